@@ -1,0 +1,223 @@
+"""Every setting of a run, typed, checked and explained. Reading files and overrides is load.py's business.
+
+The text under a field is its help: `realm-ds config` prints it, so it must teach.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Where the shards are, and how long sequences may be (wordpieces, special tokens included)."""
+
+    corpus: Path
+    """Folder of corpus tar shards (Z): the passages that are indexed."""
+    pretrain: Path | None = None
+    """Folder of pre-training tar shards (X): sentences with salient spans."""
+    tokenizer: Path
+    """Folder of a transformers WordPiece tokenizer, the one the shards were made with."""
+    query_tokens: Count = 96
+    """Longest query, [CLS] x [SEP]; longer sentences are skipped if a mask would be cut off."""
+    passage_tokens: Count = 288
+    """Longest passage, [CLS] title [SEP] body [SEP]; the joint sequence is at most the sum of both."""
+    max_masks: Count = 10
+    """Masked wordpieces of one example that count in the loss; spans of more are masked but not scored beyond this."""
+
+
+class ModelConfig(Section):
+    """The two towers and the knowledge-augmented encoder, all BERT-like."""
+
+    encoder: Path | None = None
+    """Folder of a BERT-like transformers model to start all three encoders from; null builds one of the sizes below."""
+    num_layers: Count = 12
+    hidden_size: Count = 768
+    num_heads: Count = 12
+    intermediate_size: Count = 3072
+    projection_size: Count = 128
+    """Width P of query and passage vectors; the index is this wide."""
+    share_towers: bool = True
+    """One tower embeds queries and passages, as in Google's release; false trains two."""
+    dropout: Probability = 0.1
+    """Inside the encoders, and after the projection's LayerNorm, while training."""
+    projection_norm_eps: Rate = 1e-12
+    """Epsilon of the projection's LayerNorm: 1e-12 as Hugging Face and the released embedder, 1e-3 as the open ICT code."""
+    start_from: Path | None = None
+    """Export folder of an earlier run (ict, pretrain) whose weights to start from; overrides `encoder`."""
+
+    @model_validator(mode="after")
+    def heads_divide_hidden(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class OptimizerConfig(Section):
+    """AdamW; the learning rate and its schedule belong to each stage."""
+
+    beta1: Probability = 0.9
+    beta2: Probability = 0.999
+    eps: Rate = 1e-6
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled; biases and LayerNorms are excluded."""
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Global gradient norm, clipped after gradients are combined over trainers; 0 turns clipping off."""
+
+
+class StageConfig(Section):
+    """What every stage of training shares."""
+
+    steps: Steps
+    """Optimizer steps."""
+    micro_batch_size: Count
+    """Examples per trainer in one forward pass."""
+    gradient_accumulation_steps: Count = 1
+    """Forward passes per optimizer step: global batch = trainers x micro batch x this."""
+    learning_rate: Rate
+    """Peak learning rate, reached after warm-up, then falling linearly to 0 at the last step."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Linear warm-up; null takes BERT's min(10000, max(100, steps / 10))."""
+    save_every_steps: Steps
+    """Write a checkpoint at every multiple of this step, and at the end."""
+    log_every_steps: Steps = 10
+    """Write metrics at every multiple of this step."""
+
+
+class IctConfig(StageConfig):
+    """Warm start: inverse cloze for the towers, masked prediction with its own passage at hand for the encoder."""
+
+    steps: Steps = 100_000
+    micro_batch_size: Count = 64
+    learning_rate: Rate = 1e-4
+    save_every_steps: Steps = 5_000
+    mask_rate: Probability = 0.9
+    """Share of examples whose sentence is removed from its passage (REALM appendix, ORQA section 3)."""
+    passages_per_article: Count = 1
+    """Passages of one article placed together in a batch: negatives that the title alone cannot tell apart."""
+    encoder_warmup: bool = False
+    """Also train the knowledge-augmented encoder: predict x's masked span with x's own passage at hand. A start from
+    scratch needs it (an encoder that cannot copy gives the retriever noise); a start from BERT does not."""
+
+
+class PretrainConfig(StageConfig):
+    """REALM's objective: marginal likelihood of the masked span over retrieved candidates (paper section 3)."""
+
+    steps: Steps = 200_000
+    micro_batch_size: Count = 8
+    learning_rate: Rate = 3e-5
+    retriever_learning_rate: Rate | None = None
+    """Peak learning rate of the towers; null takes learning_rate."""
+    save_every_steps: Steps = 1_000
+    candidates: Annotated[int, Field(ge=2)] = 8
+    """Candidates per query, the null passage (index 0) included."""
+    marginal: Literal["joint", "per_token"] = "joint"
+    """joint: product over masked tokens, then sum over candidates (paper Eq. 1). per_token: Google's released code."""
+    search_ahead: Annotated[int, Field(ge=0)] = 2
+    """Steps between sending a query and needing its answer; hides the search behind training. At most
+    refresh.adopt_after_steps. Results do not depend on it: queries come from the index's own snapshot."""
+
+
+class RefreshConfig(Section):
+    """When the index is rebuilt. An index version is a function of the step, so runs are reproducible."""
+
+    every_steps: Steps = 500
+    """Launch a rebuild from a fresh snapshot at every multiple of this step."""
+    adopt_after_steps: Steps = 250
+    """Use the rebuilt index this many steps after its launch; trainers wait if it is late."""
+
+    @model_validator(mode="after")
+    def adopted_before_the_next(self) -> Self:
+        if self.adopt_after_steps > self.every_steps:
+            raise ValueError(
+                f"adopt_after_steps {self.adopt_after_steps} is more than every_steps {self.every_steps}: "
+                "a third version would be alive at once; lower it"
+            )
+        return self
+
+
+class IndexConfig(Section):
+    """The sharded index of the corpus, one shard on each index rank."""
+
+    num_shards: Count = 1
+    """Index ranks; each holds one shard of the passages."""
+    placement: Literal["per_node", "tail"] = "per_node"
+    """per_node: the last local ranks of every node are index ranks. tail: the last ranks of the world are."""
+    factory: str = "Flat"
+    """FAISS factory string of each shard, inner product."""
+    embed_batch_tokens: Count = 8192
+    """Padded wordpieces per forward pass while embedding passages."""
+    snapshot_chunk_bytes: Count = 4 * 2**20
+    """Snapshots travel to the index ranks in messages of this size, between searches."""
+
+
+class QaConfig(StageConfig):
+    """Fine-tuning on open-domain questions: span reader and query tower, passage vectors frozen (ORQA section 5)."""
+
+    data: Path | None = None
+    """Folder with train.jsonl, dev.jsonl and test.jsonl of {"question", "answers"} records."""
+    steps: Steps = 10_000
+    micro_batch_size: Count = 4
+    learning_rate: Rate = 1e-5
+    save_every_steps: Steps = 1_000
+    question_tokens: Count = 64
+    """Longest question, [CLS] q [SEP]."""
+    retrieve: Count = 5000
+    """Passages scored by the early-update retriever loss."""
+    read: Count = 5
+    """Passages read for answer spans."""
+    max_span_tokens: Count = 10
+    """Widest answer span."""
+    span_hidden_size: Count = 256
+
+
+class RuntimeConfig(Section):
+    """How the ranks of one run work together."""
+
+    seed: int = 0
+    trainers: Count | None = None
+    """Trainers to start when realm-ds itself launches on this machine; null under srun, mpiexec or deepspeed, where
+    every rank that is not an index rank trains."""
+    deepspeed: Path | None = None
+    """DeepSpeed JSON (ZeRO stage, offload, precision, communication); null is the packaged zero2.json."""
+    threads_per_rank: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of each rank; 0 divides the machine's cores by the ranks on it."""
+    wait_timeout_s: Seconds = 600.0
+    """No wait for another rank is longer; what was waited for is in the error."""
+    keep_checkpoints: Count = 2
+    """Newest checkpoints kept."""
+
+
+class RealmConfig(Section):
+    """One run: what `config.yaml` in its folder holds."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ict: IctConfig = IctConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    refresh: RefreshConfig = RefreshConfig()
+    index: IndexConfig = IndexConfig()
+    qa: QaConfig = QaConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def search_ahead_names_launched_versions(self) -> Self:
+        if self.pretrain.search_ahead > self.refresh.adopt_after_steps:
+            raise ValueError(
+                f"pretrain.search_ahead {self.pretrain.search_ahead} is more than refresh.adopt_after_steps "
+                f"{self.refresh.adopt_after_steps}: a query would name a version not yet launched; lower search_ahead"
+            )
+        return self

@@ -1,0 +1,177 @@
+"""What tar shards and question files hold, one record each, and how a record becomes JSON and back, checked.
+
+Files and folders of records are shards.py's business.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from realm_ds.errors import DataError
+
+MAX_TOKEN_ID = 65535
+"""Tokens travel and are stored as uint16."""
+NO_UID = 0
+"""The uid of no passage: the origin of an example that was not cut from the corpus."""
+
+
+def passage_uid(title: str, text: str) -> int:
+    """Stable 63-bit id of a passage: of its words, not of its place (compare google-research realm, SHA-1 of both)."""
+    digest = hashlib.sha1(f"{title} <sep> {text}".encode(), usedforsecurity=False).digest()
+    return int.from_bytes(digest[:8], "big") >> 1 or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialIds:
+    """The ids of the special tokens of a tokenizer."""
+
+    pad: int
+    cls: int
+    sep: int
+    mask: int
+    unk: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """A passage of the corpus Z, as text and as wordpieces without special tokens."""
+
+    uid: int
+    title: str
+    text: str
+    article: str
+    """What the passage was cut from; passages of one article are hard negatives of each other."""
+    title_ids: tuple[int, ...]
+    body_ids: tuple[int, ...]
+    sentences: tuple[tuple[int, int], ...]
+    """Its sentences as wordpiece ranges of `body_ids`, in order, end exclusive."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A sentence of X with its salient spans, as text and as wordpieces without special tokens."""
+
+    id: str
+    text: str
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    """Salient spans as wordpiece ranges of `ids`, end exclusive; one is masked per epoch."""
+    origin_uid: int
+    """The passage x was cut from, never to be retrieved for it (trivial retrieval), or NO_UID."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question, its accepted answers, and, where known, the passages that hold one."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    gold_uids: tuple[int, ...] = ()
+    field: str = ""
+    """What is asked about (capital, currency): groups the majority baseline and the per-field results."""
+
+
+def to_json(record: Passage | Example) -> dict[str, Any]:
+    """The record as JSON holds it; passage_from_json and example_from_json read it back."""
+    return asdict(record)
+
+
+def passage_from_json(data: object, *, where: str, max_tokens: int | None = None) -> Passage:
+    """The passage, checked; `max_tokens` is the most that [CLS] title [SEP] body [SEP] may have."""
+    members = _Members(data, where=where)
+    passage = Passage(
+        uid=members.integer("uid", low=1, high=2**63 - 1),
+        title=members.text("title"),
+        text=members.text("text"),
+        article=members.text("article"),
+        title_ids=members.token_ids("title_ids"),
+        body_ids=members.token_ids("body_ids"),
+        sentences=members.ranges("sentences", of="body_ids"),
+    )
+    if not passage.body_ids:
+        raise DataError(f"{where}: body_ids is empty, a passage of nothing; leave it out and write the shards again")
+    num_tokens = 3 + len(passage.title_ids) + len(passage.body_ids)
+    if max_tokens is not None and num_tokens > max_tokens:
+        raise DataError(
+            f"{where}: the passage has {num_tokens} wordpieces with its special tokens, more than "
+            f"data.passage_tokens={max_tokens}; raise that, or write the shards again with shorter passages"
+        )
+    return passage
+
+
+def example_from_json(data: object, *, where: str) -> Example:
+    """The example, checked. Its length is not: masking.py skips what would be cut off."""
+    members = _Members(data, where=where)
+    example = Example(
+        id=members.text("id"),
+        text=members.text("text"),
+        ids=members.token_ids("ids"),
+        spans=members.ranges("spans", of="ids"),
+        origin_uid=members.integer("origin_uid", low=NO_UID, high=2**63 - 1),
+    )
+    if not example.ids:
+        raise DataError(f"{where}: ids is empty, a sentence of nothing; leave it out and write the shards again")
+    return example
+
+
+class _Members:
+    """Takes the members of a JSON object by name and type; every complaint names file, member and remedy."""
+
+    def __init__(self, data: object, *, where: str) -> None:
+        if not isinstance(data, Mapping):
+            raise DataError(f"{where}: holds {_kind(data)}, not a JSON object; write the shards again")
+        self._data = data
+        self._where = where
+
+    def text(self, name: str) -> str:
+        value = self._member(name)
+        if not isinstance(value, str):
+            raise self._wrong(name, value, wanted="a string")
+        return value
+
+    def integer(self, name: str, *, low: int, high: int) -> int:
+        value = self._member(name)
+        if type(value) is not int or not low <= value <= high:
+            raise self._wrong(name, value, wanted=f"an integer from {low} to {high}")
+        return value
+
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        value = self._member(name)
+        # set, min and max, and not a loop: this runs once for every wordpiece of the corpus.
+        if not isinstance(value, list) or not set(map(type, value)) <= {int}:
+            raise self._wrong(name, value, wanted="a list of integers")
+        if value and (min(value) < 0 or max(value) > MAX_TOKEN_ID):
+            raise self._wrong(name, value, wanted=f"a list of token ids from 0 to {MAX_TOKEN_ID}")
+        return tuple(value)
+
+    def ranges(self, name: str, *, of: str) -> tuple[tuple[int, int], ...]:
+        """Ranges of the list `of`: in order, apart, none empty."""
+        value = self._member(name)
+        limit = len(self.token_ids(of))
+        wanted = f"a list of [start, end] ranges of the {limit} {of}, ascending, apart and not empty"
+        if not isinstance(value, list):
+            raise self._wrong(name, value, wanted=wanted)
+        last_end = 0
+        for pair in value:
+            if not isinstance(pair, list) or len(pair) != 2 or not set(map(type, pair)) <= {int}:
+                raise self._wrong(name, value, wanted=wanted)
+            if not last_end <= pair[0] < pair[1] <= limit:
+                raise self._wrong(name, value, wanted=wanted)
+            last_end = pair[1]
+        return tuple((start, end) for start, end in value)
+
+    def _member(self, name: str) -> Any:
+        if name not in self._data:
+            raise DataError(f"{self._where}: {name} is missing; write the shards again with this version of realm-ds")
+        return self._data[name]
+
+    def _wrong(self, name: str, value: object, *, wanted: str) -> DataError:
+        return DataError(f"{self._where}: {name} is {_kind(value)}, not {wanted}; write the shards again")
+
+
+def _kind(value: object) -> str:
+    """A short name of a JSON value for an error message."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."

@@ -1,0 +1,25 @@
+"""The errors that people see: each says what is wrong, the value, where it came from and what to do."""
+
+
+class RealmError(Exception):
+    """Something a person can mend; shown as one line, without a traceback."""
+
+
+class ConfigError(RealmError):
+    """A setting, or a combination of settings and launch, that cannot work."""
+
+
+class DataError(RealmError):
+    """A file of data that is absent, damaged, empty or made for something else."""
+
+
+class IndexFault(RealmError):
+    """The index cannot answer: wrong version, dead shard, failed build, deadline passed."""
+
+
+class CheckpointError(RealmError):
+    """A checkpoint or export that is absent, damaged or of another run."""
+
+
+class LaunchError(RealmError):
+    """A rank died or could not be started; names the rank and the cause."""

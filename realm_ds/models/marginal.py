@@ -1,0 +1,62 @@
+"""REALM's marginal likelihood over candidates, in log space. Pure functions of scores: no networks here.
+
+Shapes: B batch, C candidates (null first), M masks.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+MarginalForm = Literal["joint", "per_token"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marginal:
+    """The loss and what a run logs beside it; every field but `loss` is detached and per example."""
+
+    loss: Tensor
+    log_likelihood_B: Tensor
+    """log p(y|x), the sum over masked tokens."""
+    ru_marginal_B: Tensor
+    """Retrieval utility of the marginal: log p(y|x) - log p(y|null, x), a mean over masked tokens (Google's code)."""
+    ru_doc_B: Tensor
+    """Retrieval utility of the best retrieved candidate: max over z of log p(y|z, x) - log p(y|null, x) (paper App. D)."""
+    null_share_B: Tensor
+    """p(null|x)."""
+    entropy_B: Tensor
+    """Entropy of p(z|x) in nats; log C when the retriever is undecided."""
+
+
+def marginal_likelihood(relevance_BC: Tensor, token_log_p_BCM: Tensor, masks_BM: Tensor, form: MarginalForm) -> Marginal:
+    """-log of the sum over z of p(z|x) p(y|z, x) (REALM section 3, Eq. 1), averaged.
+
+    `joint`: p(y|z, x) is the product over an example's masked tokens; the loss is the mean over examples.
+    `per_token`: the sum over z is taken for each masked token alone, as Google's released code does; the loss is the
+    mean over masked tokens. Both means are over one trainer's micro-batch; DeepSpeed averages those over trainers.
+
+    relevance_BC: inner products of query and candidate vectors. token_log_p_BCM: log p(y_m|z, x) of each masked token.
+    masks_BM: 1 where there is a target, 0 in padding. The null passage is candidate 0.
+    """
+    log_p_z_BC = torch.log_softmax(relevance_BC, dim=-1)
+    token_log_p_BCM = token_log_p_BCM * masks_BM.unsqueeze(1)
+    passage_log_p_BC = token_log_p_BCM.sum(dim=-1)
+    num_masks_B = masks_BM.sum(dim=-1).clamp(min=1)
+    if form == "joint":
+        log_likelihood_B = torch.logsumexp(log_p_z_BC + passage_log_p_BC, dim=-1)
+        loss = -log_likelihood_B.mean()
+    else:
+        marginal_BM = torch.logsumexp(log_p_z_BC.unsqueeze(-1) + token_log_p_BCM, dim=1) * masks_BM
+        log_likelihood_B = marginal_BM.sum(dim=-1)
+        loss = -marginal_BM.sum() / masks_BM.sum().clamp(min=1)
+    with torch.no_grad():
+        p_z_BC = log_p_z_BC.exp()
+        return Marginal(
+            loss=loss,
+            log_likelihood_B=log_likelihood_B.detach(),
+            ru_marginal_B=(log_likelihood_B - passage_log_p_BC[:, 0]) / num_masks_B,
+            ru_doc_B=(passage_log_p_BC[:, 1:].amax(dim=-1) - passage_log_p_BC[:, 0]) / num_masks_B,
+            null_share_B=p_z_BC[:, 0],
+            entropy_B=-(p_z_BC * log_p_z_BC).sum(dim=-1),
+        )

@@ -1,0 +1,136 @@
+"""What one optimizer step computes: the inverse cloze task, and REALM's marginal likelihood. Batches are made in train/.
+
+Shapes: B queries, C candidates (null first), U distinct passages, N joint sequences, M masks, L tokens, P embedding,
+A passages of all trainers.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from realm_ds.models.marginal import MarginalForm, marginal_likelihood
+from realm_ds.models.realm import RealmModel
+from realm_ds.models.towers import TokenBatch
+
+
+class Measures(NamedTuple):
+    """What a forward pass reports: the loss to differentiate, and (sum, weight) pairs for the meters, detached."""
+
+    loss: Tensor
+    values: dict[str, tuple[Tensor, float]]
+
+
+class MaskedBatch(NamedTuple):
+    """Joint sequences of x and a passage, with what to predict where; rows of all buckets make up the batch."""
+
+    tokens: TokenBatch
+    rows_N: Tensor
+    """The place of each sequence in the batch, before it was sorted by length."""
+    positions_NM: Tensor
+    targets_NM: Tensor
+
+
+class MarginalBatch(NamedTuple):
+    """B masked queries with their C candidates. Every distinct passage is embedded once."""
+
+    queries: TokenBatch
+    passages: TokenBatch
+    """U distinct passages; row 0 is the null passage."""
+    passage_rows_BC: Tensor
+    joint: tuple[MaskedBatch, ...]
+    """B x C joint sequences in buckets of like length; as many buckets on every trainer (ZeRO-3 gathers in step)."""
+    masks_BM: Tensor
+    """float, 1 where there is a target."""
+
+
+class MarginalObjective(nn.Module):
+    """REALM pre-training: retrieve-then-predict, differentiable through both towers and the encoder (section 3.2)."""
+
+    def __init__(self, model: RealmModel, *, form: MarginalForm) -> None:
+        super().__init__()
+        self.model = model
+        self.form = form
+
+    def forward(self, batch: MarginalBatch) -> Measures:
+        query_BP = self.model.query_tower(batch.queries)
+        passage_UP = self.model.passage_tower(batch.passages)
+        # Candidates come from an index a few hundred steps old; their scores do not (section 3.3).
+        relevance_BC = torch.einsum("bp,bcp->bc", query_BP, passage_UP[batch.passage_rows_BC]).float()
+        log_p_BCM, is_right_BCM = self._read(batch)
+        marginal = marginal_likelihood(relevance_BC, log_p_BCM, batch.masks_BM, self.form)
+        num_queries, num_masks = float(len(query_BP)), float(batch.masks_BM.sum())
+        loss_weight = num_queries if self.form == "joint" else num_masks
+        with torch.no_grad():
+            p_z_BC1 = torch.softmax(relevance_BC, dim=-1).unsqueeze(-1)
+            right_BM = (p_z_BC1 * is_right_BCM).sum(dim=1) * batch.masks_BM
+        return Measures(
+            marginal.loss,
+            {
+                "loss": (marginal.loss.detach() * loss_weight, loss_weight),
+                "retrieval_utility": (marginal.ru_marginal_B.sum(), num_queries),
+                "ru_doc": (marginal.ru_doc_B.sum(), num_queries),
+                "null_share": (marginal.null_share_B.sum(), num_queries),
+                "retrieval_entropy": (marginal.entropy_B.sum(), num_queries),
+                "masked_accuracy": (right_BM.sum(), num_masks),
+            },
+        )
+
+    def _read(self, batch: MarginalBatch) -> tuple[Tensor, Tensor]:
+        """log p(y|z, x) of each masked token and whether it is the likeliest, both (B, C, M), from all buckets."""
+        (num_queries, num_candidates), num_masks = batch.passage_rows_BC.shape, batch.masks_BM.shape[1]
+        read = [self.model.encoder(part.tokens, part.positions_NM, part.targets_NM) for part in batch.joint]
+        order_N = torch.argsort(torch.cat([part.rows_N for part in batch.joint]))
+        log_p_NM = torch.cat([log_p for log_p, _ in read])[order_N]
+        is_right_NM = torch.cat([is_right for _, is_right in read])[order_N]
+        shape = (num_queries, num_candidates, num_masks)
+        return log_p_NM.view(shape), is_right_NM.view(shape)
+
+
+class ClozeBatch(NamedTuple):
+    """B sentences and the passages they were taken from; optionally masked sentences with their passage at hand."""
+
+    queries: TokenBatch
+    passages: TokenBatch
+    masked: MaskedBatch | None
+    masks_NM: Tensor | None
+
+
+class ClozeObjective(nn.Module):
+    """Inverse cloze: find a sentence's passage among those of the global batch (ORQA section 4).
+
+    `gather` brings the passage vectors of all trainers together, with gradient, and says where this trainer's begin.
+    With a `masked` batch the encoder is warmed up too: it predicts a span with its own passage at hand. The two losses
+    share no parameters, so they are simply added.
+    """
+
+    def __init__(self, model: RealmModel, *, gather: Callable[[Tensor], tuple[Tensor, int]]) -> None:
+        super().__init__()
+        self.model = model
+        self.gather = gather
+
+    def forward(self, batch: ClozeBatch) -> Measures:
+        query_BP = self.model.query_tower(batch.queries)
+        passage_AP, first_own = self.gather(self.model.passage_tower(batch.passages))
+        scores_BA = (query_BP @ passage_AP.T).float()
+        labels_B = first_own + torch.arange(len(query_BP), device=scores_BA.device)
+        cloze_loss = functional.cross_entropy(scores_BA, labels_B)
+        num_queries = float(len(query_BP))
+        values = {
+            "cloze_loss": (cloze_loss.detach() * num_queries, num_queries),
+            "in_batch_accuracy": ((scores_BA.argmax(dim=-1) == labels_B).float().sum(), num_queries),
+        }
+        loss = cloze_loss
+        if batch.masked is not None and batch.masks_NM is not None:
+            log_p_NM, is_right_NM = self.model.encoder(
+                batch.masked.tokens, batch.masked.positions_NM, batch.masked.targets_NM
+            )
+            num_masks = float(batch.masks_NM.sum())
+            masked_loss = -(log_p_NM * batch.masks_NM).sum() / max(num_masks, 1.0)
+            loss = loss + masked_loss
+            values["masked_loss"] = (masked_loss.detach() * num_masks, num_masks)
+            values["masked_accuracy"] = ((is_right_NM * batch.masks_NM).sum(), num_masks)
+        values["loss"] = (loss.detach() * num_queries, num_queries)
+        return Measures(loss, values)

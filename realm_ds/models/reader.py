@@ -1,0 +1,108 @@
+"""The span reader's head and the two fine-tuning losses (ORQA, as REALM uses it). The encoder below it is encoder.py's.
+
+Shapes: B questions, K passages read for each, N passages retrieved for each, R rows of (question, passage) pairs,
+L tokens, W span widths (index w is a span of w + 1 tokens), E encoder width, H span width.
+A span is named by the position of its first token and by w; its last token is at start + w.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+IMPOSSIBLE = -1e4
+"""The logit of a span that is not text of the passage. Finite, so that a question without any span has no NaN gradient."""
+
+
+class SpanScorer(nn.Module):
+    """Scores every span of up to `max_span_tokens` tokens: w . LayerNorm(ReLU(W_s h_start + W_e h_end)) + c."""
+
+    def __init__(self, hidden_size: int, span_hidden_size: int, max_span_tokens: int) -> None:
+        super().__init__()
+        self.max_span_tokens = max_span_tokens
+        self.ends = nn.Linear(hidden_size, 2 * span_hidden_size)
+        """First half makes a start of a token, second half an end."""
+        self.norm = nn.LayerNorm(span_hidden_size, eps=1e-3)
+        self.score = nn.Linear(span_hidden_size, 1)
+        for layer in (self.ends, self.score):
+            nn.init.trunc_normal_(layer.weight, std=0.02, a=-0.04, b=0.04)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, states_RLE: Tensor, is_passage_RL: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits [R, L, W], possible [R, L, W]): a span is possible where both its ends are passage tokens.
+
+        Work is spent on passage tokens only: positions before the first and after the last of the batch are cut off.
+        """
+        num_tokens = states_RLE.shape[1]
+        first, stop = _extent(is_passage_RL)
+        starts_RTH, ends_RTH = self.ends(states_RLE[:, first:stop]).chunk(2, dim=-1)
+        hidden_RTWH = torch.relu(starts_RTH[:, :, None] + _windows(ends_RTH, self.max_span_tokens))
+        logits_RTW = self.score(self.norm(hidden_RTWH)).squeeze(-1)
+        around = (0, 0, first, num_tokens - stop)
+        possible_RLW = possible_spans(is_passage_RL, self.max_span_tokens)
+        logits_RLW = functional.pad(logits_RTW, around).masked_fill(~possible_RLW, IMPOSSIBLE)
+        return logits_RLW, possible_RLW
+
+
+def possible_spans(is_passage_RL: Tensor, max_span_tokens: int) -> Tensor:
+    """Bool [R, L, W]: spans whose both ends are passage tokens (whose tokens are one run, so the middle is too)."""
+    return is_passage_RL[:, :, None] & _windows(is_passage_RL[:, :, None], max_span_tokens).squeeze(-1)
+
+
+def reader_logits(span_logits_BKLW: Tensor, possible_BKLW: Tensor, retriever_logits_BK: Tensor) -> Tensor:
+    """Span logits plus the logit of the passage they stand in; impossible spans stay impossible."""
+    logits_BKLW = span_logits_BKLW + retriever_logits_BK[:, :, None, None]
+    return logits_BKLW.masked_fill(~possible_BKLW, IMPOSSIBLE)
+
+
+def reader_loss(logits_BKLW: Tensor, is_gold_BKLW: Tensor) -> Tensor:
+    """[B]: -log of the probability mass on all gold spans of all read passages; exactly 0 where there is none."""
+    return _missing_mass(logits_BKLW.flatten(1), is_gold_BKLW.flatten(1))
+
+
+def retriever_loss(logits_BN: Tensor, holds_answer_BN: Tensor) -> Tensor:
+    """[B]: the early update, -log of the mass on retrieved passages that hold an answer; exactly 0 where none does."""
+    return _missing_mass(logits_BN, holds_answer_BN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestSpans:
+    """The best span of each question: which of the K passages, first token, one past the last token."""
+
+    passage_B: Tensor
+    start_B: Tensor
+    stop_B: Tensor
+    logit_B: Tensor
+
+
+def best_spans(logits_BKLW: Tensor) -> BestSpans:
+    """The span with the highest logit over all read passages; there is no "no answer"."""
+    _, _, num_tokens, num_widths = logits_BKLW.shape
+    logit_B, place_B = logits_BKLW.flatten(1).max(dim=1)
+    start_B = place_B // num_widths % num_tokens
+    return BestSpans(
+        passage_B=place_B // (num_widths * num_tokens),
+        start_B=start_B,
+        stop_B=start_B + place_B % num_widths + 1,
+        logit_B=logit_B,
+    )
+
+
+def _missing_mass(logits_BX: Tensor, is_right_BX: Tensor) -> Tensor:
+    # Where nothing is right, everything is called right: the two sums are then equal, and loss and gradient exactly 0.
+    counted_BX = is_right_BX | ~is_right_BX.any(dim=1, keepdim=True)
+    right_B = logits_BX.masked_fill(~counted_BX, -torch.inf).logsumexp(dim=1)
+    return logits_BX.logsumexp(dim=1) - right_B
+
+
+def _windows(values_RLX: Tensor, width: int) -> Tensor:
+    """[R, L, W, X]: at position l the values of l, l + 1, ... l + W - 1; zero (False) beyond the end."""
+    padded_RLX = functional.pad(values_RLX, (0, 0, 0, width - 1))
+    return padded_RLX.unfold(1, width, 1).transpose(-1, -2)
+
+
+def _extent(is_passage_RL: Tensor) -> tuple[int, int]:
+    """First and one past the last position that is a passage token in any row; (0, 0) where there is none."""
+    places = is_passage_RL.any(dim=0).nonzero()
+    return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
