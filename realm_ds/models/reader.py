@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 IMPOSSIBLE = -1e4
-"""The logit of a span that is not text of the passage. Finite, so that a question without any span has no NaN gradient."""
+"""The logit of a span that is not passage text. Finite, so that a question without any span has no NaN gradient."""
 
 
 class SpanScorer(nn.Module):
@@ -103,6 +103,6 @@ def _windows(values_RLX: Tensor, width: int) -> Tensor:
 
 
 def _extent(is_passage_RL: Tensor) -> tuple[int, int]:
-    """First and one past the last position that is a passage token in any row; (0, 0) where there is none."""
+    """First and one past the last position that is a passage token in any row; (0, 1) where there is none."""
     places = is_passage_RL.any(dim=0).nonzero()
-    return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
+    return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 1)
