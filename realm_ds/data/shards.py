@@ -1,0 +1,289 @@
+"""Folders of tar shards with their manifest: write, check and read them. Order and epochs are stream.py's business.
+
+A folder holds `shard-00000.tar`, `shard-00001.tar`, ... and `manifest.json`. A shard is an ordinary tar file with one
+`NUMBER.json` member a record, numbered through the whole folder, so `wds.WebDataset` opens it and `tar tf` shows it.
+The manifest is removed first and written last: a folder whose writing was cut short has none.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from realm_ds.data.records import Example, Passage, passage_from_json, to_json
+from realm_ds.errors import ConfigError, DataError
+
+Kind = Literal["corpus", "pretrain"]
+MANIFEST = "manifest.json"
+SHARD_NAME = re.compile(r"shard-\d{5,}\.tar")
+FORMAT = 1
+"""Of manifest and records; a reader refuses another number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One tar shard as the manifest knows it."""
+
+    name: str
+    count: int
+    """Records in it."""
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a folder of tar shards holds and what it was made with."""
+
+    kind: Kind
+    count: int
+    shards: tuple[ShardEntry, ...]
+    tokenizer_fingerprint: str
+    source: str
+    """Where the text came from, for people."""
+    settings: Mapping[str, Any]
+    """What the records were made with, for people."""
+    format: int = FORMAT
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the manifest, and so of every record: equal for equal contents, wherever the folder is."""
+        return hashlib.sha256(_json_bytes(asdict(self))).hexdigest()
+
+
+def write_shards(
+    records: Iterable[Passage | Example],
+    folder: Path,
+    *,
+    kind: Kind,
+    per_shard: int,
+    tokenizer_fingerprint: str,
+    source: str,
+    settings: Mapping[str, Any],
+    open_file: Callable[[Path], BinaryIO] = lambda path: path.open("wb"),
+) -> Manifest:
+    """Write records as tar shards of `per_shard` records; the same records give the same bytes."""
+    if per_shard < 1:
+        raise DataError(f"{folder}: per_shard={per_shard} records in a tar shard; give at least 1")
+    entries: list[ShardEntry] = []
+    with _says_what_was_written(folder, entries):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+    left, written = iter(records), 0
+    while chunk := list(itertools.islice(left, per_shard)):
+        with _says_what_was_written(folder, entries):
+            path = folder / f"shard-{len(entries):05d}.tar"
+            entries.append(_write_shard(path, chunk, first=written, open_file=open_file))
+        written += len(chunk)
+    if not entries:
+        raise DataError(f"{folder}: there is no record to write; check the source ({source})")
+    manifest = Manifest(
+        kind=kind,
+        count=written,
+        shards=tuple(entries),
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        source=source,
+        settings=dict(settings),
+    )
+    with _says_what_was_written(folder, entries):
+        for stale in set(folder.glob("shard-*.tar")) - {folder / entry.name for entry in entries}:
+            stale.unlink()
+        text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+        _write_durably(folder / MANIFEST, text.encode(), open_file=open_file)
+    return manifest
+
+
+def open_manifest(folder: Path, *, kind: Kind, fingerprint: str | None) -> Manifest:
+    """The manifest of the folder, checked: kind, tokenizer (unless None), and every shard is there in full size."""
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder} of {kind} tar shards: run realm-ds prepare, or mend the path")
+    manifest = _read_manifest(path)
+    if manifest.kind != kind:
+        raise DataError(f"{path}: holds {manifest.kind} shards, not {kind} shards; give data.{kind} the right folder")
+    if manifest.count == 0 or not manifest.shards:
+        raise DataError(f"{path}: the {kind} is empty (0 records); write it again from a source that has text")
+    if fingerprint is not None and manifest.tokenizer_fingerprint != fingerprint:
+        raise DataError(
+            f"{path}: made with tokenizer {manifest.tokenizer_fingerprint[:12]}, but data.tokenizer is "
+            f"{fingerprint[:12]}; use the tokenizer it was made with, or write the shards again"
+        )
+    for entry in manifest.shards:
+        _check_size(folder / entry.name, entry)
+    return manifest
+
+
+def verify_shard(folder: Path, entry: ShardEntry) -> None:
+    """Raise DataError unless the bytes of the shard are those that the manifest was written for."""
+    path = folder / entry.name
+    _check_size(path, entry)
+    try:
+        with path.open("rb") as handle:
+            found = hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if found != entry.sha256:
+        raise DataError(
+            f"{path}: sha256 is {found[:12]}, but {MANIFEST} says {entry.sha256[:12]}: the file is damaged; "
+            "copy it again or write the shards again"
+        )
+
+
+def read_shard(path: Path, *, count: int | None = None) -> Iterator[tuple[str, Any]]:
+    """(key, JSON value) of every record of a tar shard; `count`, when given, is how many there must be."""
+    # Here because webdataset imports torch, which writing shards and reading manifests can do without. Its own shard
+    # lists and gopen are not used: they split by RANK and run "pipe:" commands.
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    remedy = "copy the file again or write the shards again"
+    num_read = 0
+    try:
+        with path.open("rb") as handle:
+            for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": handle}])):
+                key = sample["__key__"]
+                if "json" not in sample:
+                    raise DataError(f"{path}: member {key} is not a .json record; write the shards again")
+                yield key, json.loads(sample["json"])
+                num_read += 1
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {remedy}") from error
+    except tarfile.TarError as error:
+        raise DataError(f"{path}: not a whole tar file ({error.args[0]}) after {num_read} records; {remedy}") from error
+    except ValueError as error:  # of JSON, of UTF-8, and of group_by_keys when a member comes twice
+        reason = getattr(error, "reason", error.args[0])
+        raise DataError(f"{path}: record {num_read} cannot be read ({reason}); {remedy}") from error
+    # tarfile takes a damaged header for the end of the archive, without a word.
+    if count is not None and num_read != count:
+        raise DataError(f"{path}: ends after {num_read} of {count} records; {remedy}")
+
+
+def load_passages(
+    folder: Path,
+    manifest: Manifest,
+    start: int,
+    stop: int,
+    *,
+    max_tokens: int | None = None,
+    verify: bool = True,
+) -> list[Passage]:
+    """Passages start..stop-1 of the whole corpus, in manifest order; reads only the shards that hold them."""
+    if not 0 <= start <= stop <= manifest.count:
+        raise DataError(f"{folder}: passages {start} to {stop} were asked of a corpus of {manifest.count}")
+    passages: list[Passage] = []
+    first = 0
+    for entry in manifest.shards:
+        low, high = max(start - first, 0), min(stop - first, entry.count)
+        first += entry.count
+        if low >= high:
+            continue
+        if verify:
+            verify_shard(folder, entry)
+        path = folder / entry.name
+        for number, (key, data) in enumerate(read_shard(path, count=entry.count)):
+            if low <= number < high:
+                passages.append(passage_from_json(data, where=f"{path}, record {key}", max_tokens=max_tokens))
+    return passages
+
+
+def passage_range(total: int, shard: int, num_shards: int) -> tuple[int, int]:
+    """Start and stop of the passages of one of `num_shards` index ranks: contiguous, sizes at most 1 apart."""
+    if num_shards > total:
+        raise ConfigError(
+            f"index.num_shards={num_shards} is more than the {total} passages of the corpus; "
+            f"set index.num_shards to at most {total}"
+        )
+    return total * shard // num_shards, total * (shard + 1) // num_shards
+
+
+@contextmanager
+def _says_what_was_written(folder: Path, entries: Sized) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write tar shards to {folder}: {error.strerror or error}, after {len(entries)} complete shards; "
+            "free space there or choose another folder, and write them again"
+        ) from error
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"no {path}: the folder was not written to its end; run realm-ds prepare again") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); write the shards again") from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise DataError(f"{path}: format {found!r}, but this realm-ds reads {FORMAT}; write the shards again")
+    try:
+        entries = tuple(ShardEntry(**entry) for entry in data.pop("shards"))
+        manifest = Manifest(shards=entries, **data)
+        total = sum(entry.count for entry in entries)
+        # The names become paths: only those that write_shards gives.
+        strange = [entry.name for entry in entries if not SHARD_NAME.fullmatch(entry.name)]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: a member is missing or wrong ({error}); write the shards again") from error
+    if strange:
+        raise DataError(f"{path}: {strange[0]!r} is no name of a tar shard; write the shards again")
+    if total != manifest.count:
+        raise DataError(f"{path}: count is {manifest.count}, but its shards hold {total}; write the shards again")
+    return manifest
+
+
+def _check_size(path: Path, entry: ShardEntry) -> None:
+    if not path.is_file():
+        raise DataError(f"no {path}, though {MANIFEST} lists it; copy it there or write the shards again")
+    if path.stat().st_size != entry.num_bytes:
+        raise DataError(
+            f"{path}: {path.stat().st_size} bytes, but {MANIFEST} says {entry.num_bytes}: the file is damaged; "
+            "copy it again or write the shards again"
+        )
+
+
+def _write_shard(
+    path: Path, records: list[Passage | Example], *, first: int, open_file: Callable[[Path], BinaryIO]
+) -> ShardEntry:
+    # A shard is small enough to be made in memory, so its digest is of what we meant to write.
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for number, record in enumerate(records, start=first):
+            data = _json_bytes(to_json(record))
+            member = tarfile.TarInfo(f"{number:09d}.json")  # mtime, owner and mode are constants of TarInfo
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    content = buffer.getvalue()
+    _write_durably(path, content, open_file=open_file)
+    return ShardEntry(
+        name=path.name, count=len(records), num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
+    )
+
+
+def _write_durably(path: Path, content: bytes, *, open_file: Callable[[Path], BinaryIO]) -> None:
+    """All of the file or nothing of it, also when the disk is full or the power goes."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        with open_file(temporary) as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _json_bytes(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
