@@ -165,7 +165,7 @@ def read_shard(path: Path, *, count: int | None = None) -> Iterator[tuple[str, A
         raise DataError(f"{path}: ends after {num_read} of {count} records; {remedy}")
 
 
-def load_passages(
+def read_passages(
     folder: Path,
     manifest: Manifest,
     start: int,
@@ -173,11 +173,10 @@ def load_passages(
     *,
     max_tokens: int | None = None,
     verify: bool = True,
-) -> list[Passage]:
+) -> Iterator[Passage]:
     """Passages start..stop-1 of the whole corpus, in manifest order; reads only the shards that hold them."""
     if not 0 <= start <= stop <= manifest.count:
-        raise DataError(f"{folder}: passages {start} to {stop} were asked of a corpus of {manifest.count}")
-    passages: list[Passage] = []
+        raise DataError(f"{folder}: passages {start} to {stop} of a corpus of {manifest.count}; write the shards again")
     first = 0
     for entry in manifest.shards:
         low, high = max(start - first, 0), min(stop - first, entry.count)
@@ -189,8 +188,20 @@ def load_passages(
         path = folder / entry.name
         for number, (key, data) in enumerate(read_shard(path, count=entry.count)):
             if low <= number < high:
-                passages.append(passage_from_json(data, where=f"{path}, record {key}", max_tokens=max_tokens))
-    return passages
+                yield passage_from_json(data, where=f"{path}, record {key}", max_tokens=max_tokens)
+
+
+def load_passages(
+    folder: Path,
+    manifest: Manifest,
+    start: int,
+    stop: int,
+    *,
+    max_tokens: int | None = None,
+    verify: bool = True,
+) -> list[Passage]:
+    """As read_passages, all at once."""
+    return list(read_passages(folder, manifest, start, stop, max_tokens=max_tokens, verify=verify))
 
 
 def passage_range(total: int, shard: int, num_shards: int) -> tuple[int, int]:

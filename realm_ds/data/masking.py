@@ -1,0 +1,107 @@
+"""Masks one salient span of an example, another one each epoch. Finding the spans is spans.py's business."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from realm_ds.data.chance import pick
+from realm_ds.data.records import Example, Passage, SpecialIds
+from realm_ds.data.stream import StreamState
+from realm_ds.errors import DataError
+
+Item = TypeVar("Item")
+MAX_IDLE_EPOCHS = 2
+"""Epochs in which nothing could be used before we say so, rather than read for ever."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedExample:
+    """x as the query tower and the encoder see it: [CLS] x [SEP], one salient span replaced by [MASK]."""
+
+    id: str
+    ids: tuple[int, ...]
+    """Special tokens included, never longer than the longest query."""
+    mask_positions: tuple[int, ...]
+    """Places in `ids` whose targets count in the loss; at most max_masks, though more may be masked."""
+    targets: tuple[int, ...]
+    """What stood there."""
+    origin_uid: int
+
+
+def mask_span(
+    example: Example, *, special: SpecialIds, query_tokens: int, max_masks: int, seed: int, epoch: int
+) -> MaskedExample | None:
+    """The example with one span masked, a pure function of (seed, epoch, id); None if no span can be masked.
+
+    Spans that the longest query would cut off are left out before the choice, not after it as in Google's release, so
+    that an example is not lost in some epochs; likewise spans with [UNK], which nobody could predict. The first epoch's
+    span is uniform over seeds and later epochs go round, so n epochs mask each of n spans once.
+    """
+    longest = query_tokens - 2
+    spans = [
+        (start, end) for start, end in example.spans if end <= longest and special.unk not in example.ids[start:end]
+    ]
+    if not spans:
+        return None
+    start, end = spans[(pick(len(spans), seed, "span", example.id) + epoch) % len(spans)]
+    ids = example.ids[:start] + (special.mask,) * (end - start) + example.ids[end:longest]
+    scored_end = min(end, start + max_masks)
+    return MaskedExample(
+        id=example.id,
+        ids=(special.cls, *ids, special.sep),
+        mask_positions=tuple(range(1 + start, 1 + scored_end)),
+        targets=example.ids[start:scored_end],
+        origin_uid=example.origin_uid,
+    )
+
+
+def masked_examples(
+    stream: Iterable[tuple[Example, StreamState]],
+    *,
+    special: SpecialIds,
+    query_tokens: int,
+    max_masks: int,
+    seed: int,
+) -> Iterator[tuple[MaskedExample, StreamState]]:
+    """The stream's examples, masked, without those that have nothing to mask."""
+    sizes = {"query_tokens": query_tokens, "max_masks": max_masks}
+    return _used(
+        (
+            (mask_span(example, special=special, seed=seed, epoch=state.epoch, **sizes), state)
+            for example, state in stream
+        ),
+        complaint=f"no pre-training example has a salient span within data.query_tokens={query_tokens}; "
+        "raise that, or write pretrain shards that have spans",
+    )
+
+
+def warmup_pairs(
+    stream: Iterable[tuple[MaskedExample, StreamState]], passages: Mapping[int, Passage]
+) -> Iterator[tuple[tuple[MaskedExample, Passage], StreamState]]:
+    """Masked examples beside the passage they were cut from, which tells the answer: what warms the encoder up.
+
+    `passages` is the corpus by uid, in memory; examples that come from elsewhere are left out.
+    """
+
+    def with_passage(masked: MaskedExample) -> tuple[MaskedExample, Passage] | None:
+        passage = passages.get(masked.origin_uid)
+        return None if passage is None else (masked, passage)
+
+    return _used(
+        ((with_passage(masked), state) for masked, state in stream),
+        complaint="ict.encoder_warmup needs examples cut from the corpus, but no origin_uid of data.pretrain is a "
+        "passage of data.corpus; set ict.encoder_warmup=false, or write both from the same text",
+    )
+
+
+def _used(stream: Iterable[tuple[Item | None, StreamState]], *, complaint: str) -> Iterator[tuple[Item, StreamState]]:
+    """The stream without its Nones; the complaint if there is nothing else in it."""
+    last_epoch = None
+    for item, state in stream:
+        if item is not None:
+            last_epoch = state.epoch
+            yield item, state
+            continue
+        last_epoch = state.epoch if last_epoch is None else last_epoch
+        if state.epoch - last_epoch >= MAX_IDLE_EPOCHS:
+            raise DataError(complaint)
