@@ -1,0 +1,246 @@
+"""What a demo reached, as report.json and report.md. Plots are plots.py's business, running the stages demo's.
+
+Takes plain data: what the stages handed over, and the metrics rows (JSONL) of trainer 0 during pre-training.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from realm_ds.errors import DataError
+
+Recall = Mapping[int, float]
+"""Recall by cut-off: {1: ..., 5: ..., 20: ...}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResults:
+    """What the stages of a demo handed over. Shares are between 0 and 1."""
+
+    passages: int
+    questions: Mapping[str, int]
+    """Questions of each split: train, dev, test."""
+    trainers: int
+    index_ranks: int
+    zero_stage: int
+    ict_in_batch_accuracy: float
+    recall: Mapping[str, Recall]
+    """Of held-out masked statements after each stage: random_init, ict, realm."""
+    question_recall: Mapping[str, Recall]
+    """Of test questions after each stage: random_init, ict, realm, qa."""
+    qa: Mapping[str, float]
+    """em, f1, em_no_retrieval, em_majority over the test questions."""
+    seconds: Mapping[str, float]
+    """Wall time of each stage."""
+    peak_rss_gib: float
+    """Of all processes together."""
+    examples: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    """Rows of the test predictions: question, answers, prediction, is_exact, retrieved [{title, text, is_gold}]."""
+
+
+def read_metrics(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Rows of metrics files in order. The torn last line of a killed writer is skipped; other damage is an error."""
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} is missing: the run that should have written its metrics there did not start")
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if line.endswith("\n"):
+                    raise DataError(f"{path}:{number} is not JSON ({error.msg}); delete that line") from error
+    return rows
+
+
+def step_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The logged steps in order. A step that a resumed run did again counts once, as it was done last."""
+    by_step = {row["step"]: row for row in rows if row.get("event") == "step"}
+    if not by_step:
+        raise DataError("the metrics hold no step at all: pre-training did not reach its first logged step")
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def summarise_pretrain(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The `pretrain` part of the report. First and last are means over the first and last tenth of the logged steps.
+
+    Counts come from `done` rows: those of a process that was killed are lost, and after a resume only the rest counts.
+    """
+    steps = step_rows(rows)
+    tenth = max(1, len(steps) // 10)
+    # A version that a resumed run adopted again is one version; version 0 is where every run begins.
+    versions = {row["version"] for row in rows if row.get("event") == "adopted"} - {0}
+    done = [row for row in rows if row.get("event") == "done"]
+    return {
+        "steps": steps[-1]["step"],
+        "loss_first": _mean(steps[:tenth], "loss"),
+        "loss_last": _mean(steps[-tenth:], "loss"),
+        "retrieval_utility_last": _mean(steps[-tenth:], "retrieval_utility"),
+        "versions_adopted": len(versions),
+        "mixed_version_replies": _counted(done, "mixed_version_replies"),
+        "trainer_wait_for_index_share": _mean(steps, "wait_for_index_ms") / max(_mean(steps, "step_ms"), 1e-9),
+        "searches": _counted(done, "searches"),
+        "is_finished": bool(done),
+    }
+
+
+def build_report(results: DemoResults, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """report.json as a dict: plain numbers, JSON keys."""
+    return {
+        "passages": results.passages,
+        "questions": dict(results.questions),
+        "trainers": results.trainers,
+        "index_ranks": results.index_ranks,
+        "zero_stage": results.zero_stage,
+        "ict": {"in_batch_accuracy": results.ict_in_batch_accuracy},
+        "pretrain": summarise_pretrain(rows),
+        **_recall_keys("recall_at", results.recall),
+        **_recall_keys("question_recall_at", results.question_recall),
+        "qa": dict(results.qa),
+        "seconds": dict(results.seconds),
+        "peak_rss_gib": results.peak_rss_gib,
+    }
+
+
+def write_report(folder: Path, report: Mapping[str, Any], *, examples: Sequence[Mapping[str, Any]]) -> None:
+    """Write report.json and report.md into the folder."""
+    _write(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    _write(folder / "report.md", report_markdown(report, examples=examples))
+
+
+def report_markdown(report: Mapping[str, Any], *, examples: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The report for people: a table per stage, then a few questions with what was found and answered."""
+    pretrain, qa, questions = report["pretrain"], report["qa"], report["questions"]
+    parts = [
+        "# What this run reached",
+        f"{report['passages']:,} passages; {', '.join(f'{count:,} {split}' for split, count in questions.items())} "
+        f"questions; {report['trainers']} trainers (ZeRO-{report['zero_stage']}) and {report['index_ranks']} index "
+        f"ranks; {sum(report['seconds'].values()) / 60:.1f} minutes, at most {report['peak_rss_gib']:.1f} GiB.",
+        "## Finding the passage: held-out masked statements",
+        "A statement with its answer masked, of an (entity, field) that no training saw; the whole corpus is searched.",
+        _recall_table(report, "recall_at"),
+        "## Finding the passage: test questions",
+        _recall_table(report, "question_recall_at"),
+        "## Answering test questions",
+        _table(
+            ["", "exact match", "F1"],
+            [
+                ["fine-tuned reader and retriever", _percent(qa["em"]), _percent(qa["f1"])],
+                ["the same reader, given random passages", _percent(qa["em_no_retrieval"]), ""],
+                ["the most common training answer of the field", _percent(qa["em_majority"]), ""],
+            ],
+        ),
+        "## Pre-training",
+        _table(["measure", "value"], _pretrain_lines(pretrain, report["ict"])),
+        "## Time",
+        _table(["stage", "seconds"], [[stage, f"{took_s:.0f}"] for stage, took_s in report["seconds"].items()]),
+        *_example_parts(examples),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def choose_examples(rows: Sequence[Mapping[str, Any]], *, right: int = 4, wrong: int = 2) -> list[Mapping[str, Any]]:
+    """A few predictions to show: right ones of different fields first, then wrong ones of different fields."""
+    return _of_different_fields(rows, is_exact=True, count=right) + _of_different_fields(
+        rows, is_exact=False, count=wrong
+    )
+
+
+def _of_different_fields(rows: Sequence[Mapping[str, Any]], *, is_exact: bool, count: int) -> list[Mapping[str, Any]]:
+    by_field: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        if bool(row["is_exact"]) == is_exact:
+            by_field.setdefault(row.get("field", row["question"]), row)
+    return list(by_field.values())[:count]
+
+
+def _pretrain_lines(pretrain: Mapping[str, Any], ict: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        ["in-batch accuracy of the warm start (ICT)", _percent(ict["in_batch_accuracy"])],
+        ["steps", f"{pretrain['steps']:,}"],
+        ["loss, first to last tenth", f"{pretrain['loss_first']:.3f} to {pretrain['loss_last']:.3f}"],
+        ["retrieval utility, last tenth", f"{pretrain['retrieval_utility_last']:.3f}"],
+        ["index versions adopted", str(pretrain["versions_adopted"])],
+        ["searches", _count(pretrain["searches"])],
+        ["replies of mixed versions", _count(pretrain["mixed_version_replies"])],
+        ["trainers' time waiting for the index", _percent(pretrain["trainer_wait_for_index_share"])],
+    ]
+
+
+def _recall_keys(prefix: str, stages: Mapping[str, Recall]) -> dict[str, dict[str, float]]:
+    """{"recall_at_5": {"ict": ...}, ...}: by cut-off, then by stage."""
+    cut_offs = sorted({k for recall in stages.values() for k in recall})
+    return {f"{prefix}_{k}": {stage: recall[k] for stage, recall in stages.items()} for k in cut_offs}
+
+
+def recall_of(report: Mapping[str, Any], prefix: str) -> dict[int, dict[str, float]]:
+    """The recalls of a report back by cut-off: {5: {"ict": ...}}."""
+    keys = [key for key in report if key.startswith(f"{prefix}_") and key.removeprefix(f"{prefix}_").isdigit()]
+    return {k: report[f"{prefix}_{k}"] for k in sorted(int(key.removeprefix(f"{prefix}_")) for key in keys)}
+
+
+def _recall_table(report: Mapping[str, Any], prefix: str) -> str:
+    by_cut_off = recall_of(report, prefix)
+    stages = next(iter(by_cut_off.values()), {})
+    rows = [[stage, *(_percent(values[stage]) for values in by_cut_off.values())] for stage in stages]
+    return _table(["after", *(f"recall@{k}" for k in by_cut_off)], rows)
+
+
+def _example_parts(examples: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not examples:
+        return []
+    return ["## Examples of the test split", *(_example(example) for example in examples)]
+
+
+def _example(example: Mapping[str, Any]) -> str:
+    verdict = "right" if example["is_exact"] else "wrong"
+    lines = [
+        f"**{example['question']}**",
+        "",
+        f"- answered: {example['prediction']} ({verdict})",
+        f"- accepted: {' / '.join(example['answers'])}",
+    ]
+    for place, hit in enumerate(example.get("retrieved", [])[:3], start=1):
+        mark = ", holds the answer" if hit.get("is_gold") else ""
+        lines.append(f"- found {place}: *{hit['title']}*{mark}: {_shorten(hit['text'])}")
+    return "\n".join(lines)
+
+
+def _shorten(text: str, limit: int = 240) -> str:
+    return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " ..."
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    lacking = [row["step"] for row in rows if name not in row]
+    if lacking:
+        raise DataError(f"the metrics of step {lacking[0]} hold no {name}; they were written by another version")
+    return float(sum(row[name] for row in rows) / len(rows))
+
+
+def _counted(done: Sequence[Mapping[str, Any]], name: str) -> int | None:
+    """A total of the run's `done` rows; None, which is not 0, where nothing was counted."""
+    counts = [row[name] for row in done if name in row]
+    return sum(counts) if counts else None
+
+
+def _count(number: int | None) -> str:
+    return "not counted" if number is None else f"{number:,}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
