@@ -8,8 +8,8 @@ Wire form, little-endian, every part padded to 8 bytes so that arrays are read i
     str      number of bytes u64 | UTF-8
     array    dtype u32 | dimensions u32 | shape u64 x dimensions | elements, C order
 
-Field types come from the dataclass and are not repeated on the wire; `layout`, a checksum of all kinds with their fields,
-tells when the two ends run different code. Nothing is ever unpickled.
+Field types come from the dataclass and are not repeated on the wire; `layout`, a checksum of all kinds with their
+fields, tells when the two ends run different code. Nothing is ever unpickled.
 """
 
 import dataclasses
@@ -33,8 +33,7 @@ ARRAY = struct.Struct("<II")
 ALIGNMENT = 8
 MAX_DIMENSIONS = 8
 DTYPES = tuple(
-    np.dtype(name)
-    for name in ("?", "<i1", "<u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
+    np.dtype(name) for name in ("?", "<i1", "<u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 )
 """In wire order: the code of a dtype is its place here."""
 
@@ -134,7 +133,8 @@ def _fields_of(kind: type) -> tuple[tuple[str, type], ...]:
     for field in dataclasses.fields(kind):
         of = typing.get_origin(hints[field.name]) or hints[field.name]
         if of not in _WRITERS:
-            raise TypeError(f"{kind.__name__}.{field.name} is {of}: messages hold int, float, str and numpy arrays only")
+            what = f"{kind.__name__}.{field.name}"
+            raise TypeError(f"{what} is {of}: messages hold only int, float, str and numpy arrays")
         fields.append((field.name, of))
     return tuple(fields)
 

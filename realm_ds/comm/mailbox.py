@@ -187,6 +187,7 @@ def check_size(num_bytes: int, message: object) -> None:
     """Refuses what one MPI message cannot carry everywhere."""
     if num_bytes > MAX_MESSAGE_BYTES:
         raise IndexFault(
-            f"a {type(message).__name__} of {num_bytes} bytes is too large for one message (at most {MAX_MESSAGE_BYTES}): "
-            "send it in parts (index.snapshot_chunk_bytes, a smaller micro_batch_size or fewer candidates)"
+            f"a {type(message).__name__} of {num_bytes} bytes is too large for one message "
+            f"(at most {MAX_MESSAGE_BYTES}): send it in parts "
+            "(index.snapshot_chunk_bytes, a smaller micro_batch_size or fewer candidates)"
         )

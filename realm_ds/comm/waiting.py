@@ -1,4 +1,4 @@
-"""How a rank waits: it polls, sleeps a little longer each time, and gives up at a deadline that says what it waited for.
+"""How a rank waits: it polls, sleeps a little longer each time, and gives up at a deadline.
 
 A rank that blocks inside MPI spins on a whole core and slows every other rank of its machine; one that polls with a
 growing sleep takes 1 to 3 % of a core.

@@ -1,0 +1,215 @@
+"""The trainers' process group and their small collectives on Python numbers. Gradients are the engine's business.
+
+Only trainers come here; index ranks never join torch.distributed. Numbers travel over a gloo group of their own, beside
+whatever group and backend the engine uses, so that logging can never interleave with ZeRO's collectives.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+
+from realm_ds.comm.waiting import Clock, wait_until
+from realm_ds.comm.world import World, polled_barrier
+from realm_ds.errors import ConfigError, LaunchError
+
+LOOPBACK = "127.0.0.1"
+ADDRESS_VARIABLE = "REALM_MASTER_ADDR"
+"""Address of trainer 0's host, where the one that is found does not work."""
+
+
+def init_trainers(world: World, *, timeout_s: float = 600.0, backend: str | None = None) -> "Trainers":
+    """Sets the variables that DeepSpeed would else discover, wrongly, and forms the trainers' process group.
+
+    Collective over the trainers. `backend` None is nccl where there is a GPU, else gloo. The group stands on a store
+    that bound its own port, so no other program can take it between choosing and using;
+    deepspeed.init_distributed finds the group and keeps it.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if world.trainer_rank is None:
+        raise LaunchError(f"{world.name} is no trainer and must not join the trainers' process group")
+    timeout = timedelta(seconds=timeout_s)
+    if not dist.is_initialized():
+        address = _master_address(world) if world.trainer_rank == 0 else ""
+        store, address = _open_store(world, address, timeout_s=timeout_s)
+        set_variables(os.environ, world, address=address, port=store.port)
+        dist.init_process_group(
+            backend or ("nccl" if torch.cuda.is_available() else "gloo"),
+            store=store,
+            rank=world.trainer_rank,
+            world_size=world.num_trainers,
+            timeout=timeout,
+        )
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    return Trainers(world, group=group, timeout_s=timeout_s)
+
+
+def set_variables(environ: MutableMapping[str, str], world: World, *, address: str, port: int) -> None:
+    """What DeepSpeed and torch.distributed read, for the trainers only (DeepSpeed would count the index ranks too)."""
+    environ.update(
+        RANK=str(world.trainer_rank),
+        WORLD_SIZE=str(world.num_trainers),
+        LOCAL_RANK=str(world.local_rank),
+        LOCAL_SIZE=str(world.local_size),
+        MASTER_ADDR=address,
+        MASTER_PORT=str(port),
+    )
+    # DeepSpeed asserts that it equals LOCAL_RANK; Open MPI counts the index ranks of the node too.
+    environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)
+    if address == LOOPBACK:
+        environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+
+def route_to(address: str) -> str:
+    """The local address from which packets to `address` would leave; none is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))
+        return str(probe.getsockname()[0])
+
+
+def choose_address(
+    hosts: Sequence[str],
+    *,
+    resolve: Callable[[str], str] = socket.gethostbyname,
+    route: Callable[[str], str] = route_to,
+) -> str:
+    """The address at which the trainers on `hosts` reach the first of them, which is this one."""
+    others = [host for host in hosts if host != hosts[0]]
+    if not others:
+        return LOOPBACK
+    # The interface on the way to another trainer comes first: many hosts resolve their own name to 127.0.1.1.
+    try:
+        return route(resolve(others[0]))
+    except OSError:
+        pass
+    try:
+        return resolve(hosts[0])
+    except OSError:
+        pass
+    raise ConfigError(
+        f"neither {hosts[0]} nor {others[0]} resolves to an address on {hosts[0]}, where trainer 0 is: "
+        f"set {ADDRESS_VARIABLE} to an address of {hosts[0]} that all trainers reach"
+    )
+
+
+class Trainers:
+    """All trainers together: small collectives that every trainer must reach, in the same order."""
+
+    def __init__(self, world: World, *, group: Any = None, timeout_s: float = 600.0) -> None:
+        if group is None and world.num_trainers > 1:
+            raise LaunchError(f"{world.num_trainers} trainers need a process group: call init_trainers")
+        self._world = world
+        self._group = group
+        self._timeout_s = timeout_s
+
+    @property
+    def rank(self) -> int:
+        return self._world.trainer_rank or 0
+
+    @property
+    def size(self) -> int:
+        return self._world.num_trainers
+
+    def all_reduce_sum(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Sums over trainers, in float64 and in trainer order: the same bits on every trainer and in every run."""
+        return tuple(sum(column) for column in zip(*self._gather(values, np.float64, "sum"), strict=True))
+
+    def all_reduce_max(self, values: Sequence[float]) -> tuple[float, ...]:
+        return tuple(max(column) for column in zip(*self._gather(values, np.float64, "maximum"), strict=True))
+
+    def gather_ints(self, values: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Every trainer's values, by trainer rank, on every trainer; all give equally many."""
+        return tuple(tuple(row) for row in self._gather(values, np.int64, "gather"))
+
+    def broadcast_ints(self, values: Sequence[int], *, source: int = 0) -> tuple[int, ...]:
+        """The values of trainer `source`; the others give equally many, which are ignored."""
+        return self.gather_ints(values)[source]
+
+    def broadcast_bytes(self, data: bytes | None, *, source: int = 0) -> bytes:
+        """The bytes of trainer `source`; the others give None."""
+        if self.size == 1:
+            return data or b""
+        import torch
+        import torch.distributed as dist
+
+        (num_bytes,) = self.broadcast_ints([len(data or b"")], source=source)
+        tensor = torch.zeros(num_bytes, dtype=torch.uint8)
+        if self.rank == source and data:
+            tensor.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        with self._named("broadcast of bytes"):
+            dist.broadcast(tensor, src=dist.get_global_rank(self._group, source), group=self._group)
+        return bytes(tensor.numpy().tobytes())
+
+    def barrier(self, *, timeout_s: float, waiting_for: str, clock: Clock | None = None) -> None:
+        """Returns once every trainer is here; sleeps meanwhile, and says what it waited for at its deadline."""
+        polled_barrier(self._world.trainer_comm, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock)
+
+    def close(self) -> None:
+        """Leave the process group, so that ending the program prints no warnings."""
+        if self._group is not None:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+            self._group = None
+
+    def _gather(self, values: Sequence[float], dtype: Any, what: str) -> list[list[Any]]:
+        row = np.asarray(values, dtype=dtype)
+        if row.ndim != 1:
+            raise TypeError(f"a {what} over trainers takes a list of numbers, not {values!r}")
+        if self.size == 1:
+            return [row.tolist()]
+        import torch
+        import torch.distributed as dist
+
+        rows = [torch.from_numpy(np.empty_like(row)) for _ in range(self.size)]
+        with self._named(what):
+            dist.all_gather(rows, torch.from_numpy(row.copy()), group=self._group)
+        return [gathered.tolist() for gathered in rows]
+
+    @contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise LaunchError(
+                f"{self._world.name}: the trainers' {what} failed, a trainer has died or is more than "
+                f"{self._timeout_s:g} s late; its log says why ({str(error).splitlines()[0]})"
+            ) from error
+
+
+def _master_address(world: World) -> str:
+    hosts = [world.hosts[rank] for rank in world.trainer_ranks]
+    return os.environ.get(ADDRESS_VARIABLE) or choose_address(hosts)
+
+
+def _open_store(world: World, address: str, *, timeout_s: float) -> tuple[Any, str]:
+    """Trainer 0 serves a store on a port that the system picks and tells the others where."""
+    import torch.distributed as dist
+
+    timeout = timedelta(seconds=timeout_s)
+    told = np.zeros(256, np.uint8)
+    store = None
+    if world.trainer_rank == 0:
+        store = dist.TCPStore(address, 0, world.num_trainers, True, timeout, wait_for_workers=False)
+        raw = f"{store.port} {address}".encode()
+        told[: len(raw)] = np.frombuffer(raw, np.uint8)
+    if world.trainer_comm is not None:
+        request = world.trainer_comm.Ibcast(told, root=0)
+        waiting_for = "trainer 0 to open the trainers' store"
+        wait_until(request.Test, timeout_s=timeout_s, waiting_for=waiting_for, clock=Clock(), fault=LaunchError)
+    port, address = told.tobytes().rstrip(b"\0").decode().split(" ")
+    if store is None:
+        try:
+            store = dist.TCPStore(address, int(port), world.num_trainers, False, timeout, wait_for_workers=False)
+        except RuntimeError as error:
+            raise LaunchError(
+                f"{world.name} cannot reach trainer 0 at {address}, port {port} ({str(error).splitlines()[0]}): "
+                f"set {ADDRESS_VARIABLE} to an address of {world.hosts[world.trainer_ranks[0]]} that all trainers reach"
+            ) from error
+    return store, address

@@ -1,0 +1,231 @@
+"""Who am I: the one MPI world, its two roles, this rank's place; alone reads rank variables from the environment.
+
+How roles are dealt out is roles.py's business, what trainers reduce among themselves trainers.py's.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+
+from realm_ds.comm.loopback import LoopbackHub
+from realm_ds.comm.mailbox import Mailbox, MpiMailbox
+from realm_ds.comm.roles import INDEX, ROLE_VARIABLE, TRAINER, Placement, Role, assign
+from realm_ds.comm.waiting import Clock, wait_until
+from realm_ds.errors import ConfigError, LaunchError
+
+SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE")
+"""What launchers call the number of processes they started: hydra and Slurm's pmi2, Open MPI, srun, torchrun."""
+CARD_BYTES = 512
+"""What ranks tell each other of themselves on joining, in bytes of fixed size."""
+HOW_TO_LAUNCH = (
+    "mpiexec -n {n} python -m mpi4py -m realm_ds ...   or   srun -K1 --mpi=pmi2 -n {n} python -m mpi4py -m realm_ds ..."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """All ranks of the job and this one's place among them."""
+
+    world_rank: int
+    hosts: tuple[str, ...]
+    """By world rank."""
+    roles: tuple[Role, ...]
+    """By world rank."""
+    comm: Any = field(default=None, repr=False, compare=False)
+    """MPI communicator of all ranks; None in a world of one process without MPI."""
+    trainer_comm: Any = field(default=None, repr=False, compare=False)
+    """MPI communicator of the trainers, in world order; None on index ranks and without MPI."""
+
+    @property
+    def world_size(self) -> int:
+        return len(self.roles)
+
+    @property
+    def role(self) -> Role:
+        return self.roles[self.world_rank]
+
+    @property
+    def hostname(self) -> str:
+        return self.hosts[self.world_rank]
+
+    @property
+    def trainer_ranks(self) -> tuple[int, ...]:
+        """World ranks of the trainers; a trainer's place here is its trainer rank."""
+        return tuple(rank for rank, role in enumerate(self.roles) if role == TRAINER)
+
+    @property
+    def index_ranks(self) -> tuple[int, ...]:
+        """World ranks of the index; a rank's place here is its shard rank."""
+        return tuple(rank for rank, role in enumerate(self.roles) if role == INDEX)
+
+    @property
+    def num_trainers(self) -> int:
+        return len(self.trainer_ranks)
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.index_ranks)
+
+    @property
+    def trainer_rank(self) -> int | None:
+        return self.trainer_ranks.index(self.world_rank) if self.role == TRAINER else None
+
+    @property
+    def shard_rank(self) -> int | None:
+        return self.index_ranks.index(self.world_rank) if self.role == INDEX else None
+
+    @property
+    def ranks_here(self) -> tuple[int, ...]:
+        """World ranks on this host, of both roles."""
+        return tuple(rank for rank, host in enumerate(self.hosts) if host == self.hostname)
+
+    @property
+    def peers_here(self) -> tuple[int, ...]:
+        """World ranks on this host with this rank's role."""
+        return tuple(rank for rank in self.ranks_here if self.roles[rank] == self.role)
+
+    @property
+    def local_rank(self) -> int:
+        """Place among the ranks of this role on this host: for trainers, the number of the GPU."""
+        return self.peers_here.index(self.world_rank)
+
+    @property
+    def local_size(self) -> int:
+        return len(self.peers_here)
+
+    @property
+    def name(self) -> str:
+        """This rank as people know it: "trainer 1 (world rank 2 on node3)"."""
+        number = self.trainer_rank if self.role == TRAINER else self.shard_rank
+        return f"{self.role} {number} (world rank {self.world_rank} on {self.hostname})"
+
+    def mailbox(self, kinds: Sequence[type], *, timeout_s: float = 600.0) -> Mailbox:
+        """This rank's mailbox for messages of `kinds`; every rank of the world must open its own."""
+        if self.comm is None:
+            return LoopbackHub(1, kinds).mailbox(0)
+        return MpiMailbox(self.comm, kinds, timeout_s=timeout_s)
+
+    def barrier(self, *, timeout_s: float, waiting_for: str, clock: Clock | None = None) -> None:
+        """Returns once every rank of the world is here. Before the program ends: MPI's own end spins on a core."""
+        polled_barrier(self.comm, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock)
+
+    def abort(self, message: str, *, code: int = 1) -> NoReturn:
+        """End every rank of the world now, with `message` the last that this rank prints."""
+        sys.stdout.flush()
+        print(f"{self.name}: {message}", file=sys.stderr, flush=True)
+        if self.comm is not None:
+            self.comm.Abort(code)
+        os._exit(code)
+
+
+def singleton(hostname: str | None = None) -> World:
+    """The world of one process that trains alone, without MPI."""
+    return World(world_rank=0, hosts=(hostname or socket.gethostname(),), roles=(TRAINER,))
+
+
+def start_mpi() -> Any:
+    """The module mpi4py.MPI, or None if no MPI library can be loaded.
+
+    Every rank must call this before anything that can fail: `python -m mpi4py` turns an uncaught exception into an
+    Abort only once MPI is loaded; before, the other ranks wait for the dead one in MPI_Init for ever, spinning.
+    """
+    import mpi4py
+
+    mpi4py.rc.threads = True
+    mpi4py.rc.thread_level = "funneled"
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError):  # RuntimeError: the wheel of mpi4py found no libmpi.
+        return None
+    if MPI.Query_thread() < MPI.THREAD_FUNNELED:
+        raise ConfigError(
+            f"{MPI.Get_library_version().splitlines()[0]} offers no thread support (level {MPI.Query_thread()}, needed "
+            f"{MPI.THREAD_FUNNELED}, FUNNELED): use the mpich wheel, or an MPI built with threads"
+        )
+    return MPI
+
+
+def join_world(*, num_shards: int, placement: Placement, timeout_s: float = 600.0, clock: Clock | None = None) -> World:
+    """Collective over all processes of the launch; a process started alone is a world of one if num_shards is 0."""
+    mpi = start_mpi()
+    size = mpi.COMM_WORLD.Get_size() if mpi else 1
+    library = mpi.Get_library_version().splitlines()[0] if mpi else "no MPI library"
+    check_launch(os.environ, world_size=size, num_shards=num_shards, library=library)
+    if size == 1:
+        world = singleton(mpi.Get_processor_name() if mpi else None)
+        assign(world.hosts, num_shards=num_shards, placement=placement, overrides=[os.environ.get(ROLE_VARIABLE)])
+        return world
+    comm = mpi.COMM_WORLD
+    card = "\n".join(
+        (mpi.Get_processor_name(), os.environ.get(ROLE_VARIABLE, ""), f"index.num_shards={num_shards}, {placement}")
+    )
+    cards = [text.split("\n") for text in _exchange(comm, card, timeout_s=timeout_s, clock=clock)]
+    hosts, overrides, settings = zip(*cards, strict=True)
+    _check_agreement(settings)
+    roles = assign(hosts, num_shards=num_shards, placement=placement, overrides=[role or None for role in overrides])
+    world_rank = comm.Get_rank()
+    is_trainer = roles[world_rank] == TRAINER
+    trainer_comm = comm.Split(0 if is_trainer else mpi.UNDEFINED, world_rank)
+    return World(
+        world_rank=world_rank,
+        hosts=hosts,
+        roles=roles,
+        comm=comm,
+        trainer_comm=trainer_comm if is_trainer else None,
+    )
+
+
+def check_launch(environ: Mapping[str, str], *, world_size: int, num_shards: int, library: str) -> None:
+    """Tells apart, for a process alone in its world, a launcher that MPI did not understand from no launcher at all."""
+    if world_size > 1:
+        return
+    for variable in SIZE_VARIABLES + (("SLURM_NTASKS",) if num_shards else ()):
+        # A script inside a Slurm allocation sees SLURM_NTASKS without srun: only wrong if it needs more than itself.
+        launched = environ.get(variable, "")
+        if launched.isdigit() and int(launched) > 1:
+            raise ConfigError(
+                f"{variable}={launched}: the launcher started {launched} processes, but each is an MPI world of its "
+                f"own (size 1, {library}), because launcher and MPI do not understand each other: under Slurm use "
+                "`srun --mpi=pmi2` (Open MPI: --mpi=pmix), else the mpiexec that belongs to this MPI, with deepspeed "
+                "`--launcher openmpi|mpich|slurm`"
+            )
+    if num_shards:
+        raise ConfigError(
+            f"index.num_shards={num_shards} needs at least {num_shards + 1} processes in one MPI world, this one was "
+            f"started alone ({library}): launch with {HOW_TO_LAUNCH.format(n=num_shards + 1)}"
+        )
+
+
+def polled_barrier(comm: Any, *, timeout_s: float, waiting_for: str, clock: Clock | None = None) -> None:
+    """A barrier over `comm` (None: one process) that neither spins nor waits for ever."""
+    if comm is not None:
+        arrived = comm.Ibarrier().Test
+        wait_until(arrived, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock or Clock(), fault=LaunchError)
+
+
+def _exchange(comm: Any, card: str, *, timeout_s: float, clock: Clock | None) -> list[str]:
+    """Every rank's card, by rank."""
+    raw = card.encode()
+    if len(raw) > CARD_BYTES:
+        raise ConfigError(f"host name and {ROLE_VARIABLE} of this rank are longer than {CARD_BYTES} bytes: {card!r}")
+    mine = np.zeros(CARD_BYTES, np.uint8)
+    mine[: len(raw)] = np.frombuffer(raw, np.uint8)
+    cards = np.zeros((comm.Get_size(), CARD_BYTES), np.uint8)
+    request = comm.Iallgather(mine, cards)
+    waiting_for = f"all {comm.Get_size()} ranks to join the world"
+    wait_until(request.Test, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock or Clock(), fault=LaunchError)
+    return [card.tobytes().rstrip(b"\0").decode() for card in cards]
+
+
+def _check_agreement(settings: Sequence[str]) -> None:
+    for rank, setting in enumerate(settings):
+        if setting != settings[0]:
+            raise ConfigError(
+                f"world rank {rank} was started with {setting} but rank 0 with {settings[0]}: "
+                "give every process the same config"
+            )
