@@ -1,0 +1,198 @@
+"""Settings: files, recipes and overrides, and what a person reads when one is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from realm_ds.config.deepspeed import load_deepspeed, packaged_deepspeed, zero_stage
+from realm_ds.config.fields import explain, field_names, help_of
+from realm_ds.config.load import dump, load
+from realm_ds.config.recipes import recipe_names
+from realm_ds.config.schema import RealmConfig
+from realm_ds.errors import ConfigError
+
+DATA = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
+
+
+def _file(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def _refusal(source: str | Path | None, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(source, [*DATA, *overrides])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_loads(recipe: str) -> None:
+    assert isinstance(load(recipe, DATA), RealmConfig)
+
+
+def test_the_base_recipe_has_the_papers_settings() -> None:
+    config = load("realm-base", DATA)
+    assert (config.pretrain.steps, config.pretrain.learning_rate, config.pretrain.candidates) == (200_000, 3e-5, 8)
+    assert (config.ict.steps, config.ict.learning_rate, config.ict.mask_rate) == (100_000, 1e-4, 0.9)
+    assert (config.refresh.every_steps, config.model.projection_size) == (500, 128)
+    assert 64 * config.pretrain.micro_batch_size == 512
+    assert 64 * config.ict.micro_batch_size == 4096
+
+
+def test_a_file_may_start_from_a_recipe(tmp_path: Path) -> None:
+    config = load(_file(tmp_path, "recipe: demo\npretrain:\n  steps: 7\n"), DATA)
+    assert config.pretrain.steps == 7
+    assert config.model == load("demo", DATA).model
+
+
+def test_overrides_win_and_are_typed(tmp_path: Path) -> None:
+    path = _file(tmp_path, "ict: {steps: 3}\nindex.num_shards: 4\n")
+    config = load(
+        path, [*DATA, "ict.steps=9", "ict.learning_rate=1e-3", "runtime.trainers=null", "--index.factory=SQ8"]
+    )
+    assert (config.ict.steps, config.ict.learning_rate, config.index.num_shards) == (9, 1e-3, 4)
+    assert (config.runtime.trainers, config.index.factory) == (None, "SQ8")
+
+
+def test_relative_paths_belong_to_what_names_them(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    path = _file(tmp_path / "conf", "data: {corpus: ../shards, tokenizer: tok, pretrain: /abs}\n")
+    config = load(path, ["model.encoder=bert"], cwd=tmp_path / "here")
+    assert config.data.corpus == tmp_path / "shards"
+    assert config.data.tokenizer == tmp_path / "conf" / "tok"
+    assert config.data.pretrain == Path("/abs")
+    assert config.model.encoder == tmp_path / "here" / "bert"
+
+
+def test_a_dumped_config_loads_to_the_same_and_a_run_folder_is_a_source(tmp_path: Path) -> None:
+    config = load("demo", [*DATA, "ict.learning_rate=0.0001", "optimizer.eps=1e-12"])
+    _file(tmp_path, dump(config), "config.yaml")
+    assert load(tmp_path) == config
+    assert dump(load(tmp_path)) == dump(config)
+
+
+def test_an_unknown_key_has_a_place_and_a_hint(tmp_path: Path) -> None:
+    path = _file(tmp_path, "pretrain:\n  steps: 5\n  micro_batch: 3\n")
+    assert _refusal(path) == f"pretrain.micro_batch ({path}:3) is no setting; did you mean pretrain.micro_batch_size?"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("pretrain.stepz=1", "pretrain.steps"),
+        ("num_shards=1", "index.num_shards"),
+        ("pretrain.num_shards=1", "index.num_shards"),
+        ("refresh.adopt_after=1", "refresh.adopt_after_steps"),
+        ("batch_tokens=1", "index.embed_batch_tokens"),
+    ],
+)
+def test_hints(wrong: str, hint: str) -> None:
+    assert f"did you mean {hint}?" in _refusal(None, wrong)
+
+
+def test_a_name_like_nothing_points_to_the_list() -> None:
+    assert "`realm-ds config explain` lists them all" in _refusal(None, "xyzzy.quux=1")
+
+
+def test_an_unknown_section_is_one_mistake(tmp_path: Path) -> None:
+    path = _file(tmp_path, "pretraining:\n  steps: 5\n  candidates: 3\n")
+    assert _refusal(path).startswith(f"pretraining ({path}:1) is no section of settings")
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = _file(tmp_path, "ict:\n  steps: 5\n  steps: 6\n")
+    assert _refusal(path) == f"ict.steps is set twice, in {path}:2 and {path}:3; keep one"
+
+
+def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
+    path = _file(tmp_path, "index: {num_shards: 0}\nbogus: 1\n")
+    text = _refusal(path, "ict.learning_rate=fast", "nothing")
+    assert text.startswith("4 settings are wrong:\n")
+    assert f"index.num_shards is 0 ({path}:1), but the input should be greater than or equal to 1" in text
+    assert "ict.learning_rate is 'fast' (override 'ict.learning_rate=fast'), but the input should be" in text
+    assert f"bogus ({path}:2) is no setting" in text
+    assert "override 'nothing' is not of the form section.name=value" in text
+
+
+def test_settings_that_do_not_fit_each_other() -> None:
+    assert "adopt_after_steps 250 is more than every_steps 100" in _refusal(None, "refresh.every_steps=100")
+    assert "lower search_ahead" in _refusal(None, "pretrain.search_ahead=300")
+    assert "hidden_size 768 is not a multiple of num_heads 7" in _refusal(None, "model.num_heads=7")
+
+
+def test_a_missing_setting_is_explained() -> None:
+    with pytest.raises(ConfigError, match=r"data\.tokenizer is missing \(Folder of a .*give it .*data.tokenizer=VALUE"):
+        load(None, ["data.corpus=x"])
+
+
+def test_a_section_is_not_a_value() -> None:
+    assert "model (override 'model=3') is a section of settings, not a value: 3" in _refusal(None, "model=3")
+
+
+def test_unreadable_configs(tmp_path: Path) -> None:
+    assert "no config 'dmo'" in _refusal("dmo")
+    assert "did you mean demo?" in _refusal("dmo")
+    path = _file(tmp_path, "ict: [1,\n")
+    assert f"{path}:2 is not YAML" in _refusal(path)
+    assert "holds no settings" in _refusal(_file(tmp_path, "- 1\n"))
+    assert "recipe 'demos' (" in _refusal(_file(tmp_path, "recipe: demos\n"))
+    path.write_bytes(b"\xff\xfe\x00")
+    assert f"cannot read the config {path}" in _refusal(path)
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    assert load(_file(tmp_path, "# nothing\n"), DATA).pretrain.steps == 200_000
+
+
+def test_every_setting_is_explained_with_its_default() -> None:
+    text = explain()
+    for name in field_names():
+        assert f"  {name}: " in text
+    assert "pretrain.marginal: joint | per_token, default joint" in text
+    assert "data.corpus: path, required" in text
+    assert "runtime.trainers: whole number at least 1 or null, default null" in text
+    assert "Optimizer steps." in explain("pretrain")
+    assert "ict.steps" not in explain("pretrain")
+    assert help_of(("qa", "learning_rate")).startswith("Peak learning rate")
+    with pytest.raises(ConfigError, match="did you mean pretrain.steps"):
+        explain("pretrain.stepz")
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_packaged_deepspeed_settings(stage: int) -> None:
+    assert zero_stage(load_deepspeed(packaged_deepspeed(stage))) == stage
+
+
+def test_null_is_the_packaged_zero2() -> None:
+    assert load_deepspeed(None) == load_deepspeed(packaged_deepspeed(2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train_batch_size": 8}, "remove 'train_batch_size', it is set by trainers x STAGE.micro_batch_size"),
+        ({"optimizer": {}}, "remove 'optimizer', it is set by the section optimizer"),
+        ({"scheduler": {}}, "it is set by STAGE.learning_rate, STAGE.warmup_steps and STAGE.steps"),
+        ({"gradient_clipping": 1.0}, "it is set by optimizer.clip_norm"),
+        ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage is 4, but must be 0, 1, 2 or 3"),
+        ({"zero_optimization": 2}, "zero_optimization.stage is 2, but must be"),
+        ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, "bf16 and fp16 are both enabled"),
+        ({"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}}, "reduce_bucket_size is 'auto'"),
+        ([], "must hold one JSON object, not a list"),
+    ],
+)  # fmt: skip
+def test_deepspeed_settings_that_are_refused(tmp_path: Path, settings: object, message: str) -> None:
+    path = _file(tmp_path, json.dumps(settings), "ds.json")
+    with pytest.raises(ConfigError) as caught:
+        load_deepspeed(path)
+    assert f"runtime.deepspeed={path}" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_deepspeed_settings_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read runtime.deepspeed="):
+        load_deepspeed(tmp_path / "none.json")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        load_deepspeed(_file(tmp_path, "{", "ds.json"))
