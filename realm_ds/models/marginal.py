@@ -29,7 +29,9 @@ class Marginal:
     """Entropy of p(z|x) in nats; log C when the retriever is undecided."""
 
 
-def marginal_likelihood(relevance_BC: Tensor, token_log_p_BCM: Tensor, masks_BM: Tensor, form: MarginalForm) -> Marginal:
+def marginal_likelihood(
+    relevance_BC: Tensor, token_log_p_BCM: Tensor, masks_BM: Tensor, form: MarginalForm
+) -> Marginal:
     """-log of the sum over z of p(z|x) p(y|z, x) (REALM section 3, Eq. 1), averaged.
 
     `joint`: p(y|z, x) is the product over an example's masked tokens; the loss is the mean over examples.

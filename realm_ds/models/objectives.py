@@ -17,7 +17,7 @@ from realm_ds.models.towers import TokenBatch
 
 
 class Measures(NamedTuple):
-    """What a forward pass reports: the loss to differentiate, and (sum, weight) pairs for the meters, detached."""
+    """What a forward pass reports: the loss to differentiate, and (mean, weight) pairs for the meters, detached."""
 
     loss: Tensor
     values: dict[str, tuple[Tensor, float]]
@@ -37,9 +37,10 @@ class MarginalBatch(NamedTuple):
     """B masked queries with their C candidates. Every distinct passage is embedded once."""
 
     queries: TokenBatch
-    passages: TokenBatch
-    """U distinct passages; row 0 is the null passage."""
+    passages: tuple[TokenBatch, ...]
+    """U distinct passages, the null passage among them, in buckets of like length."""
     passage_rows_BC: Tensor
+    """The place of each candidate among them."""
     joint: tuple[MaskedBatch, ...]
     """B x C joint sequences in buckets of like length; as many buckets on every trainer (ZeRO-3 gathers in step)."""
     masks_BM: Tensor
@@ -56,25 +57,24 @@ class MarginalObjective(nn.Module):
 
     def forward(self, batch: MarginalBatch) -> Measures:
         query_BP = self.model.query_tower(batch.queries)
-        passage_UP = self.model.passage_tower(batch.passages)
+        passage_UP = torch.cat([self.model.passage_tower(bucket) for bucket in batch.passages])
         # Candidates come from an index a few hundred steps old; their scores do not (section 3.3).
         relevance_BC = torch.einsum("bp,bcp->bc", query_BP, passage_UP[batch.passage_rows_BC]).float()
         log_p_BCM, is_right_BCM = self._read(batch)
         marginal = marginal_likelihood(relevance_BC, log_p_BCM, batch.masks_BM, self.form)
         num_queries, num_masks = float(len(query_BP)), float(batch.masks_BM.sum())
-        loss_weight = num_queries if self.form == "joint" else num_masks
         with torch.no_grad():
             p_z_BC1 = torch.softmax(relevance_BC, dim=-1).unsqueeze(-1)
             right_BM = (p_z_BC1 * is_right_BCM).sum(dim=1) * batch.masks_BM
         return Measures(
             marginal.loss,
             {
-                "loss": (marginal.loss.detach() * loss_weight, loss_weight),
-                "retrieval_utility": (marginal.ru_marginal_B.sum(), num_queries),
-                "ru_doc": (marginal.ru_doc_B.sum(), num_queries),
-                "null_share": (marginal.null_share_B.sum(), num_queries),
-                "retrieval_entropy": (marginal.entropy_B.sum(), num_queries),
-                "masked_accuracy": (right_BM.sum(), num_masks),
+                "loss": (marginal.loss.detach(), num_queries if self.form == "joint" else num_masks),
+                "retrieval_utility": (marginal.ru_marginal_B.mean(), num_queries),
+                "ru_doc": (marginal.ru_doc_B.mean(), num_queries),
+                "null_share": (marginal.null_share_B.mean(), num_queries),
+                "retrieval_entropy": (marginal.entropy_B.mean(), num_queries),
+                "masked_accuracy": (right_BM.sum() / num_masks, num_masks),
             },
         )
 
@@ -119,8 +119,8 @@ class ClozeObjective(nn.Module):
         cloze_loss = functional.cross_entropy(scores_BA, labels_B)
         num_queries = float(len(query_BP))
         values = {
-            "cloze_loss": (cloze_loss.detach() * num_queries, num_queries),
-            "in_batch_accuracy": ((scores_BA.argmax(dim=-1) == labels_B).float().sum(), num_queries),
+            "cloze_loss": (cloze_loss.detach(), num_queries),
+            "in_batch_accuracy": ((scores_BA.argmax(dim=-1) == labels_B).float().mean(), num_queries),
         }
         loss = cloze_loss
         if batch.masked is not None and batch.masks_NM is not None:
@@ -128,9 +128,9 @@ class ClozeObjective(nn.Module):
                 batch.masked.tokens, batch.masked.positions_NM, batch.masked.targets_NM
             )
             num_masks = float(batch.masks_NM.sum())
-            masked_loss = -(log_p_NM * batch.masks_NM).sum() / max(num_masks, 1.0)
+            masked_loss = -(log_p_NM * batch.masks_NM).sum() / num_masks
             loss = loss + masked_loss
-            values["masked_loss"] = (masked_loss.detach() * num_masks, num_masks)
-            values["masked_accuracy"] = ((is_right_NM * batch.masks_NM).sum(), num_masks)
-        values["loss"] = (loss.detach() * num_queries, num_queries)
+            values["masked_loss"] = (masked_loss.detach(), num_masks)
+            values["masked_accuracy"] = ((is_right_NM * batch.masks_NM).sum() / num_masks, num_masks)
+        values["loss"] = (loss.detach(), num_queries)
         return Measures(loss, values)

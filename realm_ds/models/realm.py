@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError
@@ -22,16 +22,20 @@ class RealmModel(nn.Module):
     def __init__(self, model: ModelConfig, *, vocab_size: int, max_tokens: int) -> None:
         super().__init__()
         config = bert_config(model, vocab_size=vocab_size, max_tokens=max_tokens)
-        tower = {
-            "projection_size": model.projection_size, "norm_eps": model.projection_norm_eps, "dropout": model.dropout
-        }  # fmt: skip
-        self.query_tower = Embedder(config, **tower)
-        self.passage_tower = self.query_tower if model.share_towers else Embedder(config, **tower)
+        self.query_tower = tower_of(model, config)
+        self.passage_tower = self.query_tower if model.share_towers else tower_of(model, config)
         self.encoder = KnowledgeAugEncoder(config)
 
     @property
     def shares_towers(self) -> bool:
         return self.passage_tower is self.query_tower
+
+
+def tower_of(model: ModelConfig, config: PreTrainedConfig) -> Embedder:
+    """A tower of the run's shape with weights drawn at random."""
+    return Embedder(
+        config, projection_size=model.projection_size, norm_eps=model.projection_norm_eps, dropout=model.dropout
+    )
 
 
 def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: int) -> RealmModel:
@@ -66,7 +70,9 @@ def load_export(realm: RealmModel, folder: Path) -> None:
             realm.passage_tower.load_state_dict(Embedder.load(folder / PASSAGE_TOWER).state_dict())
         realm.encoder.load_from(folder / ENCODER)
     except RuntimeError as error:
-        raise CheckpointError(f"{folder} was made with other model sizes than this config: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"{folder} was made with other model sizes than this config: {_first_line(error)}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,168 @@
+"""Open-domain question answering on top of a pre-trained retriever and encoder: the networks and the objective.
+
+The span head and its losses are reader.py's; which passages are found and what in them is right is eval/'s and data/'s.
+
+Shapes: B questions, N passages retrieved for each, K of them read, L tokens, W span widths, P embedding.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from realm_ds.errors import CheckpointError
+from realm_ds.models.objectives import Measures
+from realm_ds.models.reader import SpanScorer, reader_logits, reader_loss, retriever_loss
+from realm_ds.models.realm import QUERY_TOWER, RealmModel
+from realm_ds.models.towers import Embedder, TokenBatch
+
+READER = "reader"
+SCORER_FILE = "span_scorer.safetensors"
+
+
+class QaBatch(NamedTuple):
+    """B questions, and which of the training questions they are."""
+
+    questions: TokenBatch
+    numbers: tuple[int, ...]
+
+
+class FoundPassages(NamedTuple):
+    """What was retrieved for B questions, best first, and what in it is right."""
+
+    vectors_BNP: Tensor
+    """Frozen."""
+    holds_answer_BN: Tensor
+    """bool."""
+    read_BK: Tensor
+    """Which of the N are read."""
+    joint: TokenBatch
+    """B x K sequences [CLS] question [SEP] body [SEP], K after K."""
+    is_gold_BKLW: Tensor
+    """bool: spans that are an answer."""
+
+
+Find = Callable[[QaBatch, Tensor], FoundPassages]
+"""Passages for questions and their vectors."""
+
+
+class SpanReader(nn.Module):
+    """The knowledge-augmented encoder without its vocabulary head, with a span scorer on top (spec: ORQA 6.2)."""
+
+    def __init__(self, encoder: nn.Module, *, hidden_size: int, span_hidden_size: int, max_span_tokens: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.scorer = SpanScorer(hidden_size, span_hidden_size, max_span_tokens)
+
+    def forward(self, joint: TokenBatch) -> tuple[Tensor, Tensor]:
+        """(logits [R, L, W], possible [R, L, W]) of the spans of each sequence's passage."""
+        states_RLE = self.encoder(
+            input_ids=joint.ids_NL, attention_mask=joint.mask_NL, token_type_ids=joint.types_NL
+        ).last_hidden_state
+        logits_RLW, possible_RLW = self.scorer(states_RLE, body_tokens(joint))
+        return logits_RLW.float(), possible_RLW
+
+
+def body_tokens(joint: TokenBatch) -> Tensor:
+    """Bool [R, L]: the passage's tokens, which are those of type 1 save the last, which is [SEP]."""
+    is_second_RL = joint.types_NL == 1
+    next_is_second_RL = nn.functional.pad(is_second_RL[:, 1:], (0, 1))
+    return is_second_RL & next_is_second_RL
+
+
+class QaModel(nn.Module):
+    """All that fine-tuning changes: query tower and reader. Passage vectors stay as they are."""
+
+    def __init__(self, query_tower: Embedder, reader: SpanReader) -> None:
+        super().__init__()
+        self.query_tower = query_tower
+        self.reader = reader
+
+    def save(self, folder: Path) -> None:
+        """Write query_tower/ and reader/, transformers folders each with a safetensors file of our own beside."""
+        self.query_tower.save(folder / QUERY_TOWER)
+        self.reader.encoder.save_pretrained(folder / READER, safe_serialization=True)
+        scorer = {name: value.detach().contiguous() for name, value in self.reader.scorer.state_dict().items()}
+        metadata = {"format": "pt", "sizes": json.dumps({"max_span_tokens": self.reader.scorer.max_span_tokens})}
+        save_file(scorer, folder / READER / SCORER_FILE, metadata=metadata)
+
+    @classmethod
+    def load(cls, folder: Path, *, max_span_tokens: int) -> "QaModel":
+        """Open what `save` wrote. Raises CheckpointError if it is not such a folder."""
+        path = folder / READER / SCORER_FILE
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing: {folder} was not written by question answering; run realm-ds qa")
+        weights = load_file(path)
+        config = AutoConfig.from_pretrained(folder / READER, local_files_only=True)
+        encoder = AutoModel.from_pretrained(
+            folder / READER, config=config, local_files_only=True, attn_implementation="sdpa", add_pooling_layer=False
+        )
+        reader = SpanReader(
+            encoder,
+            hidden_size=config.hidden_size,
+            span_hidden_size=len(weights["norm.weight"]),
+            max_span_tokens=max_span_tokens,
+        )
+        reader.scorer.load_state_dict(weights)
+        return cls(Embedder.load(folder / QUERY_TOWER), reader)
+
+
+def build_qa_model(realm: RealmModel, *, span_hidden_size: int, max_span_tokens: int, seed: int) -> QaModel:
+    """Query tower and encoder of a pre-trained model, which they go on sharing, and a span scorer drawn from `seed`."""
+    torch.manual_seed(seed)
+    encoder = realm.encoder.mlm.base_model
+    reader = SpanReader(
+        encoder,
+        hidden_size=encoder.config.hidden_size,
+        span_hidden_size=span_hidden_size,
+        max_span_tokens=max_span_tokens,
+    )
+    return QaModel(realm.query_tower, reader)
+
+
+class QaObjective(nn.Module):
+    """Reader loss plus early retriever update (spec: ORQA 6.3), a mean over questions.
+
+    The questions' vectors are made once: `find` searches with them, and the loss goes through them to the query tower.
+    """
+
+    def __init__(self, model: QaModel, *, find: Find) -> None:
+        super().__init__()
+        self.model = model
+        self.find = find
+
+    def forward(self, batch: QaBatch) -> Measures:
+        query_BP = self.model.query_tower(batch.questions)
+        found = self.find(batch, query_BP.detach())
+        retrieved_BN = torch.einsum("bp,bnp->bn", query_BP.float(), found.vectors_BNP)
+        shape = found.read_BK.shape
+        spans_RLW, possible_RLW = self.model.reader(found.joint)
+        possible_BKLW = possible_RLW.unflatten(0, shape)
+        is_gold_BKLW = found.is_gold_BKLW & possible_BKLW
+        logits_BKLW = reader_logits(spans_RLW.unflatten(0, shape), possible_BKLW, retrieved_BN.gather(1, found.read_BK))
+        read_B = reader_loss(logits_BKLW, is_gold_BKLW)
+        retrieve_B = retriever_loss(retrieved_BN, found.holds_answer_BN)
+        loss = (read_B + retrieve_B).mean()
+        return Measures(loss, _values(loss, read_B, retrieve_B, logits_BKLW, is_gold_BKLW, found))
+
+
+@torch.no_grad()
+def _values(
+    loss: Tensor, read_B: Tensor, retrieve_B: Tensor, logits_BKLW: Tensor, is_gold_BKLW: Tensor, found: FoundPassages
+) -> dict[str, tuple[Tensor, float]]:
+    num_questions = float(len(read_B))
+    best_B1 = logits_BKLW.flatten(1).argmax(dim=1, keepdim=True)
+    is_gold_BX = is_gold_BKLW.flatten(1)
+    return {
+        "loss": (loss.detach() * num_questions, num_questions),
+        "reader_loss": (read_B.sum(), num_questions),
+        "retriever_loss": (retrieve_B.sum(), num_questions),
+        "holds_answer": (found.holds_answer_BN.any(dim=1).float().sum(), num_questions),
+        "reads_answer": (is_gold_BX.any(dim=1).float().sum(), num_questions),
+        "span_accuracy": (is_gold_BX.gather(1, best_B1).float().sum(), num_questions),
+    }

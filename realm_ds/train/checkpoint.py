@@ -1,0 +1,131 @@
+"""A checkpoint: DeepSpeed's shards, where every trainer stood in its stream, a manifest. Whole, or not there at all.
+
+    checkpoints/step-00000100/{zero/, trainer-00000.json, ..., manifest.json}    checkpoints/latest
+
+Which index versions belong to a step follows from the step (index/versions.py); their files are refresh.py's business.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from realm_ds.comm.trainers import Trainers
+from realm_ds.data.stream import StreamState
+from realm_ds.errors import CheckpointError
+from realm_ds.train.engine import Engine
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """Where one trainer stood: everything that is not in DeepSpeed's shards. Dropout is a function of the step."""
+
+    stage: str
+    step: int
+    """Optimizer steps done."""
+    num_trainers: int
+    stream: StreamState
+    """Of the examples consumed by these steps, not of those prefetched."""
+
+
+def step_folder(run_folder: Path, step: int) -> Path:
+    return run_folder / "checkpoints" / f"step-{step:08d}"
+
+
+def saved_steps(run_folder: Path) -> list[int]:
+    """Steps with a whole checkpoint, ascending."""
+    folders = (run_folder / "checkpoints").glob("step-*")
+    return sorted(int(f.name.removeprefix("step-")) for f in folders if (f / "manifest.json").is_file())
+
+
+def save(
+    engine: Engine, run_folder: Path, *, state: TrainState, trainers: Trainers, keep: int, timeout_s: float
+) -> None:
+    """Write a checkpoint under another name, make it durable, rename it, move `latest`, drop the oldest. Collective."""
+    final = step_folder(run_folder, state.step)
+    unfinished = final.with_name(final.name + ".tmp")
+    if trainers.rank == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    trainers.barrier(timeout_s=timeout_s, waiting_for=f"trainer 0 to make {unfinished}")
+    engine.save(unfinished)
+    _write_json(unfinished / _trainer_file(trainers.rank), asdict(state))
+    trainers.barrier(timeout_s=timeout_s, waiting_for=f"all trainers to write {unfinished}")
+    if trainers.rank == 0:
+        files = sorted(path for path in unfinished.rglob("*") if path.is_file())
+        sums = {str(path.relative_to(unfinished)): _sha256(path) for path in files}
+        _write_json(unfinished / "manifest.json", {"format": FORMAT, "step": state.step, "sha256": sums})
+        shutil.rmtree(final, ignore_errors=True)
+        unfinished.rename(final)
+        _sync(final.parent)
+        _write_json(final.parent / "latest", {"step": state.step})
+        for step in saved_steps(run_folder)[:-keep]:
+            shutil.rmtree(step_folder(run_folder, step))
+    trainers.barrier(timeout_s=timeout_s, waiting_for=f"trainer 0 to publish {final}")
+
+
+def find(run_folder: Path, step: int | None = None) -> Path:
+    """The checkpoint of a step, or the newest; its files are checked against their sums.
+
+    Raises CheckpointError when there is none or one of its files is damaged.
+    """
+    steps = saved_steps(run_folder)
+    if not steps or (step is not None and step not in steps):
+        wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        there = f"; there are steps {', '.join(map(str, steps))}" if steps else ""
+        raise CheckpointError(f"{run_folder} holds {wanted}{there}: start the run without --resume")
+    folder = step_folder(run_folder, steps[-1] if step is None else step)
+    for name, expected in json.loads((folder / "manifest.json").read_text())["sha256"].items():
+        path = folder / name
+        if not path.is_file() or _sha256(path) != expected:
+            raise CheckpointError(
+                f"{path} is {'damaged' if path.is_file() else 'missing'} (its sha256 is not the manifest's): "
+                f"remove {folder} to go on from the checkpoint before it"
+            )
+    return folder
+
+
+def load(engine: Engine, folder: Path, *, stage: str, trainers: Trainers) -> TrainState:
+    """Restore engine and stream position. Collective. Raises CheckpointError if the checkpoint is another run's."""
+    path = folder / _trainer_file(trainers.rank)
+    data: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if data.get("stage") != stage or data.get("num_trainers") != trainers.size:
+        raise CheckpointError(
+            f"{folder} was written by stage {data.get('stage', '?')} with {data.get('num_trainers', 'fewer')} trainers; "
+            f"this is stage {stage} with {trainers.size}: resume with the layout that wrote it"
+        )
+    engine.load(folder)
+    return TrainState(**{**data, "stream": StreamState(**data["stream"])})
+
+
+def _trainer_file(trainer_rank: int) -> str:
+    return f"trainer-{trainer_rank:05d}.json"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: Path, data: object) -> None:
+    """Durable and atomic: the name appears with its whole content or not at all."""
+    unfinished = path.with_name(path.name + f".tmp-{os.getpid()}")
+    with unfinished.open("w") as file:
+        json.dump(data, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,152 @@
+"""The only door to DeepSpeed: an objective's module, its ZeRO-sharded optimizer, one optimizer step at a time.
+
+What is computed in a step lives in models/objectives.py, what surrounds it in loop.py, what a checkpoint is in checkpoint.py.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+import deepspeed  # noqa: E402  (reads DS_ACCELERATOR on import)
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: E402
+
+from realm_ds.config.schema import OptimizerConfig, StageConfig  # noqa: E402
+from realm_ds.errors import CheckpointError  # noqa: E402
+from realm_ds.models.objectives import Measures  # noqa: E402
+
+CHECKPOINT_TAG = "zero"
+"""The folder of DeepSpeed's own files inside one of our checkpoints."""
+
+
+def join(local_rank: int) -> torch.device:
+    """Make DeepSpeed use the trainers' process group that comm/trainers.py formed, and name this trainer's device.
+
+    DeepSpeed would compile a shared-memory all-reduce for the CPU at this point: a minute of C++ under a lock that a
+    killed job leaves behind, so that the next one hangs without a word. It is declared incompatible; gloo serves.
+    """
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    else:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def learning_rate_factor(step: int, *, steps: int, warmup_steps: int | None) -> float:
+    """Share of the peak learning rate at a 0-based step: linear warm-up, then BERT's line that falls from step 0 on."""
+    warmup = min(10_000, max(100, steps // 10)) if warmup_steps is None else warmup_steps
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.0, 1.0 - step / steps)
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]], *, learning_rate_of: Callable[[str], float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups of one learning rate and one weight decay each; biases and LayerNorms (1-d parameters) do not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((learning_rate_of(name), decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+class Engine:
+    """An objective under ZeRO. Every method is a collective of all trainers."""
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        *,
+        stage: StageConfig,
+        optimizer: OptimizerConfig,
+        deepspeed_json: Mapping[str, Any],
+        num_trainers: int,
+        learning_rate_of: Callable[[str], float] | None = None,
+    ) -> None:
+        self.stage = stage
+        groups = parameter_groups(
+            objective.named_parameters(),
+            learning_rate_of=learning_rate_of or (lambda name: stage.learning_rate),
+            weight_decay=optimizer.weight_decay,
+        )
+        adamw = torch.optim.AdamW(groups, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=objective,
+            optimizer=adamw,
+            config={
+                **deepspeed_json,
+                "train_micro_batch_size_per_gpu": stage.micro_batch_size,
+                "gradient_accumulation_steps": stage.gradient_accumulation_steps,
+                "train_batch_size": stage.micro_batch_size * stage.gradient_accumulation_steps * num_trainers,
+                "gradient_clipping": optimizer.clip_norm,
+                "zero_allow_untested_optimizer": True,
+                "steps_per_print": 2**31,
+            },
+        )
+
+    @property
+    def module(self) -> Any:
+        """The objective, for reading."""
+        return self._engine.module
+
+    def train_step(self, batches: Sequence[Any], *, step: int) -> list[Measures]:
+        """Forward and backward over the accumulated micro-batches, then one optimizer step at `step`'s learning rate."""
+        factor = learning_rate_factor(step, steps=self.stage.steps, warmup_steps=self.stage.warmup_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        measures = []
+        for batch in batches:
+            measured: Measures = self._engine(batch)
+            self._engine.backward(measured.loss)
+            self._engine.step()
+            measures.append(measured)
+        return measures
+
+    def copy_weights(self, module: nn.Module) -> dict[str, Tensor]:
+        """A CPU copy of a sub-module's full weights, on every trainer; under ZeRO-3 gathered one layer at a time."""
+        copies: dict[str, Tensor] = {}
+        for prefix, layer in module.named_modules():
+            own = list(layer.named_parameters(recurse=False))
+            with deepspeed.zero.GatheredParameters([parameter for _, parameter in own], modifier_rank=None):
+                for name, parameter in own:
+                    copies[f"{prefix}.{name}" if prefix else name] = parameter.detach().float().cpu().clone()
+        return copies
+
+    def save(self, folder: Path) -> None:
+        """Write DeepSpeed's shards of this step into `folder`."""
+        self._engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Take weights and optimizer state from `folder`. Raises CheckpointError if it does not fit this run."""
+        try:
+            path, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
+        except Exception as error:  # DeepSpeed raises many kinds; all mean the same to a person
+            raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
+        if path is None:
+            raise CheckpointError(f"{folder}/{CHECKPOINT_TAG} is missing or empty: not a checkpoint of this run")
+
+
+def consolidate(folder: Path) -> dict[str, Tensor]:
+    """Full fp32 weights of a saved checkpoint, by name, from the shards of any ZeRO stage; needs no process group.
+
+    Raises CheckpointError if shards are missing.
+    """
+    try:
+        if list((folder / CHECKPOINT_TAG).glob("*_optim_states.pt")):
+            return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=CHECKPOINT_TAG))
+        path = folder / CHECKPOINT_TAG / "mp_rank_00_model_states.pt"
+        return {name: value.float() for name, value in torch.load(path, weights_only=True)["module"].items()}
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} cannot be consolidated: {error}") from error

@@ -1,0 +1,97 @@
+"""The inverse cloze task: warm start of both towers, and of the encoder where it starts from scratch (ORQA section 4)."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from realm_ds.comm.gather import gather_with_gradient
+from realm_ds.data.ict import IctExample, ict_batches
+from realm_ds.data.masking import MaskedExample, masked_examples, warmup_pairs
+from realm_ds.data.records import Passage
+from realm_ds.data.shards import load_passages
+from realm_ds.data.stream import ExampleStream, PassageStream, StreamState
+from realm_ds.models.objectives import ClozeObjective
+from realm_ds.train import checkpoint
+from realm_ds.train.engine import Engine
+from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.stage import Stage
+
+STAGE = "ict"
+Warmup = Iterator[tuple[tuple[MaskedExample, Passage], StreamState]]
+
+
+def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
+    """Train to ict.steps, from the newest checkpoint if `resume`."""
+    settings = stage.config.ict
+    model = stage.model()
+    engine = Engine(
+        ClozeObjective(model, gather=gather_with_gradient),
+        stage=settings,
+        optimizer=stage.config.optimizer,
+        deepspeed_json=deepspeed_json,
+        num_trainers=stage.trainers.size,
+    )
+    first_step, state = 0, StreamState()
+    if resume:
+        restored = checkpoint.load(engine, checkpoint.find(stage.folder), stage=STAGE, trainers=stage.trainers)
+        first_step, state = restored.step, restored.stream
+    steps = _steps(stage, engine, first_step=first_step, state=state)
+    run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
+
+
+def _steps(stage: Stage, engine: Engine, *, first_step: int, state: StreamState) -> Iterator[StepInfo]:
+    settings, seed, collator = stage.config.ict, stage.config.runtime.seed, stage.collator()
+    batches = _cloze_batches(stage, state)
+    warmup = _warmup(stage, skip=first_step * settings.gradient_accumulation_steps) if settings.encoder_warmup else None
+    for step in range(first_step, settings.steps):
+        seed_step(seed, trainer_rank=stage.trainers.rank, step=step)
+        micro_batches = list(islice(batches, settings.gradient_accumulation_steps))
+        inputs = []
+        for examples, _ in micro_batches:
+            pairs = [pair for pair, _ in islice(warmup, settings.micro_batch_size)] if warmup else []
+            inputs.append(collator.cloze(examples, pairs))
+        measures = engine.train_step(inputs, step=step)
+        yield StepInfo(
+            step=step + 1,
+            stream=micro_batches[-1][1],
+            measures=measures,
+        )
+
+
+def _cloze_batches(stage: Stage, state: StreamState) -> Iterator[tuple[list[IctExample], StreamState]]:
+    settings, config = stage.config.ict, stage.config
+    stream = PassageStream(
+        config.data.corpus,
+        manifest=stage.corpus,
+        seed=config.runtime.seed,
+        reader=stage.trainers.rank,
+        num_readers=stage.trainers.size,
+        passages_per_article=settings.passages_per_article,
+        max_tokens=config.data.passage_tokens,
+    )
+    stream.start_at(state)
+    return ict_batches(
+        stream, batch_size=settings.micro_batch_size, mask_rate=settings.mask_rate, seed=config.runtime.seed
+    )
+
+
+def _warmup(stage: Stage, *, skip: int) -> Warmup:
+    """Masked sentences of X beside the passages they were cut from; the corpus is held in memory for it."""
+    config, manifest = stage.config, stage.pretrain_manifest()
+    stream = ExampleStream(
+        stage.pretrain_folder,
+        manifest=manifest,
+        seed=config.runtime.seed,
+        reader=stage.trainers.rank,
+        num_readers=stage.trainers.size,
+    )
+    corpus = load_passages(config.data.corpus, stage.corpus, 0, stage.corpus.count)
+    masked = masked_examples(
+        stream,
+        special=stage.tokenizer.special,
+        query_tokens=config.data.query_tokens,
+        max_masks=config.data.max_masks,
+        seed=config.runtime.seed,
+    )
+    pairs = warmup_pairs(masked, {passage.uid: passage for passage in corpus})
+    return islice(pairs, skip * config.ict.micro_batch_size, None)

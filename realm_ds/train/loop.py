@@ -1,0 +1,73 @@
+"""The one loop around optimizer steps: metrics and checkpoints when they are due, in sight. Stages supply the steps."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from realm_ds.config.schema import StageConfig
+from realm_ds.data.stream import StreamState
+from realm_ds.models.objectives import Measures
+from realm_ds.observe.meters import Meters
+from realm_ds.train import checkpoint
+from realm_ds.train.checkpoint import TrainState
+from realm_ds.train.engine import Engine
+from realm_ds.train.stage import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepInfo:
+    """One optimizer step, done."""
+
+    step: int
+    """1-based: steps done, this one included."""
+    stream: StreamState
+    """After the last example of the step."""
+    measures: Sequence[Measures]
+    """Of each micro-batch."""
+    waits: Mapping[str, float] = field(default_factory=dict)
+    """Further figures of the step, averaged over steps and trainers."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """What is the same on all trainers and has no mean, such as the index version."""
+
+
+def seed_step(seed: int, *, trainer_rank: int, step: int) -> None:
+    """Dropout as a function of the step, so that no random state has to be saved to resume exactly."""
+    torch.manual_seed((seed * 1_000_003 + trainer_rank) * 1_000_003 + step)
+
+
+def run_steps(
+    infos: Iterator[StepInfo], *, name: str, stage: Stage, engine: Engine, settings: StageConfig, first_step: int
+) -> None:
+    """Draw every step of a stage; write metrics and checkpoints when due, and always at the end."""
+    trainers, runtime, sinks = stage.trainers, stage.config.runtime, stage.sinks
+    sinks.write("start", step=first_step, steps=settings.steps, trainers=trainers.size)
+    meters, started_at = None, time.perf_counter()
+    for info in infos:
+        pairs = [*_pairs(info), ("step_ms", 1e3 * (time.perf_counter() - started_at), 1.0)]
+        meters = meters or Meters(list(dict.fromkeys(name for name, _, _ in pairs)))
+        for meter, value, weight in pairs:
+            meters.add(meter, value, weight)
+        is_last = info.step == settings.steps
+        if info.step % settings.log_every_steps == 0 or is_last or info.step == first_step + 1:
+            means = meters.drain(trainers.all_reduce_sum)
+            sinks.write("step", step=info.step, steps=settings.steps, **means, **info.facts)
+        if info.step % settings.save_every_steps == 0 or is_last:
+            state = TrainState(stage=name, step=info.step, num_trainers=trainers.size, stream=info.stream)
+            checkpoint.save(
+                engine, stage.folder, state=state, trainers=trainers,
+                keep=runtime.keep_checkpoints, timeout_s=runtime.wait_timeout_s,
+            )  # fmt: skip
+            sinks.write("saved", step=info.step)
+        started_at = time.perf_counter()
+
+
+def _pairs(info: StepInfo) -> Iterator[tuple[str, Any, float]]:
+    """Everything of a step that has a mean: (name, value, weight)."""
+    for measured in info.measures:
+        for name, (value, weight) in measured.values.items():
+            yield name, value, weight
+    for name, value in info.waits.items():
+        yield name, value, 1.0

@@ -1,0 +1,148 @@
+"""REALM pre-training from a trainer's side: refresh, search ahead, retrieve, predict (section 3; Figure 2 of the paper).
+
+The other side, the index ranks, is launch/index_rank.py. They share one rule: an index version is a function of the step.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from realm_ds.comm.mailbox import Mailbox
+from realm_ds.data.masking import MaskedExample, masked_examples
+from realm_ds.data.stream import ExampleStream, StreamState
+from realm_ds.errors import ConfigError
+from realm_ds.index.client import IndexClient
+from realm_ds.index.versions import age_in_steps
+from realm_ds.models.objectives import MarginalObjective
+from realm_ds.models.towers import Embedder
+from realm_ds.train import checkpoint
+from realm_ds.train.engine import Engine
+from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.refresh import Refresher
+from realm_ds.train.search_ahead import MicroBatch, SearchAhead
+from realm_ds.train.stage import Stage, frozen_tower
+
+STAGE = "pretrain"
+
+
+def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
+    """Train to pretrain.steps, from the newest checkpoint if `resume`; then let the index ranks go."""
+    config, settings = stage.config, stage.config.pretrain
+    if stage.corpus.count < settings.candidates:
+        raise ConfigError(
+            f"pretrain.candidates={settings.candidates} needs {settings.candidates} passages and one to exclude, but "
+            f"{config.data.corpus} holds {stage.corpus.count}: lower candidates, or index a larger corpus"
+        )
+    model = stage.model()
+    retriever_rate = settings.retriever_learning_rate or settings.learning_rate
+    engine = Engine(
+        MarginalObjective(model, form=settings.marginal),
+        stage=settings,
+        optimizer=config.optimizer,
+        deepspeed_json=deepspeed_json,
+        num_trainers=stage.trainers.size,
+        learning_rate_of=lambda name: retriever_rate if "_tower." in name else settings.learning_rate,
+    )
+    refresher = Refresher(
+        engine=engine,
+        model=model,
+        new_tower=partial(_tower_on_device, stage),
+        mailbox=mailbox,
+        index_ranks=stage.world.index_ranks,
+        refresh=config.refresh,
+        run_folder=stage.folder,
+        chunk_bytes=config.index.snapshot_chunk_bytes,
+        is_first_trainer=stage.trainers.rank == 0,
+    )
+    client = IndexClient(mailbox, index_ranks=stage.world.index_ranks, timeout_s=config.runtime.wait_timeout_s)
+    first_step, state = 0, StreamState()
+    if resume:
+        restored = checkpoint.load(engine, checkpoint.find(stage.folder), stage=STAGE, trainers=stage.trainers)
+        first_step, state = restored.step, restored.stream
+        refresher.relaunch(first_step)
+    steps = _steps(stage, engine, refresher, client, first_step=first_step, state=state)
+    run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
+    client.close()
+    _write_totals(stage, client)
+
+
+def _steps(
+    stage: Stage, engine: Engine, refresher: Refresher, client: IndexClient, *, first_step: int, state: StreamState
+) -> Iterator[StepInfo]:
+    config, settings, refresh = stage.config, stage.config.pretrain, stage.config.refresh
+    collator = stage.collator()
+    ahead = SearchAhead(
+        micro_batches=_micro_batches(stage, state),
+        micro_batches_per_step=settings.gradient_accumulation_steps,
+        collator=collator,
+        refresher=refresher,
+        client=client,
+        num_hits=settings.candidates - 1,
+        ahead=settings.search_ahead,
+        first_step=first_step,
+        last_step=settings.steps - 1,
+    )
+    for step in range(first_step, settings.steps):
+        launched = refresher.launch_if_due(step)
+        if launched is not None:
+            stage.sinks.write("launched", version=launched, step=step)
+        retrieved = ahead.take(step)
+        seed_step(config.runtime.seed, trainer_rank=stage.trainers.rank, step=step)
+        inputs = [collator.marginal(part.examples, part.candidates) for part in retrieved]
+        measures = engine.train_step(inputs, step=step)
+        for report in client.build_reports():
+            stage.sinks.write("build", **vars(report))
+        version = retrieved[0].candidates.version
+        yield StepInfo(
+            step=step + 1,
+            stream=retrieved[-1].state,
+            measures=measures,
+            waits={
+                "wait_for_index_ms": 1e3 * sum(part.candidates.wait_s for part in retrieved),
+                "search_ms": sum(part.candidates.search_ms for part in retrieved) / len(retrieved),
+            },
+            facts={
+                "version": version,
+                "staleness_steps": age_in_steps(
+                    step, every_steps=refresh.every_steps, adopt_after_steps=refresh.adopt_after_steps
+                ),
+            },
+        )
+
+
+def _micro_batches(stage: Stage, state: StreamState) -> Iterator[MicroBatch]:
+    """Masked sentences of X in micro-batches, without end, each with the stream's state after it."""
+    config = stage.config
+    stream = ExampleStream(
+        stage.pretrain_folder,
+        manifest=stage.pretrain_manifest(),
+        seed=config.runtime.seed,
+        reader=stage.trainers.rank,
+        num_readers=stage.trainers.size,
+    )
+    stream.start_at(state)
+    masked = masked_examples(
+        stream,
+        special=stage.tokenizer.special,
+        query_tokens=config.data.query_tokens,
+        max_masks=config.data.max_masks,
+        seed=config.runtime.seed,
+    )
+    examples: list[MaskedExample] = []
+    for example, after in masked:
+        examples.append(example)
+        if len(examples) == config.pretrain.micro_batch_size:
+            yield examples, after
+            examples = []
+
+
+def _tower_on_device(stage: Stage) -> Embedder:
+    return frozen_tower(stage.config, vocab_size=stage.tokenizer.vocab_size).to(stage.device)
+
+
+def _write_totals(stage: Stage, client: IndexClient) -> None:
+    """What the index did for all trainers of this run, in one line."""
+    totals = client.totals
+    names = ("searches", "queries", "wait_s", "mixed_version_replies", "strangers")
+    sums = stage.trainers.all_reduce_sum([getattr(totals, name) for name in names])
+    stage.sinks.write("done", **dict(zip(names, sums, strict=True)))

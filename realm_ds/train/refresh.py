@@ -1,0 +1,151 @@
+"""Index versions, seen from the trainers: launch one, keep its query tower, resume with it.
+
+A snapshot goes to the index ranks over MPI and to `index/version-N/snapshot.safetensors` in the run folder, from which
+a resumed run launches it again. Building and serving is index/'s business; which version a step uses is versions.py's.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load, load_file, save, save_file
+from torch import Tensor
+
+from realm_ds.comm.mailbox import Mailbox
+from realm_ds.config.schema import RefreshConfig
+from realm_ds.errors import CheckpointError
+from realm_ds.index.messages import SnapshotChunk, SnapshotStart
+from realm_ds.index.versions import launch_at, oldest_kept, version_at
+from realm_ds.models.realm import PASSAGE_TOWER, QUERY_TOWER, RealmModel, strip_prefix
+from realm_ds.models.towers import Embedder
+from realm_ds.train.engine import Engine
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_FILE = "snapshot.safetensors"
+Weights = dict[str, Tensor]
+
+
+def version_folder(run_folder: Path, version: int) -> Path:
+    return run_folder / "index" / f"version-{version:05d}"
+
+
+def needed_versions(step: int, refresh: RefreshConfig) -> range:
+    """Versions that a run resumed after `step` optimizer steps still asks for and has already launched."""
+    if step == 0:
+        return range(0)
+    oldest = version_at(step, every_steps=refresh.every_steps, adopt_after_steps=refresh.adopt_after_steps)
+    return range(oldest, (step - 1) // refresh.every_steps + 1)
+
+
+class Refresher:
+    """Launches versions on schedule and holds the frozen query tower of each live one (the consistent pair)."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        model: RealmModel,
+        new_tower: Callable[[], Embedder],
+        mailbox: Mailbox,
+        index_ranks: Sequence[int],
+        refresh: RefreshConfig,
+        run_folder: Path,
+        chunk_bytes: int,
+        is_first_trainer: bool,
+    ) -> None:
+        self._engine, self._model, self._new_tower = engine, model, new_tower
+        self._mailbox, self._index_ranks = mailbox, index_ranks
+        self._refresh, self._run_folder, self._chunk_bytes = refresh, run_folder, chunk_bytes
+        self._is_first_trainer = is_first_trainer
+        self._query_towers: dict[int, Embedder] = {}
+
+    def query_tower(self, step: int) -> tuple[int, Embedder]:
+        """The version that answers `step`, and the query tower of the same snapshot."""
+        version = version_at(
+            step, every_steps=self._refresh.every_steps, adopt_after_steps=self._refresh.adopt_after_steps
+        )
+        return version, self._query_towers[version]
+
+    def launch_if_due(self, step: int) -> int | None:
+        """Before `step` is trained: launch the version that is due, if one is, and name it. Collective of trainers."""
+        version = launch_at(step, every_steps=self._refresh.every_steps)
+        if version is None:
+            return None
+        query = self._engine.copy_weights(self._model.query_tower)
+        passage = query if self._model.shares_towers else self._engine.copy_weights(self._model.passage_tower)
+        if self._is_first_trainer:
+            self._write(version, query=query, passage=passage)
+        self._launch(version, step=step, query=query, passage=passage)
+        return version
+
+    def relaunch(self, step: int) -> list[int]:
+        """After a resume at `step`: launch again, from disk, the versions that the run still needs."""
+        versions = needed_versions(step, self._refresh)
+        for version in versions:
+            path = version_folder(self._run_folder, version) / SNAPSHOT_FILE
+            if not path.is_file():
+                raise CheckpointError(f"{path} is missing: index version {version} cannot be rebuilt for step {step}")
+            state = load_file(path)
+            passage = strip_prefix(state, PASSAGE_TOWER)
+            query = strip_prefix(state, QUERY_TOWER) or passage
+            self._launch(version, step=version * self._refresh.every_steps, query=query, passage=passage)
+        return list(versions)
+
+    def prune(self, kept_steps: Sequence[int]) -> None:
+        """Delete the files of versions that no kept checkpoint and no live step needs. First trainer only."""
+        needed = {version for step in kept_steps for version in needed_versions(step, self._refresh)}
+        for folder in (self._run_folder / "index").glob("version-*"):
+            version = int(folder.name.removeprefix("version-"))
+            if version not in needed and version < min(self._query_towers):
+                shutil.rmtree(folder)
+
+    def _launch(self, version: int, *, step: int, query: Weights, passage: Weights) -> None:
+        tower = self._new_tower()
+        tower.load_state_dict(query)
+        self._query_towers[version] = tower
+        for old in [live for live in self._query_towers if live < oldest_kept(version)]:
+            del self._query_towers[old]
+        if self._is_first_trainer:
+            self._send(version, step=step, data=save(passage))
+
+    def _send(self, version: int, *, step: int, data: bytes) -> None:
+        """To every index rank, without waiting: chunks travel while training goes on."""
+        array = np.frombuffer(data, dtype=np.uint8)
+        chunks = [array[start:][: self._chunk_bytes] for start in range(0, len(array), self._chunk_bytes)]
+        start = SnapshotStart(
+            version=version,
+            step=step,
+            num_bytes=len(data),
+            num_chunks=len(chunks),
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+        for shard_rank in self._index_ranks:
+            self._mailbox.send(start, to=shard_rank)
+            for index, chunk in enumerate(chunks):
+                self._mailbox.send(SnapshotChunk(version=version, index=index, data=chunk), to=shard_rank)
+        log.info("index version %d launched at step %d: %.1f MB to %d shards",
+                 version, step, len(data) / 1e6, len(self._index_ranks))  # fmt: skip
+
+    def _write(self, version: int, *, query: Weights, passage: Weights) -> None:
+        folder = version_folder(self._run_folder, version)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {f"{PASSAGE_TOWER}.{name}": value for name, value in passage.items()}
+        if query is not passage:
+            state |= {f"{QUERY_TOWER}.{name}": value for name, value in query.items()}
+        unfinished = folder / f"{SNAPSHOT_FILE}.tmp-{os.getpid()}"
+        save_file(state, unfinished)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.rename(folder / SNAPSHOT_FILE)
+
+
+def tower_from_snapshot(data: bytes, *, new_tower: Callable[[], Embedder]) -> Embedder:
+    """The passage tower that `_send` serialised, ready to embed."""
+    tower = new_tower()
+    tower.load_state_dict(load(data))
+    return tower

@@ -1,0 +1,88 @@
+"""Queries sent some steps before their answers are needed, so that search and transport hide behind training.
+
+Ahead of time changes nothing: the query tower is that of the index version's own snapshot, so what is retrieved depends
+on (example, version) alone. Merging and counting is index/client.py's business.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from realm_ds.data.masking import MaskedExample
+from realm_ds.data.stream import StreamState
+from realm_ds.index.client import IndexClient
+from realm_ds.index.merge import Candidates
+from realm_ds.models.towers import embed
+from realm_ds.train.collate import Collator
+from realm_ds.train.refresh import Refresher
+
+MicroBatch = tuple[list[MaskedExample], StreamState]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A micro-batch whose query is on its way."""
+
+    examples: list[MaskedExample]
+    state: StreamState
+    """Of the stream, after these examples."""
+    request: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieved:
+    """A micro-batch with its candidates."""
+
+    examples: list[MaskedExample]
+    state: StreamState
+    candidates: Candidates
+
+
+class SearchAhead:
+    """Holds the queries of the step at hand and of the `ahead` steps after it."""
+
+    def __init__(
+        self,
+        *,
+        micro_batches: Iterator[MicroBatch],
+        micro_batches_per_step: int,
+        collator: Collator,
+        refresher: Refresher,
+        client: IndexClient,
+        num_hits: int,
+        ahead: int,
+        first_step: int,
+        last_step: int,
+    ) -> None:
+        self._micro_batches, self._per_step = micro_batches, micro_batches_per_step
+        self._collator, self._refresher, self._client = collator, refresher, client
+        self._num_hits, self._ahead, self._last_step = num_hits, ahead, last_step
+        self._next_step = first_step
+        self._asked: deque[list[Asked]] = deque()
+
+    def take(self, step: int) -> list[Retrieved]:
+        """The step's micro-batches with their candidates; sends what is due, waits for what is missing.
+
+        Raises IndexFault when an answer does not come in time.
+        """
+        while self._next_step <= min(step + self._ahead, self._last_step):
+            self._asked.append([self._ask(self._next_step) for _ in range(self._per_step)])
+            self._next_step += 1
+        return [
+            Retrieved(examples=asked.examples, state=asked.state, candidates=self._client.collect(asked.request))
+            for asked in self._asked.popleft()
+        ]
+
+    def _ask(self, step: int) -> Asked:
+        examples, state = next(self._micro_batches)
+        version, tower = self._refresher.query_tower(step)
+        request = self._client.submit(
+            embed(tower, self._collator.masked_queries(examples)).numpy(),
+            step=step,
+            version=version,
+            exclude_B=np.array([example.origin_uid for example in examples], dtype=np.int64),
+            num_hits=self._num_hits,
+        )
+        return Asked(examples=examples, state=state, request=request)

@@ -1,0 +1,89 @@
+"""What every stage of training has at hand, opened and checked once: data, tokenizer, model, device, metrics."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from realm_ds.comm.trainers import Trainers, init_trainers
+from realm_ds.comm.world import World
+from realm_ds.config.schema import RealmConfig
+from realm_ds.data.shards import Manifest, open_manifest
+from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
+from realm_ds.errors import ConfigError
+from realm_ds.models.realm import RealmModel, build_model, tower_of
+from realm_ds.models.towers import Embedder, bert_config
+from realm_ds.observe.sinks import Sinks
+from realm_ds.train.collate import Collator
+from realm_ds.train.engine import join
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One trainer of one stage of a run."""
+
+    config: RealmConfig
+    folder: Path
+    world: World
+    trainers: Trainers
+    device: torch.device
+    tokenizer: Tokenizer
+    corpus: Manifest
+    sinks: Sinks
+
+    @property
+    def pretrain_folder(self) -> Path:
+        if self.config.data.pretrain is None:
+            raise ConfigError("data.pretrain is not set: name the folder of pre-training tar shards (X)")
+        return self.config.data.pretrain
+
+    def pretrain_manifest(self) -> Manifest:
+        return open_manifest(self.pretrain_folder, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
+
+    def collator(self) -> Collator:
+        data = self.config.data
+        return Collator(
+            special=self.tokenizer.special,
+            query_tokens=data.query_tokens,
+            passage_tokens=data.passage_tokens,
+            max_masks=data.max_masks,
+            device=self.device,
+        )
+
+    def model(self) -> RealmModel:
+        """The starting weights, on this trainer's device; the same on all trainers."""
+        return starting_model(self.config, vocab_size=self.tokenizer.vocab_size).to(self.device)
+
+
+def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks) -> Stage:
+    """Join the trainers and open what they share. Raises DataError or ConfigError for what does not fit."""
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    trainers = init_trainers(world, timeout_s=config.runtime.wait_timeout_s)
+    return Stage(
+        config=config,
+        folder=folder,
+        world=world,
+        trainers=trainers,
+        device=join(world.local_rank),
+        tokenizer=tokenizer,
+        corpus=corpus,
+        sinks=sinks,
+    )
+
+
+def longest_sequence(config: RealmConfig) -> int:
+    """Wordpieces of the longest joint sequence."""
+    return config.data.query_tokens + config.data.passage_tokens
+
+
+def starting_model(config: RealmConfig, *, vocab_size: int) -> RealmModel:
+    return build_model(
+        config.model, vocab_size=vocab_size, max_tokens=longest_sequence(config), seed=config.runtime.seed
+    )
+
+
+def frozen_tower(config: RealmConfig, *, vocab_size: int) -> Embedder:
+    """A tower of the run's shape whose weights are about to be overwritten, and which is not trained."""
+    bert = bert_config(config.model, vocab_size=vocab_size, max_tokens=longest_sequence(config))
+    return tower_of(config.model, bert).eval().requires_grad_(False)
