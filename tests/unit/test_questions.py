@@ -1,0 +1,56 @@
+"""Question files: what is written is read, and what is wrong is named with its line."""
+
+from pathlib import Path
+
+import pytest
+
+from realm_ds.data.questions import load_questions, write_questions
+from realm_ds.data.records import Question
+from realm_ds.errors import DataError
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    questions = [
+        Question(id="q1", question="Capital of Peru?", answers=("Lima",), gold_uids=(3, 2**62), field="capital"),
+        Question(id="2", question="¿Río?", answers=("Amazonas", "Amazon")),
+    ]
+    path = tmp_path / "qa" / "train.jsonl"
+    assert write_questions(path, questions) == 2
+    assert load_questions(path) == questions
+    assert [entry.name for entry in path.parent.iterdir()] == ["train.jsonl"]
+
+
+def test_the_least_that_a_line_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "dev.jsonl"
+    path.write_text('{"question": "Who?", "answers": ["I", " "]}\n')
+    assert load_questions(path) == [Question(id="1", question="Who?", answers=("I",))]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "is not JSON"),
+        ("[1]", "has no question"),
+        ('{"question": " ", "answers": ["x"]}', "has no question"),
+        ('{"question": "x"}', "has no answers"),
+        ('{"question": "x", "answers": []}', "has no answers"),
+        ('{"question": "x", "answers": "y"}', "has no answers"),
+        ('{"question": "x", "answers": ["y"], "gold_uids": ["z"]}', "gold_uids is not a list of passage uids"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text('{"question": "x", "answers": ["y"]}\n' + line + "\n")
+    with pytest.raises(DataError, match=rf"test\.jsonl:2.* {message}|test\.jsonl:2: {message}"):
+        load_questions(path)
+
+
+def test_absent_empty_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read .*qa.data"):
+        load_questions(tmp_path / "train.jsonl")
+    (tmp_path / "train.jsonl").write_text("")
+    with pytest.raises(DataError, match="holds no question"):
+        load_questions(tmp_path / "train.jsonl")
+    (tmp_path / "train.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        load_questions(tmp_path / "train.jsonl")
