@@ -1,0 +1,226 @@
+"""What goes on now, for people: a bar per stage on a terminal, a line every few seconds elsewhere.
+
+follow_run() draws a run that other processes make, from the events they write; sinks.py says what those are.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from realm_ds.observe.sinks import parse_event
+
+EVERY_S = 5.0
+"""Seconds between lines where there is no terminal to draw a bar on."""
+
+_STEP_WORDS: Mapping[str, Callable[[float], str]] = {
+    "loss": lambda value: f"loss {value:.3f}",
+    "in_batch_accuracy": lambda value: f"in-batch accuracy {value:.0%}",
+    "retrieval_utility": lambda value: f"retrieval utility {value:+.3f}",
+    "null_share": lambda value: f"null share {value:.0%}",
+    "wait_for_index_ms": lambda value: f"waits {value:.0f} ms for the index",
+}
+
+
+class Bar:
+    """One stage: how far it is and what it does now. finish() leaves one line of result."""
+
+    def __init__(self, title: str, *, total: int | None, draw: "_Lines | _Bars", clock: Callable[[], float]) -> None:
+        self.title, self.total, self.done, self.now = title, total, 0, ""
+        self.started_at = clock()
+        self._clock = clock
+        self._draw = draw
+        self._first: tuple[int, float] | None = None
+        draw.begin(self)
+
+    def update(self, done: int | None = None, *, total: int | None = None, now: str | None = None) -> None:
+        """Say what is known by now; what is left out stays as it was."""
+        self.total = self.total if total is None else total
+        self.now = self.now if now is None else now
+        if done is not None:
+            self._first = self._first or (done, self._clock())
+            self.done = done
+        self._draw.changed(self)
+
+    def advance(self, count: int = 1, *, now: str | None = None) -> None:
+        """`count` more are done."""
+        self.update(self.done + count, now=now)
+
+    def finish(self, result: str) -> None:
+        """The stage is over: one line stays."""
+        self._draw.finished(self, f"{self.title}: {result} ({clock_text(self._clock() - self.started_at)})")
+
+    def left_s(self) -> float | None:
+        """Seconds to go at the pace since the first known count: starting up does not count as slowness."""
+        if self.total is None or self._first is None or self.done <= self._first[0]:
+            return None
+        first_done, first_at = self._first
+        return (self._clock() - first_at) / (self.done - first_done) * max(self.total - self.done, 0)
+
+
+class Progress:
+    """The display of a program that goes through stages, one after the other."""
+
+    def __init__(
+        self, *, out: TextIO | None = None, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        out = out or sys.stderr
+        self._clock = clock
+        self._draw: _Lines | _Bars = _Bars(out) if out.isatty() else _Lines(out, every_s=every_s, clock=clock)
+
+    def stage(self, title: str, *, total: int | None = None) -> Bar:
+        """Begin a stage."""
+        return Bar(title, total=total, draw=self._draw, clock=self._clock)
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar."""
+        self._draw.say(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._draw.close()
+
+
+class _Lines:
+    """A line now and then: for logs, pipes and batch jobs."""
+
+    def __init__(self, out: TextIO, *, every_s: float, clock: Callable[[], float]) -> None:
+        self._out, self._every_s, self._clock = out, every_s, clock
+        self._said_at = float("-inf")
+
+    def begin(self, bar: Bar) -> None:
+        self.say(f"{bar.title} ...")
+        self._said_at = self._clock()
+
+    def changed(self, bar: Bar) -> None:
+        if self._clock() - self._said_at >= self._every_s:
+            self._said_at = self._clock()
+            self.say(f"{bar.title} {_how_far(bar)}")
+
+    def finished(self, bar: Bar, text: str) -> None:
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _Bars:
+    """rich's bars on a terminal."""
+
+    def __init__(self, out: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("[dim]{task.fields[now]}", markup=True),
+        )
+        self._rich = RichProgress(*columns, console=Console(file=out), transient=True, refresh_per_second=8)
+        self._tasks: dict[int, Any] = {}
+        self._rich.start()
+
+    def begin(self, bar: Bar) -> None:
+        self._tasks[id(bar)] = self._rich.add_task(bar.title, total=bar.total, now=bar.now, left="")
+
+    def changed(self, bar: Bar) -> None:
+        from rich.markup import escape
+
+        left_s = bar.left_s()
+        left = "" if left_s is None else f"{clock_text(left_s)} left"
+        self._rich.update(
+            self._tasks[id(bar)], completed=bar.done, total=bar.total, now=escape(bar.now), left=left
+        )  # fmt: skip
+
+    def finished(self, bar: Bar, text: str) -> None:
+        self._rich.remove_task(self._tasks.pop(id(bar)))
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        self._rich.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._rich.stop()
+
+
+class RunFollower:
+    """Moves a bar by the events that a live run appends to RUN/metrics; only what is written from now on counts."""
+
+    def __init__(self, run_folder: Path, *, stage: str, bar: Bar) -> None:
+        self._folder = run_folder / "metrics"
+        self._stage = stage
+        self._bar = bar
+        self._read_to = {path: path.stat().st_size for path in self._folder.glob("*.jsonl")}
+        self._now: dict[str, str] = {}
+
+    def poll(self) -> None:
+        """Take what is new; cheap, and never waits."""
+        for path in sorted(self._folder.glob("*.jsonl")):
+            for record in self._new_records(path):
+                self._take(path.stem, record)
+
+    def _new_records(self, path: Path) -> list[dict[str, Any]]:
+        start = self._read_to.get(path, 0)
+        if path.stat().st_size <= start:
+            return []
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]  # a line still being written waits for the next poll
+        self._read_to[path] = start + len(whole)
+        parsed = (parse_event(line) for line in whole.decode("utf-8", "replace").splitlines())
+        return [record for record in parsed if record is not None and record.get("stage") == self._stage]
+
+    def _take(self, writer: str, record: Mapping[str, Any]) -> None:
+        if record["event"] == "now":
+            self._now[writer] = str(record.get("text", ""))
+        elif record["event"] == "step" and writer == "trainer-0":
+            self._now[writer] = describe_step(record)
+            self._bar.update(int(record["step"]), total=record.get("steps"))
+        self._bar.update(now=" · ".join(text for _, text in sorted(self._now.items(), reverse=True) if text))
+
+
+def follow_run(run_folder: Path, *, stage: str, bar: Bar) -> Callable[[], None]:
+    """A function that brings the bar up to date with the run: launch.local.run_world calls it while it waits."""
+    return RunFollower(run_folder, stage=stage, bar=bar).poll
+
+
+def describe_step(record: Mapping[str, Any]) -> str:
+    """The numbers of a step that people watch."""
+    known = [(record[name], words) for name, words in _STEP_WORDS.items() if name in record]
+    return ", ".join(words(value) for value, words in known if isinstance(value, int | float))
+
+
+def clock_text(seconds: float) -> str:
+    """Durations as people say them: 41s, 3m07s, 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def _how_far(bar: Bar) -> str:
+    parts = []
+    if bar.total:
+        parts.append(f"{bar.done}/{bar.total} ({bar.done / bar.total:.0%})")
+    elif bar.done:
+        parts.append(str(bar.done))
+    left_s = bar.left_s()
+    if left_s is not None:
+        parts.append(f"{clock_text(left_s)} left")
+    return ", ".join(parts) + (f": {bar.now}" if bar.now else "")

@@ -1,0 +1,135 @@
+"""What happened, for machines: one JSON line per event per rank, and TensorBoard from the leading trainer.
+
+Events: `step` (step, steps, means), `now` (text), `result` (the closing numbers of a stage), and what else a caller
+names. A line is whole or absent, and is there as soon as it is written: readers follow the file of a live run.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+logger = logging.getLogger(__name__)
+
+Value = float | int | str | bool | None
+
+
+def metrics_path(run_folder: Path, *, role: str, role_rank: int) -> Path:
+    """The events of a rank."""
+    return run_folder / "metrics" / f"{role}-{role_rank}.jsonl"
+
+
+class Sinks:
+    """The open files that one rank's events go to."""
+
+    def __init__(
+        self, run_folder: Path, *, role: str, role_rank: int, stage: str, tensorboard: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        path = metrics_path(run_folder, role=role, role_rank=role_rank)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _end_torn_line(path)
+        self._file = path.open("a", encoding="utf-8")
+        self._stage = stage
+        self._clock = clock
+        self._board = _Board(run_folder / "events" / stage) if tensorboard else None
+
+    def write(self, event: str, *, step: int | None = None, **values: Value) -> None:
+        """One event; numbers of a step also become curves."""
+        record: dict[str, Any] = {"event": event, "time": round(self._clock(), 3), "stage": self._stage}
+        if step is not None:
+            record["step"] = step
+        record.update({name: _plain(value) for name, value in values.items()})
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._board is not None and step is not None:
+            self._board.write(step, {f"{self._stage}/{name}": value for name, value in values.items()}, record["time"])
+
+    def close(self) -> None:
+        """Close the files; events after this are an error."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_events(path: Path, *, event: str | None = None, stage: str | None = None) -> Iterator[dict[str, Any]]:
+    """The events of a file, oldest first; a last line that is still being written is left out."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            record = parse_event(line)
+            if record is not None and event in (None, record["event"]) and stage in (None, record.get("stage")):
+                yield record
+
+
+def parse_event(line: str) -> dict[str, Any] | None:
+    """One line as a record, or None when it was cut off (a killed writer)."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "event" in record else None
+
+
+def last_of_each_step(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Steps in order, each once: a resumed run repeats the steps after its checkpoint, and the later record counts."""
+    return [record for _, record in sorted({record["step"]: record for record in records}.items())]
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as JSON has them; nan and inf, which it has not, as words, so that a diverged run shows it."""
+    if isinstance(value, bool) or value is None or isinstance(value, str | int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
+
+
+def _end_torn_line(path: Path) -> None:
+    """A writer that was killed may have left half a line: the next one must not be glued to it."""
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as file:
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+class _Board:
+    """TensorBoard's event file, where the library is installed."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError:
+            logger.info("no TensorBoard curves: pip install 'realm-ds[tracking]' adds them")
+            self._writer: Any = None
+            return
+        self._event, self._summary = Event, Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(folder), flush_secs=10)
+
+    def write(self, step: int, values: Mapping[str, Value], at: float) -> None:
+        if self._writer is None:
+            return
+        scalars = [
+            self._summary.Value(tag=name, simple_value=float(value))
+            for name, value in values.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and not name.endswith("/steps")
+        ]
+        self._writer.add_event(self._event(step=step, wall_time=at, summary=self._summary(value=scalars)))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
