@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from realm_ds.errors import ConfigError
-from realm_ds.launch.report import recall_of, step_rows
+from realm_ds.launch.report import adoptions, recall_of, step_rows
 
 # Okabe and Ito's palette, told apart with any colour vision; line styles differ too, for paper without colour.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#555555"
@@ -59,7 +59,7 @@ def draw_plots(folder: Path, *, report: Mapping[str, Any], rows: Sequence[Mappin
     _need_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
     steps = step_rows(rows)
-    adopted = sorted({row["step"] for row in rows if row.get("event") == "adopted" and row["version"] > 0})
+    adopted = sorted(adoptions(steps).values())
     paths = [_draw_curve(folder, curve, steps=steps, adopted=adopted) for curve in CURVES]
     return [*paths, _draw_recall(folder / "recall.png", report)]
 
@@ -67,7 +67,7 @@ def draw_plots(folder: Path, *, report: Mapping[str, Any], rows: Sequence[Mappin
 def _draw_curve(folder: Path, curve: Curve, *, steps: Sequence[Mapping[str, Any]], adopted: Sequence[int]) -> Path:
     figure, axes = _figure(curve.title)
     for line, style in zip(curve.lines, LINE_STYLES, strict=False):
-        points = [(row["step"], row[line.name]) for row in steps if line.name in row]
+        points = [(row["step"], float(row[line.name])) for row in steps if line.name in row]
         if points:
             _draw_line(axes, points, line=line, style=style, is_exact=line.name == "staleness_steps")
     for step in adopted:

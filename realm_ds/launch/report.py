@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import DataError
+from realm_ds.observe.sinks import last_of_each_step, metrics_path, read_events
+
+PRETRAIN = "pretrain"
+"""The stage whose metrics the report draws."""
 
 Recall = Mapping[int, float]
 """Recall by cut-off: {1: ..., 5: ..., 20: ...}."""
@@ -41,28 +45,30 @@ class DemoResults:
     """Rows of the test predictions: question, answers, prediction, is_exact, retrieved [{title, text, is_gold}]."""
 
 
-def read_metrics(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Rows of metrics files in order. The torn last line of a killed writer is skipped; other damage is an error."""
-    rows: list[dict[str, Any]] = []
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path} is missing: the run that should have written its metrics there did not start")
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        for number, line in enumerate(lines, start=1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                if line.endswith("\n"):
-                    raise DataError(f"{path}:{number} is not JSON ({error.msg}); delete that line") from error
-    return rows
+def pretrain_rows(run_folder: Path) -> list[dict[str, Any]]:
+    """What trainer 0 of a pre-training run wrote down, oldest first."""
+    path = metrics_path(run_folder, role="trainer", role_rank=0)
+    if not path.is_file():
+        raise DataError(f"{path} is missing: the run that should have written its metrics there did not start")
+    return [row for row in read_events(path) if row.get("stage", PRETRAIN) == PRETRAIN]
 
 
-def step_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def step_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The logged steps in order. A step that a resumed run did again counts once, as it was done last."""
-    by_step = {row["step"]: row for row in rows if row.get("event") == "step"}
-    if not by_step:
+    steps = last_of_each_step(dict(row) for row in rows if row.get("event") == "step")
+    if not steps:
         raise DataError("the metrics hold no step at all: pre-training did not reach its first logged step")
-    return [by_step[step] for step in sorted(by_step)]
+    return steps
+
+
+def adoptions(steps: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """The first logged step with each index version after version 0, where every run begins."""
+    first: dict[int, int] = {}
+    for row in steps:
+        version = int(row.get("version", 0))
+        if version > 0:
+            first.setdefault(version, int(row["step"]))
+    return first
 
 
 def summarise_pretrain(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -72,15 +78,13 @@ def summarise_pretrain(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     steps = step_rows(rows)
     tenth = max(1, len(steps) // 10)
-    # A version that a resumed run adopted again is one version; version 0 is where every run begins.
-    versions = {row["version"] for row in rows if row.get("event") == "adopted"} - {0}
     done = [row for row in rows if row.get("event") == "done"]
     return {
         "steps": steps[-1]["step"],
         "loss_first": _mean(steps[:tenth], "loss"),
         "loss_last": _mean(steps[-tenth:], "loss"),
         "retrieval_utility_last": _mean(steps[-tenth:], "retrieval_utility"),
-        "versions_adopted": len(versions),
+        "versions_adopted": len(adoptions(steps)),
         "mixed_version_replies": _counted(done, "mixed_version_replies"),
         "trainer_wait_for_index_share": _mean(steps, "wait_for_index_ms") / max(_mean(steps, "step_ms"), 1e-9),
         "searches": _counted(done, "searches"),
@@ -223,13 +227,13 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     lacking = [row["step"] for row in rows if name not in row]
     if lacking:
         raise DataError(f"the metrics of step {lacking[0]} hold no {name}; they were written by another version")
-    return float(sum(row[name] for row in rows) / len(rows))
+    return sum(float(row[name]) for row in rows) / len(rows)
 
 
 def _counted(done: Sequence[Mapping[str, Any]], name: str) -> int | None:
     """A total of the run's `done` rows; None, which is not 0, where nothing was counted."""
     counts = [row[name] for row in done if name in row]
-    return sum(counts) if counts else None
+    return round(sum(float(count) for count in counts)) if counts else None
 
 
 def _count(number: int | None) -> str:

@@ -14,7 +14,7 @@ from realm_ds.launch.report import (
     DemoResults,
     build_report,
     choose_examples,
-    read_metrics,
+    pretrain_rows,
     recall_of,
     summarise_pretrain,
     write_report,
@@ -26,13 +26,12 @@ Row = dict[str, Any]
 def step_row(step: int, **changes: float) -> Row:
     row = {"event": "step", "step": step, "loss": 5.0 - step / 100, "retrieval_utility": step / 1000, "null_share": 0.5}
     times = {"staleness_steps": step % 50, "search_ms": 4.0, "wait_for_index_ms": 1.0, "step_ms": 50.0}
-    return {**row, **times, **changes}
+    return {**row, **times, "version": max(0, (step - 25) // 50), **changes}
 
 
 def metrics() -> list[Row]:
     steps = [step_row(step) for step in range(10, 210, 10)]
-    adopted = [{"event": "adopted", "version": version, "step": 50 * version} for version in (0, 1, 2, 3, 3)]
-    return [*steps, *adopted, {"event": "done", "searches": 200, "mixed_version_replies": 0}]
+    return [*steps, {"event": "done", "searches": 200.0, "mixed_version_replies": 0}]
 
 
 def stages(**recalls_at_5: float) -> dict[str, dict[int, float]]:
@@ -113,15 +112,15 @@ def test_metrics_without_steps_or_without_a_metric_are_named() -> None:
         summarise_pretrain([{"event": "step", "step": 10}])
 
 
-def test_reading_metrics(tmp_path: Path) -> None:
-    path = tmp_path / "trainer-0.jsonl"
-    path.write_text('{"event":"step","step":1}\n{"event":"st')
-    assert read_metrics([path]) == [{"event": "step", "step": 1}]
-    path.write_text('{"event":\n{"event":"step","step":1}\n')
-    with pytest.raises(DataError, match=r"trainer-0.jsonl:1 is not JSON"):
-        read_metrics([path])
-    with pytest.raises(DataError, match="absent.jsonl is missing"):
-        read_metrics([tmp_path / "absent.jsonl"])
+def test_rows_come_from_trainer_0_of_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="metrics/trainer-0.jsonl is missing"):
+        pretrain_rows(tmp_path)
+    path = tmp_path / "metrics" / "trainer-0.jsonl"
+    path.parent.mkdir()
+    path.write_text(
+        '{"event":"step","stage":"ict","step":1}\n{"event":"step","stage":"pretrain","step":2}\n{"event":"st'
+    )
+    assert [row["step"] for row in pretrain_rows(tmp_path)] == [2]
 
 
 def test_examples_are_right_ones_of_different_fields_then_wrong_ones() -> None:
