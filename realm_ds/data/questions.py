@@ -53,7 +53,7 @@ def statements_of(fact: Fact, *, limit: int, seed: int) -> list[Statement]:
     said = []
     for number, phrase in chosen:
         # Of several answers each statement tells one, so that all are told where there are statements enough.
-        answer = fact.answers[number % len(fact.answers)] if _answers_are_equal(fact) else fact.answers[0]
+        answer = fact.answers[number % len(fact.answers)] if answers_are_equal(fact) else fact.answers[0]
         before, after = (part.format(**fact.slots) for part in phrase.split("{a}"))
         text = before + answer + after
         start = len(before)
@@ -68,6 +68,11 @@ def questions_of(fact: Fact, *, limit: int, seed: int) -> list[Asked]:
     """Up to `limit` ways to ask for a fact, which ones by hash."""
     chosen = _chosen(PHRASINGS[fact.field].questions, fact, limit=limit, seed=seed)
     return [Asked(fact=fact, id=_id(fact, "q", number), text=phrase.format(**fact.slots)) for number, phrase in chosen]
+
+
+def answers_are_equal(fact: Fact) -> bool:
+    """Whether each answer is the truth on its own, and not another way to write the first."""
+    return fact.field in ("neighbour", "official language")
 
 
 class Secrets:
@@ -94,11 +99,6 @@ class Secrets:
                 if named.issuperset(fact.subjects) and any(answer in words for answer in answers):
                     return fact
         return None
-
-
-def _answers_are_equal(fact: Fact) -> bool:
-    """Whether each answer is the truth on its own, and not another way to write the first."""
-    return fact.field in ("neighbour", "official language")
 
 
 def _chosen(phrases: Sequence[str], fact: Fact, *, limit: int, seed: int) -> list[tuple[int, str]]:

@@ -1,0 +1,197 @@
+"""The WordPiece tokenizer of a run: train one, open one, turn text into ids. Special tokens are placed by batches.py.
+
+The folder is an ordinary transformers one (BERT, uncased): `AutoTokenizer.from_pretrained` opens it too. Here it is read
+with `tokenizers` alone, so that preparing data needs neither torch nor transformers.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from realm_ds.data.records import MAX_TOKEN_ID, SpecialIds
+from realm_ds.errors import DataError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""In the order of their ids in a vocabulary trained here; [PAD] is 0 as in every BERT."""
+MAX_ALPHABET = 400
+"""Characters kept as wordpieces of their own; rarer ones become [UNK]."""
+
+
+class Tokenizer:
+    """Text to wordpiece ids and back, without special tokens."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, *, where: Path) -> None:
+        self._backend = backend
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self.special = _special_ids(backend, where=where)
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        if self.vocab_size > MAX_TOKEN_ID + 1:
+            raise DataError(
+                f"{where}: the vocabulary has {self.vocab_size} tokens, but tokens travel as uint16: at most "
+                f"{MAX_TOKEN_ID + 1}; choose a smaller vocabulary"
+            )
+        self.fingerprint = _fingerprint(backend)
+        """sha256 of vocabulary and settings: equal for tokenizers that give the same ids."""
+
+    def encode(self, text: str) -> list[int]:
+        """The wordpieces of a text."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """The wordpieces of every text, on all cores."""
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids, and for each the characters of `text` that it stands for, end exclusive."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def encode_all_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """encode_with_offsets of every text, on all cores."""
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words of the ids, lower-cased, special tokens left out."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The wordpieces as they stand in the vocabulary."""
+        return [str(self._backend.id_to_token(token)) for token in ids]
+
+
+def token_span(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:
+    """The wordpieces lying wholly within characters start..end, or None if there are none."""
+    inside = [index for index, (low, high) in enumerate(offsets) if start <= low and high <= end]
+    return (inside[0], inside[-1] + 1) if inside else None
+
+
+def train_wordpiece(texts: Iterator[str], *, vocab_size: int, folder: Path) -> Tokenizer:
+    """Train a BERT-uncased WordPiece vocabulary and write its folder; the same texts give the same bytes."""
+    smallest = len(SPECIAL_TOKENS) + 100
+    if not smallest <= vocab_size <= MAX_TOKEN_ID + 1:
+        raise DataError(f"vocab_size={vocab_size}: choose one from {smallest} to {MAX_TOKEN_ID + 1}")
+    backend = _bert(SPECIAL_TOKENS)
+    kept = list(texts)
+    alphabet = _alphabet(kept, backend)
+    if not alphabet:
+        raise DataError(f"{folder}: no words to train a vocabulary on; give it texts that are not empty")
+    # The trainer numbers the "##x" in the order of a hash map that differs from process to process, and breaks ties
+    # between merges by those numbers. Named as special tokens they are numbered as listed.
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL_TOKENS, *(f"##{letter}" for letter in alphabet)],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    backend.train_from_iterator(kept, trainer)
+    vocab = backend.get_vocab(with_added_tokens=True)
+    backend = _bert(sorted(vocab, key=vocab.__getitem__))
+    _write_folder(backend, folder)
+    return Tokenizer(backend, where=folder)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Open the folder of a WordPiece tokenizer: its tokenizer.json, or the vocab.txt of an older one."""
+    fast, vocab = folder / "tokenizer.json", folder / "vocab.txt"
+    if not fast.is_file() and not vocab.is_file():
+        raise DataError(f"no tokenizer in {folder}: neither tokenizer.json nor vocab.txt; mend data.tokenizer")
+    try:
+        if fast.is_file():
+            backend = tokenizers.Tokenizer.from_file(str(fast))
+        else:
+            settings = _read_settings(folder)
+            backend = _bert(vocab.read_text(encoding="utf-8").splitlines(), lowercase=settings.get("do_lower_case", True))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise DataError(f"{folder}: the tokenizer cannot be read ({error}); copy it again") from error
+    kind = type(backend.model).__name__
+    if kind != "WordPiece":
+        raise DataError(f"{folder}: a {kind} tokenizer, but REALM's encoders are BERT-like: give a WordPiece one")
+    return Tokenizer(backend, where=folder)
+
+
+def _alphabet(texts: Sequence[str], backend: tokenizers.Tokenizer) -> list[str]:
+    """The most frequent characters, sorted."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(backend.normalizer.normalize_str(text))
+    letters = sorted((letter for letter in counts if not letter.isspace()), key=lambda letter: (-counts[letter], letter))
+    return sorted(letters[:MAX_ALPHABET])
+
+
+def _bert(vocab: Sequence[str], *, lowercase: bool = True) -> tokenizers.Tokenizer:
+    """What transformers builds for BERT from a list of wordpieces."""
+    ids = {token: index for index, token in enumerate(vocab)}
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=100))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in ids])
+    if "[CLS]" in ids and "[SEP]" in ids:
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS]:0 $A:0 [SEP]:0",
+            pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+        )
+    return backend
+
+
+def _write_folder(backend: tokenizers.Tokenizer, folder: Path) -> None:
+    vocab = backend.get_vocab(with_added_tokens=True)
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "model_max_length": 512,
+        **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
+    }
+    files = {
+        "vocab.txt": "".join(f"{token}\n" for token in sorted(vocab, key=vocab.__getitem__)),
+        "tokenizer.json": backend.to_str(pretty=False) + "\n",
+        "tokenizer_config.json": json.dumps(settings, indent=1) + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            temporary = folder / f"{name}.tmp-{os.getpid()}"
+            with temporary.open("w", encoding="utf-8") as handle:
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(folder / name)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the tokenizer to {folder}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _special_ids(backend: tokenizers.Tokenizer, *, where: Path) -> SpecialIds:
+    ids = {token: backend.token_to_id(token) for token in SPECIAL_TOKENS}
+    missing = [token for token, index in ids.items() if index is None]
+    if missing:
+        raise DataError(f"{where}: the vocabulary lacks {', '.join(missing)}; give a BERT-like tokenizer")
+    return SpecialIds(pad=ids["[PAD]"], cls=ids["[CLS]"], sep=ids["[SEP]"], mask=ids["[MASK]"], unk=ids["[UNK]"])
+
+
+def _fingerprint(backend: tokenizers.Tokenizer) -> str:
+    # Not the file's bytes: libraries of other versions write the same tokenizer in other words.
+    vocab = backend.get_vocab(with_added_tokens=True)
+    settings = json.loads(backend.to_str())
+    parts = [sorted(vocab.items(), key=lambda item: (item[1], item[0])), settings["normalizer"], settings["pre_tokenizer"]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
