@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from realm_ds.data.questions import load_questions, write_questions
+from realm_ds.data.question_files import load_questions, write_questions
 from realm_ds.data.records import Question
 from realm_ds.errors import DataError
 
