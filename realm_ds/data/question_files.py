@@ -3,117 +3,66 @@
 What the demo asks is questions.py's business.
 """
 
-An (entity, field) belongs to one split, drawn by hash of the seed. That alone is not enough: a fact can be seen from
-another side (Libya borders Algeria), stand in another field (the same person is chief of state and head of government)
-or in prose. So a text of training is refused if it names the entity of a held-out fact and one of its answers; likewise
-a text of dev that tells a fact of test.
-"""
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-import hashlib
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
-
-from realm_ds.data.facts import Fact, normal
-from realm_ds.data.phrasings import PHRASINGS
-
-Split = Literal["train", "dev", "test"]
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-DEV_SHARE, TEST_SHARE = 0.1, 0.2
+from realm_ds.data.records import Question
+from realm_ds.errors import DataError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Statement:
-    """A fact said in one sentence."""
-
-    fact: Fact
-    id: str
-    text: str
-    span: tuple[int, int]
-    """Characters of the answer in `text`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A fact asked for."""
-
-    fact: Fact
-    id: str
-    text: str
+def load_questions(path: Path) -> list[Question]:
+    """The questions of a file, in order, checked. A question without an id gets its line number."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): qa.data needs train.jsonl, dev.jsonl and test.jsonl"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    questions = [_question(line, where=f"{path}:{number}", number=number) for number, line in enumerate(lines, start=1)]
+    if not questions:
+        raise DataError(f"{path} holds no question; put one JSON object on each line")
+    return questions
 
 
-def split_of(fact: Fact, *, seed: int) -> Split:
-    """The split of an (entity, field)."""
-    share = _draw(seed, fact.entity, fact.field)
-    return "test" if share < TEST_SHARE else "dev" if share < TEST_SHARE + DEV_SHARE else "train"
+def write_questions(path: Path, questions: Iterable[Question]) -> int:
+    """Write a file of questions, whole or not at all; returns how many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions]
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return len(lines)
 
 
-def statements_of(fact: Fact, *, limit: int, seed: int) -> list[Statement]:
-    """Up to `limit` ways to state a fact, which ones by hash."""
-    chosen = _chosen(PHRASINGS[fact.field].statements, fact, limit=limit, seed=seed)
-    said = []
-    for number, phrase in chosen:
-        # Of several answers each statement tells one, so that all are told where there are statements enough.
-        answer = fact.answers[number % len(fact.answers)] if _answers_are_equal(fact) else fact.answers[0]
-        before, after = (part.format(**fact.slots) for part in phrase.split("{a}"))
-        text = before + answer + after
-        start = len(before)
-        if text[0].islower():
-            text = text[0].upper() + text[1:]
-        text = re.sub(r"\.\.$", ".", text)
-        said.append(Statement(fact=fact, id=_id(fact, "s", number), text=text, span=(start, start + len(answer))))
-    return said
+def _question(line: str, *, where: str, number: int) -> Question:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON ({error}); put one JSON object on each line") from error
+    wanted = '{"question": TEXT, "answers": [TEXT, ...]}'
+    if not isinstance(data, dict) or not isinstance(data.get("question"), str) or not data["question"].strip():
+        raise DataError(f"{where} has no question; a line must look like {wanted}")
+    if not _is_list(data.get("answers"), str) or not any(answer.strip() for answer in data["answers"]):
+        raise DataError(f"{where} has no answers; a line must look like {wanted}")
+    if not _is_list(data.get("gold_uids", []), int):
+        raise DataError(f"{where}: gold_uids is not a list of passage uids; leave it out where they are not known")
+    return Question(
+        id=str(data.get("id", number)),
+        question=data["question"],
+        answers=tuple(answer for answer in data["answers"] if answer.strip()),
+        gold_uids=tuple(data.get("gold_uids", [])),
+        field=str(data.get("field", "")),
+    )
 
 
-def questions_of(fact: Fact, *, limit: int, seed: int) -> list[Asked]:
-    """Up to `limit` ways to ask for a fact, which ones by hash."""
-    chosen = _chosen(PHRASINGS[fact.field].questions, fact, limit=limit, seed=seed)
-    return [Asked(fact=fact, id=_id(fact, "q", number), text=phrase.format(**fact.slots)) for number, phrase in chosen]
-
-
-class Secrets:
-    """What training may not tell: facts of other splits."""
-
-    def __init__(self, facts: Iterable[Fact], names: Mapping[str, str]) -> None:
-        """`names`: every way to write an entity, to its name."""
-        by_words = {normal(written): name for written, name in names.items()}
-        # The longest first, so that Guinea-Bissau is not taken for Guinea.
-        written = sorted(by_words, key=lambda words: (-len(words), words))
-        self._names = by_words
-        self._mention = re.compile(rf"(?<!\S)(?:{'|'.join(map(re.escape, written))})(?!\S)")
-        self._told: dict[str, list[tuple[Fact, tuple[str, ...]]]] = defaultdict(list)
-        for fact in facts:
-            answers = tuple(f" {normal(answer)} " for answer in fact.answers)
-            self._told[fact.subjects[0]].append((fact, answers))
-
-    def told(self, text: str, *, about: Sequence[str] = ()) -> Fact | None:
-        """The first fact that the text gives away, if any; `about` are entities that it speaks of without naming."""
-        words = f" {normal(text)} "
-        named = {*about, *(self._names[mention] for mention in self._mention.findall(words))}
-        for name in sorted(named):
-            for fact, answers in self._told.get(name, ()):
-                if named.issuperset(fact.subjects) and any(answer in words for answer in answers):
-                    return fact
-        return None
-
-
-def _answers_are_equal(fact: Fact) -> bool:
-    """Whether each answer is the truth on its own, and not another way to write the first."""
-    return fact.field in ("neighbour", "official language")
-
-
-def _chosen(phrases: Sequence[str], fact: Fact, *, limit: int, seed: int) -> list[tuple[int, str]]:
-    numbered = sorted(enumerate(phrases), key=lambda item: _draw(seed, fact.entity, fact.field, item[1]))
-    return sorted(numbered[:limit])
-
-
-def _id(fact: Fact, kind: str, number: int) -> str:
-    return f"{fact.entity}/{fact.field}/{kind}{number}"
-
-
-def _draw(seed: int, *words: str) -> float:
-    """A number from 0 to 1 that depends on nothing but its arguments."""
-    digest = hashlib.sha256("\x1f".join([str(seed), *words]).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(member) is kind for member in value)
