@@ -5,7 +5,7 @@ Files and folders of records are shards.py's business.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from realm_ds.errors import DataError
@@ -75,20 +75,21 @@ class Question:
 
 def to_json(record: Passage | Example) -> dict[str, Any]:
     """The record as JSON holds it; passage_from_json and example_from_json read it back."""
-    return asdict(record)
+    return dict(vars(record))
 
 
 def passage_from_json(data: object, *, where: str, max_tokens: int | None = None) -> Passage:
     """The passage, checked; `max_tokens` is the most that [CLS] title [SEP] body [SEP] may have."""
     members = _Members(data, where=where)
+    body_ids = members.token_ids("body_ids")
     passage = Passage(
         uid=members.integer("uid", low=1, high=2**63 - 1),
         title=members.text("title"),
         text=members.text("text"),
         article=members.text("article"),
         title_ids=members.token_ids("title_ids"),
-        body_ids=members.token_ids("body_ids"),
-        sentences=members.ranges("sentences", of="body_ids"),
+        body_ids=body_ids,
+        sentences=members.ranges("sentences", of="body_ids", length=len(body_ids)),
     )
     if not passage.body_ids:
         raise DataError(f"{where}: body_ids is empty, a passage of nothing; leave it out and write the shards again")
@@ -104,11 +105,12 @@ def passage_from_json(data: object, *, where: str, max_tokens: int | None = None
 def example_from_json(data: object, *, where: str) -> Example:
     """The example, checked. Its length is not: masking.py skips what would be cut off."""
     members = _Members(data, where=where)
+    ids = members.token_ids("ids")
     example = Example(
         id=members.text("id"),
         text=members.text("text"),
-        ids=members.token_ids("ids"),
-        spans=members.ranges("spans", of="ids"),
+        ids=ids,
+        spans=members.ranges("spans", of="ids", length=len(ids)),
         origin_uid=members.integer("origin_uid", low=NO_UID, high=2**63 - 1),
     )
     if not example.ids:
@@ -150,18 +152,17 @@ class _Members:
             raise self._wrong(name, value, wanted=f"a list of token ids from 0 to {MAX_TOKEN_ID}")
         return tuple(map(_INTS.__getitem__, value))
 
-    def ranges(self, name: str, *, of: str) -> tuple[tuple[int, int], ...]:
-        """Ranges of the list `of`: in order, apart, none empty."""
+    def ranges(self, name: str, *, of: str, length: int) -> tuple[tuple[int, int], ...]:
+        """Ranges of the list `of` with its length: in order, apart, none empty."""
         value = self._member(name)
-        limit = len(self.token_ids(of))
-        wanted = f"a list of [start, end] ranges of the {limit} {of}, ascending, apart and not empty"
+        wanted = f"a list of [start, end] ranges of the {length} {of}, ascending, apart and not empty"
         if not isinstance(value, list):
             raise self._wrong(name, value, wanted=wanted)
         last_end = 0
         for pair in value:
             if not isinstance(pair, list) or len(pair) != 2 or not set(map(type, pair)) <= {int}:
                 raise self._wrong(name, value, wanted=wanted)
-            if not last_end <= pair[0] < pair[1] <= limit:
+            if not last_end <= pair[0] < pair[1] <= length:
                 raise self._wrong(name, value, wanted=wanted)
             last_end = pair[1]
         return tuple((start, end) for start, end in value)

@@ -155,7 +155,7 @@ def test_buckets(lengths: list[int], max_tokens: int) -> None:
     assert sorted(place for batch in batches for place in batch.tolist()) == list(range(len(lengths)))
     sizes = [len(batch) * max(lengths[place] for place in batch) for batch in batches]
     assert all(size <= max_tokens for size in sizes)
-    longest = [max(lengths[place] for place in batch) for batch in batches]
+    longest = [max(1, *(lengths[place] for place in batch)) for batch in batches]
     assert longest == sorted(longest, reverse=True)
     assert all(
         np.array_equal(*pair) for pair in zip(batches, length_buckets(lengths, max_tokens=max_tokens), strict=True)
