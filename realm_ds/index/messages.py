@@ -82,7 +82,8 @@ class BuildReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """Trainer to shard: this trainer will ask no more. A shard ends when all trainers have said so."""
+    """Trainer to shard: I will ask no more; what is still parked need not be answered. Shard to trainer, as the answer:
+    you get nothing more. So nobody leaves while a message to it is under way. A shard ends when all trainers have."""
 
 
 MESSAGES = (Query, Reply, SnapshotStart, SnapshotChunk, BuildReport, Stop)
