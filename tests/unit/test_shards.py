@@ -51,6 +51,13 @@ def test_written_and_read(folder: Path) -> None:
             assert load_passages(folder, manifest, start, stop) == PASSAGES[start:stop]
 
 
+def test_rank_variables_hide_no_shard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "WORKER": "1", "NUM_WORKERS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    manifest = open_manifest(folder, kind="corpus", fingerprint=None)
+    assert load_passages(folder, manifest, 0, 7) == PASSAGES
+
+
 def test_webdataset_opens_the_shards(folder: Path) -> None:
     dataset = webdataset.WebDataset(str(folder / "shard-{00000..00002}.tar"), shardshuffle=False).decode()
     samples = list(dataset)
