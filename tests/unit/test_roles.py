@@ -1,0 +1,86 @@
+"""Roles of every rank for every kind of launch, and an error with both numbers and the remedy for impossible ones."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realm_ds.comm.roles import Role, assign
+from realm_ds.errors import ConfigError
+
+
+def letters(roles: Sequence[Role]) -> str:
+    return "".join(role[0] for role in roles)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "num_shards", "placement", "expected"),
+    [
+        ("aaaa", 2, "per_node", "ttii"),
+        ("aaaa", 2, "tail", "ttii"),
+        ("aaabbb", 2, "per_node", "ttitti"),
+        ("aaabbb", 2, "tail", "ttttii"),
+        ("ababab", 2, "per_node", "ttttii"),
+        ("aaabb", 2, "per_node", "ttiti"),
+        ("abb", 2, "per_node", "iti"),
+        ("a", 0, "per_node", "t"),
+        ("ab", 0, "tail", "tt"),
+    ],
+)
+def test_placement(hosts: str, num_shards: int, placement: str, expected: str) -> None:
+    assert letters(assign(hosts, num_shards=num_shards, placement=placement)) == expected  # type: ignore[arg-type]
+
+
+@given(
+    hosts=st.lists(st.sampled_from("abc"), min_size=1, max_size=12), num_shards=st.integers(0, 12), tail=st.booleans()
+)
+def test_a_split_has_trainers_and_exactly_the_shards_or_is_an_error(
+    hosts: list[str], num_shards: int, tail: bool
+) -> None:
+    try:
+        roles = assign(hosts, num_shards=num_shards, placement="tail" if tail else "per_node")
+    except ConfigError as error:
+        assert str(num_shards) in str(error)
+        return
+    assert len(roles) == len(hosts) and roles.count("index") == num_shards < len(hosts)
+    if not tail:
+        for host in set(hosts):
+            mine = [role for role, at in zip(roles, hosts, strict=True) if at == host]
+            per_node = num_shards // len(set(hosts))
+            assert mine == ["trainer"] * (len(mine) - per_node) + ["index"] * per_node
+
+
+def test_overrides_replace_the_placement() -> None:
+    roles = assign("aabb", num_shards=1, placement="per_node", overrides=["trainer", "index", "trainer", "trainer"])
+    assert letters(roles) == "titt"
+    assert letters(assign("aab", num_shards=1, placement="tail", overrides=[None] * 3)) == "tti"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "num_shards", "placement", "overrides", "says"),
+    [
+        ("aa", 2, "tail", None, "num_shards=2 leaves no trainer in a world of 2.*at least 3 processes.*to 1 or less"),
+        ("a", 1, "per_node", None, "num_shards=1 leaves no trainer in a world of 1.*at least 2 processes"),
+        ("aaabbb", 3, "per_node", None, r"num_shards=3 is not a multiple of the 2 nodes.*a: 3, b: 3.*num_shards=4"),
+        ("aaaab", 4, "per_node", None, "node b has 1 process.*num_shards=4 over 2 nodes puts 2 .*placement=tail"),
+        ("aaaa", 1, "tail", "ti--", r"set in 2 of 4 processes, not in world rank\(s\) 2, 3: set it .* or in none"),
+        ("aa", 1, "tail", "tx", "REALM_ROLE='x' in the environment of world rank 1: use trainer or index"),
+        ("aaaa", 1, "tail", "ttii", r"num_shards=1 but 2 .*world 4 = 2 trainers \+ 2 index.*index.num_shards=2"),
+        ("aa", 2, "tail", "ii", "all 2 processes have REALM_ROLE=index and none trains"),
+        ("aa", 0, "tail", "ti", "num_shards=0 but 1 process"),
+    ],
+)
+def test_an_impossible_split_names_both_numbers_and_the_remedy(
+    hosts: str, num_shards: int, placement: str, overrides: str | None, says: str
+) -> None:
+    names = {"t": "trainer", "i": "index", "-": None, "x": "x"}
+    given_roles = None if overrides is None else [names[letter] for letter in overrides]
+    with pytest.raises(ConfigError, match=says) as caught:
+        assign(hosts, num_shards=num_shards, placement=placement, overrides=given_roles)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_list_of_nodes_is_cut_short() -> None:
+    with pytest.raises(ConfigError, match=r"the 6 nodes of this launch \(n0: 2, n1: 2, n2: 2, n3: 2, \.\.\.\)"):
+        assign([f"n{rank // 2}" for rank in range(12)], num_shards=5, placement="per_node")

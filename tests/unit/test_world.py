@@ -1,0 +1,124 @@
+"""Places in the world, launches that MPI did not understand, and the world of one process."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from realm_ds.comm.trainers import LOOPBACK, Trainers, choose_address, set_variables
+from realm_ds.comm.world import World, check_launch, singleton
+from realm_ds.errors import ConfigError, LaunchError
+from realm_ds.index.messages import MESSAGES, Stop
+
+TWO_NODES = {"hosts": ("a", "a", "a", "b", "b", "b"), "roles": ("trainer", "trainer", "index") * 2}
+
+
+def world(world_rank: int) -> World:
+    return World(world_rank=world_rank, **TWO_NODES)  # type: ignore[arg-type]
+
+
+def test_places_of_trainers_and_shards() -> None:
+    worlds = [world(rank) for rank in range(6)]
+    assert [(w.trainer_rank, w.shard_rank, w.local_rank, w.local_size) for w in worlds] == [
+        (0, None, 0, 2),
+        (1, None, 1, 2),
+        (None, 0, 0, 1),
+        (2, None, 0, 2),
+        (3, None, 1, 2),
+        (None, 1, 0, 1),
+    ]
+    first = worlds[0]
+    assert (first.world_size, first.num_trainers, first.num_shards) == (6, 4, 2)
+    assert (first.trainer_ranks, first.index_ranks, worlds[4].ranks_here) == ((0, 1, 3, 4), (2, 5), (3, 4, 5))
+    assert worlds[5].name == "index 1 (world rank 5 on b)"
+
+
+def test_variables_for_deepspeed_count_trainers_only() -> None:
+    environ = {"OMPI_COMM_WORLD_LOCAL_RANK": "4", "WORLD_SIZE": "6", "KEPT": "1"}
+    set_variables(environ, world(4), address="10.0.0.7", port=4321)
+    assert environ == {
+        "KEPT": "1",
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "LOCAL_SIZE": "2",
+        "MASTER_ADDR": "10.0.0.7",
+        "MASTER_PORT": "4321",
+    }
+
+
+def test_gloo_talks_over_loopback_on_one_host_unless_told_otherwise() -> None:
+    environ: dict[str, str] = {}
+    set_variables(environ, singleton("a"), address=LOOPBACK, port=1)
+    assert environ["GLOO_SOCKET_IFNAME"] == "lo"
+    told = {"GLOO_SOCKET_IFNAME": "eth1"}
+    set_variables(told, singleton("a"), address=LOOPBACK, port=1)
+    assert told["GLOO_SOCKET_IFNAME"] == "eth1"
+
+
+def unknown(name: str) -> str:
+    raise socket.gaierror(f"{name} unknown")
+
+
+def test_address_of_trainer_0() -> None:
+    names = {"a": "127.0.1.1", "b": "10.0.0.2"}.__getitem__
+    assert choose_address(["a", "a"], resolve=unknown) == LOOPBACK
+    assert choose_address(["a", "b"], resolve=names, route={"10.0.0.2": "10.0.0.1"}.__getitem__) == "10.0.0.1"
+    assert choose_address(["a", "b"], resolve=names, route=unknown) == "127.0.1.1"
+    with pytest.raises(ConfigError, match="neither a nor b resolves .* set REALM_MASTER_ADDR to an address of a"):
+        choose_address(["a", "b"], resolve=unknown)
+
+
+@pytest.mark.parametrize("variable", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE"])
+def test_many_worlds_of_one_are_told_from_one_world(variable: str) -> None:
+    with pytest.raises(ConfigError, match=f"{variable}=4: the launcher started 4 processes.*size 1, MPICH.*--mpi=pmi2"):
+        check_launch({variable: "4"}, world_size=1, num_shards=0, library="MPICH")
+    check_launch({variable: "4"}, world_size=4, num_shards=1, library="MPICH")
+    check_launch({variable: "1"}, world_size=1, num_shards=0, library="MPICH")
+
+
+def test_a_script_in_an_allocation_may_train_alone_but_not_with_shards() -> None:
+    check_launch({"SLURM_NTASKS": "4"}, world_size=1, num_shards=0, library="MPICH")
+    with pytest.raises(ConfigError, match="SLURM_NTASKS=4: the launcher started 4 processes"):
+        check_launch({"SLURM_NTASKS": "4"}, world_size=1, num_shards=1, library="MPICH")
+
+
+def test_shards_without_a_launcher_say_how_to_launch() -> None:
+    with pytest.raises(ConfigError, match="num_shards=2 needs at least 3 processes.*mpiexec -n 3 python -m mpi4py"):
+        check_launch({}, world_size=1, num_shards=2, library="MPICH")
+
+
+def test_the_world_of_one() -> None:
+    alone = singleton("here")
+    assert (alone.role, alone.trainer_rank, alone.num_trainers, alone.num_shards) == ("trainer", 0, 1, 0)
+    mailbox = alone.mailbox(MESSAGES)
+    mailbox.send(Stop(), to=0)
+    assert mailbox.poll() == (0, Stop())
+    alone.barrier(timeout_s=1, waiting_for="nobody")
+    trainers = Trainers(alone)
+    assert trainers.all_reduce_sum([1.5, 2]) == (1.5, 2.0) == trainers.all_reduce_max([1.5, 2])
+    assert trainers.broadcast_ints([3, 4]) == (3, 4)
+    assert trainers.gather_ints([5]) == ((5,),)
+    assert trainers.broadcast_bytes(b"x") == b"x"
+    trainers.barrier(timeout_s=1, waiting_for="nobody")
+    trainers.close()
+
+
+def test_trainers_without_a_group_and_sums_of_tables_are_our_mistakes() -> None:
+    with pytest.raises(LaunchError, match="4 trainers need a process group: call init_trainers"):
+        Trainers(world(0))
+    with pytest.raises(TypeError, match="a sum over trainers takes a list of numbers"):
+        Trainers(singleton("a")).all_reduce_sum([[1.0]])  # type: ignore[list-item]
+
+
+def test_an_abort_ends_the_process_with_the_message_last() -> None:
+    program = "from realm_ds.comm.world import singleton; print('before'); singleton('h').abort('no such luck', code=3)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (3, "before\n")
+    assert ended.stderr == "trainer 0 (world rank 0 on h): no such luck\n"
+
+
+def test_describing_a_world_needs_neither_mpi_nor_torch() -> None:
+    program = "import sys, realm_ds.comm.trainers; print([m for m in ('mpi4py', 'torch') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
