@@ -96,7 +96,7 @@ def load(engine: Engine, folder: Path, *, stage: str, trainers: Trainers) -> Tra
     data: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if data.get("stage") != stage or data.get("num_trainers") != trainers.size:
         raise CheckpointError(
-            f"{folder} was written by stage {data.get('stage', '?')} with {data.get('num_trainers', 'fewer')} trainers; "
+            f"{folder} is of stage {data.get('stage', '?')} with {data.get('num_trainers', 'fewer')} trainers; "
             f"this is stage {stage} with {trainers.size}: resume with the layout that wrote it"
         )
     engine.load(folder)

@@ -1,7 +1,7 @@
 """Examples and what was retrieved for them, as tensors of an objective. Padding and formats are data/batches.py's.
 
-Sequences are sorted by length into a fixed number of buckets: less padding, and as many forward passes on every trainer,
-which ZeRO-3 needs since each pass gathers weights from all of them.
+Sequences are sorted by length into a fixed number of buckets: less padding, and as many forward passes on every
+trainer, which ZeRO-3 needs since each pass gathers weights from all of them.
 
 Shapes: B examples, K retrieved passages, C = K + 1 candidates (null first), M masks.
 """

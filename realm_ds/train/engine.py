@@ -1,6 +1,6 @@
 """The only door to DeepSpeed: an objective's module, its ZeRO-sharded optimizer, one optimizer step at a time.
 
-What is computed in a step lives in models/objectives.py, what surrounds it in loop.py, what a checkpoint is in checkpoint.py.
+What is computed in a step lives in models/objectives.py, what surrounds it in loop.py.
 """
 
 import logging
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
-import deepspeed  # noqa: E402  (reads DS_ACCELERATOR on import)
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: E402
+import deepspeed
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-from realm_ds.config.schema import OptimizerConfig, StageConfig  # noqa: E402
-from realm_ds.errors import CheckpointError  # noqa: E402
-from realm_ds.models.objectives import Measures  # noqa: E402
+from realm_ds.config.schema import OptimizerConfig, StageConfig
+from realm_ds.errors import CheckpointError
+from realm_ds.models.objectives import Measures
 
 CHECKPOINT_TAG = "zero"
 """The folder of DeepSpeed's own files inside one of our checkpoints."""
@@ -102,7 +102,7 @@ class Engine:
         return self._engine.module
 
     def train_step(self, batches: Sequence[Any], *, step: int) -> list[Measures]:
-        """Forward and backward over the accumulated micro-batches, then one optimizer step at `step`'s learning rate."""
+        """Forward and backward over the accumulated micro-batches, then one optimizer step at the rate of `step`."""
         factor = learning_rate_factor(step, steps=self.stage.steps, warmup_steps=self.stage.warmup_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * factor

@@ -1,4 +1,4 @@
-"""The inverse cloze task: warm start of both towers, and of the encoder where it starts from scratch (ORQA section 4)."""
+"""The inverse cloze task: warm start of the towers, and of the encoder if it starts from scratch (ORQA section 4)."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice

@@ -1,6 +1,6 @@
-"""REALM pre-training from a trainer's side: refresh, search ahead, retrieve, predict (section 3; Figure 2 of the paper).
+"""REALM pre-training from a trainer's side: refresh, search ahead, retrieve, predict (section 3, Figure 2).
 
-The other side, the index ranks, is launch/index_rank.py. They share one rule: an index version is a function of the step.
+The index ranks' side is launch/node.py's. They share one rule: an index version is a function of the step.
 """
 
 from collections.abc import Iterator, Mapping
@@ -50,7 +50,7 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
         mailbox=mailbox,
         index_ranks=stage.world.index_ranks,
         refresh=config.refresh,
-        run_folder=stage.folder,
+        index_folder=stage.folder / "index",
         chunk_bytes=config.index.snapshot_chunk_bytes,
         is_first_trainer=stage.trainers.rank == 0,
     )

@@ -7,7 +7,6 @@ a resumed run launches it again. Building and serving is index/'s business; whic
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.schema import RefreshConfig
 from realm_ds.errors import CheckpointError
 from realm_ds.index.messages import SnapshotChunk, SnapshotStart
+from realm_ds.index.store import prune, version_folder
 from realm_ds.index.versions import launch_at, oldest_kept, version_at
 from realm_ds.models.realm import PASSAGE_TOWER, QUERY_TOWER, RealmModel, strip_prefix
 from realm_ds.models.towers import Embedder
@@ -28,10 +28,6 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_FILE = "snapshot.safetensors"
 Weights = dict[str, Tensor]
-
-
-def version_folder(run_folder: Path, version: int) -> Path:
-    return run_folder / "index" / f"version-{version:05d}"
 
 
 def needed_versions(step: int, refresh: RefreshConfig) -> range:
@@ -54,13 +50,13 @@ class Refresher:
         mailbox: Mailbox,
         index_ranks: Sequence[int],
         refresh: RefreshConfig,
-        run_folder: Path,
+        index_folder: Path,
         chunk_bytes: int,
         is_first_trainer: bool,
     ) -> None:
         self._engine, self._model, self._new_tower = engine, model, new_tower
         self._mailbox, self._index_ranks = mailbox, index_ranks
-        self._refresh, self._run_folder, self._chunk_bytes = refresh, run_folder, chunk_bytes
+        self._refresh, self._index_folder, self._chunk_bytes = refresh, index_folder, chunk_bytes
         self._is_first_trainer = is_first_trainer
         self._query_towers: dict[int, Embedder] = {}
 
@@ -87,7 +83,7 @@ class Refresher:
         """After a resume at `step`: launch again, from disk, the versions that the run still needs."""
         versions = needed_versions(step, self._refresh)
         for version in versions:
-            path = version_folder(self._run_folder, version) / SNAPSHOT_FILE
+            path = version_folder(self._index_folder, version) / SNAPSHOT_FILE
             if not path.is_file():
                 raise CheckpointError(f"{path} is missing: index version {version} cannot be rebuilt for step {step}")
             state = load_file(path)
@@ -97,12 +93,9 @@ class Refresher:
         return list(versions)
 
     def prune(self, kept_steps: Sequence[int]) -> None:
-        """Delete the files of versions that no kept checkpoint and no live step needs. First trainer only."""
+        """Delete the files of versions that neither a kept checkpoint nor the steps to come need. First trainer only."""
         needed = {version for step in kept_steps for version in needed_versions(step, self._refresh)}
-        for folder in (self._run_folder / "index").glob("version-*"):
-            version = int(folder.name.removeprefix("version-"))
-            if version not in needed and version < min(self._query_towers):
-                shutil.rmtree(folder)
+        prune(self._index_folder, keep=needed | set(self._query_towers))
 
     def _launch(self, version: int, *, step: int, query: Weights, passage: Weights) -> None:
         tower = self._new_tower()
@@ -132,7 +125,7 @@ class Refresher:
                  version, step, len(data) / 1e6, len(self._index_ranks))  # fmt: skip
 
     def _write(self, version: int, *, query: Weights, passage: Weights) -> None:
-        folder = version_folder(self._run_folder, version)
+        folder = version_folder(self._index_folder, version)
         folder.mkdir(parents=True, exist_ok=True)
         state = {f"{PASSAGE_TOWER}.{name}": value for name, value in passage.items()}
         if query is not passage:
