@@ -80,7 +80,8 @@ def test_roles_by_environment_and_a_launch_that_disagrees_with_itself() -> None:
     """
     outcome = run_ranks(program, processes=2, timeout_s=60)
     assert outcome.code == 0, outcome.output
-    assert "rank 0: index None 0" in outcome.stdout and "rank 1: trainer 0 None" in outcome.stdout
+    assert "rank 0: index None 0" in outcome.stdout
+    assert "rank 1: trainer 0 None" in outcome.stdout
     assert outcome.stdout.count("REALM_ROLE is set in 1 of 2 processes, not in world rank(s) 1") == 2
     assert outcome.stdout.count("world rank 1 was started with index.num_shards=1, tail but rank 0 with") == 2
 
@@ -106,7 +107,8 @@ def test_a_process_alone_has_a_world_through_mpi_too() -> None:
     print(world.name, flush=True)
     """
     outcome = run_ranks(program, processes=1, timeout_s=60)
-    assert outcome.code == 0 and outcome.stdout.startswith("trainer 0 (world rank 0"), outcome.output
+    assert outcome.code == 0, outcome.output
+    assert outcome.stdout.startswith("trainer 0 (world rank 0")
 
 
 DYING = """
@@ -124,7 +126,8 @@ mailbox.receive(Stop, source=None, timeout_s=300, waiting_for="a stop that never
 
 def die(how: str) -> Outcome:
     outcome = run_ranks(DYING.replace("HOW", how), processes=3, timeout_s=END_WITHIN_S)
-    assert outcome.code != 0 and "a stop that never comes" not in outcome.stderr, outcome.output
+    assert outcome.code != 0, outcome.output
+    assert "a stop that never comes" not in outcome.stderr
     return outcome
 
 
@@ -135,7 +138,8 @@ def test_an_uncaught_error_of_one_rank_ends_the_world_and_is_printed() -> None:
 
 def test_an_abort_ends_the_world_with_its_message() -> None:
     outcome = die("world.abort('the index is on fire')")
-    assert "trainer 1 (world rank 1 on " in outcome.stderr and "): the index is on fire\n" in outcome.stderr
+    assert "trainer 1 (world rank 1 on " in outcome.stderr
+    assert "): the index is on fire\n" in outcome.stderr
 
 
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(5)"])
@@ -153,7 +157,8 @@ def test_an_error_before_joining_ends_the_world_if_mpi_was_started_first() -> No
     join_world(num_shards=0, placement="tail")
     """
     outcome = run_ranks(program, processes=2, timeout_s=END_WITHIN_S)
-    assert outcome.code != 0 and "RuntimeError: no config here" in outcome.stderr
+    assert outcome.code != 0
+    assert "RuntimeError: no config here" in outcome.stderr
 
 
 def test_a_process_that_outlives_its_world_is_found_and_killed() -> None:
@@ -168,7 +173,8 @@ def test_a_process_that_outlives_its_world_is_found_and_killed() -> None:
         run_ranks(program, processes=1, timeout_s=60)
     assert MARKER == "REALM_TEST_WORLD"
     marker = str(caught.value).split("\n")[1].strip()
-    assert len(marker) == 32 and not marked(marker)
+    assert len(marker) == 32
+    assert not marked(marker)
 
 
 def test_a_world_that_hangs_is_ended_at_the_time_limit() -> None:

@@ -1,5 +1,6 @@
 """Starts a real MPI world for a test, and leaves nothing of it behind. What the ranks do is the test's business."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -123,9 +124,7 @@ def _sweep(marker: str, *, patience_s: float) -> dict[int, str]:
         if not remaining:
             break
         for pid in remaining:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         time.sleep(0.02)
     return left
