@@ -178,6 +178,9 @@ class QaConfig(StageConfig):
     """Passages scored by the early-update retriever loss."""
     read: Count = 5
     """Passages read for answer spans."""
+    read_one_with_answer: bool = False
+    """While training, where none of the passages to read holds an answer, read the best retrieved one that does in place
+    of the last. ORQA does not; a retriever that starts weak leaves its reader nothing to learn from otherwise."""
     max_span_tokens: Count = 10
     """Widest answer span."""
     span_hidden_size: Count = 256

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from realm_ds.data.chance import permutation
 from realm_ds.data.records import Question
 from realm_ds.errors import DataError
 
@@ -41,6 +42,12 @@ def write_questions(path: Path, questions: Iterable[Question]) -> int:
         os.fsync(file.fileno())
     temporary.replace(path)
     return len(lines)
+
+
+def question_order(count: int, *, start: int, stop: int, seed: int) -> list[int]:
+    """Questions start..stop-1 of an endless order in which every epoch is a permutation of all, by seed and epoch."""
+    orders = {epoch: permutation(count, seed, epoch, "questions") for epoch in range(start // count, -(-stop // count))}
+    return [int(orders[place // count][place % count]) for place in range(start, stop)]
 
 
 def _question(line: str, *, where: str, number: int) -> Question:

@@ -5,12 +5,12 @@ The span head and its losses are reader.py's; which passages are found and what 
 Shapes: B questions, N passages retrieved for each, K of them read, L tokens, W span widths, P embedding.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
@@ -88,16 +88,18 @@ class QaModel(nn.Module):
         self.query_tower.save(folder / QUERY_TOWER)
         self.reader.encoder.save_pretrained(folder / READER, safe_serialization=True)
         scorer = {name: value.detach().contiguous() for name, value in self.reader.scorer.state_dict().items()}
-        metadata = {"format": "pt", "sizes": json.dumps({"max_span_tokens": self.reader.scorer.max_span_tokens})}
+        metadata = {"format": "pt", "max_span_tokens": str(self.reader.scorer.max_span_tokens)}
         save_file(scorer, folder / READER / SCORER_FILE, metadata=metadata)
 
     @classmethod
-    def load(cls, folder: Path, *, max_span_tokens: int) -> "QaModel":
+    def load(cls, folder: Path) -> "QaModel":
         """Open what `save` wrote. Raises CheckpointError if it is not such a folder."""
         path = folder / READER / SCORER_FILE
         if not path.is_file():
             raise CheckpointError(f"{path} is missing: {folder} was not written by question answering; run realm-ds qa")
         weights = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            max_span_tokens = int(file.metadata()["max_span_tokens"])
         config = AutoConfig.from_pretrained(folder / READER, local_files_only=True)
         encoder = AutoModel.from_pretrained(
             folder / READER, config=config, local_files_only=True, attn_implementation="sdpa", add_pooling_layer=False

@@ -1,0 +1,76 @@
+"""The whole corpus in one process, its vectors frozen, searched exactly: for fine-tuning and its evaluation.
+
+Pre-training searches the sharded index of index/ instead.
+
+Shapes: N passages, B queries, K hits of each, P embedding.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from realm_ds.data.batches import Ids, Tokens, query_batch
+from realm_ds.data.records import NO_UID, Passage, SpecialIds
+from realm_ds.data.shards import Manifest, read_passages
+from realm_ds.index.shard import Hits, PassageShard, build_shard
+from realm_ds.models.towers import Embedder, TokenBatch, embed
+
+QUERIES_AT_ONCE = 64
+
+
+class CorpusIndex:
+    """All passages with vectors that never change, in this process."""
+
+    def __init__(self, passages: PassageShard, vectors_NP: np.ndarray) -> None:
+        self.passages = passages
+        self.vectors_NP = vectors_NP
+        self._built = build_shard(passages, vectors_NP, version=0, factory="Flat")
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    def search(self, queries_BP: np.ndarray, *, num_hits: int) -> Hits:
+        """The best passages of each query; all of them where the corpus is smaller than `num_hits`."""
+        nothing_B = np.full(len(queries_BP), NO_UID, dtype=np.int64)
+        return self._built.search(queries_BP, num_hits=min(num_hits, len(self)), exclude_B=nothing_B)
+
+    def bodies(self, places: np.ndarray) -> list[np.ndarray]:
+        """Body wordpieces of the passages at these places."""
+        return [body for _, body in self.passages.pairs(places)]
+
+    def tokens(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, offsets) with two rows a passage: its title, then its body (data/answer_spans.py)."""
+        titles_1K, bodies_1K, tokens_T = self.passages.gather(places[None])
+        lengths = np.stack([titles_1K[0], bodies_1K[0]], axis=1).ravel()
+        return tokens_T, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def tensors(tokens: Tokens, device: torch.device) -> TokenBatch:
+    """Padded arrays as an encoder's input."""
+    return TokenBatch(*(torch.from_numpy(part).to(device) for part in (tokens.ids_BL, tokens.mask_BL, tokens.types_BL)))
+
+
+def embed_queries(tower: Embedder, queries: Sequence[Ids], *, special: SpecialIds, max_tokens: int) -> np.ndarray:
+    """Vectors of queries in order, float32 [B, P], without gradient or dropout."""
+    tower.eval()
+    device = next(tower.parameters()).device
+    parts = [
+        embed(
+            tower,
+            tensors(query_batch(queries[start:][:QUERIES_AT_ONCE], special=special, max_tokens=max_tokens), device),
+        )
+        for start in range(0, len(queries), QUERIES_AT_ONCE)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def passages_at(folder: Path, manifest: Manifest, places: Iterable[int]) -> dict[int, Passage]:
+    """The passages at some places of the corpus, text included, in one pass over the tar shards."""
+    wanted = set(places)
+    if not wanted:
+        return {}
+    stop = max(wanted) + 1
+    read = enumerate(read_passages(folder, manifest, 0, stop, verify=False))
+    return {place: passage for place, passage in read if place in wanted}

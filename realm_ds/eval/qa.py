@@ -1,0 +1,238 @@
+"""Question answering, measured: predictions of a fine-tuned model, the baselines beside it, and their scores.
+
+Training is train/qa.py's business; rules of scoring are answers.py's.
+
+Shapes: B questions, K passages read for each, R = B x K, L tokens, W span widths.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from realm_ds.data.answer_spans import span_text
+from realm_ds.data.batches import Ids, Tokens, passage_batch
+from realm_ds.data.chance import pick
+from realm_ds.data.records import Passage, Question, SpecialIds
+from realm_ds.data.shards import Manifest
+from realm_ds.data.tokenizer import Tokenizer
+from realm_ds.eval.answers import exact_match, holds_answer, normalise, token_f1
+from realm_ds.eval.corpus import CorpusIndex, embed_queries, passages_at, tensors
+from realm_ds.eval.retrieval import NOT_FOUND, RECALL_AT
+from realm_ds.models.qa import QaModel
+from realm_ds.models.reader import best_spans, reader_logits
+from realm_ds.models.towers import TokenBatch
+
+SHOWN_PASSAGES = 5
+QUESTIONS_AT_ONCE = 16
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingSizes:
+    """How much of questions and passages is read."""
+
+    question_tokens: int
+    passage_tokens: int
+    read: int
+    """Passages read for each question."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The best span of one question: the passage's place in the corpus, and wordpieces of its body."""
+
+    place: int
+    start: int
+    stop: int
+
+
+def joint_tokens(
+    questions: Sequence[Ids], bodies_BK: Sequence[Sequence[Ids]], *, special: SpecialIds, sizes: ReadingSizes
+) -> tuple[Tokens, np.ndarray]:
+    """[CLS] question [SEP] body [SEP] of every pair, K after K, and where each body begins."""
+    pairs = [
+        (question[: sizes.question_tokens - 2], body[: sizes.passage_tokens - 2])
+        for question, bodies in zip(questions, bodies_BK, strict=True)
+        for body in bodies
+    ]
+    body_starts_R = np.array([2 + len(question) for question, _ in pairs], dtype=np.int64)
+    tokens = passage_batch(pairs, special=special, max_tokens=sizes.question_tokens + sizes.passage_tokens)
+    return tokens, body_starts_R
+
+
+@torch.inference_mode()
+def predict(
+    model: QaModel,
+    questions: Sequence[Ids],
+    places_BK: np.ndarray,
+    scores_BK: np.ndarray,
+    corpus: CorpusIndex,
+    *,
+    special: SpecialIds,
+    sizes: ReadingSizes,
+) -> list[Prediction]:
+    """The best span of each question over the K passages given, whose scores count as in training."""
+    model.eval()
+    device = next(model.parameters()).device
+    predictions = []
+    for first in range(0, len(questions), QUESTIONS_AT_ONCE):
+        part = slice(first, first + QUESTIONS_AT_ONCE)
+        bodies_BK = [corpus.bodies(places) for places in places_BK[part]]
+        tokens, body_starts_R = joint_tokens(questions[part], bodies_BK, special=special, sizes=sizes)
+        batch: TokenBatch = tensors(tokens, device)
+        shape = places_BK[part].shape
+        spans_RLW, possible_RLW = model.reader(batch)
+        scores = torch.from_numpy(scores_BK[part]).to(device)
+        best = best_spans(reader_logits(spans_RLW.unflatten(0, shape), possible_RLW.unflatten(0, shape), scores))
+        chosen = zip(best.passage_B.tolist(), best.start_B.tolist(), best.stop_B.tolist(), strict=True)
+        for row, (passage, start, stop) in enumerate(chosen):
+            body_start = int(body_starts_R[row * shape[1] + passage])
+            place = int(places_BK[first + row, passage])
+            predictions.append(Prediction(place=place, start=start - body_start, stop=stop - body_start))
+    return predictions
+
+
+def answer_questions(
+    model: QaModel,
+    questions: Sequence[Question],
+    corpus: CorpusIndex,
+    *,
+    folder: Path,
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    sizes: ReadingSizes,
+    majority: Mapping[str, str],
+    seed: int,
+) -> list[Row]:
+    """A row of results for each question: predictions with and without retrieval, and what was retrieved.
+
+    Without retrieval the same reader reads random passages of the corpus, all equally likely.
+    """
+    ids = tokenizer.encode_all([question.question for question in questions])
+    special = tokenizer.special
+    queries_BP = embed_queries(model.query_tower, ids, special=special, max_tokens=sizes.question_tokens)
+    hits = corpus.search(queries_BP, num_hits=max(*RECALL_AT, sizes.read))
+    read = min(sizes.read, hits.places_BK.shape[1])
+    random_BK = np.array(
+        [[pick(len(corpus), seed, "random passage", q.id, place) for place in range(read)] for q in questions]
+    )
+    found = predict(
+        model, ids, hits.places_BK[:, :read], hits.scores_BK[:, :read], corpus, special=special, sizes=sizes
+    )
+    blind = predict(
+        model, ids, random_BK, np.zeros(random_BK.shape, dtype=np.float32), corpus, special=special, sizes=sizes
+    )
+    places = {prediction.place for prediction in (*found, *blind)} | set(hits.places_BK.ravel().tolist())
+    passages = passages_at(folder, manifest, places)
+    return [
+        _row(
+            question,
+            prediction=_text(found[number], passages, tokenizer),
+            blind=_text(blind[number], passages, tokenizer),
+            majority=majority.get(question.field, majority[""]),
+            retrieved=[passages[place] for place in hits.places_BK[number].tolist()],
+            scores=hits.scores_BK[number],
+        )
+        for number, question in enumerate(questions)
+    ]
+
+
+def majority_answers(questions: Sequence[Question]) -> dict[str, str]:
+    """The most common normalised answer of each field, and of all under ""; the first in the alphabet where tied."""
+    counts: dict[str, Counter[str]] = {"": Counter()}
+    for question in questions:
+        for answer in {normalise(answer) for answer in question.answers}:
+            counts[""][answer] += 1
+            if question.field:
+                counts.setdefault(question.field, Counter())[answer] += 1
+    return {field: min(counter, key=lambda answer: (-counter[answer], answer)) for field, counter in counts.items()}
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """Scores over all questions, and exact match and recall@5 of each field."""
+    fields = sorted({row["field"] for row in rows})
+    by_field = {field: [row for row in rows if row["field"] == field] for field in fields}
+    return {
+        "questions": len(rows),
+        "em": _mean(rows, "is_exact"),
+        "f1": _mean(rows, "f1"),
+        "em_no_retrieval": _mean(rows, "is_exact_no_retrieval"),
+        "em_majority": _mean(rows, "is_exact_majority"),
+        "recall": {k: _share_within(rows, "found_place", k) for k in RECALL_AT},
+        "answer_recall": {k: _share_within(rows, "answer_place", k) for k in RECALL_AT},
+        "fields": {
+            field: {
+                "questions": len(part),
+                "em": _mean(part, "is_exact"),
+                "recall_at_5": _share_within(part, "found_place", 5),
+            }
+            for field, part in by_field.items()
+        },
+    }
+
+
+def _row(
+    question: Question,
+    *,
+    prediction: str,
+    blind: str,
+    majority: str,
+    retrieved: Sequence[Passage],
+    scores: np.ndarray,
+) -> Row:
+    is_gold = [passage.uid in question.gold_uids for passage in retrieved]
+    holds = [holds_answer(normalise(passage.text), question.answers) for passage in retrieved]
+    return {
+        "id": question.id,
+        "question": question.question,
+        "field": question.field,
+        "answers": list(question.answers),
+        "prediction": prediction,
+        "is_exact": exact_match(prediction, question.answers),
+        "f1": token_f1(prediction, question.answers),
+        "prediction_no_retrieval": blind,
+        "is_exact_no_retrieval": exact_match(blind, question.answers),
+        "is_exact_majority": exact_match(majority, question.answers),
+        # Where nobody has said which passages are gold, those that hold an answer are.
+        "found_place": _first(is_gold if question.gold_uids else holds),
+        "answer_place": _first(holds),
+        "retrieved": [
+            {
+                "uid": passage.uid,
+                "title": passage.title,
+                "text": passage.text,
+                "score": float(scores[place]),
+                "is_gold": is_gold[place] if question.gold_uids else holds[place],
+            }
+            for place, passage in enumerate(retrieved[:SHOWN_PASSAGES])
+        ],
+    }
+
+
+def _text(prediction: Prediction, passages: Mapping[int, Passage], tokenizer: Tokenizer) -> str:
+    passage = passages[prediction.place]
+    return span_text(
+        passage.body_ids,
+        prediction.start,
+        prediction.stop,
+        text=passage.text,
+        encode_with_offsets=tokenizer.encode_with_offsets,
+        decode=tokenizer.decode,
+    )
+
+
+def _first(flags: Sequence[bool]) -> int:
+    return list(flags).index(True) if any(flags) else NOT_FOUND
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    return sum(float(row[name]) for row in rows) / len(rows)
+
+
+def _share_within(rows: Sequence[Row], name: str, k: int) -> float:
+    return sum(0 <= row[name] < k for row in rows) / len(rows)

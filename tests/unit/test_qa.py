@@ -1,0 +1,227 @@
+"""Question answering over a tiny corpus: what is found and marked, what is learnt from it, predictions and scores."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from realm_ds.data.question_files import question_order
+from realm_ds.data.records import Question
+from realm_ds.data.shards import load_passages, open_manifest
+from realm_ds.data.tokenizer import Tokenizer
+from realm_ds.errors import CheckpointError
+from realm_ds.eval.corpus import CorpusIndex
+from realm_ds.eval.qa import ReadingSizes, answer_questions, majority_answers, predict, summarise
+from realm_ds.models.qa import QaBatch, QaModel, QaObjective, body_tokens, build_qa_model
+from realm_ds.models.realm import build_model
+from realm_ds.models.towers import TokenBatch
+from realm_ds.train.collate import Collator
+from realm_ds.train.find import PassageFinder, choose_read
+from tests.support.tiny import make_data, tiny_config
+from tests.support.tiny_qa import make_corpus, make_questions
+
+SIZES = ReadingSizes(question_tokens=16, passage_tokens=32, read=3)
+
+
+class Tiny:
+    """Everything of a tiny run in one process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tokenizer: Tokenizer = make_data(folder)
+        self.questions = make_questions(folder)
+        self.config = tiny_config(folder)
+        self.settings = self.config.qa.model_copy(update={"retrieve": 10, "read": 3, "max_span_tokens": 4})
+        self.corpus: CorpusIndex = make_corpus(folder, width=self.config.model.projection_size)
+        self.manifest = open_manifest(folder / "corpus", kind="corpus", fingerprint=None)
+        self.passages = load_passages(folder / "corpus", self.manifest, 0, self.manifest.count)
+
+    def model(self) -> QaModel:
+        realm = build_model(self.config.model, vocab_size=self.tokenizer.vocab_size, max_tokens=48, seed=0)
+        return build_qa_model(realm, span_hidden_size=8, max_span_tokens=4, seed=1)
+
+    def finder(self, **changes: object) -> PassageFinder:
+        settings = self.settings.model_copy(update=changes)
+        return PassageFinder(
+            self.questions["train"], self.corpus, tokenizer=self.tokenizer, settings=settings, sizes=SIZES
+        )
+
+    def batch(self, finder: PassageFinder, numbers: tuple[int, ...]) -> QaBatch:
+        collator = Collator(
+            special=self.tokenizer.special, query_tokens=16, passage_tokens=32, max_masks=3, device=torch.device("cpu")
+        )
+        return QaBatch(questions=collator.queries([finder.question_ids[n] for n in numbers]), numbers=numbers)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def test_what_is_found_is_what_a_search_by_hand_finds(tiny: Tiny) -> None:
+    finder, numbers = tiny.finder(), (0, 7, 20)
+    query_BP = torch.from_numpy(np.random.default_rng(1).standard_normal((3, 16)).astype(np.float32))
+    found = finder(tiny.batch(finder, numbers), query_BP)
+    sequence = 0
+    for row, number in enumerate(numbers):
+        scores_N = tiny.corpus.vectors_NP @ query_BP[row].numpy()
+        places = np.argsort(-scores_N)[:10]
+        np.testing.assert_array_equal(found.vectors_BNP[row].numpy(), tiny.corpus.vectors_NP[places])
+        (answer,) = tiny.questions["train"][number].answers
+        answer_ids = tiny.tokenizer.encode(answer)
+        for place, holds in zip(places, found.holds_answer_BN[row].tolist(), strict=True):
+            assert holds == (answer in tiny.passages[place].text)
+        assert found.read_BK[row].tolist() == [0, 1, 2]
+        for read in range(3):
+            passage, ids = tiny.passages[places[read]], found.joint.ids_NL[sequence].tolist()
+            special, question = tiny.tokenizer.special, finder.question_ids[number]
+            wanted = [special.cls, *question, special.sep, *passage.body_ids, special.sep]
+            assert ids[: len(wanted)] == wanted
+            gold = {
+                (start, len(answer_ids) - 1)
+                for start in range(len(question) + 2, len(wanted))
+                if ids[start : start + len(answer_ids)] == answer_ids
+            }
+            assert {tuple(span) for span in torch.nonzero(found.is_gold_BKLW[row, read]).tolist()} == gold
+            sequence += 1
+
+
+def test_a_passage_that_holds_the_answer_is_read_if_asked_for() -> None:
+    holds_N = np.array([False, False, False, True, True])
+    assert choose_read(holds_N, 3, False).tolist() == [0, 1, 2]
+    assert choose_read(holds_N, 3, True).tolist() == [0, 1, 3]
+    assert choose_read(holds_N, 4, True).tolist() == [0, 1, 2, 3]
+    assert choose_read(~holds_N, 2, True).tolist() == [0, 1]
+    assert choose_read(np.zeros(2, dtype=bool), 3, True).tolist() == [0, 1]
+
+
+def test_the_loss_is_that_of_a_loop_over_passages_and_spans(tiny: Tiny) -> None:
+    finder, numbers = tiny.finder(read_one_with_answer=True, retrieve=72), (3, 11)
+    model = tiny.model().eval()
+    batch = tiny.batch(finder, numbers)
+    measured = QaObjective(model, find=finder)(batch)
+    query_BP = model.query_tower(batch.questions)
+    found = finder(batch, query_BP.detach())
+    logits_RLW, possible_RLW = model.reader(found.joint)
+    losses = []
+    for row in range(2):
+        retrieved_N = found.vectors_BNP[row] @ query_BP[row]
+        every, right = [], []
+        for read in range(3):
+            span_logits = logits_RLW[3 * row + read] + retrieved_N[found.read_BK[row, read]]
+            for start, width in torch.nonzero(possible_RLW[3 * row + read]).tolist():
+                every.append(span_logits[start, width])
+                right += [every[-1]] if found.is_gold_BKLW[row, read, start, width] else []
+        assert right
+        reader = torch.logsumexp(torch.stack(every), 0) - torch.logsumexp(torch.stack(right), 0)
+        held = retrieved_N[found.holds_answer_BN[row]]
+        losses.append(reader + torch.logsumexp(retrieved_N, 0) - torch.logsumexp(held, 0))
+    slow = torch.stack(losses).mean()
+    assert measured.loss.item() == pytest.approx(slow.item(), rel=1e-5)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fast_grads = torch.autograd.grad(measured.loss, parameters, allow_unused=True)
+    slow_grads = torch.autograd.grad(slow, parameters, allow_unused=True)
+    for fast, other in zip(fast_grads, slow_grads, strict=True):
+        assert (fast is None) == (other is None)
+        if fast is not None:
+            torch.testing.assert_close(fast, other, rtol=1e-3, atol=1e-5)
+    assert measured.values["reads_answer"] == (torch.tensor(2.0), 2.0)
+
+
+def test_every_parameter_learns(tiny: Tiny) -> None:
+    finder, model = tiny.finder(read_one_with_answer=True, retrieve=72), tiny.model()
+    QaObjective(model, find=finder)(tiny.batch(finder, (0, 1))).loss.backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_body_tokens_are_those_between_the_separators() -> None:
+    types_NL = torch.tensor([[0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 0, 0, 0]])
+    nothing = torch.zeros_like(types_NL)
+    is_body = body_tokens(TokenBatch(nothing, nothing, types_NL))
+    assert is_body.nonzero().tolist() == [[0, 3], [0, 4]]
+
+
+def test_predictions_do_not_depend_on_the_batch(tiny: Tiny) -> None:
+    model = tiny.model().eval()
+    ids = tiny.tokenizer.encode_all([question.question for question in tiny.questions["dev"]])
+    places_BK = np.random.default_rng(3).integers(0, 72, size=(len(ids), 3))
+    scores_BK = np.random.default_rng(4).standard_normal((len(ids), 3)).astype(np.float32)
+    tools = {"special": tiny.tokenizer.special, "sizes": SIZES}
+    together = predict(model, ids, places_BK, scores_BK, tiny.corpus, **tools)
+    alone = [
+        predict(model, [ids[n]], places_BK[n : n + 1], scores_BK[n : n + 1], tiny.corpus, **tools)[0]
+        for n in range(len(ids))
+    ]
+    assert together == alone
+    for row, prediction in enumerate(together):
+        assert prediction.place in places_BK[row]
+        assert 0 <= prediction.start < prediction.stop <= len(tiny.passages[prediction.place].body_ids)
+
+
+def test_answered_questions_say_what_was_found_and_score_themselves(tiny: Tiny) -> None:
+    model, questions = tiny.model(), tiny.questions["test"]
+    arguments = {
+        "folder": tiny.folder / "corpus", "manifest": tiny.manifest, "tokenizer": tiny.tokenizer, "sizes": SIZES,
+        "majority": majority_answers(tiny.questions["train"]), "seed": 5,
+    }  # fmt: skip
+    rows = answer_questions(model, questions, tiny.corpus, **arguments)
+    assert rows == answer_questions(model, questions, tiny.corpus, **arguments)
+    by_uid = {passage.uid: passage for passage in tiny.passages}
+    for row, question in zip(rows, questions, strict=True):
+        assert row["id"] == question.id
+        assert len(row["retrieved"]) == 5
+        uids = [hit["uid"] for hit in row["retrieved"]]
+        assert [hit["is_gold"] for hit in row["retrieved"]] == [uid in question.gold_uids for uid in uids]
+        assert any(row["prediction"] in by_uid[uid].text for uid in uids[:3])
+    scores = summarise(rows)
+    assert scores["questions"] == len(questions)
+    assert scores["recall"][5] == np.mean([any(hit["is_gold"] for hit in row["retrieved"]) for row in rows])
+    assert scores["recall"] == scores["answer_recall"]  # here only the gold passage holds the answer
+    assert set(scores["fields"]) == {question.field for question in questions}
+
+
+def test_majority_answers_by_hand() -> None:
+    def asked(field: str, *answers: str) -> Question:
+        return Question(id="", question="?", answers=answers, field=field)
+
+    questions = [
+        asked("money", "Euro"),
+        asked("money", "the euro", "EUR"),
+        asked("city", "Rome"),
+        asked("city", "Bern"),
+    ]
+    assert majority_answers(questions) == {"": "euro", "money": "euro", "city": "bern"}
+
+
+def test_scores_by_hand() -> None:
+    row = {"field": "a", "is_exact": True, "f1": 1.0, "is_exact_no_retrieval": False, "is_exact_majority": True}
+    rows = [
+        {**row, "found_place": 0, "answer_place": 4},
+        {**row, "is_exact": False, "f1": 0.5, "found_place": 5, "answer_place": -1},
+    ]
+    scores = summarise(rows)
+    assert (scores["em"], scores["f1"], scores["em_no_retrieval"], scores["em_majority"]) == (0.5, 0.75, 0.0, 1.0)
+    assert scores["recall"] == {1: 0.5, 5: 0.5, 20: 1.0}
+    assert scores["answer_recall"] == {1: 0.0, 5: 0.5, 20: 0.5}
+    assert scores["fields"] == {"a": {"questions": 2, "em": 0.5, "recall_at_5": 0.5}}
+
+
+def test_a_saved_model_answers_as_before(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny.model().eval()
+    model.save(tmp_path)
+    loaded = QaModel.load(tmp_path).eval()
+    finder = tiny.finder()
+    batch = tiny.batch(finder, (0, 5))
+    first, second = (QaObjective(each, find=finder)(batch).loss.item() for each in (model, loaded))
+    assert first == second
+    with pytest.raises(CheckpointError, match="was not written by question answering"):
+        QaModel.load(tmp_path / "elsewhere")
+
+
+def test_every_epoch_asks_every_question_once_whoever_asks() -> None:
+    order = question_order(7, start=0, stop=21, seed=3)
+    assert [sorted(order[start : start + 7]) for start in (0, 7, 14)] == [list(range(7))] * 3
+    assert order[:7] != order[7:14]
+    assert order == [number for start in range(21) for number in question_order(7, start=start, stop=start + 1, seed=3)]
+    assert question_order(7, start=0, stop=7, seed=4) != order[:7]
