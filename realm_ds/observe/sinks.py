@@ -30,10 +30,10 @@ class Sinks:
         self, run_folder: Path, *, role: str, role_rank: int, stage: str, tensorboard: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        path = metrics_path(run_folder, role=role, role_rank=role_rank)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _end_torn_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = metrics_path(run_folder, role=role, role_rank=role_rank)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _end_torn_line(self._path)
+        self._file = self._path.open("ab", buffering=0)
         self._stage = stage
         self._clock = clock
         self._board = _Board(run_folder / "events" / stage) if tensorboard else None
@@ -44,8 +44,12 @@ class Sinks:
         if step is not None:
             record["step"] = step
         record.update({name: _plain(value) for name, value in values.items()})
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            line = f"{json.dumps(record, allow_nan=False)}\n".encode()
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:  # a full disk: say of which file
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         if self._board is not None and step is not None:
             self._board.write(step, {f"{self._stage}/{name}": value for name, value in values.items()}, record["time"])
 

@@ -1,0 +1,130 @@
+"""Who a rank is and why it ended, as small files in the run folder; and the one sentence that tells it to people.
+
+RUN/ranks/<world_rank>.json says who runs where, RUN/failures/*.json what went wrong: the earliest is the cause, since a
+world ends within milliseconds of its first death and the other ranks die of that.
+"""
+
+import errno
+import json
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from realm_ds.errors import RealmError
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def forget_last_world(folder: Path) -> None:
+    """Remove what an earlier world in this run folder said of its ranks."""
+    for name in ("ranks", "failures"):
+        for path in (folder / name).glob("*.json"):
+            path.unlink(missing_ok=True)
+
+
+def record_rank(folder: Path, *, world_rank: int, role: str, role_rank: int, host: str) -> None:
+    """Say which process this rank is."""
+    record = {"world_rank": world_rank, "role": role, "role_rank": role_rank, "host": host, "pid": os.getpid()}
+    _write(folder / "ranks" / f"{world_rank}.json", record)
+
+
+def record_error(folder: Path, error: BaseException, *, pid: int) -> dict[str, Any]:
+    """Say that a rank failed with an exception."""
+    trace = "".join(traceback.format_exception(error))
+    return _record(folder, pid, error=describe_error(error), traceback=trace)
+
+
+def record_death(folder: Path, signum: int, *, pid: int) -> dict[str, Any]:
+    """Say that a rank was killed."""
+    return _record(folder, pid, error=describe_death(signum), traceback="")
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception as one line that says what to do, where we know it."""
+    if isinstance(error, RealmError):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        place = error.filename or "the run folder"
+        return f"the disk is full, {place} could not be written: free some space, then go on with --resume"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def describe_death(signum: int) -> str:
+    """A signal as words, with what it usually means."""
+    name = signal.Signals(signum).name
+    if signum == signal.SIGKILL:
+        return (
+            f"killed by {name}: if nobody did that, the machine ran out of memory (`dmesg` tells); use smaller batches "
+            "or fewer ranks here, then go on with --resume"
+        )
+    if signum in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE):
+        return f"crashed with {name}: the stacks are at the end of its log"
+    return f"ended by {name}"
+
+
+def explain_end(folder: Path, *, code: int, log: Path) -> str:
+    """Why a world ended with an exit code: rank and first cause, and where to read more."""
+    records = sorted(_read_all(folder / "failures"), key=lambda record: record.get("time", 0.0))
+    if not records:
+        last = _last_words(log)
+        said = f"; it said: {last}" if last else ""
+        return f"the ranks ended with exit code {code} and none told why{said} (all of it: {log})"
+    first = records[0]
+    others = {record["error"] for record in records[1:]} - {first["error"]}
+    more = f"; {len(records) - 1} more failed after it" if others else ""
+    return f"{_who(first)}: {first['error']}{more} (logs: {log.parent})"
+
+
+def _who(record: Mapping[str, Any]) -> str:
+    if "role" not in record:
+        return f"a process on {record['host']} that had no role yet (pid {record['pid']})"
+    return f"{record['role']} {record['role_rank']} (world rank {record['world_rank']} on {record['host']})"
+
+
+def _record(folder: Path, pid: int, *, error: str, traceback: str) -> dict[str, Any]:
+    host = socket.gethostname()
+    known = [rank for rank in _read_all(folder / "ranks") if rank["pid"] == pid]
+    mine = known[0] if known else {"pid": pid, "host": host}
+    record = {**mine, "time": time.time(), "error": error, "traceback": traceback}
+    path = folder / "failures" / f"{mine.get('world_rank', f'{host}-{pid}')}.json"
+    if not path.exists():  # the first word is the cause; a death after it only follows
+        try:
+            _write(path, record)
+        except OSError as disk:
+            print(f"{_who(record)}: {error} (and no record of it: {disk})", flush=True)
+    return record
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _read_all(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def _last_words(log: Path) -> str:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    spoken = [line.strip() for line in lines if line.strip() and not is_launcher_noise(line)]
+    return spoken[-1] if spoken else ""
+
+
+_NOISE = ("[mpiexec@", "[proxy:", "====", "=   ", "Abort(", "YOUR APPLICATION TERMINATED", "This typically refers",
+          "Please see the FAQ")  # fmt: skip
+
+
+def is_launcher_noise(line: str) -> bool:
+    """Is this line hydra's own? It names a rank that hydra killed, not the one that died first."""
+    return line.startswith(_NOISE)

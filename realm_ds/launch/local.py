@@ -1,0 +1,154 @@
+"""Starts an MPI world on this machine, waits for it, leaves nothing of it. What ranks do is rank.py's business."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from realm_ds.errors import LaunchError
+from realm_ds.launch.failures import explain_end, forget_last_world, is_launcher_noise
+from realm_ds.launch.tether import TAG_VARIABLE, die_with_parent, kill_tagged
+
+POLL_S = 0.1
+GRACE_S = 5.0
+"""After Ctrl-C the ranks have this long to end by themselves."""
+_OTHER_LAUNCHERS = ("PMI", "PMIX", "OMPI_", "HYDI_", "MPI_LOCAL", "SLURM_")
+_RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def world_command(arguments: Sequence[str], *, processes: int, module: str = "realm_ds") -> list[str]:
+    """The command line that starts a world here; `realm-ds ... --dry-run` prints it."""
+    return [find_mpiexec(), "-n", str(processes), sys.executable, "-m", "mpi4py", "-m", module, *arguments]
+
+
+def find_mpiexec() -> str:
+    """The launcher beside this Python (a wheel's), or else the one on PATH."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if found is None:
+        raise LaunchError(
+            f"no mpiexec beside {sys.executable} or on PATH: pip install mpich, or load the site's MPI module"
+        )
+    return found
+
+
+def run_world(
+    arguments: Sequence[str],
+    *,
+    processes: int,
+    run_folder: Path,
+    env: Mapping[str, str] | None = None,
+    on_poll: Callable[[], None] | None = None,
+    module: str = "realm_ds",
+    echo: TextIO | None = None,
+    grace_s: float = GRACE_S,
+) -> None:
+    """Run `python -m MODULE ARGUMENTS` as a world of so many processes and wait for its end.
+
+    What the ranks print goes to RUN/logs/world.log and, as it comes, to `echo`. Raises LaunchError with the rank and
+    the first cause. SIGTERM and SIGUSR1 are passed on to the ranks; Ctrl-C ends them. However this ends, none is left.
+    """
+    log = run_folder / "logs" / "world.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    forget_last_world(run_folder)
+    tag = uuid.uuid4().hex
+    command = world_command(arguments, processes=processes, module=module)
+    with log.open("wb") as output:
+        # A session of its own: Ctrl-C reaches only us, and we decide how the ranks end.
+        world = subprocess.Popen(
+            command, env=_environment(tag, processes, env or {}), stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
+        )  # fmt: skip
+    show = _Echo(log, echo).poll
+    try:
+        with _passing_on(world):
+            code = _wait(world, (show, on_poll or _nothing))
+    except KeyboardInterrupt:
+        world.send_signal(signal.SIGINT)
+        _wait_at_most(world, grace_s)
+        raise
+    finally:
+        stubborn = kill_tagged(tag)
+        if not stubborn:
+            world.wait()
+        show()
+    if stubborn:
+        raise LaunchError(
+            f"processes {stubborn} of the world in {run_folder} cannot be killed: they wait for a device or disk"
+        )
+    if code:
+        raise LaunchError(explain_end(run_folder, code=code, log=log))
+
+
+def _wait(world: "subprocess.Popen[bytes]", calls: Sequence[Callable[[], None]]) -> int:
+    while True:
+        try:
+            return world.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            for call in calls:
+                call()
+
+
+def _wait_at_most(world: "subprocess.Popen[bytes]", seconds: float) -> None:
+    try:
+        world.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextmanager
+def _passing_on(world: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """While in the block, SIGTERM and SIGUSR1 go to the ranks (through mpiexec), which save and end in their time."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, lambda received, frame: world.send_signal(received)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _environment(tag: str, processes: int, extra: Mapping[str, str]) -> dict[str, str]:
+    # A launcher around us must not be taken for the one of this world.
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_OTHER_LAUNCHERS) and name not in _RANK_VARIABLES
+    }
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    defaults = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    return {**defaults, **kept, **extra, TAG_VARIABLE: tag}
+
+
+class _Echo:
+    """Shows people what a growing file gains, without the launcher's own lines."""
+
+    def __init__(self, path: Path, out: TextIO | None) -> None:
+        self._path, self._out = path, out
+        self._read_to = 0
+
+    def poll(self) -> None:
+        if self._out is None:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._read_to)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read_to += len(whole)
+        for line in whole.decode("utf-8", "replace").splitlines():
+            if not is_launcher_noise(line):
+                print(line, file=self._out, flush=True)

@@ -1,0 +1,117 @@
+"""What every rank does around its job: say who it is, keep to its threads, end loudly and never outlive its world.
+
+Why a world ended is failures.py's business, what the job is node.py's.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from realm_ds.comm.world import World
+from realm_ds.errors import RealmError
+from realm_ds.launch.failures import record_death, record_error, record_rank
+from realm_ds.launch.tether import die_with_parent
+from realm_ds.observe.logs import start_logs
+from realm_ds.observe.sinks import Sinks
+from realm_ds.observe.waiting import answer_sigusr2
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def run_as_rank(folder: Path, job: Callable[[], None]) -> None:
+    """Run `job` as this process's part of a world. Failures are recorded, told in one line, and end the world.
+
+    Call it before MPI and torch are loaded: it forks (see leave_a_keeper).
+    """
+    leave_a_keeper(folder)
+    code = 0
+    try:
+        job()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException as error:
+        _tell(folder, error)
+        code = 1
+    if code:
+        # Not through the interpreter's end: it waits for threads, and MPI's end for ranks that will never come. The
+        # keeper passes the code on, at which mpiexec and `srun -K1` end the other ranks.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@contextmanager
+def as_rank(world: World, *, folder: Path, stage: str, threads: int = 0) -> Iterator[Sinks]:
+    """Logs, events, record and threads of a rank that has joined its world."""
+    role_rank = world.trainer_rank if world.trainer_rank is not None else world.shard_rank or 0
+    leads = world.trainer_rank == 0
+    limit_threads(threads_for_rank(threads, ranks_here=len(world.ranks_here)))
+    log_file = start_logs(folder, role=world.role, role_rank=role_rank, leads=leads)
+    stacks = answer_sigusr2(log_file)
+    record_rank(folder, world_rank=world.world_rank, role=world.role, role_rank=role_rank, host=world.hostname)
+    with stacks, Sinks(folder, role=world.role, role_rank=role_rank, stage=stage, tensorboard=leads) as sinks:
+        yield sinks
+
+
+def leave_a_keeper(folder: Path) -> None:
+    """Fork: the child returns and is the rank; the parent stays, only to say how the child ended.
+
+    A killed process cannot tell. Its launcher does not either: hydra ends all ranks at the first death and then names
+    one of those it killed itself. The keeper records the death before the launcher can notice it, for the launcher sees
+    the keeper's exit and the keeper's copy of the launcher's socket.
+    """
+    die_with_parent()
+    keeper = os.getpid()
+    rank = os.fork()
+    if rank == 0:
+        die_with_parent()
+        if os.getppid() != keeper:
+            os._exit(1)
+        return
+    for number in _PASSED_ON:
+        signal.signal(number, lambda received, frame: os.kill(rank, received))
+    _, status = os.waitpid(rank, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        record_death(folder, -code, pid=rank)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def threads_for_rank(threads: int, *, ranks_here: int, cores: int | None = None) -> int:
+    """CPU threads of a rank: as set, else as OMP_NUM_THREADS says, else an equal part of the cores it may use."""
+    if threads:
+        return threads
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdigit() and int(said):
+        return int(said)
+    return max(1, (cores or len(os.sched_getaffinity(0))) // ranks_here)
+
+
+def limit_threads(threads: int) -> None:
+    """Hold this process to so many threads: libraries loaded later read the environment, torch can be told."""
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = str(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def _tell(folder: Path, error: BaseException) -> None:
+    """One line for people; the way there, for those who mend it, goes to the log (or here, where there is none yet)."""
+    record = record_error(folder, error, pid=os.getpid())
+    who = f"{record['role']} {record['role_rank']}" if "role" in record else f"pid {record['pid']}"
+    if not isinstance(error, RealmError) or logging.getLogger().handlers:
+        try:
+            logging.getLogger("rank").error("failed", exc_info=error)
+        except OSError:
+            print(record["traceback"], file=sys.stderr)
+    print(f"[{who}] {record['error']}", file=sys.stderr, flush=True)
