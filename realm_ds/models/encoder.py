@@ -25,7 +25,7 @@ class KnowledgeAugEncoder(nn.Module):
     def forward(self, tokens: TokenBatch, positions_NM: Tensor, targets_NM: Tensor) -> tuple[Tensor, Tensor]:
         """log p(target) at each masked position, float (N, M), and whether the target is the likeliest, bool (N, M).
 
-        Only masked positions are projected to the vocabulary: every position would cost L / M times as much for nothing.
+        Only masked positions are projected to the vocabulary: all of them would cost L / M times as much for nothing.
         """
         states_NLH = self.mlm.base_model(
             input_ids=tokens.ids_NL, attention_mask=tokens.mask_NL, token_type_ids=tokens.types_NL

@@ -22,7 +22,7 @@ class Marginal:
     ru_marginal_B: Tensor
     """Retrieval utility of the marginal: log p(y|x) - log p(y|null, x), a mean over masked tokens (Google's code)."""
     ru_doc_B: Tensor
-    """Retrieval utility of the best retrieved candidate: max over z of log p(y|z, x) - log p(y|null, x) (paper App. D)."""
+    """Retrieval utility of the best retrieved passage: max over z of log p(y|z, x) - log p(y|null, x) (App. D)."""
     null_share_B: Tensor
     """p(null|x)."""
     entropy_B: Tensor

@@ -1,4 +1,4 @@
-"""What one optimizer step computes: the inverse cloze task, and REALM's marginal likelihood. Batches are made in train/.
+"""What an optimizer step computes: the inverse cloze task, and REALM's marginal likelihood. Batches come from train/.
 
 Shapes: B queries, C candidates (null first), U distinct passages, N joint sequences, M masks, L tokens, P embedding,
 A passages of all trainers.

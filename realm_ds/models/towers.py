@@ -51,7 +51,7 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
 
 
 class Embedder(nn.Module):
-    """embed(s) = LayerNorm(W pooled(s) + b), pooled being BERT's tanh pooler (spec: ORQA's ict_model, REALM sec. 3.2)."""
+    """embed(s) = LayerNorm(W pooled(s) + b), pooled being BERT's tanh pooler (REALM section 3.2, ORQA's released code)."""
 
     def __init__(self, config: PreTrainedConfig, *, projection_size: int, norm_eps: float, dropout: float) -> None:
         super().__init__()

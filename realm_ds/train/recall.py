@@ -1,27 +1,31 @@
-"""How well towers retrieve: embed the whole corpus once, then ask it statements or questions. Metrics are eval/'s."""
+"""How well towers retrieve: the corpus embedded once, then statements or questions put to all of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.batches import Tokens
-from realm_ds.data.records import NO_UID, Question, SpecialIds
-from realm_ds.data.tokenizer import Tokenizer
+from realm_ds.data.question_files import load_questions
+from realm_ds.data.records import Question, SpecialIds
+from realm_ds.data.shards import open_manifest
+from realm_ds.data.tokenizer import load_tokenizer
+from realm_ds.eval.corpus import CorpusIndex, embed_queries, tensors
 from realm_ds.eval.retrieval import RECALL_AT, gold_hits, recalls
 from realm_ds.index.embedding import ShardEmbedder
-from realm_ds.index.shard import PassageShard, build_shard
-from realm_ds.models.towers import Embedder, TokenBatch, embed
-from realm_ds.train.collate import Collator
+from realm_ds.index.shard import PassageShard, load_shard
+from realm_ds.models.towers import Embedder, embed
+from realm_ds.train.stage import starting_model
 
-QUERY_BATCH = 64
+Recalls = dict[int, float]
+"""Share of queries with a gold passage among the first k, by k."""
 
 
-def embed_passages(
-    tower: Embedder, passages: PassageShard, *, config: RealmConfig, special: SpecialIds
-) -> np.ndarray:
+def embed_passages(tower: Embedder, passages: PassageShard, *, config: RealmConfig, special: SpecialIds) -> np.ndarray:
     """Vectors of all passages of the shard in corpus order, float32 (N, P)."""
+    device = next(tower.parameters()).device
     embedder = ShardEmbedder(
         passages,
         special=special,
@@ -31,8 +35,7 @@ def embed_passages(
     )
 
     def embed_batch(tokens: Tokens) -> np.ndarray:
-        arrays = (tokens.ids_BL, tokens.mask_BL, tokens.types_BL)
-        return embed(tower, TokenBatch(*map(torch.from_numpy, arrays))).numpy()
+        return embed(tower, tensors(tokens, device)).numpy()
 
     vectors_NP = embedder.empty()
     for _ in embedder.run(embed_batch, vectors_NP):
@@ -40,22 +43,26 @@ def embed_passages(
     return vectors_NP
 
 
-def question_recall(
-    tower: Embedder,
-    vectors_NP: np.ndarray,
-    questions: Sequence[Question],
-    *,
-    passages: PassageShard,
-    tokenizer: Tokenizer,
-    collator: Collator,
-    max_tokens: int,
-) -> dict[int, float]:
-    """Share of questions with a gold passage among the first 1, 5 and 20 of the whole corpus, by exact search."""
-    index = build_shard(passages, vectors_NP, version=0, factory="Flat")
-    ids = tokenizer.encode_all([question.question for question in questions])
-    found = []
-    for start in range(0, len(ids), QUERY_BATCH):
-        vectors_BP = embed(tower, collator.queries(ids[start : start + QUERY_BATCH], max_tokens=max_tokens)).numpy()
-        excluded_B = np.full(len(vectors_BP), NO_UID, dtype=np.int64)
-        found.append(index.search(vectors_BP, num_hits=max(RECALL_AT), exclude_B=excluded_B).uids_BK)
-    return recalls(gold_hits(np.concatenate(found), [question.gold_uids for question in questions]))
+def recall_of(config: RealmConfig, question_files: Mapping[str, Path]) -> dict[str, Recalls]:
+    """Recall, over the whole corpus by exact search, of the towers that a run with this config would start from.
+
+    `model.start_from` names the export to judge; without it, the towers are random. One entry for each question file.
+    """
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    realm = starting_model(config, vocab_size=tokenizer.vocab_size).eval()
+    if torch.cuda.is_available():
+        realm = realm.to("cuda")
+    passages = load_shard(config.data.corpus, corpus, shard_rank=0, num_shards=1)
+    vectors_NP = embed_passages(realm.passage_tower, passages, config=config, special=tokenizer.special)
+    index = CorpusIndex(passages, vectors_NP)
+
+    def recall(questions: Sequence[Question]) -> Recalls:
+        ids = tokenizer.encode_all([question.question for question in questions])
+        queries_BP = embed_queries(
+            realm.query_tower, ids, special=tokenizer.special, max_tokens=config.data.query_tokens
+        )
+        hits = index.search(queries_BP, num_hits=max(RECALL_AT))
+        return recalls(gold_hits(hits.uids_BK, [question.gold_uids for question in questions]))
+
+    return {name: recall(load_questions(path)) for name, path in question_files.items()}

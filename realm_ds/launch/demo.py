@@ -1,0 +1,195 @@
+"""The demo: all of REALM on the CIA World Factbook, one stage after the other, each leaving its result on disk.
+
+    RUN/{data/, ict/, pretrain/, qa/, stages.json, report.json, report.md, plots/}
+
+What a stage does is written elsewhere; here is only their order and what they hand to one another.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from realm_ds.config.deepspeed import load_deepspeed, zero_stage
+from realm_ds.config.load import load
+from realm_ds.config.schema import RealmConfig
+from realm_ds.data.prepare import QUICK_ENTITIES, prepare_demo
+from realm_ds.errors import ConfigError
+from realm_ds.launch.memory import PeakMemory
+from realm_ds.launch.node import StageName
+from realm_ds.launch.plots import draw_plots
+from realm_ds.launch.report import DemoResults, build_report, pretrain_rows, write_report
+from realm_ds.launch.stages import launch_stage
+from realm_ds.observe.progress import Bar, Progress, follow_run
+from realm_ds.observe.sinks import metrics_path, read_events
+
+STAGES_FILE = "stages.json"
+EXAMPLES_IN_REPORT = 5
+Result = dict[str, Any]
+
+
+def run_demo(run_folder: Path, *, seed: int, quick: bool, overrides: Sequence[str] = (), resume: bool = False) -> Path:
+    """Run or, with `resume`, finish the demo in `run_folder`; returns the report's path.
+
+    Raises ConfigError if the folder holds a demo and `resume` was not asked for.
+    """
+    demo = _Demo(run_folder, seed=seed, quick=quick, overrides=overrides, resume=resume)
+    with Progress() as progress, PeakMemory() as memory:
+        demo.progress = progress
+        demo.stage("data", "Preparing data", demo.data)
+        demo.stage("random", "Measuring random towers", lambda bar: demo.measure("random", start_from=None))
+        demo.stage("ict", "Warm start (inverse cloze)", demo.ict)
+        demo.stage("pretrain", "REALM pre-training", demo.pretrain)
+        demo.stage("qa", "Fine-tuning on questions", demo.qa)
+        demo.results["peak_rss_gib"] = max(memory.peak_gib(), demo.results.get("peak_rss_gib", 0.0))
+        return demo.report()
+
+
+def free_run_folder(parent: Path, name: str = "demo") -> Path:
+    """`parent/demo`, or the first of demo-2, demo-3, ... that is not there yet: no run is overwritten."""
+    number = 1
+    while (folder := parent / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return folder
+
+
+class _Demo:
+    """The folders, settings and results that the stages of one demo share."""
+
+    progress: Progress
+
+    def __init__(
+        self, run_folder: Path, *, seed: int, quick: bool, overrides: Sequence[str], resume: bool
+    ) -> None:
+        self._folder, self._seed, self._quick = run_folder.resolve(), seed, quick
+        self._overrides, self._resume = overrides, resume
+        path = self._folder / STAGES_FILE
+        if path.exists() and not resume:
+            raise ConfigError(f"{run_folder} holds a demo already: add --resume to finish it, or name another --run")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"stages": {}, "seconds": {}}
+
+    def stage(self, name: str, title: str, work: Callable[[Bar], Result]) -> None:
+        """Do a stage unless an earlier run of this demo did; keep its result and its seconds."""
+        if name in self.results["stages"]:
+            self.progress.say(f"{title}: done before")
+            return
+        started_at = time.monotonic()
+        bar = self.progress.stage(title)
+        result = work(bar)
+        self.results["stages"][name] = result
+        self.results["seconds"][name] = round(time.monotonic() - started_at, 1)
+        self._keep()
+        bar.finish(result["summary"])
+
+    def data(self, bar: Bar) -> Result:
+        """Passages, pre-training sentences, questions and a vocabulary, from the Factbook."""
+        prepared = prepare_demo(
+            self._folder / "data",
+            seed=self._seed,
+            max_passage_tokens=self._config().data.passage_tokens,
+            num_entities=QUICK_ENTITIES if self._quick else None,
+            on_progress=lambda doing: bar.update(now=doing),
+        )
+        questions = prepared["questions"]
+        summary = f"{prepared['passages']} passages, {prepared['examples']} sentences, {sum(questions.values())} questions"
+        return {"passages": prepared["passages"], "questions": questions, "summary": summary}
+
+    def ict(self, bar: Bar) -> Result:
+        """Inverse cloze, then what it is worth."""
+        self._train("ict", self._config(), bar)
+        export = self._export("ict", bar)
+        accuracy = _last_step(self._folder / "ict", "ict")["in_batch_accuracy"]
+        measured = self.measure("ict", start_from=export)
+        return {**measured, "in_batch_accuracy": accuracy, "summary": f"in-batch {accuracy:.0%}, {measured['summary']}"}
+
+    def pretrain(self, bar: Bar) -> Result:
+        """REALM from the warm start, with index ranks; then what it is worth."""
+        self._train("pretrain", self._config(start_from=self._folder / "ict" / "export"), bar)
+        return self.measure("pretrain", start_from=self._export("pretrain", bar))
+
+    def qa(self, bar: Bar) -> Result:
+        """Fine-tune on questions and answer the test questions."""
+        self._train("qa", self._config(start_from=self._folder / "pretrain" / "export"), bar)
+        scores: Result = json.loads((self._folder / "qa" / "qa" / "test.json").read_text())
+        summary = (
+            f"exact match {scores['em']:.1%} (majority {scores['em_majority']:.1%}, "
+            f"no retrieval {scores['em_no_retrieval']:.1%}), recall@5 {scores['recall']['5']:.1%}"
+        )
+        return {"scores": scores, "summary": summary}
+
+    def measure(self, name: str, *, start_from: Path | None) -> Result:
+        """Recall of held-out statements and questions over the whole corpus, by the towers of an export."""
+        from realm_ds.train.recall import recall_of
+
+        questions = self._folder / "data" / "qa"
+        files = {"statements": questions / "statements.test.jsonl", "questions": questions / "test.jsonl"}
+        recall = recall_of(self._config(start_from=start_from), files)
+        summary = f"recall@5 {recall['statements'][5]:.1%} of statements, {recall['questions'][5]:.1%} of questions"
+        return {**recall, "summary": summary}
+
+    def report(self) -> Path:
+        """report.json, report.md and the plots."""
+        stages, config = self.results["stages"], self._config()
+        rows = pretrain_rows(self._folder / "pretrain")
+        scores = stages["qa"]["scores"]
+        measured = {"random_init": stages["random"], "ict": stages["ict"], "realm": stages["pretrain"]}
+        recall = {name: _by_cutoff(stage["statements"]) for name, stage in measured.items()}
+        question_recall = {name: _by_cutoff(stage["questions"]) for name, stage in measured.items()}
+        results = DemoResults(
+            passages=stages["data"]["passages"],
+            questions=stages["data"]["questions"],
+            trainers=config.runtime.trainers or 1,
+            index_ranks=config.index.num_shards,
+            zero_stage=zero_stage(load_deepspeed(config.runtime.deepspeed)),
+            ict_in_batch_accuracy=stages["ict"]["in_batch_accuracy"],
+            recall=recall,
+            question_recall={**question_recall, "qa": _by_cutoff(scores["recall"])},
+            qa={name: scores[name] for name in ("em", "f1", "em_no_retrieval", "em_majority")},
+            seconds=self.results["seconds"],
+            peak_rss_gib=round(self.results["peak_rss_gib"], 2),
+        )
+        report = build_report(results, rows)
+        predictions = (self._folder / "qa" / "qa" / "test.jsonl").read_text().splitlines()
+        write_report(self._folder, report, examples=[json.loads(row) for row in predictions[:EXAMPLES_IN_REPORT]])
+        draw_plots(self._folder / "plots", report=report, rows=rows)
+        self._keep()
+        return self._folder / "report.md"
+
+    def _config(self, *, start_from: Path | None = None) -> RealmConfig:
+        data = self._folder / "data"
+        named = [f"data.{name}={data / name}" for name in ("corpus", "pretrain", "tokenizer")]
+        start = [f"model.start_from={start_from}"] if start_from else []
+        own = [*named, f"qa.data={data / 'qa'}", f"runtime.seed={self._seed}", *start]
+        return load("demo-quick" if self._quick else "demo", [*own, *self._overrides])
+
+    def _train(self, stage: StageName, config: RealmConfig, bar: Bar) -> None:
+        folder = self._folder / stage
+        has_checkpoint = any((folder / "checkpoints").glob("step-*/manifest.json"))
+        poll = follow_run(folder, stage=stage, bar=bar)
+        bar.update(now="starting processes")
+        launch_stage(stage, config=config, run_folder=folder, resume=self._resume and has_checkpoint, on_poll=poll)
+
+    def _export(self, stage: str, bar: Bar) -> Path:
+        from realm_ds.train.export import export_run
+
+        return export_run(self._folder / stage, step=None, out=None, say=lambda doing: bar.update(now=doing))
+
+    def _keep(self) -> None:
+        path = self._folder / STAGES_FILE
+        unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+        unfinished.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+
+def _last_step(run_folder: Path, stage: str) -> Result:
+    """The last logged step of a run."""
+    path = metrics_path(run_folder, role="trainer", role_rank=0)
+    return list(read_events(path, event="step", stage=stage))[-1]
+
+
+def _by_cutoff(recall: dict[Any, float]) -> dict[int, float]:
+    """JSON has no whole numbers as keys."""
+    return {int(k): value for k, value in recall.items()}

@@ -1,0 +1,92 @@
+"""Starts a stage of training, or takes part in it: the same command line is both, as a launcher's variables tell.
+
+    realm-ds pretrain --config C --run R                       here: starts mpiexec with trainers and index ranks
+    srun python -m mpi4py -m realm_ds pretrain --config C ...  there: this process is one of the ranks
+"""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from realm_ds.comm.world import is_launched
+from realm_ds.config.load import RUN_CONFIG, dump
+from realm_ds.config.schema import RealmConfig
+from realm_ds.errors import CheckpointError, ConfigError
+from realm_ds.launch.local import run_world, world_command
+from realm_ds.launch.node import StageName, run_rank
+from realm_ds.launch.rank import run_as_rank
+
+DEFAULT_TRAINERS = 2
+
+
+def launch_stage(
+    stage: StageName,
+    *,
+    config: RealmConfig,
+    run_folder: Path,
+    resume: bool,
+    on_poll: Callable[[], None] | None = None,
+    echo: TextIO | None = None,
+) -> None:
+    """Run a whole stage from here, or this process's part of it if a launcher started it.
+
+    Raises ConfigError or CheckpointError for what cannot work, LaunchError when a rank dies.
+    """
+    if is_launched(os.environ):
+        run_as_rank(run_folder, lambda: run_rank(stage, config=config, folder=run_folder, resume=resume))
+        return
+    prepare_run_folder(run_folder, config, resume=resume)
+    run_world(
+        rank_arguments(stage, run_folder=run_folder, resume=resume),
+        processes=num_processes(stage, config),
+        run_folder=run_folder,
+        on_poll=on_poll,
+        echo=echo,
+    )
+
+
+def rank_arguments(stage: StageName, *, run_folder: Path, resume: bool) -> list[str]:
+    """What every rank is started with: the run folder holds the rest."""
+    verb = ["qa", "train"] if stage == "qa" else [stage]
+    return [*verb, "--config", str(run_folder / RUN_CONFIG), "--run", str(run_folder), *(["--resume"] if resume else [])]
+
+
+def stage_command(stage: StageName, *, config: RealmConfig, run_folder: Path, resume: bool) -> list[str]:
+    """The command line that launch_stage runs on this machine."""
+    arguments = rank_arguments(stage, run_folder=run_folder, resume=resume)
+    return world_command(arguments, processes=num_processes(stage, config))
+
+
+def num_processes(stage: StageName, config: RealmConfig) -> int:
+    """Ranks to start on this machine: trainers, and for pre-training the index ranks."""
+    trainers = config.runtime.trainers or DEFAULT_TRAINERS
+    return trainers + (config.index.num_shards if stage == "pretrain" else 0)
+
+
+def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -> None:
+    """Write what the run is before it starts. A folder that holds a run is not overwritten without being told."""
+    has_run = (run_folder / "checkpoints").is_dir()
+    if has_run and not resume:
+        raise ConfigError(f"{run_folder} holds a run already: add --resume to go on with it, or name another folder")
+    if resume and not has_run:
+        raise CheckpointError(f"{run_folder} holds no checkpoint to resume from: start the run without --resume")
+    run_folder.mkdir(parents=True, exist_ok=True)
+    (run_folder / RUN_CONFIG).write_text(dump(config), encoding="utf-8")
+    (run_folder / "code.txt").write_text(_code_version(), encoding="utf-8")
+
+
+def _code_version() -> str:
+    """Version, commit and uncommitted changes of the code, as far as git can tell."""
+    from importlib.metadata import version
+
+    here = Path(__file__).resolve().parent
+    lines = [f"realm-ds {version('realm-ds')}"]
+    for arguments in (("rev-parse", "HEAD"), ("diff", "HEAD", "--", ".")):
+        try:
+            result = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            break
+        lines.append(result.stdout if result.returncode == 0 else "not a git checkout")
+    return "\n".join(lines) + "\n"
