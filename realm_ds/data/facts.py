@@ -34,6 +34,11 @@ class Fact:
     homes: tuple[tuple[str, str, str], ...]
     """Where the corpus states it: (entity, field label, word that must be there too or "")."""
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What belongs to one split."""
+        return self.entity, self.field
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -77,10 +82,15 @@ def find_facts(entities: Sequence[Entity]) -> tuple[list[Fact], Counter[str]]:
     return facts, dropped
 
 
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
 def normal(text: str) -> str:
     """Lower-case words and marks, one space between: what the uncased tokenizer makes equal is equal here."""
+    if text.isascii():
+        return " ".join(_WORD.findall(text.lower().replace("_", " ")))
     flat = "".join(letter for letter in unicodedata.normalize("NFD", text) if unicodedata.category(letter) != "Mn")
-    return " ".join(re.findall(r"\w+|[^\w\s]", flat.lower().replace("_", " ")))
+    return " ".join(_WORD.findall(flat.lower().replace("_", " ")))
 
 
 def says(text: str, answer: str) -> bool:
@@ -153,21 +163,20 @@ def match(pattern: str) -> Reader:
 
     def read(text: str) -> Sequence[str]:
         found = compiled.search(text)
-        return [next(group for group in found.groups() if group).strip(" ,.")] if found else []
+        return [next(group for group in found.groups() if group).strip(' ,."')] if found else []
 
     return read
 
 
-_TITLES = frozenset(
-    """Prime Minister President King Queen Emir Amir Sultan Governor Governor-General General Gen. Chairman Chairperson
+_TITLES_WORDS = """Prime Minister President King Queen Emir Amir Sultan Governor Governor-General General Gen. Chairman Chairperson
     Chancellor Premier Chief Executive Commissioner Administrator Interim Acting Transitional Transition Vice Federal
     State Council Ministers Minister-President Crown Prince Princess Grand Duke Pope Supreme Leader Sheikh Captain Capt.
     Colonel Col. Field Marshal Air Vice-Marshal Dame Sir Dr. Mr. Mrs. Ms. Lt. Lt Brig. Maj. Major Deputy Secretary
     Government Head Mayor High Representative of the and Territorial Assembly Republic National Caretaker Taoiseach Army
     Emperor Co-prince Resident Provisional Bailiff First Lord Lady Adm. Admiral Rear Islands Ambassador Premier,
     by represented Counselor Chair Presidency designate Self-proclaimed New Island GNU PM Tuan Haji Military UK
-    Commander Prefect Superior Lieutenant Cardinal Executive,""".split()
-)
+    Commander Prefect Superior Lieutenant Cardinal Executive,"""
+_TITLES = frozenset(_TITLES_WORDS.split())
 
 
 def person(text: str) -> Sequence[str]:
@@ -218,7 +227,9 @@ KINDS: tuple[Kind, ...] = (
         read=match(r"^(?![^\d]*(?:Ocean|Sea) 0 m)([^\d(;]+?) (?:\(|-?\d)"),
     ),
     Kind(field="mean elevation", label="elevation", part="mean elevation", read=match(r"^([\d,.]+ m)\b")),
-    Kind(field="population", label="population", part="total", read=match(r"^([\d,.]+(?: million| billion)?)(?= |\.$)")),
+    Kind(
+        field="population", label="population", part="total", read=match(r"^([\d,.]+(?: million| billion)?)(?= |\.$)")
+    ),
     Kind(field="people", label="nationality", part="noun", read=head("(", ",", ";", " or ")),
     Kind(field="adjective", label="nationality", part="adjective", read=head("(", ",", ";", " or ")),
     Kind(field="ethnic group", label="ethnic groups", part="", read=match(_FIRST_ITEM)),
@@ -246,7 +257,9 @@ KINDS: tuple[Kind, ...] = (
         also=(("background", "prime minister"), ("background", "president")),
     ),
     Kind(field="in office since", label="executive branch", part="chief of state", read=match(rf"since ({_DATE} \d+)")),
-    Kind(field="election date", label="executive branch", part="most recent election date", read=match(rf"({_DATE} \d+)")),
+    Kind(
+        field="election date", label="executive branch", part="most recent election date", read=match(rf"({_DATE} \d+)")
+    ),
     Kind(field="legislature", label="legislative branch", part="legislature name", read=head("(", ";", "/", ",")),
     Kind(field="legislature, local", label="legislative branch", part="legislature name", read=match(r"\(([^()]+)\)")),
     Kind(field="seats", label="legislative branch", part="number of seats", read=match(r"^(\d+)")),
@@ -254,7 +267,12 @@ KINDS: tuple[Kind, ...] = (
     Kind(field="lower chamber seats", label="lower chamber", part="number of seats", read=match(r"^(\d+)")),
     Kind(field="upper chamber", label="upper chamber", part="chamber name", read=head("(", ";", "/", ",")),
     Kind(field="upper chamber seats", label="upper chamber", part="number of seats", read=match(r"^(\d+)")),
-    Kind(field="highest court", label="judicial branch", part="highest court", read=match(r"^([A-Z][\w' -]+?)(?: or | \(|[;,.])")),
+    Kind(
+        field="highest court",
+        label="judicial branch",
+        part="highest court",
+        read=match(r"^([A-Z][\w' -]+?)(?: or | \(|[;,.])"),
+    ),
     Kind(
         field="independence",
         label="independence",
@@ -274,7 +292,12 @@ KINDS: tuple[Kind, ...] = (
     Kind(field="national symbol", label="national symbol", part="", read=head("(", ",", ";")),
     Kind(field="anthem", label="national anthem", part="title", read=match(r'^"([^"]+?)[,.]?"')),
     Kind(field="anthem, English", label="national anthem", part="title", read=match(r'"[^"]+" \(([^()]+)\)')),
-    Kind(field="anthem lyrics", label="national anthem", part="lyrics and music", read=match(r"^([^/(,;]+?)(?: \([^/]*)?/")),
+    Kind(
+        field="anthem lyrics",
+        label="national anthem",
+        part="lyrics and music",
+        read=match(r"^([^/(,;]+?)(?: \([^/]*)?/"),
+    ),
     Kind(field="anthem music", label="national anthem", part="lyrics and music", read=match(r"^[^/]+/([^/(,;.]{6,})")),
     Kind(field="farm product", label="agricultural products", part="", read=match(_FIRST_ITEM)),
     Kind(field="export partner", label="export partners", part="", read=match(_FIRST_ITEM)),

@@ -4,6 +4,7 @@ A passage is never cut within a sentence. A sentence that alone is longer than a
 (semicolon, dash, comma, bracket, conjunction), coarsest first; one without any such place is an error.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,22 +86,32 @@ def make_passages(
     Nothing is said twice: a passage with the title and text of an earlier one is left out. A clause that fits in no
     passage goes to `too_long`; if that returns, the clause is left out.
     """
-    kept = list(articles)
-    texts = [text for article in kept for text in (article.title, article.lead, *article.sentences)]
-    counts = iter(map(len, tokenizer.encode_all(texts)))
+    packed = list(_pack_all(list(articles), tokenizer, max_tokens=max_tokens, too_long=too_long))
+    texts = [text for article, parts in packed for text in (article.title, *parts)]
+    ids_of = iter(tokenizer.encode_all(texts))
     seen: set[int] = set()
-    for article in kept:
-        num_title, num_lead = next(counts), next(counts)
-        sizes = [next(counts) for _ in article.sentences]
+    for article, parts in packed:
+        title_ids, *parts_ids = itertools.islice(ids_of, 1 + len(parts))
+        cut = _cut_passage(article, parts, title_ids, parts_ids)
+        if cut.passage.uid not in seen:
+            seen.add(cut.passage.uid)
+            yield cut
+
+
+def _pack_all(
+    articles: Sequence[Article], tokenizer: Tokenizer, *, max_tokens: int, too_long: Callable[[DataError], None]
+) -> Iterator[tuple[Article, tuple[str, ...]]]:
+    """Every article with the sentences of each of its passages, the lead in the first sentence."""
+    texts = [text for article in articles for text in (article.title, article.lead, *article.sentences)]
+    counts = iter(map(len, tokenizer.encode_all(texts)))
+    for article in articles:
+        num_title, num_lead, *sizes = itertools.islice(counts, 2 + len(article.sentences))
         room = max_tokens - NUM_SPECIAL - num_title - num_lead
         if not article.sentences:
             raise DataError(f"article {article.title!r} has no text, it would be a passage of nothing; leave it out")
         fitting = _fitting(article, sizes, tokenizer, room=room, too_long=too_long)
-        for group in _pack(fitting, room=room):
-            cut = _cut_passage(article, group, tokenizer)
-            if cut.passage.uid not in seen:
-                seen.add(cut.passage.uid)
-                yield cut
+        for first, *rest in _pack(fitting, room=room):
+            yield article, (f"{article.lead} {first}".strip(), *rest)
 
 
 def _pack(sentences: Iterable[tuple[str, int]], *, room: int) -> Iterator[list[str]]:
@@ -158,7 +169,9 @@ def divide(sentence: str, tokenizer: Tokenizer, *, room: int, level: int = 0) ->
 
 def _cut(text: str, boundary: re.Pattern[str]) -> list[str]:
     ends = [match.end() for match in boundary.finditer(text)]
-    return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True) if text[start:end].strip()]
+    return [
+        text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True) if text[start:end].strip()
+    ]
 
 
 def _ended(piece: str) -> str:
@@ -166,22 +179,19 @@ def _ended(piece: str) -> str:
     return stripped if stripped.endswith((".", "!", "?", '."')) else f"{stripped}."
 
 
-def _cut_passage(article: Article, group: Sequence[str], tokenizer: Tokenizer) -> CutPassage:
+def _cut_passage(
+    article: Article, parts: tuple[str, ...], title_ids: Sequence[int], parts_ids: Sequence[Sequence[int]]
+) -> CutPassage:
     # Words never cross a space, so the wordpieces of the body are those of its sentences, one after the other.
-    first, *rest = group
-    parts = (f"{article.lead} {first}".strip(), *rest)
-    title_ids, *ids_of = tokenizer.encode_all([article.title, *parts])
     text = " ".join(parts)
-    ends = [0]
-    for ids in ids_of:
-        ends.append(ends[-1] + len(ids))
+    ends = [0, *itertools.accumulate(map(len, parts_ids))]
     passage = Passage(
         uid=passage_uid(article.title, text),
         title=article.title,
         text=text,
         article=article.article,
         title_ids=tuple(title_ids),
-        body_ids=tuple(token for ids in ids_of for token in ids),
-        sentences=tuple((start, end) for start, end in zip(ends, ends[1:], strict=False) if start < end),
+        body_ids=tuple(itertools.chain.from_iterable(parts_ids)),
+        sentences=tuple((start, end) for start, end in itertools.pairwise(ends) if start < end),
     )
     return CutPassage(article=article, passage=passage, sentences=parts)

@@ -28,6 +28,8 @@ class Statement:
     fact: Fact
     id: str
     text: str
+    answer: str
+    """The one of the fact's answers that it tells."""
     span: tuple[int, int]
     """Characters of the answer in `text`."""
 
@@ -60,7 +62,8 @@ def statements_of(fact: Fact, *, limit: int, seed: int) -> list[Statement]:
         if text[0].islower():
             text = text[0].upper() + text[1:]
         text = re.sub(r"\.\.$", ".", text)
-        said.append(Statement(fact=fact, id=_id(fact, "s", number), text=text, span=(start, start + len(answer))))
+        span = (start, start + len(answer))
+        said.append(Statement(fact=fact, id=_id(fact, "s", number), text=text, answer=answer, span=span))
     return said
 
 
@@ -75,6 +78,15 @@ def answers_are_equal(fact: Fact) -> bool:
     return fact.field in ("neighbour", "official language")
 
 
+def is_in_wording(fact: Fact) -> bool:
+    """Whether the answer stands in the very words that ask for it: a legislature called Legislature."""
+    phrasing = PHRASINGS[fact.field]
+    return any(
+        f" {normal(fact.answers[0])} " in f" {normal(phrase.replace('{a}', '|').format(**fact.slots))} "
+        for phrase in (*phrasing.questions, *phrasing.statements)
+    )
+
+
 class Secrets:
     """What training may not tell: facts of other splits."""
 
@@ -86,6 +98,9 @@ class Secrets:
         self._names = by_words
         self._mention = re.compile(rf"(?<!\S)(?:{'|'.join(map(re.escape, written))})(?!\S)")
         self._told: dict[str, list[tuple[Fact, tuple[str, ...]]]] = defaultdict(list)
+        self._own_names: dict[str, list[str]] = defaultdict(list)
+        for words in written:
+            self._own_names[by_words[words]].append(f" {words} ")
         for fact in facts:
             answers = tuple(f" {normal(answer)} " for answer in fact.answers)
             self._told[fact.subjects[0]].append((fact, answers))
@@ -94,9 +109,12 @@ class Secrets:
         """The first fact that the text gives away, if any; `about` are entities that it speaks of without naming."""
         words = f" {normal(text)} "
         named = {*about, *(self._names[mention] for mention in self._mention.findall(words))}
-        for name in sorted(named):
-            for fact, answers in self._told.get(name, ()):
-                if named.issuperset(fact.subjects) and any(answer in words for answer in answers):
+        for name in sorted(named & self._told.keys()):
+            rest = words
+            for own in self._own_names[name]:  # Guinea-Bissau does not tell that it borders Guinea
+                rest = rest.replace(own, " | ")
+            for fact, answers in self._told[name]:
+                if named.issuperset(fact.subjects) and any(answer in rest for answer in answers):
                     return fact
         return None
 

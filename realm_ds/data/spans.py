@@ -49,15 +49,14 @@ _UPPER = r"[A-Z\u00c0-\u00d6\u00d8-\u00de]"
 _NAME_WORD = rf"(?:(?:al|el|an|ad|ar|as|ash|at|az|d|l)-)?{_UPPER}[\w'\u2019-]*(?:\.(?={_UPPER}|\ {_UPPER}[A-Z]))?"
 _JOINT = r"(?:of\ the|of|de\ la|de|du|da|do|dos|del|di|la|le|al|el|bin|ibn|bint|van|der|von|ul|ud|y|e)"
 _NAME = re.compile(rf"(?<![\w'.-]){_NAME_WORD}(?:\ (?:{_JOINT}\ )?{_NAME_WORD})*")
-_NOT_A_NAME = frozenset(
-    """A An The This That These Those In On At By For From With Without Under Over After Before During Since Until As
+_NOT_A_NAME_WORDS = """A An The This That These Those In On At By For From With Without Under Over After Before During Since Until As
     And Or But If While When Where Who What Which How Why It Its He His She Her They Their We Our I There Here Then Thus
     Despite Following Although Though Because Both Each Every All Some Many Most Several Few Other Another Such No Not
     Only Also However Moreover Between Among Through Throughout Within Upon Once Note Including Subsequent Today Name
     Most First Second Third Last Early Late Mid Later Later Former New Additionally Meanwhile Nevertheless To Of Is Was
     Chief Head Highest Lowest Mean Total Key Local Noun Adjective Border Number Title Lyrics Conventional Geographic
-    Time Legislature Etymology""".split()
-)
+    Time Legislature Etymology"""
+_NOT_A_NAME = frozenset(_NOT_A_NAME_WORDS.split())
 
 
 def salient_spans(text: str, *, known: frozenset[str] = frozenset()) -> list[Span]:

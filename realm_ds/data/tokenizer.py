@@ -1,7 +1,7 @@
 """The WordPiece tokenizer of a run: train one, open one, turn text into ids. Special tokens are placed by batches.py.
 
-The folder is an ordinary transformers one (BERT, uncased): `AutoTokenizer.from_pretrained` opens it too. Here it is read
-with `tokenizers` alone, so that preparing data needs neither torch nor transformers.
+The folder is an ordinary transformers one (BERT, uncased): `AutoTokenizer.from_pretrained` opens it too. Here it is
+read with `tokenizers` alone, so that preparing data needs neither torch nor transformers.
 """
 
 import hashlib
@@ -111,8 +111,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         if fast.is_file():
             backend = tokenizers.Tokenizer.from_file(str(fast))
         else:
-            settings = _read_settings(folder)
-            backend = _bert(vocab.read_text(encoding="utf-8").splitlines(), lowercase=settings.get("do_lower_case", True))
+            lowercase = bool(_read_settings(folder).get("do_lower_case", True))
+            backend = _bert(vocab.read_text(encoding="utf-8").splitlines(), lowercase=lowercase)
     except Exception as error:  # tokenizers raises bare Exception
         raise DataError(f"{folder}: the tokenizer cannot be read ({error}); copy it again") from error
     kind = type(backend.model).__name__
@@ -126,8 +126,8 @@ def _alphabet(texts: Sequence[str], backend: tokenizers.Tokenizer) -> list[str]:
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(backend.normalizer.normalize_str(text))
-    letters = sorted((letter for letter in counts if not letter.isspace()), key=lambda letter: (-counts[letter], letter))
-    return sorted(letters[:MAX_ALPHABET])
+    letters = [letter for letter in counts if not letter.isspace()]
+    return sorted(sorted(letters, key=lambda letter: (-counts[letter], letter))[:MAX_ALPHABET])
 
 
 def _bert(vocab: Sequence[str], *, lowercase: bool = True) -> tokenizers.Tokenizer:
@@ -182,10 +182,10 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _special_ids(backend: tokenizers.Tokenizer, *, where: Path) -> SpecialIds:
-    ids = {token: backend.token_to_id(token) for token in SPECIAL_TOKENS}
-    missing = [token for token, index in ids.items() if index is None]
-    if missing:
+    vocab: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
         raise DataError(f"{where}: the vocabulary lacks {', '.join(missing)}; give a BERT-like tokenizer")
+    ids = {token: vocab[token] for token in SPECIAL_TOKENS}
     return SpecialIds(pad=ids["[PAD]"], cls=ids["[CLS]"], sep=ids["[SEP]"], mask=ids["[MASK]"], unk=ids["[UNK]"])
 
 
@@ -193,5 +193,6 @@ def _fingerprint(backend: tokenizers.Tokenizer) -> str:
     # Not the file's bytes: libraries of other versions write the same tokenizer in other words.
     vocab = backend.get_vocab(with_added_tokens=True)
     settings = json.loads(backend.to_str())
-    parts = [sorted(vocab.items(), key=lambda item: (item[1], item[0])), settings["normalizer"], settings["pre_tokenizer"]]
+    tokens = sorted(vocab.items(), key=lambda item: (item[1], item[0]))
+    parts = [tokens, settings["normalizer"], settings["pre_tokenizer"]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
