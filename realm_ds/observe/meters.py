@@ -3,13 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-Reduce = Callable[[np.ndarray], np.ndarray]
-"""Sums a float64 vector over the ranks that share a meter; all of them call it at the same step."""
+Reduce = Callable[[Sequence[float]], Sequence[float]]
+"""Sums each of some numbers over the ranks that share a meter; all of them call it at the same step."""
 
 
-def alone(sums: np.ndarray) -> np.ndarray:
+def alone(sums: Sequence[float]) -> Sequence[float]:
     """The reduction of a single rank."""
     return sums
 
@@ -32,10 +30,8 @@ class Meters:
 
     def drain(self, reduce: Reduce = alone) -> dict[str, float]:
         """Means over all ranks since the last drain, without those of weight 0; and start anew."""
-        sums = np.zeros((len(self._names), 2))
-        for row, name in enumerate(self._names):
-            sums[row] = [float(part) for part in self._pairs.get(name, (0.0, 0.0))]
+        sums = [float(part) for name in self._names for part in self._pairs.get(name, (0.0, 0.0))]
         self._pairs.clear()
-        totals = np.asarray(reduce(sums.reshape(-1)), dtype=np.float64).reshape(sums.shape)
-        pairs = zip(self._names, totals, strict=True)
-        return {name: float(value / weight) for name, (value, weight) in pairs if weight}
+        totals = reduce(sums)
+        pairs = zip(self._names, totals[::2], totals[1::2], strict=True)
+        return {name: float(value / weight) for name, value, weight in pairs if weight}

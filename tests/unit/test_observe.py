@@ -46,10 +46,10 @@ def test_meters_are_weighted_means_over_all_ranks() -> None:
     for rank, value, weight in pairs:
         ranks[rank].add("loss", value, weight)
     ranks[0].add("hits", np.float32(1.0))
-    vectors: list[np.ndarray] = []
+    others: list[list[float]] = []
     for meter in ranks[1:]:
-        meter.drain(lambda sums: vectors.append(sums.copy()) or sums)
-    means = ranks[0].drain(lambda sums: sums + sum(vectors))
+        meter.drain(lambda sums: others.append(list(sums)) or sums)
+    means = ranks[0].drain(lambda sums: [sum(parts) for parts in zip(sums, *others, strict=True)])
     expected = sum(value * weight for _, value, weight in pairs) / sum(weight for *_, weight in pairs)
     assert means == {"loss": pytest.approx(expected), "hits": 1.0}
     assert ranks[0].drain() == {}

