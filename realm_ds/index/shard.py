@@ -109,11 +109,14 @@ class PassageShard:
 
 def take_ranges(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The ranges flat[start : start + length], one after the other, without a Python loop over them."""
-    stops = np.cumsum(lengths)
-    total = int(stops[-1]) if len(stops) else 0
-    index = np.arange(total)
-    index += np.repeat(starts - (stops - lengths), lengths)
-    taken: np.ndarray = flat.take(index)
+    starts, lengths = starts[lengths > 0], lengths[lengths > 0]
+    places = np.ones(int(lengths.sum()), dtype=np.int64)
+    if len(places):
+        # Steps of one, and at the begin of each range the jump from the end of the one before.
+        places[0] = starts[0]
+        places[np.cumsum(lengths[:-1])] = starts[1:] - (starts[:-1] + lengths[:-1] - 1)
+        np.cumsum(places, out=places)
+    taken: np.ndarray = flat.take(places)
     return taken
 
 

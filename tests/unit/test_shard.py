@@ -107,7 +107,7 @@ def test_approximate_indexes_obey_exclusion_and_order(factory: str):
 
 def test_ranges_are_taken_in_order_empty_ones_included():
     flat = np.arange(20, dtype=np.uint16)
-    taken = take_ranges(flat, np.array([15, 3, 0, 3]), np.array([2, 0, 3, 2]))
+    taken = take_ranges(flat, np.array([7, 15, 3, 0, 3, 9]), np.array([0, 2, 0, 3, 2, 0]))
     assert taken.tolist() == [15, 16, 0, 1, 2, 3, 4]
     assert taken.dtype == np.uint16
     assert take_ranges(flat, np.array([], dtype=int), np.array([], dtype=int)).tolist() == []

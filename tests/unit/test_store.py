@@ -29,7 +29,7 @@ def read(store: IndexStore, start: int = 0, stop: int = 20, *, version: int = 3,
     return store.load(version=version, snapshot_sha256=snapshot, start=start, stop=stop, width=3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(1, 20), st.integers(0, 19), st.integers(1, 20))
 def test_any_range_is_read_from_any_number_of_parts(tmp_path_factory, num_shards: int, start: int, length: int):
     store = write(tmp_path_factory.mktemp("index"), num_shards=num_shards)
