@@ -35,18 +35,25 @@ def init_trainers(world: World, *, timeout_s: float = 600.0, backend: str | None
     if world.trainer_rank is None:
         raise LaunchError(f"{world.name} is no trainer and must not join the trainers' process group")
     timeout = timedelta(seconds=timeout_s)
-    if not dist.is_initialized():
-        address = _master_address(world) if world.trainer_rank == 0 else ""
-        store, address = _open_store(world, address, timeout_s=timeout_s)
-        set_variables(os.environ, world, address=address, port=store.port)
-        dist.init_process_group(
-            backend or ("nccl" if torch.cuda.is_available() else "gloo"),
-            store=store,
-            rank=world.trainer_rank,
-            world_size=world.num_trainers,
-            timeout=timeout,
-        )
-    group = dist.new_group(backend="gloo", timeout=timeout)
+    try:
+        if not dist.is_initialized():
+            store, address = _open_store(world, timeout_s=timeout_s)
+            set_variables(os.environ, world, address=address, port=store.port)
+            dist.init_process_group(
+                backend or ("nccl" if torch.cuda.is_available() else "gloo"),
+                store=store,
+                rank=world.trainer_rank,
+                world_size=world.num_trainers,
+                timeout=timeout,
+            )
+        group = dist.new_group(backend="gloo", timeout=timeout)
+    except RuntimeError as error:
+        first = world.hosts[world.trainer_ranks[0]]
+        raise LaunchError(
+            f"{world.name}: the {world.num_trainers} trainers cannot reach each other, with trainer 0 on {first} "
+            f"({str(error).splitlines()[0]}): set {ADDRESS_VARIABLE} to an address of {first} that all trainers reach, "
+            "and on hosts with several networks GLOO_SOCKET_IFNAME"
+        ) from error
     return Trainers(world, group=group, timeout_s=timeout_s)
 
 
@@ -183,12 +190,7 @@ class Trainers:
             ) from error
 
 
-def _master_address(world: World) -> str:
-    hosts = [world.hosts[rank] for rank in world.trainer_ranks]
-    return os.environ.get(ADDRESS_VARIABLE) or choose_address(hosts)
-
-
-def _open_store(world: World, address: str, *, timeout_s: float) -> tuple[Any, str]:
+def _open_store(world: World, *, timeout_s: float) -> tuple[Any, str]:
     """Trainer 0 serves a store on a port that the system picks and tells the others where."""
     import torch.distributed as dist
 
@@ -196,7 +198,12 @@ def _open_store(world: World, address: str, *, timeout_s: float) -> tuple[Any, s
     told = np.zeros(256, np.uint8)
     store = None
     if world.trainer_rank == 0:
-        store = dist.TCPStore(address, 0, world.num_trainers, True, timeout, wait_for_workers=False)
+        address = os.environ.get(ADDRESS_VARIABLE) or choose_address(
+            [world.hosts[rank] for rank in world.trainer_ranks]
+        )
+        # It listens on every interface. Itself it goes by loopback, so that an address that does not work fails at
+        # those who need it.
+        store = dist.TCPStore(LOOPBACK, 0, world.num_trainers, True, timeout, wait_for_workers=False)
         raw = f"{store.port} {address}".encode()
         told[: len(raw)] = np.frombuffer(raw, np.uint8)
     if world.trainer_comm is not None:
@@ -205,11 +212,5 @@ def _open_store(world: World, address: str, *, timeout_s: float) -> tuple[Any, s
         wait_until(request.Test, timeout_s=timeout_s, waiting_for=waiting_for, clock=Clock(), fault=LaunchError)
     port, address = told.tobytes().rstrip(b"\0").decode().split(" ")
     if store is None:
-        try:
-            store = dist.TCPStore(address, int(port), world.num_trainers, False, timeout, wait_for_workers=False)
-        except RuntimeError as error:
-            raise LaunchError(
-                f"{world.name} cannot reach trainer 0 at {address}, port {port} ({str(error).splitlines()[0]}): "
-                f"set {ADDRESS_VARIABLE} to an address of {world.hosts[world.trainer_ranks[0]]} that all trainers reach"
-            ) from error
+        store = dist.TCPStore(address, int(port), world.num_trainers, False, timeout, wait_for_workers=False)
     return store, address

@@ -1,5 +1,7 @@
 """Real MPI worlds: roles, the trainers' process group, and how a world ends when one of its ranks does."""
 
+import re
+
 import pytest
 
 from tests.support.worlds import MARKER, Outcome, marked, run_ranks
@@ -58,6 +60,46 @@ def test_the_group_is_the_one_that_torch_finds_already_formed() -> None:
     """
     outcome = run_ranks(program, processes=2, timeout_s=120)
     assert (outcome.code, outcome.stdout.count("ok")) == (0, 2), outcome.output
+
+
+def test_waits_of_trainers_and_of_the_world_end_and_say_for_what() -> None:
+    program = """
+    import os
+    from realm_ds.comm.world import join_world
+    from realm_ds.errors import LaunchError
+    world = join_world(num_shards=0, placement="tail")
+    from realm_ds.comm.trainers import init_trainers
+    os.environ["REALM_MASTER_ADDR"] = "127.0.0.1"
+    trainers = init_trainers(world, timeout_s=2)
+    if trainers.rank == 0:
+        for wait in (lambda: trainers.barrier(timeout_s=0.5, waiting_for="the other trainer"),
+                     lambda: world.barrier(timeout_s=0.5, waiting_for="the whole world"),
+                     lambda: trainers.all_reduce_sum([1.0])):
+            try:
+                wait()
+            except LaunchError as error:
+                print(error, flush=True)
+        world.abort("enough")
+    import time
+    time.sleep(60)
+    """
+    outcome = run_ranks(program, processes=2, timeout_s=END_WITHIN_S)
+    assert "waited 0.5 s for the other trainer\nwaited 0.5 s for the whole world\n" in outcome.stdout, outcome.output
+    assert "the trainers' sum failed, a trainer has died or is more than 2 s late; its log says why" in outcome.stdout
+
+
+def test_an_address_that_nobody_reaches_names_the_variable_to_set() -> None:
+    program = """
+    from realm_ds.comm.world import join_world
+    world = join_world(num_shards=0, placement="tail")
+    from realm_ds.comm.trainers import init_trainers
+    init_trainers(world, timeout_s=2)
+    """
+    env = {"REALM_MASTER_ADDR": "nowhere.invalid"}
+    outcome = run_ranks(program, processes=2, env=env, timeout_s=END_WITHIN_S)
+    assert outcome.code != 0
+    said = r"the 2 trainers cannot reach each other, with trainer 0 on .* set REALM_MASTER_ADDR to an address of"
+    assert re.search(said, outcome.stderr), outcome.output
 
 
 def test_roles_by_environment_and_a_launch_that_disagrees_with_itself() -> None:

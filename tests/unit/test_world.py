@@ -3,11 +3,13 @@
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import mpi4py
 import pytest
 
-from realm_ds.comm.trainers import LOOPBACK, Trainers, choose_address, set_variables
-from realm_ds.comm.world import World, check_launch, singleton
+from realm_ds.comm.trainers import LOOPBACK, Trainers, choose_address, init_trainers, set_variables
+from realm_ds.comm.world import World, _exchange, check_launch, join_world, singleton, start_mpi
 from realm_ds.errors import ConfigError, LaunchError
 from realm_ds.index.messages import MESSAGES, Stop
 
@@ -110,6 +112,40 @@ def test_trainers_without_a_group_and_sums_of_tables_are_our_mistakes() -> None:
         Trainers(world(0))
     with pytest.raises(TypeError, match="a sum over trainers takes a list of numbers"):
         Trainers(singleton("a")).all_reduce_sum([[1.0]])  # type: ignore[list-item]
+
+
+def test_an_index_rank_must_not_join_the_trainers() -> None:
+    with pytest.raises(LaunchError, match=r"index 0 \(world rank 2 on a\) is no trainer and must not join"):
+        init_trainers(world(2))
+
+
+def test_without_an_mpi_library_one_process_works_and_shards_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(mpi4py, "MPI", raising=False)
+    monkeypatch.setitem(sys.modules, "mpi4py.MPI", None)
+    assert start_mpi() is None
+    assert join_world(num_shards=0, placement="per_node").hosts == (socket.gethostname(),)
+    with pytest.raises(
+        ConfigError, match=r"num_shards=1 needs .* started alone \(no MPI library\): launch with mpiexec"
+    ):
+        join_world(num_shards=1, placement="per_node")
+    monkeypatch.setenv("REALM_ROLE", "index")
+    with pytest.raises(ConfigError, match="all 1 processes have REALM_ROLE=index and none trains"):
+        join_world(num_shards=0, placement="per_node")
+
+
+def test_an_mpi_without_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = SimpleNamespace(Query_thread=lambda: 0, THREAD_FUNNELED=1, Get_library_version=lambda: "Old MPI 1\nbuilt ...")
+    monkeypatch.setattr(mpi4py, "MPI", old, raising=False)
+    monkeypatch.setitem(sys.modules, "mpi4py.MPI", old)
+    with pytest.raises(
+        ConfigError, match=r"^Old MPI 1 offers no thread support \(level 0, needed 1, FUNNELED\): use the"
+    ):
+        start_mpi()
+
+
+def test_a_host_name_beyond_all_bounds_is_refused() -> None:
+    with pytest.raises(ConfigError, match="host name and REALM_ROLE of this rank are longer than 512 bytes: 'nnn"):
+        _exchange(None, "n" * 513, timeout_s=1, clock=None)
 
 
 def test_an_abort_ends_the_process_with_the_message_last() -> None:
