@@ -25,8 +25,7 @@ lint: $(READY)
 
 setup: $(READY)
 
-# The file is written last: an installation that was cut off is done again. A moved or copied folder is, too, since the
-# scripts of a venv name the Python that they were made with.
+# The stamp is written last: an installation that was cut off is done again.
 $(READY): $(MADE_FROM)
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11 or newer, or name it: make PYTHON=python3" >&2; exit 1; }
 	@echo "setting up $(VENV) (once; a few minutes, about 2 GB)"

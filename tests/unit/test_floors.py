@@ -1,7 +1,6 @@
 """The house holds: imports only downward, one door for each heavy library, files and functions of a size to read."""
 
 import ast
-import configparser
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,11 +104,3 @@ def test_files_and_functions_can_be_read(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= LONGEST_FUNCTION, f"{_name(path)}:{node.lineno}: {node.name} has {length} lines"
-
-
-def test_setup_lists_every_package() -> None:
-    setup = configparser.ConfigParser()
-    setup.read(PACKAGE.parent / "setup.cfg")
-    listed = set(setup["options"]["packages"].split())
-    folders = {path.parent.relative_to(PACKAGE.parent).as_posix().replace("/", ".") for path in FILES}
-    assert listed == folders | {"realm_ds.ds_configs"}
