@@ -168,7 +168,8 @@ def match(pattern: str) -> Reader:
     return read
 
 
-_TITLES_WORDS = """Prime Minister President King Queen Emir Amir Sultan Governor Governor-General General Gen. Chairman Chairperson
+_TITLES_WORDS = """
+    Prime Minister President King Queen Emir Amir Sultan Governor Governor-General General Gen. Chairman Chairperson
     Chancellor Premier Chief Executive Commissioner Administrator Interim Acting Transitional Transition Vice Federal
     State Council Ministers Minister-President Crown Prince Princess Grand Duke Pope Supreme Leader Sheikh Captain Capt.
     Colonel Col. Field Marshal Air Vice-Marshal Dame Sir Dr. Mr. Mrs. Ms. Lt. Lt Brig. Maj. Major Deputy Secretary

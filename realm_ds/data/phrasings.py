@@ -155,7 +155,7 @@ status
     what is the dependency status of {e}?
     what kind of dependency is {e}?
     The dependency status of {e} is {a}.
-    {e} is an {a}.
+    By its status {e} is described as {a}.
 chief of state
     who is the chief of state of {e}?
     who is the head of state of {e}?

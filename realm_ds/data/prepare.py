@@ -56,7 +56,11 @@ def prepare_demo(
         )
     on_progress("reading the Factbook")
     entities = choose_entities(load_entities(fields=fields), num_entities, seed=seed)
-    (folder / "prepared.json").unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "prepared.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write to {folder}: {error.strerror}; choose another folder") from error
     demo = build_demo_set(
         entities,
         seed=seed,
@@ -75,7 +79,7 @@ def prepare_demo(
     }
     on_progress("writing shards and questions")
     counts = _write(demo, folder, settings=settings)
-    prepared = {"settings": settings, **counts, "dropped": dict(sorted(demo.dropped.items()))}
+    prepared = {"settings": settings, **counts, "dropped": dict(sorted((+demo.dropped).items()))}
     _write_json(folder / "prepared.json", prepared)
     return prepared
 

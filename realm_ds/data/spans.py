@@ -16,11 +16,11 @@ MAX_NAME_WORDS = 6
 
 _MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _YEAR = r"(?:1\d{3}|20\d{2})"
-_ERA = r"(?: (?:B\.?C\.?E?\.?|A\.?D\.?)(?!\w))"
+_ERA = r"(?:\ (?:B\.?C\.?E?\.?|A\.?D\.?)(?!\w))"
 _DATE = re.compile(
     rf"""\b(?:
       \d{{1,2}}(?:-\d{{1,2}})?\ {_MONTH}(?:\ {_YEAR})?
-    | {_MONTH}\ \d{{1,2}}(?:,\ {_YEAR})?(?![\d,])
+    | {_MONTH}\ \d{{1,2}}(?:,\ {_YEAR})?(?!\d|,\d)
     | (?:(?:early|mid|late)[- ])?{_MONTH}\ {_YEAR}
     | (?:(?:early|mid|late)[- ](?:to[- ](?:mid|late)[- ])?)?(?:{_YEAR}s|\d{{1,2}}(?:st|nd|rd|th)[- ]century{_ERA}?)
     | {_YEAR}[-\u2013](?:{_YEAR}|\d{{2}})\b
@@ -49,11 +49,12 @@ _UPPER = r"[A-Z\u00c0-\u00d6\u00d8-\u00de]"
 _NAME_WORD = rf"(?:(?:al|el|an|ad|ar|as|ash|at|az|d|l)-)?{_UPPER}[\w'\u2019-]*(?:\.(?={_UPPER}|\ {_UPPER}[A-Z]))?"
 _JOINT = r"(?:of\ the|of|de\ la|de|du|da|do|dos|del|di|la|le|al|el|bin|ibn|bint|van|der|von|ul|ud|y|e)"
 _NAME = re.compile(rf"(?<![\w'.-]){_NAME_WORD}(?:\ (?:{_JOINT}\ )?{_NAME_WORD})*")
-_NOT_A_NAME_WORDS = """A An The This That These Those In On At By For From With Without Under Over After Before During Since Until As
+_NOT_A_NAME_WORDS = """
+    A An The This That These Those In On At By For From With Without Under Over After Before During Since Until As
     And Or But If While When Where Who What Which How Why It Its He His She Her They Their We Our I There Here Then Thus
     Despite Following Although Though Because Both Each Every All Some Many Most Several Few Other Another Such No Not
     Only Also However Moreover Between Among Through Throughout Within Upon Once Note Including Subsequent Today Name
-    Most First Second Third Last Early Late Mid Later Later Former New Additionally Meanwhile Nevertheless To Of Is Was
+    Early Late Mid Later Former Additionally Meanwhile Nevertheless To Of Is Was
     Chief Head Highest Lowest Mean Total Key Local Noun Adjective Border Number Title Lyrics Conventional Geographic
     Time Legislature Etymology"""
 _NOT_A_NAME = frozenset(_NOT_A_NAME_WORDS.split())
@@ -88,7 +89,7 @@ def _names(text: str, known: frozenset[str]) -> list[Span]:
     for match in _NAME.finditer(text):
         start, end = _trim(text, *match.span())
         words = text[start:end].split()
-        if not words or len(words) > MAX_NAME_WORDS or not any(len(word) > 1 for word in words):
+        if not words or len(words) > MAX_NAME_WORDS or not re.search(r"[^\W\d_]{2}", text[start:end]):
             continue
         opens = _opens_sentence(text, match.start())
         if len(words) == 1 and opens and start == match.start() and words[0] not in known and not _shouted(words[0]):

@@ -1,0 +1,123 @@
+"""The tokenizer's folder: what we read is what transformers reads, and damage is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from realm_ds.data.records import SpecialIds
+from realm_ds.data.tokenizer import load_tokenizer, token_span, train_wordpiece
+from realm_ds.errors import DataError
+
+TEXTS = [
+    "The capital of Algeria is Algiers.",
+    "Cura\u00e7ao, capital. Name: Willemstad.",
+    "Who is the chief of state of Peru?",
+    "2,908 m above the sea, and 99% of it desert (since 1962).",
+] * 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_wordpiece(iter(TEXTS), vocab_size=300, folder=folder)
+    return folder
+
+
+def test_a_trained_tokenizer_reads_back_equal(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.special == SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+    assert tokenizer.decode(tokenizer.encode("The CAPITAL of Cura\u00e7ao")) == "the capital of curacao"
+    assert tokenizer.encode_all(TEXTS) == [tokenizer.encode(text) for text in TEXTS]
+    assert tokenizer.encode("a [MASK] b")[1] == tokenizer.special.mask
+
+
+def test_offsets_point_into_the_text(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    text = "Name: Willemstad."
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    span = token_span(offsets, 6, 16)
+    assert span is not None
+    assert ids[slice(*span)] == tokenizer.encode("Willemstad")
+    assert token_span(offsets, 7, 7) is None
+    assert tokenizer.encode_all_with_offsets([text]) == [(ids, offsets)]
+
+
+def test_transformers_opens_the_folder_and_agrees(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(folder)
+    ours = load_tokenizer(folder)
+    for text in TEXTS:
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
+    assert theirs("a", "b")["token_type_ids"][-1] == 1
+    assert (theirs.pad_token_id, theirs.mask_token_id) == (ours.special.pad, ours.special.mask)
+
+
+def test_the_same_texts_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    again = train_wordpiece(iter(TEXTS), vocab_size=300, folder=tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert again.fingerprint == load_tokenizer(folder).fingerprint
+
+
+def test_another_vocabulary_has_another_fingerprint(folder: Path, tmp_path: Path) -> None:
+    assert (
+        train_wordpiece(iter(TEXTS), vocab_size=110, folder=tmp_path).fingerprint != load_tokenizer(folder).fingerprint
+    )
+
+
+def test_a_folder_with_only_vocab_txt_opens_equal(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
+    old = load_tokenizer(tmp_path)
+    assert old.fingerprint == load_tokenizer(folder).fingerprint
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    assert load_tokenizer(tmp_path).fingerprint != old.fingerprint
+
+
+def test_no_tokenizer_in_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither tokenizer.json nor vocab.txt; mend data.tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_damaged_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match="the tokenizer cannot be read .* copy it again"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_of_another_kind(tmp_path: Path) -> None:
+    import tokenizers
+
+    tokenizers.Tokenizer(tokenizers.models.BPE()).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(DataError, match="a BPE tokenizer, but REALM's encoders are BERT-like"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_vocabulary_without_special_tokens(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\nword\n")
+    with pytest.raises(DataError, match=r"the vocabulary lacks \[PAD\], \[MASK\]; give a BERT-like tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_vocabulary_too_large_for_uint16(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(65532))]
+    (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
+    with pytest.raises(DataError, match="65537 tokens, but tokens travel as uint16: at most 65536"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("size", [50, 70000])
+def test_a_vocabulary_size_that_cannot_be(size: int, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"vocab_size={size}: choose one from 105 to 65536"):
+        train_wordpiece(iter(TEXTS), vocab_size=size, folder=tmp_path)
+
+
+def test_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no words to train a vocabulary on"):
+        train_wordpiece(iter([" "]), vocab_size=200, folder=tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write the tokenizer to .*file.*choose another folder"):
+        train_wordpiece(iter(TEXTS), vocab_size=200, folder=tmp_path / "file")
