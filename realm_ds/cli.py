@@ -71,7 +71,7 @@ Overrides = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settings and the command line, and start nothing.")]
-Split = Annotated[Literal["dev", "test"], typer.Option(help="Which questions to answer.")]
+Split = Annotated[Literal["dev", "test"], typer.Option(help="Whose questions.")]
 
 
 def main() -> None:
@@ -99,17 +99,24 @@ def _verb(function: Callable[P, R]) -> Callable[P, R]:
 @app.command()
 @_verb
 def demo(
-    run: RunFolder = Path("runs/demo"),
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", "-r", help="The run folder. Left out: runs/demo, or the next that is free.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of data, weights and order; the same seed gives the same losses.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Every step, under two minutes; too short to learn.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish a demo that was stopped; needs --run.")] = False,
 ) -> None:
     """The whole of REALM on the CIA World Factbook: shards, ICT, pre-training, export, questions, report.
 
     Reads nothing from the network. Ends with RUN/report.md, RUN/report.json and RUN/plots.
     """
-    from realm_ds.launch.demo import run_demo
+    from realm_ds.launch.demo import free_run_folder, run_demo
 
-    run_demo(run.absolute(), seed=seed, quick=quick)
+    if resume and run is None:
+        raise ConfigError("--resume needs the folder of the demo to finish: --run runs/demo")
+    folder = run.absolute() if run is not None else free_run_folder(Path("runs").absolute())
+    run_demo(folder, seed=seed, quick=quick, overrides=overrides or [], resume=resume)
 
 
 @prepare.command("demo")
@@ -161,10 +168,10 @@ def qa_train(
 @qa.command("eval")
 @_verb
 def qa_eval(run: RunFolder = Path("runs/qa"), split: Split = "test") -> None:
-    """Exact match, F1 and recall of a fine-tuned run on its dev or test questions."""
-    from realm_ds.launch.stages import evaluate_qa
+    """What `qa train` scored on dev or test: exact match, F1, recall, and the baselines beside them."""
+    from realm_ds.launch.scores import read_scores
 
-    for name, value in evaluate_qa(run.absolute(), split=split).items():
+    for name, value in read_scores(run.absolute(), split=split).items():
         print(f"{name}: {value}")
 
 
@@ -210,13 +217,13 @@ def _stage(
 ) -> None:  # fmt: skip
     """Run a stage of training, or print what would be run."""
     run = run.absolute()
-    config = _settings(source, overrides or [], run)
+    load_config = functools.partial(_settings, source, overrides or [], run)
     if dry_run:
-        _print_plan(stage, config, run, resume)
+        _print_plan(stage, load_config(), run, resume)
         return
     from realm_ds.launch.stages import launch_stage
 
-    launch_stage(stage, config=config, run_folder=run, resume=resume, echo=sys.stdout)
+    launch_stage(stage, load_config=load_config, run_folder=run, resume=resume, echo=sys.stdout)
 
 
 def _settings(source: str | None, overrides: list[str], run: Path) -> "RealmConfig":

@@ -46,10 +46,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
 
     module(
         "realm_ds.launch.stages", launch_stage=stand_in("launch_stage"),
-        evaluate_qa=stand_in("evaluate_qa", {"em": 0.5}),
         stage_command=stand_in("stage_command", ["mpiexec", "-n", "4", "a b"]),
     )  # fmt: skip
-    module("realm_ds.launch.demo", run_demo=stand_in("run_demo"))
+    module("realm_ds.launch.demo", run_demo=stand_in("run_demo"), free_run_folder=lambda parent: parent / "demo-2")
     module("realm_ds.train.export", export_run=stand_in("export_run", Path("/out")))
     module("realm_ds.data.prepare", prepare_demo=stand_in("prepare_demo", {}))
     return seen
@@ -112,13 +111,13 @@ def test_stages_are_launched_with_the_settings_asked_for(calls, tmp_path: Path, 
     assert name == "launch_stage"
     assert options["arguments"] == (stage,)
     assert (options["run_folder"], options["resume"]) == (tmp_path, True)
-    assert getattr(options["config"], stage).steps == 7
+    assert getattr(options["load_config"](), stage).steps == 7
 
 
 def test_a_run_folder_has_its_settings_already(calls, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("data: {corpus: c, tokenizer: t}\npretrain: {steps: 11}\n")
     assert _run("pretrain", "--run", str(tmp_path), "--resume")[0] == 0
-    assert calls[0][1]["config"].pretrain.steps == 11
+    assert calls[0][1]["load_config"]().pretrain.steps == 11
 
 
 def test_a_dry_run_starts_nothing(calls, tmp_path: Path) -> None:
@@ -134,12 +133,10 @@ def test_the_other_verbs_hand_on_their_options(calls, tmp_path: Path) -> None:
     run = str(tmp_path)
     assert _run("demo", "--run", run, "--seed", "3", "--quick")[0] == 0
     assert _run("export", "--run", run, "--step", "40")[1] == "exported to /out\n"
-    assert _run("qa", "eval", "--run", run, "--split", "dev")[1] == "em: 0.5\n"
     assert _run("prepare", "demo", run, "--seed", "5")[0] == 0
-    demo, export, evaluate, prepare = calls
-    assert demo == ("run_demo", {"arguments": (tmp_path,), "seed": 3, "quick": True})
+    demo, export, prepare = calls
+    assert demo == ("run_demo", {"arguments": (tmp_path,), "seed": 3, "quick": True, "overrides": [], "resume": False})
     assert (export[1]["step"], export[1]["out"]) == (40, None)
-    assert evaluate[1]["split"] == "dev"
     assert (prepare[1]["arguments"], prepare[1]["seed"]) == ((tmp_path,), 5)
 
 
@@ -150,8 +147,32 @@ def test_settings_can_be_looked_at(tmp_path: Path) -> None:
     assert "qa.retrieve" in _run("config", "explain", "qa")[1]
 
 
+def test_scores_are_read_back(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    code, _, err = _run("qa", "eval", "--run", run, "--split", "dev")
+    assert code == 1
+    assert err.startswith(f"realm-ds: no scores in {tmp_path / 'qa' / 'dev.json'}: `realm-ds qa train --run ")
+    (tmp_path / "qa").mkdir()
+    for text, complaint in (("{", "is damaged"), ("[]", "holds no scores but a list")):
+        (tmp_path / "qa" / "dev.json").write_text(text)
+        assert complaint in _run("qa", "eval", "--run", run, "--split", "dev")[2]
+    (tmp_path / "qa" / "dev.json").write_text('{"em": 0.5, "count": 3}')
+    assert _run("qa", "eval", "--run", run, "--split", "dev") == (0, "em: 0.5\ncount: 3\n", "")
+
+
+def test_a_demo_takes_the_next_free_folder_and_is_finished_where_it_was(calls) -> None:
+    assert _run("demo", "pretrain.steps=9")[0] == 0
+    assert calls[0][1]["arguments"] == (Path("runs/demo-2").absolute(),)
+    assert calls[0][1]["overrides"] == ["pretrain.steps=9"]
+    assert _run("demo", "--resume") == (
+        2,
+        "",
+        "realm-ds: --resume needs the folder of the demo to finish: --run runs/demo\n",
+    )
+
+
 def test_wrong_settings_are_one_plain_message_and_code_2(tmp_path: Path) -> None:
-    code, _, err = _run("pretrain", "-c", "demo", "--run", str(tmp_path), *DATA, "pretrain.stepz=7")
+    code, _, err = _run("pretrain", "-c", "demo", "--run", str(tmp_path), "--dry-run", *DATA, "pretrain.stepz=7")
     assert code == 2
     assert err == "realm-ds: pretrain.stepz (override 'pretrain.stepz=7') is no setting; did you mean pretrain.steps?\n"
 
