@@ -160,11 +160,12 @@ def _values(
     num_questions = float(len(read_B))
     best_B1 = logits_BKLW.flatten(1).argmax(dim=1, keepdim=True)
     is_gold_BX = is_gold_BKLW.flatten(1)
-    return {
-        "loss": (loss.detach() * num_questions, num_questions),
-        "reader_loss": (read_B.sum(), num_questions),
-        "retriever_loss": (retrieve_B.sum(), num_questions),
-        "holds_answer": (found.holds_answer_BN.any(dim=1).float().sum(), num_questions),
-        "reads_answer": (is_gold_BX.any(dim=1).float().sum(), num_questions),
-        "span_accuracy": (is_gold_BX.gather(1, best_B1).float().sum(), num_questions),
+    means = {
+        "loss": loss.detach(),
+        "reader_loss": read_B.mean(),
+        "retriever_loss": retrieve_B.mean(),
+        "holds_answer": found.holds_answer_BN.any(dim=1).float().mean(),
+        "reads_answer": is_gold_BX.any(dim=1).float().mean(),
+        "span_accuracy": is_gold_BX.gather(1, best_B1).float().mean(),
     }
+    return {name: (mean, num_questions) for name, mean in means.items()}

@@ -1,0 +1,42 @@
+"""What each rank of tests/ranks/test_qa.py does: fine-tune on the tiny corpus, as the environment says."""
+
+import json
+import os
+from pathlib import Path
+
+from realm_ds.comm.world import join_world
+from realm_ds.config.deepspeed import load_deepspeed, packaged_deepspeed
+from realm_ds.observe.sinks import Sinks
+from tests.support.tiny import tiny_config
+
+STEPS = 12
+SAVED_AT = 6
+ARGUMENTS = "QA_JOB"
+"""Environment variable: JSON of data, folder, zero_stage and resume."""
+
+
+def main(data: Path, folder: Path, *, zero_stage: int, resume: bool) -> None:
+    world = join_world(num_shards=0, placement="tail", timeout_s=60)
+    # After MPI is loaded: an error on import must end the other rank too.
+    from realm_ds.train.qa import train_qa
+    from realm_ds.train.stage import open_stage
+
+    config = tiny_config(data, **{"model.initializer_range": 0.15})
+    qa = config.qa.model_copy(
+        update={
+            "data": data / "qa", "steps": STEPS, "micro_batch_size": 6, "learning_rate": 1e-3, "warmup_steps": 1,
+            "save_every_steps": SAVED_AT, "log_every_steps": 1, "retrieve": 72, "read": 4,
+            "read_one_with_answer": True, "max_span_tokens": 6, "span_hidden_size": 16,
+        }
+    )  # fmt: skip
+    config = config.model_copy(update={"qa": qa})
+    with Sinks(folder, role="trainer", role_rank=world.trainer_rank or 0, stage="qa") as sinks:
+        stage = open_stage(world, config, folder=folder, sinks=sinks)
+        train_qa(stage, deepspeed_json=load_deepspeed(packaged_deepspeed(zero_stage)), resume=resume)
+        stage.trainers.close()
+    world.barrier(timeout_s=60, waiting_for="all ranks to finish")
+
+
+if __name__ == "__main__":
+    given = json.loads(os.environ[ARGUMENTS])
+    main(Path(given["data"]), Path(given["folder"]), zero_stage=given["zero_stage"], resume=given["resume"])
