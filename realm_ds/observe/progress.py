@@ -99,9 +99,10 @@ class _Lines:
         self._said_at = self._clock()
 
     def changed(self, bar: Bar) -> None:
-        if self._clock() - self._said_at >= self._every_s:
+        text = _how_far(bar)
+        if text and self._clock() - self._said_at >= self._every_s:
             self._said_at = self._clock()
-            self.say(f"{bar.title} {_how_far(bar)}")
+            self.say(f"{bar.title}{text}")
 
     def finished(self, bar: Bar, text: str) -> None:
         self.say(text)
@@ -215,12 +216,9 @@ def clock_text(seconds: float) -> str:
 
 
 def _how_far(bar: Bar) -> str:
-    parts = []
-    if bar.total:
-        parts.append(f"{bar.done}/{bar.total} ({bar.done / bar.total:.0%})")
-    elif bar.done:
-        parts.append(str(bar.done))
+    """What follows a title: " 3/10 (30%), 14s left: loss 2.1"; '' when nothing is known."""
     left_s = bar.left_s()
-    if left_s is not None:
-        parts.append(f"{clock_text(left_s)} left")
-    return ", ".join(parts) + (f": {bar.now}" if bar.now else "")
+    counted = f"{bar.done}/{bar.total} ({bar.done / bar.total:.0%})" if bar.total else str(bar.done or "")
+    left = "" if left_s is None else f"{clock_text(left_s)} left"
+    known = ", ".join(filter(None, (counted, left)))
+    return (f" {known}" if known else "") + (f": {bar.now}" if bar.now else "")

@@ -184,6 +184,15 @@ def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
     ]
 
 
+def test_nothing_known_is_no_line() -> None:
+    clock, out = Clock(), io.StringIO()
+    bar = Progress(out=out, clock=clock).stage("Data")
+    clock.now += 9
+    bar.update()
+    bar.update(now="cutting passages")
+    assert out.getvalue().splitlines() == ["Data ...", "Data: cutting passages"]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
