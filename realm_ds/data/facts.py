@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from realm_ds.data.factbook import Entity
 
 MAX_ANSWER_WORDS = 8
+MAX_SHARE, MIN_COMMON = 0.1, 5
+"""An answer that so large a share of a field's facts has (and so many at least) is no fact to look up: one who says
+Independence Day is right for half of the national holidays without having read a word."""
 
 Reader = Callable[[str], Sequence[str]]
 """Sub-field text to the accepted answers; the first is the one that statements use. Nothing found: empty."""
@@ -79,7 +82,16 @@ def find_facts(entities: Sequence[Entity]) -> tuple[list[Fact], Counter[str]]:
                 )
             )
     facts.extend(_border_facts(entities))
-    return facts, dropped
+    of_field = Counter(fact.field for fact in facts)
+    alike = Counter((fact.field, normal(fact.answers[0])) for fact in facts)
+    telling = []
+    for fact in facts:
+        num_alike = alike[fact.field, normal(fact.answers[0])]
+        if num_alike >= MIN_COMMON and num_alike > MAX_SHARE * of_field[fact.field]:
+            dropped[f"{fact.field}: answer so common that it can be guessed"] += 1
+        else:
+            telling.append(fact)
+    return telling, dropped
 
 
 _WORD = re.compile(r"\w+|[^\w\s]")

@@ -126,6 +126,15 @@ def test_dropped_facts_are_counted_with_their_reason() -> None:
     assert dropped == Counter({"capital: answer is in the name": 1, "population: no short answer in the text": 1})
 
 
+def test_answers_that_can_be_guessed_are_no_facts() -> None:
+    same = [entity(f"Land {number}", national_symbol={"": "lion."}) for number in range(5)]
+    others = [entity(f"Isle {number}", national_symbol={"": f"bird of {number}."}) for number in range(20)]
+    facts, dropped = find_facts([*same, *others])
+    assert {fact.answers for fact in facts} == {(f"bird of {number}",) for number in range(20)}
+    assert dropped == Counter({"national symbol: answer so common that it can be guessed": 5})
+    assert len(find_facts([*same[:4], *others])[0]) == 24
+
+
 def test_normal_makes_equal_what_the_uncased_tokenizer_makes_equal() -> None:
     assert normal("Cura\u00e7ao's  TEBBOUNE_x (2,908 m)") == "curacao ' s tebboune x ( 2 , 908 m )"
 
