@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-class _Gather(torch.autograd.Function):
+class _Gather(torch.autograd.Function):  # type: ignore[misc]
     """Forward: concatenate the trainers' equal blocks. Backward: sum what every trainer asks of this one's block."""
 
     @staticmethod

@@ -51,6 +51,8 @@ class ModelConfig(Section):
     """Width P of query and passage vectors; the index is this wide."""
     share_towers: bool = True
     """One tower embeds queries and passages, as in Google's release; false trains two."""
+    initializer_range: Rate = 0.02
+    """Standard deviation of weights that start from scratch. 0.02 is BERT's, for 768 wide; narrow models want more."""
     dropout: Probability = 0.1
     """Inside the encoders, and after the projection's LayerNorm, while training."""
     projection_norm_eps: Rate = 1e-12

@@ -60,9 +60,7 @@ class _Demo:
 
     progress: Progress
 
-    def __init__(
-        self, run_folder: Path, *, seed: int, quick: bool, overrides: Sequence[str], resume: bool
-    ) -> None:
+    def __init__(self, run_folder: Path, *, seed: int, quick: bool, overrides: Sequence[str], resume: bool) -> None:
         self._folder, self._seed, self._quick = run_folder.resolve(), seed, quick
         self._overrides, self._resume = overrides, resume
         path = self._folder / STAGES_FILE
@@ -94,7 +92,9 @@ class _Demo:
             on_progress=lambda doing: bar.update(now=doing),
         )
         questions = prepared["questions"]
-        summary = f"{prepared['passages']} passages, {prepared['examples']} sentences, {sum(questions.values())} questions"
+        summary = (
+            f"{prepared['passages']} passages, {prepared['examples']} sentences, {sum(questions.values())} questions"
+        )
         return {"passages": prepared["passages"], "questions": questions, "summary": summary}
 
     def ict(self, bar: Bar) -> Result:
@@ -170,7 +170,8 @@ class _Demo:
         has_checkpoint = any((folder / "checkpoints").glob("step-*/manifest.json"))
         poll = follow_run(folder, stage=stage, bar=bar)
         bar.update(now="starting processes")
-        launch_stage(stage, config=config, run_folder=folder, resume=self._resume and has_checkpoint, on_poll=poll)
+        resume = self._resume and has_checkpoint
+        launch_stage(stage, load_config=lambda: config, run_folder=folder, resume=resume, on_poll=poll)
 
     def _export(self, stage: str, bar: Bar) -> Path:
         from realm_ds.train.export import export_run

@@ -1,7 +1,7 @@
 """Starts a stage of training, or takes part in it: the same command line is both, as a launcher's variables tell.
 
-    realm-ds pretrain --config C --run R                       here: starts mpiexec with trainers and index ranks
-    srun python -m mpi4py -m realm_ds pretrain --config C ...  there: this process is one of the ranks
+realm-ds pretrain --config C --run R                       here: starts mpiexec with trainers and index ranks
+srun python -m mpi4py -m realm_ds pretrain --config C ...  there: this process is one of the ranks
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from realm_ds.comm.world import is_launched
+from realm_ds.comm.world import is_launched, start_mpi
 from realm_ds.config.load import RUN_CONFIG, dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.errors import CheckpointError, ConfigError
@@ -24,7 +24,7 @@ DEFAULT_TRAINERS = 2
 def launch_stage(
     stage: StageName,
     *,
-    config: RealmConfig,
+    load_config: Callable[[], RealmConfig],
     run_folder: Path,
     resume: bool,
     on_poll: Callable[[], None] | None = None,
@@ -35,8 +35,9 @@ def launch_stage(
     Raises ConfigError or CheckpointError for what cannot work, LaunchError when a rank dies.
     """
     if is_launched(os.environ):
-        run_as_rank(run_folder, lambda: run_rank(stage, config=config, folder=run_folder, resume=resume))
+        run_as_rank(run_folder, lambda: _take_part(stage, load_config, run_folder=run_folder, resume=resume))
         return
+    config = load_config()
     prepare_run_folder(run_folder, config, resume=resume)
     run_world(
         rank_arguments(stage, run_folder=run_folder, resume=resume),
@@ -47,10 +48,23 @@ def launch_stage(
     )
 
 
+def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool) -> None:
+    # Before anything can fail: a rank that dies before MPI is there leaves the others waiting for it in MPI_Init.
+    start_mpi()
+    run_rank(stage, config=load_config(), folder=run_folder, resume=resume)
+
+
 def rank_arguments(stage: StageName, *, run_folder: Path, resume: bool) -> list[str]:
     """What every rank is started with: the run folder holds the rest."""
     verb = ["qa", "train"] if stage == "qa" else [stage]
-    return [*verb, "--config", str(run_folder / RUN_CONFIG), "--run", str(run_folder), *(["--resume"] if resume else [])]
+    return [
+        *verb,
+        "--config",
+        str(run_folder / RUN_CONFIG),
+        "--run",
+        str(run_folder),
+        *(["--resume"] if resume else []),
+    ]
 
 
 def stage_command(stage: StageName, *, config: RealmConfig, run_folder: Path, resume: bool) -> list[str]:

@@ -3,7 +3,8 @@
 The index ranks' side is launch/node.py's. They share one rule: an index version is a function of the step.
 """
 
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
 from realm_ds.train.loop import StepInfo, run_steps, seed_step
 from realm_ds.train.refresh import Refresher
-from realm_ds.train.search_ahead import MicroBatch, SearchAhead
+from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead
 from realm_ds.train.stage import Stage, frozen_tower
 
 STAGE = "pretrain"
@@ -86,6 +87,8 @@ def _steps(
         launched = refresher.launch_if_due(step)
         if launched is not None:
             stage.sinks.write("launched", version=launched, step=step)
+            if stage.trainers.rank == 0:
+                refresher.prune(checkpoint.saved_steps(stage.folder))
         retrieved = ahead.take(step)
         seed_step(config.runtime.seed, trainer_rank=stage.trainers.rank, step=step)
         inputs = [collator.marginal(part.examples, part.candidates) for part in retrieved]
@@ -103,11 +106,17 @@ def _steps(
             },
             facts={
                 "version": version,
+                "retrieved_crc32": _digest(retrieved),
                 "staleness_steps": age_in_steps(
                     step, every_steps=refresh.every_steps, adopt_after_steps=refresh.adopt_after_steps
                 ),
             },
         )
+
+
+def _digest(retrieved: Sequence[Retrieved]) -> int:
+    """Of the uids that this trainer retrieved in a step: two runs of one seed can be held against each other."""
+    return zlib.crc32(b"".join(part.candidates.uids_BK.tobytes() for part in retrieved))
 
 
 def _micro_batches(stage: Stage, state: StreamState) -> Iterator[MicroBatch]:
