@@ -6,7 +6,7 @@ Takes plain data: what the stages handed over, and the metrics rows (JSONL) of t
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,6 @@ class DemoResults:
     """Wall time of each stage."""
     peak_rss_gib: float
     """Of all processes together."""
-    examples: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
-    """Rows of the test predictions: question, answers, prediction, is_exact, retrieved [{title, text, is_gold}]."""
 
 
 def pretrain_rows(run_folder: Path) -> list[dict[str, Any]]:
@@ -111,7 +109,7 @@ def build_report(results: DemoResults, rows: Sequence[Mapping[str, Any]]) -> dic
 
 
 def write_report(folder: Path, report: Mapping[str, Any], *, examples: Sequence[Mapping[str, Any]]) -> None:
-    """Write report.json and report.md into the folder."""
+    """Write report.json and report.md into the folder; examples are rows of the test predictions (choose_examples)."""
     _write(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     _write(folder / "report.md", report_markdown(report, examples=examples))
 

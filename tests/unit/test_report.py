@@ -61,7 +61,6 @@ def results() -> DemoResults:
         qa={"em": 0.3, "f1": 0.4, "em_no_retrieval": 0.02, "em_majority": 0.05},
         seconds={"prepare": 30.0, "pretrain": 500.0},
         peak_rss_gib=3.2,
-        examples=examples(),
     )
 
 
