@@ -1,7 +1,8 @@
 """What the ranks of test_index_service.py do: two trainers search while two index ranks build dozens of versions.
 
 `EMBED_SLEEP_S` in the environment makes embedding slower, `BREAK_VERSION` breaks the build of one version.
-Every answer is compared with brute force over the vectors of its version; trainers print what they counted.
+Every answer is compared with brute force over the vectors of its version; what a rank counted goes to a file of its
+own in the folder `RESULTS`.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -45,7 +47,7 @@ def index_rank(world: World) -> None:
         world.mailbox(MESSAGES), passages=shard, builder=make_builder(shard, embed_factory=embed_factory),
         trainer_ranks=world.trainer_ranks, shard_rank=world.shard_rank or 0, timeout_s=TIMEOUT_S,
     )  # fmt: skip
-    print(json.dumps({"shard": world.shard_rank, "searches": totals.searches, "built": totals.versions_built}))
+    tell(world, {"shard": world.shard_rank, "searches": totals.searches, "built": totals.versions_built})
 
 
 def embed_factory(snapshot: bytes) -> Callable[[Tokens], np.ndarray]:
@@ -82,8 +84,13 @@ def trainer(world: World) -> None:
         # Trainers go in step, as gradients make them do.
         polled_barrier(world.trainer_comm, timeout_s=TIMEOUT_S, waiting_for=f"the other trainer at step {step}")
     client.close()
-    print(json.dumps({"trainer": world.trainer_rank, "digest": digest.hexdigest(), "finished": finished}
-                     | vars(client.totals)))  # fmt: skip
+    counted = {"trainer": world.trainer_rank, "digest": digest.hexdigest(), "finished": finished}
+    tell(world, counted | vars(client.totals))
+
+
+def tell(world: World, counted: dict[str, object]) -> None:
+    # A file for each rank: launchers join the lines that ranks print at the same time.
+    (Path(os.environ["RESULTS"]) / f"{world.world_rank}.json").write_text(json.dumps(counted))
 
 
 def queries_of(world: World, step: int, number: int) -> tuple[np.ndarray, np.ndarray]:
