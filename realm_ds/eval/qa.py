@@ -2,7 +2,7 @@
 
 Training is train/qa.py's business; rules of scoring are answers.py's.
 
-Shapes: B questions, K passages read for each, R = B x K, L tokens, W span widths.
+Shapes: B questions, K passages read for each, R pairs of a question and a passage, L tokens, W span widths.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from realm_ds.data.answer_spans import span_text
-from realm_ds.data.batches import Ids, Tokens, passage_batch
+from realm_ds.data.batches import Ids, Tokens, length_buckets, passage_batch
 from realm_ds.data.chance import pick
 from realm_ds.data.records import Passage, Question, SpecialIds
 from realm_ds.data.shards import Manifest
@@ -25,11 +25,13 @@ from realm_ds.eval.corpus import CorpusIndex, embed_queries, passages_at, tensor
 from realm_ds.eval.retrieval import NOT_FOUND, RECALL_AT
 from realm_ds.models.qa import QaModel
 from realm_ds.models.reader import best_spans, reader_logits
-from realm_ds.models.towers import TokenBatch
 
 SHOWN_PASSAGES = 5
-QUESTIONS_AT_ONCE = 16
+TOKENS_AT_ONCE = 4096
+"""Padded wordpieces that the reader reads in one pass."""
 Row = dict[str, Any]
+Pair = tuple[Ids, Ids]
+"""A question and the body of a passage, as wordpieces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +53,12 @@ class Prediction:
     stop: int
 
 
-def joint_tokens(
-    questions: Sequence[Ids], bodies_BK: Sequence[Sequence[Ids]], *, special: SpecialIds, sizes: ReadingSizes
-) -> tuple[Tokens, np.ndarray]:
-    """[CLS] question [SEP] body [SEP] of every pair, K after K, and where each body begins."""
-    pairs = [
-        (question[: sizes.question_tokens - 2], body[: sizes.passage_tokens - 2])
-        for question, bodies in zip(questions, bodies_BK, strict=True)
-        for body in bodies
-    ]
-    body_starts_R = np.array([2 + len(question) for question, _ in pairs], dtype=np.int64)
-    tokens = passage_batch(pairs, special=special, max_tokens=sizes.question_tokens + sizes.passage_tokens)
-    return tokens, body_starts_R
+def joint_tokens(pairs: Sequence[Pair], *, special: SpecialIds, sizes: ReadingSizes) -> tuple[Tokens, np.ndarray]:
+    """[CLS] question [SEP] body [SEP] of (question, body) pairs, and where each body begins."""
+    cut = [(question[: sizes.question_tokens - 2], body[: sizes.passage_tokens - 2]) for question, body in pairs]
+    body_starts_R = np.array([2 + len(question) for question, _ in cut], dtype=np.int64)
+    # The format of a passage, with the question in the place of its title.
+    return passage_batch(cut, special=special, max_tokens=sizes.question_tokens + sizes.passage_tokens), body_starts_R
 
 
 @torch.inference_mode()
@@ -76,25 +72,35 @@ def predict(
     special: SpecialIds,
     sizes: ReadingSizes,
 ) -> list[Prediction]:
-    """The best span of each question over the K passages given, whose scores count as in training."""
+    """The best span of each question over the K passages given, whose scores count as in training.
+
+    Pairs of all questions are read in batches of like length.
+    """
     model.eval()
     device = next(model.parameters()).device
-    predictions = []
-    for first in range(0, len(questions), QUESTIONS_AT_ONCE):
-        part = slice(first, first + QUESTIONS_AT_ONCE)
-        bodies_BK = [corpus.bodies(places) for places in places_BK[part]]
-        tokens, body_starts_R = joint_tokens(questions[part], bodies_BK, special=special, sizes=sizes)
-        batch: TokenBatch = tensors(tokens, device)
-        shape = places_BK[part].shape
-        spans_RLW, possible_RLW = model.reader(batch)
-        scores = torch.from_numpy(scores_BK[part]).to(device)
-        best = best_spans(reader_logits(spans_RLW.unflatten(0, shape), possible_RLW.unflatten(0, shape), scores))
-        chosen = zip(best.passage_B.tolist(), best.start_B.tolist(), best.stop_B.tolist(), strict=True)
-        for row, (passage, start, stop) in enumerate(chosen):
-            body_start = int(body_starts_R[row * shape[1] + passage])
-            place = int(places_BK[first + row, passage])
-            predictions.append(Prediction(place=place, start=start - body_start, stop=stop - body_start))
-    return predictions
+    num_read = places_BK.shape[1]
+    pairs = [
+        (question, body)
+        for question, places in zip(questions, places_BK, strict=True)
+        for body in corpus.bodies(places)
+    ]
+    logits_R, scores_R = np.empty(len(pairs), dtype=np.float32), scores_BK.ravel()
+    starts_R, stops_R = np.empty(len(pairs), dtype=np.int64), np.empty(len(pairs), dtype=np.int64)
+    longest = sizes.question_tokens + sizes.passage_tokens
+    lengths_R = [min(longest, 3 + len(question) + len(body)) for question, body in pairs]
+    for rows in length_buckets(lengths_R, max_tokens=max(TOKENS_AT_ONCE, longest)):
+        tokens, body_starts = joint_tokens([pairs[row] for row in rows], special=special, sizes=sizes)
+        spans_RLW, possible_RLW = model.reader(tensors(tokens, device))
+        scores_R1 = torch.from_numpy(scores_R[rows, None]).to(device)
+        best = best_spans(reader_logits(spans_RLW[:, None], possible_RLW[:, None], scores_R1))
+        logits_R[rows] = best.logit_B.cpu().numpy()
+        starts_R[rows] = best.start_B.cpu().numpy() - body_starts
+        stops_R[rows] = best.stop_B.cpu().numpy() - body_starts
+    chosen_B = np.arange(len(questions)) * num_read + logits_R.reshape(-1, num_read).argmax(axis=1)
+    return [
+        Prediction(place=int(places_BK.ravel()[row]), start=int(starts_R[row]), stop=int(stops_R[row]))
+        for row in chosen_B.tolist()
+    ]
 
 
 def answer_questions(

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel
 
 from realm_ds.errors import CheckpointError
 from realm_ds.models.objectives import Measures
-from realm_ds.models.reader import SpanScorer, reader_logits, reader_loss, retriever_loss
+from realm_ds.models.reader import IMPOSSIBLE, SpanScorer, reader_logits, reader_loss, retriever_loss
 from realm_ds.models.realm import QUERY_TOWER, RealmModel
 from realm_ds.models.towers import Embedder, TokenBatch
 
@@ -32,6 +32,14 @@ class QaBatch(NamedTuple):
     numbers: tuple[int, ...]
 
 
+class ReadPart(NamedTuple):
+    """Some of the B x K sequences [CLS] question [SEP] body [SEP], of like length."""
+
+    joint: TokenBatch
+    rows_R: Tensor
+    """The place of each among the B x K, K after K."""
+
+
 class FoundPassages(NamedTuple):
     """What was retrieved for B questions, best first, and what in it is right."""
 
@@ -41,8 +49,8 @@ class FoundPassages(NamedTuple):
     """bool."""
     read_BK: Tensor
     """Which of the N are read."""
-    joint: TokenBatch
-    """B x K sequences [CLS] question [SEP] body [SEP], K after K."""
+    parts: tuple[ReadPart, ...]
+    """The B x K sequences in buckets of like length, as many on every trainer (ZeRO-3 gathers weights in step)."""
     is_gold_BKLW: Tensor
     """bool: spans that are an answer."""
 
@@ -142,15 +150,26 @@ class QaObjective(nn.Module):
         query_BP = self.model.query_tower(batch.questions)
         found = self.find(batch, query_BP.detach())
         retrieved_BN = torch.einsum("bp,bnp->bn", query_BP.float(), found.vectors_BNP)
-        shape = found.read_BK.shape
-        spans_RLW, possible_RLW = self.model.reader(found.joint)
-        possible_BKLW = possible_RLW.unflatten(0, shape)
+        spans_BKLW, possible_BKLW = self._read(found)
         is_gold_BKLW = found.is_gold_BKLW & possible_BKLW
-        logits_BKLW = reader_logits(spans_RLW.unflatten(0, shape), possible_BKLW, retrieved_BN.gather(1, found.read_BK))
+        logits_BKLW = reader_logits(spans_BKLW, possible_BKLW, retrieved_BN.gather(1, found.read_BK))
         read_B = reader_loss(logits_BKLW, is_gold_BKLW)
         retrieve_B = retriever_loss(retrieved_BN, found.holds_answer_BN)
         loss = (read_B + retrieve_B).mean()
         return Measures(loss, _values(loss, read_B, retrieve_B, logits_BKLW, is_gold_BKLW, found))
+
+    def _read(self, found: FoundPassages) -> tuple[Tensor, Tensor]:
+        """(logits, possible), both (B, K, L, W), of all buckets."""
+        num_tokens = found.is_gold_BKLW.shape[2]
+        logits, possible = [], []
+        for part in found.parts:
+            logits_RLW, possible_RLW = self.model.reader(part.joint)
+            missing = (0, 0, 0, num_tokens - logits_RLW.shape[1])
+            logits.append(nn.functional.pad(logits_RLW, missing, value=IMPOSSIBLE))
+            possible.append(nn.functional.pad(possible_RLW, missing, value=False))
+        order_R = torch.argsort(torch.cat([part.rows_R for part in found.parts]))
+        shape = found.read_BK.shape
+        return torch.cat(logits)[order_R].unflatten(0, shape), torch.cat(possible)[order_R].unflatten(0, shape)
 
 
 @torch.no_grad()

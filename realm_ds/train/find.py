@@ -12,12 +12,14 @@ from torch import Tensor
 
 from realm_ds.config.schema import QaConfig
 from realm_ds.data.answer_spans import AnswerSpans, find_answer_spans, gold_span_mask
-from realm_ds.data.batches import Tokens
 from realm_ds.data.records import Question
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.eval.corpus import CorpusIndex, tensors
 from realm_ds.eval.qa import ReadingSizes, joint_tokens
-from realm_ds.models.qa import FoundPassages, QaBatch
+from realm_ds.models.qa import FoundPassages, QaBatch, ReadPart
+
+READ_BUCKETS = 2
+"""Forward passes of the reader in a micro-batch, each over sequences of like length, for less padding."""
 
 
 class PassageFinder:
@@ -51,12 +53,14 @@ class PassageFinder:
         for row, spans in enumerate(spans_B):
             holds_BN[row, spans.row_S] = True
         read_BK = np.stack([choose_read(holds, self._sizes.read, settings.read_one_with_answer) for holds in holds_BN])
-        tokens, is_gold_RLW = self._joint(batch, np.take_along_axis(places_BN, read_BK, axis=1), read_BK, spans_B)
+        parts, is_gold_RLW = self._joint(
+            batch, np.take_along_axis(places_BN, read_BK, axis=1), read_BK, spans_B, device
+        )
         return FoundPassages(
             vectors_BNP=torch.from_numpy(self._corpus.vectors_NP[places_BN]).to(device),
             holds_answer_BN=torch.from_numpy(holds_BN).to(device),
             read_BK=torch.from_numpy(read_BK).to(device),
-            joint=tensors(tokens, device),
+            parts=parts,
             is_gold_BKLW=torch.from_numpy(is_gold_RLW).unflatten(0, read_BK.shape).to(device),
         )
 
@@ -70,29 +74,34 @@ class PassageFinder:
         )
 
     def _joint(
-        self, batch: QaBatch, places_BK: np.ndarray, read_BK: np.ndarray, spans_B: Sequence[AnswerSpans]
-    ) -> tuple[Tokens, np.ndarray]:
-        """Joint sequences of all pairs, and which of their spans are answers."""
-        tokens, body_starts_R = joint_tokens(
-            [self.question_ids[number] for number in batch.numbers],
-            [self._corpus.bodies(places) for places in places_BK],
-            special=self._special,
-            sizes=self._sizes,
-        )
+        self,
+        batch: QaBatch,
+        places_BK: np.ndarray,
+        read_BK: np.ndarray,
+        spans_B: Sequence[AnswerSpans],
+        device: torch.device,
+    ) -> tuple[tuple[ReadPart, ...], np.ndarray]:
+        """Joint sequences of all pairs in buckets, and which of their spans are answers (R, L, W)."""
+        pairs = [
+            (self.question_ids[number], body)
+            for number, places in zip(batch.numbers, places_BK, strict=True)
+            for body in self._corpus.bodies(places)
+        ]
+        body_starts_R = np.empty(len(pairs), dtype=np.int64)
+        parts, num_tokens = [], 0
+        by_length = np.argsort([len(question) + len(body) for question, body in pairs], kind="stable")
+        for rows in np.array_split(by_length, min(READ_BUCKETS, len(pairs))):
+            tokens, body_starts_R[rows] = joint_tokens(
+                [pairs[row] for row in rows], special=self._special, sizes=self._sizes
+            )
+            parts.append(ReadPart(joint=tensors(tokens, device), rows_R=torch.from_numpy(rows).to(device)))
+            num_tokens = max(num_tokens, tokens.ids_BL.shape[1])
         read = read_BK.shape[1]
-        parts = [_of_read(spans, read_BK[row], first_row=row * read) for row, spans in enumerate(spans_B)]
-        spans = AnswerSpans(
-            row_S=np.concatenate([part.row_S for part in parts]),
-            start_S=np.concatenate([part.start_S for part in parts]),
-            stop_S=np.concatenate([part.stop_S for part in parts]),
-        )
+        spans = _together([_of_read(found, read_BK[row], first_row=row * read) for row, found in enumerate(spans_B)])
         is_gold_RLW = gold_span_mask(
-            spans,
-            body_starts_R,
-            num_tokens=tokens.ids_BL.shape[1],
-            max_span_tokens=self._settings.max_span_tokens,
+            spans, body_starts_R, num_tokens=num_tokens, max_span_tokens=self._settings.max_span_tokens
         )
-        return tokens, is_gold_RLW
+        return tuple(parts), is_gold_RLW
 
 
 def choose_read(holds_answer_N: np.ndarray, read: int, read_one_with_answer: bool) -> np.ndarray:
@@ -109,4 +118,12 @@ def _of_read(spans: AnswerSpans, read_K: np.ndarray, *, first_row: int) -> Answe
     kept = is_read_SK.any(axis=1)
     return AnswerSpans(
         row_S=first_row + is_read_SK[kept].argmax(axis=1), start_S=spans.start_S[kept], stop_S=spans.stop_S[kept]
+    )
+
+
+def _together(parts: Sequence[AnswerSpans]) -> AnswerSpans:
+    return AnswerSpans(
+        row_S=np.concatenate([part.row_S for part in parts]),
+        start_S=np.concatenate([part.start_S for part in parts]),
+        stop_S=np.concatenate([part.stop_S for part in parts]),
     )

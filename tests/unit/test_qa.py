@@ -13,7 +13,7 @@ from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.errors import CheckpointError
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.eval.qa import ReadingSizes, answer_questions, majority_answers, predict, summarise
-from realm_ds.models.qa import QaBatch, QaModel, QaObjective, body_tokens, build_qa_model
+from realm_ds.models.qa import FoundPassages, QaBatch, QaModel, QaObjective, body_tokens, build_qa_model
 from realm_ds.models.realm import build_model
 from realm_ds.models.towers import TokenBatch
 from realm_ds.train.collate import Collator
@@ -59,11 +59,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(tmp_path_factory.mktemp("tiny"))
 
 
+def sequences_of(found: FoundPassages) -> list[list[int]]:
+    """The joint sequences in the order of questions and reads, without padding."""
+    by_row = {}
+    for part in found.parts:
+        for row, ids, mask in zip(part.rows_R.tolist(), part.joint.ids_NL, part.joint.mask_NL, strict=True):
+            by_row[row] = ids[mask == 1].tolist()
+    return [by_row[row] for row in range(len(by_row))]
+
+
 def test_what_is_found_is_what_a_search_by_hand_finds(tiny: Tiny) -> None:
     finder, numbers = tiny.finder(), (0, 7, 20)
     query_BP = torch.from_numpy(np.random.default_rng(1).standard_normal((3, 16)).astype(np.float32))
     found = finder(tiny.batch(finder, numbers), query_BP)
-    sequence = 0
+    sequences = sequences_of(found)
+    assert len(found.parts) == 2
     for row, number in enumerate(numbers):
         scores_N = tiny.corpus.vectors_NP @ query_BP[row].numpy()
         places = np.argsort(-scores_N)[:10]
@@ -74,17 +84,16 @@ def test_what_is_found_is_what_a_search_by_hand_finds(tiny: Tiny) -> None:
             assert holds == (answer in tiny.passages[place].text)
         assert found.read_BK[row].tolist() == [0, 1, 2]
         for read in range(3):
-            passage, ids = tiny.passages[places[read]], found.joint.ids_NL[sequence].tolist()
+            passage, ids = tiny.passages[places[read]], sequences[3 * row + read]
             special, question = tiny.tokenizer.special, finder.question_ids[number]
             wanted = [special.cls, *question, special.sep, *passage.body_ids, special.sep]
-            assert ids[: len(wanted)] == wanted
+            assert ids == wanted
             gold = {
                 (start, len(answer_ids) - 1)
                 for start in range(len(question) + 2, len(wanted))
                 if ids[start : start + len(answer_ids)] == answer_ids
             }
             assert {tuple(span) for span in torch.nonzero(found.is_gold_BKLW[row, read]).tolist()} == gold
-            sequence += 1
 
 
 def test_a_passage_that_holds_the_answer_is_read_if_asked_for() -> None:
@@ -103,16 +112,20 @@ def test_the_loss_is_that_of_a_loop_over_passages_and_spans(tiny: Tiny) -> None:
     measured = QaObjective(model, find=finder)(batch)
     query_BP = model.query_tower(batch.questions)
     found = finder(batch, query_BP.detach())
-    logits_RLW, possible_RLW = model.reader(found.joint)
+    read = {}
+    for part in found.parts:
+        logits_RLW, possible_RLW = model.reader(part.joint)
+        for place, row in enumerate(part.rows_R.tolist()):
+            read[row] = (logits_RLW[place], possible_RLW[place])
     losses = []
     for row in range(2):
         retrieved_N = found.vectors_BNP[row] @ query_BP[row]
         every, right = [], []
-        for read in range(3):
-            span_logits = logits_RLW[3 * row + read] + retrieved_N[found.read_BK[row, read]]
-            for start, width in torch.nonzero(possible_RLW[3 * row + read]).tolist():
-                every.append(span_logits[start, width])
-                right += [every[-1]] if found.is_gold_BKLW[row, read, start, width] else []
+        for k in range(3):
+            logits_LW, possible_LW = read[3 * row + k]
+            for start, width in torch.nonzero(possible_LW).tolist():
+                every.append(logits_LW[start, width] + retrieved_N[found.read_BK[row, k]])
+                right += [every[-1]] if found.is_gold_BKLW[row, k, start, width] else []
         assert right
         reader = torch.logsumexp(torch.stack(every), 0) - torch.logsumexp(torch.stack(right), 0)
         held = retrieved_N[found.holds_answer_BN[row]]
