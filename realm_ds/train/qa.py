@@ -41,7 +41,7 @@ def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -
     Writes `export/` (query tower and reader), `qa/SPLIT.json` (scores) and `qa/SPLIT.jsonl` (a row for each question).
     """
     settings = stage.config.qa
-    train = load_questions(_data(settings) / "train.jsonl")
+    train = load_questions(questions_folder(settings) / "train.jsonl")
     model, corpus = _model_and_corpus(stage)
     finder = PassageFinder(train, corpus, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage))
     engine = Engine(
@@ -67,7 +67,7 @@ def evaluate_split(
 ) -> dict[str, Any]:
     """Answer a split's questions, dealt out to the trainers, and write rows and scores. Collective."""
     settings, trainers = stage.config.qa, stage.trainers
-    questions = load_questions(_data(settings) / f"{split}.jsonl")
+    questions = load_questions(questions_folder(settings) / f"{split}.jsonl")
     own = questions[trainers.rank :: trainers.size]
     rows = answer_questions(
         model,
@@ -172,7 +172,8 @@ def _sizes(stage: Stage) -> ReadingSizes:
     )
 
 
-def _data(settings: QaConfig) -> Path:
+def questions_folder(settings: QaConfig) -> Path:
+    """qa.data, which has no default."""
     if settings.data is None:
         raise ConfigError("qa.data is not set: name the folder of train.jsonl, dev.jsonl and test.jsonl")
     return settings.data

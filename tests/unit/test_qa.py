@@ -10,7 +10,7 @@ from realm_ds.data.question_files import question_order
 from realm_ds.data.records import Question
 from realm_ds.data.shards import load_passages, open_manifest
 from realm_ds.data.tokenizer import Tokenizer
-from realm_ds.errors import CheckpointError
+from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.eval.qa import ReadingSizes, answer_questions, majority_answers, predict, summarise
 from realm_ds.models.qa import FoundPassages, QaBatch, QaModel, QaObjective, body_tokens, build_qa_model
@@ -238,3 +238,10 @@ def test_every_epoch_asks_every_question_once_whoever_asks() -> None:
     assert order[:7] != order[7:14]
     assert order == [number for start in range(21) for number in question_order(7, start=start, stop=start + 1, seed=3)]
     assert question_order(7, start=0, stop=7, seed=4) != order[:7]
+
+
+def test_without_questions_the_setting_to_give_is_named(tiny: Tiny) -> None:
+    from realm_ds.train.qa import questions_folder  # here, because it loads DeepSpeed
+
+    with pytest.raises(ConfigError, match="qa.data is not set"):
+        questions_folder(tiny.config.qa)
