@@ -109,12 +109,23 @@ def _nothing() -> None:
 
 @contextmanager
 def _passing_on(world: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """While in the block, SIGTERM and SIGUSR1 go to the ranks (through mpiexec), which save and end in their time."""
+    """While in the block, SIGTERM and SIGUSR1 go to the ranks (through mpiexec), which save and end in their time.
+
+    A second SIGTERM is impatience: it ends them as Ctrl-C does.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, lambda received, frame: world.send_signal(received)) for number in numbers}
+    asked_to_end = threading.Event()
+
+    def pass_on(number: int, frame: object) -> None:
+        if number == signal.SIGTERM:
+            if asked_to_end.is_set():
+                raise KeyboardInterrupt
+            asked_to_end.set()
+        world.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
@@ -130,8 +141,7 @@ def _environment(tag: str, processes: int, extra: Mapping[str, str]) -> dict[str
         if not name.startswith(_OTHER_LAUNCHERS) and name not in _RANK_VARIABLES
     }
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    defaults = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    return {**defaults, **kept, **extra, TAG_VARIABLE: tag}
+    return {"OMP_NUM_THREADS": str(threads), **kept, **extra, TAG_VARIABLE: tag}
 
 
 class _Echo:

@@ -3,12 +3,13 @@
 Why a world ended is failures.py's business, what the job is node.py's.
 """
 
+import io
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from realm_ds.comm.world import World
@@ -31,6 +32,11 @@ def run_as_rank(folder: Path, job: Callable[[], None]) -> None:
     Call it before MPI and torch are loaded: it forks (see leave_a_keeper).
     """
     leave_a_keeper(folder)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                line_buffering=True, write_through=False
+            )  # whole lines at once: ranks share what they print to
     code = 0
     try:
         job()
@@ -47,6 +53,10 @@ def run_as_rank(folder: Path, job: Callable[[], None]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+    for number in _PASSED_ON:
+        # The job is done. At the interpreter's end signals have their default meaning again: one that is late (Slurm
+        # signals keeper and rank, so each comes twice) would make a death of a success.
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -76,11 +86,14 @@ def leave_a_keeper(folder: Path) -> None:
         die_with_parent()
         if os.getppid() != keeper:
             os._exit(1)
+        os.setpgid(0, 0)  # hydra signals the group of the process that it started; the keeper passes it on, once
         return
     for number in _PASSED_ON:
         signal.signal(number, lambda received, frame: os.kill(rank, received))
     _, status = os.waitpid(rank, 0)
     code = os.waitstatus_to_exitcode(status)
+    with suppress(ProcessLookupError):
+        os.killpg(rank, signal.SIGKILL)  # what the rank started and left holds the launcher's pipes: it would wait
     if code < 0:
         record_death(folder, -code, pid=rank)
     os._exit(code if code >= 0 else 128 - code)

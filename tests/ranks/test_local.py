@@ -162,6 +162,16 @@ def test_sigterm_lets_ranks_save_and_end(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.usefixtures("nothing_left")
+def test_a_second_sigterm_ends_ranks_that_do_not(tmp_path: Path) -> None:
+    def send_when_all_wait() -> None:
+        if _all_wait(tmp_path, 2):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        _run("deaf", tmp_path, processes=2, on_poll=send_when_all_wait, grace_s=0.5)
+
+
 def test_a_killed_parent_takes_its_world_along(tmp_path: Path, nothing_left: str) -> None:
     program = (
         "import sys; from pathlib import Path; from realm_ds.launch import local;"

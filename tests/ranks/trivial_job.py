@@ -47,6 +47,8 @@ def _wait_for_ever(mode: str, ready: Path) -> None:
     subprocess.Popen(["sleep", "600"])
     if mode == "stubborn":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if mode == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if mode == "saves":
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     ready.touch()
