@@ -9,13 +9,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from realm_ds.comm.world import World
 from realm_ds.errors import RealmError
 from realm_ds.launch.failures import record_death, record_error, record_rank
-from realm_ds.launch.tether import die_with_parent
+from realm_ds.launch.tether import die_with_parent, kill_own_session
 from realm_ds.observe.logs import start_logs
 from realm_ds.observe.sinks import Sinks
 from realm_ds.observe.waiting import answer_sigusr2
@@ -54,8 +54,8 @@ def run_as_rank(folder: Path, job: Callable[[], None]) -> None:
         sys.stderr.flush()
         os._exit(code)
     for number in _PASSED_ON:
-        # The job is done. At the interpreter's end signals have their default meaning again: one that is late (Slurm
-        # signals keeper and rank, so each comes twice) would make a death of a success.
+        # The job is done. At the interpreter's end signals have their default meaning again: a late one (launchers
+        # signal keeper and rank, so each may come twice) would make a death of a success.
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -86,14 +86,12 @@ def leave_a_keeper(folder: Path) -> None:
         die_with_parent()
         if os.getppid() != keeper:
             os._exit(1)
-        os.setpgid(0, 0)  # hydra signals the group of the process that it started; the keeper passes it on, once
         return
     for number in _PASSED_ON:
         signal.signal(number, lambda received, frame: os.kill(rank, received))
     _, status = os.waitpid(rank, 0)
     code = os.waitstatus_to_exitcode(status)
-    with suppress(ProcessLookupError):
-        os.killpg(rank, signal.SIGKILL)  # what the rank started and left holds the launcher's pipes: it would wait
+    kill_own_session()  # what the rank started and left holds the launcher's pipes, and it would wait for their end
     if code < 0:
         record_death(folder, -code, pid=rank)
     os._exit(code if code >= 0 else 128 - code)

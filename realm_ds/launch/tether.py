@@ -40,6 +40,19 @@ def kill_tagged(tag: str, *, patience_s: float = 5.0) -> list[int]:
     return []
 
 
+def kill_own_session() -> None:
+    """Kill all others of the session that this process leads; if it leads none (tasks of srun share one), nothing."""
+    mine = os.getpid()
+    if os.getsid(0) != mine:
+        return
+    for pid in _all_pids():
+        try:
+            if os.getsid(pid) == mine:
+                os.kill(pid, signal.SIGKILL)
+        except OSError:  # gone meanwhile, or somebody else's
+            continue
+
+
 def _all_pids() -> list[int]:
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) != os.getpid()]
 
