@@ -21,7 +21,7 @@ from realm_ds.errors import ConfigError, LaunchError
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE")
 """What launchers call the number of processes they started: hydra and Slurm's pmi2, Open MPI, srun, torchrun."""
 LAUNCHED_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID")
-"""What launchers set for every process they start, and nothing else sets: a batch script under Slurm has none of them."""
+"""What launchers set for every process they start, and nothing else sets: a Slurm batch script has none of them."""
 CARD_BYTES = 512
 """What ranks tell each other of themselves on joining, in bytes of fixed size."""
 HOW_TO_LAUNCH = (

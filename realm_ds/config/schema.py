@@ -51,12 +51,13 @@ class ModelConfig(Section):
     """Width P of query and passage vectors; the index is this wide."""
     share_towers: bool = True
     """One tower embeds queries and passages, as in Google's release; false trains two."""
-    initializer_range: Rate = 0.02
-    """Standard deviation of weights that start from scratch. 0.02 is BERT's, for 768 wide; narrow models want more."""
+    start: Literal["bert", "narrow"] = "bert"
+    """Weights of a model from scratch. bert: N(0, 0.02) throughout. narrow: what lets a model of some 100 hidden units
+    learn to match and to copy in minutes; see models/start.py."""
     dropout: Probability = 0.1
     """Inside the encoders, and after the projection's LayerNorm, while training."""
     projection_norm_eps: Rate = 1e-12
-    """Epsilon of the projection's LayerNorm: 1e-12 as Hugging Face and the released embedder, 1e-3 as the open ICT code."""
+    """Epsilon of the projection's LayerNorm: 1e-12 as the released embedder and Hugging Face, 1e-3 as open ICT code."""
     start_from: Path | None = None
     """Export folder of an earlier run (ict, pretrain) whose weights to start from; overrides `encoder`."""
 
@@ -109,6 +110,16 @@ class IctConfig(StageConfig):
     """Share of examples whose sentence is removed from its passage (REALM appendix, ORQA section 3)."""
     passages_per_article: Count = 1
     """Passages of one article placed together in a batch: negatives that the title alone cannot tell apart."""
+    keep_single_sentences: bool = False
+    """Where a passage is one sentence and that is removed, keep its title as the passage; else such examples are
+    skipped, as in Google's release. For corpora of short passages, which would otherwise hardly be trained on."""
+    query_dropout: Probability = 0.0
+    """Each query loses its wordpieces at a rate drawn uniformly from 0 to this: matching must not hang on few words."""
+    encoder_learning_rate: Rate | None = None
+    """Peak learning rate of the encoder's warm-up; null takes learning_rate."""
+    warmup_mask_rate: Probability = 0.0
+    """In the encoder's warm-up, further wordpieces of x are masked and predicted, at a rate drawn uniformly from 0 to
+    this: more to copy in every example."""
     encoder_warmup: bool = False
     """Also train the knowledge-augmented encoder: predict x's masked span with x's own passage at hand. A start from
     scratch needs it (an encoder that cannot copy gives the retriever noise); a start from BERT does not."""
@@ -121,7 +132,7 @@ class PretrainConfig(StageConfig):
     micro_batch_size: Count = 8
     learning_rate: Rate = 3e-5
     retriever_learning_rate: Rate | None = None
-    """Peak learning rate of the towers; null takes learning_rate."""
+    """Peak learning rate of the towers; null takes learning_rate, which is the encoder's."""
     save_every_steps: Steps = 1_000
     candidates: Annotated[int, Field(ge=2)] = 8
     """Candidates per query, the null passage (index 0) included."""
@@ -181,7 +192,7 @@ class QaConfig(StageConfig):
     read: Count = 5
     """Passages read for answer spans."""
     read_one_with_answer: bool = False
-    """While training, where none of the passages to read holds an answer, read the best retrieved one that does in place
+    """While training, where none of the passages to read holds an answer, read the best retrieved that does in place
     of the last. ORQA does not; a retriever that starts weak leaves its reader nothing to learn from otherwise."""
     max_span_tokens: Count = 10
     """Widest answer span."""

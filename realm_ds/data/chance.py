@@ -25,6 +25,16 @@ def permutation(length: int, *made_for: int | str) -> np.ndarray:
     return np.argsort(np.random.PCG64(_word(made_for)).random_raw(length), kind="stable")
 
 
+def chosen(length: int, rate: float, *made_for: int | str) -> np.ndarray:
+    """Bool [length]: each place alone with this probability."""
+    return np.random.PCG64(_word(made_for)).random_raw(length) < np.uint64(min(int(rate * 2**64), 2**64 - 1))
+
+
+def fraction(*made_for: int | str) -> float:
+    """Uniform over seeds between 0 and 1."""
+    return _word(made_for) / 2**128
+
+
 def _word(made_for: tuple[int | str, ...]) -> int:
     # JSON keeps (1, 23) and (12, 3) apart, and 1 and "1".
     return int.from_bytes(hashlib.sha256(json.dumps(made_for).encode()).digest()[:16], "big")

@@ -1,10 +1,10 @@
 """Masks one salient span of an example, another one each epoch. Finding the spans is spans.py's business."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from realm_ds.data.chance import pick
+from realm_ds.data.chance import chosen, fraction, pick
 from realm_ds.data.records import Example, Passage, SpecialIds
 from realm_ds.data.stream import StreamState
 from realm_ds.errors import DataError
@@ -73,6 +73,46 @@ def masked_examples(
         complaint=f"no pre-training example has a salient span within data.query_tokens={query_tokens}; "
         "raise that, or write pretrain shards that have spans",
     )
+
+
+def mask_more(
+    stream: Iterable[tuple[MaskedExample, StreamState]],
+    *,
+    special: SpecialIds,
+    longest_rate: float,
+    max_masks: int,
+    seed: int,
+) -> Iterator[tuple[MaskedExample, StreamState]]:
+    """The stream with further wordpieces masked as targets, up to `max_masks` in all.
+
+    The rate of each example is drawn uniformly from 0 to `longest_rate`; [UNK], which nobody could predict, is left.
+    """
+    for masked, state in stream:
+        if not longest_rate:
+            yield masked, state
+            continue
+        made_for = (seed, state.epoch, masked.id)
+        rate = longest_rate * fraction("mask rate", *made_for)
+        is_chosen = chosen(len(masked.ids), rate, "masks", *made_for)
+        fixed = {0, len(masked.ids) - 1}
+        positions = [
+            place
+            for place, piece in enumerate(masked.ids)
+            if is_chosen[place] and place not in fixed and piece not in (special.mask, special.unk)
+        ]
+        positions = positions[: max_masks - len(masked.targets)]
+        ids = list(masked.ids)
+        for place in positions:
+            ids[place] = special.mask
+        yield (
+            replace(
+                masked,
+                ids=tuple(ids),
+                mask_positions=(*masked.mask_positions, *positions),
+                targets=(*masked.targets, *(masked.ids[place] for place in positions)),
+            ),
+            state,
+        )
 
 
 def warmup_pairs(

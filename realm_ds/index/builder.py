@@ -12,18 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from realm_ds.data.batches import Tokens, length_buckets, passage_batch
 from realm_ds.data.records import SpecialIds
 from realm_ds.errors import IndexFault, RealmError
+from realm_ds.index.embedding import Embed, ShardEmbedder
 from realm_ds.index.shard import BuiltShard, PassageShard, build_shard, use_threads
 from realm_ds.index.store import IndexStore
 
 log = logging.getLogger(__name__)
-
-Embed = Callable[[Tokens], np.ndarray]
-"""Vectors [B, P] of a batch of passages."""
-SPECIAL_TOKENS = 3
-"""[CLS] title [SEP] body [SEP]"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +67,13 @@ class Builder:
         """`num_threads` of torch and faiss for building; `store`, if any, is where versions are kept and looked for."""
         self._passages = passages
         self._embed_factory = embed_factory
-        self._special = special
-        self._passage_tokens = passage_tokens
         self._width = width
         self._factory = factory
         self._num_threads = num_threads
         self._store = store
-        lengths_N = np.minimum(passages.lengths_N + SPECIAL_TOKENS, passage_tokens)
-        # Fixed for the run: the same snapshot gives the same vectors to the bit, whenever it is built.
-        self._buckets = length_buckets(lengths_N, max_tokens=batch_tokens)
+        self._embedder = ShardEmbedder(
+            passages, special=special, passage_tokens=passage_tokens, batch_tokens=batch_tokens, width=width
+        )
         self._jobs: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Build] = queue.SimpleQueue()
         self._num_open = 0
@@ -175,30 +168,10 @@ class Builder:
 
     def _embedded(self, snapshot: Snapshot) -> np.ndarray | None:
         """Vectors of all passages, in corpus order; None if given up."""
-        vectors_NP = np.empty((len(self._passages), self._width), dtype=np.float32)
-        embed = self._embed_factory(snapshot.data)
-        num_done = 0
-        for rows in self._buckets:
+        vectors_NP = self._embedder.empty()
+        self._progress = BuildProgress(version=snapshot.version, passages_done=0)
+        for num_done in self._embedder.run(self._embed_factory(snapshot.data), vectors_NP):
             if self._is_cancelled.is_set():
                 return None
             self._progress = BuildProgress(version=snapshot.version, passages_done=num_done)
-            tokens = passage_batch(self._passages.pairs(rows), special=self._special, max_tokens=self._passage_tokens)
-            vectors_BP = embed(tokens)
-            self._check(vectors_BP, num_passages=len(rows), version=snapshot.version)
-            vectors_NP[rows] = vectors_BP
-            num_done += len(rows)
-            time.sleep(0)  # Lets the server have the interpreter if it waits for it.
         return vectors_NP
-
-    def _check(self, vectors_BP: np.ndarray, *, num_passages: int, version: int) -> None:
-        if vectors_BP.shape != (num_passages, self._width):
-            raise IndexFault(
-                f"the passage tower gives vectors of shape {vectors_BP.shape} for {num_passages} passages, but the "
-                f"index is {self._width} wide (model.projection_size): the snapshot of version {version} is of "
-                "another model"
-            )
-        if not np.isfinite(vectors_BP).all():
-            raise IndexFault(
-                f"passage vectors of index version {version} are not finite: the passage tower has diverged; "
-                "resume from an earlier checkpoint with a lower learning rate"
-            )

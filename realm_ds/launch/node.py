@@ -61,7 +61,8 @@ def _serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank:
     import torch
 
     from realm_ds.data.batches import Tokens
-    from realm_ds.index.builder import Builder, Embed
+    from realm_ds.index.builder import Builder
+    from realm_ds.index.embedding import Embed
     from realm_ds.index.server import serve
     from realm_ds.index.shard import load_shard
     from realm_ds.index.store import IndexStore

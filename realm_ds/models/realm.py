@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError
 from realm_ds.models.encoder import KnowledgeAugEncoder
+from realm_ds.models.start import start_encoder, start_tower
 from realm_ds.models.towers import Embedder, bert_config
 
 QUERY_TOWER, PASSAGE_TOWER, ENCODER = "query_tower", "passage_tower", "encoder"
@@ -46,6 +47,9 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
     """
     torch.manual_seed(seed)
     realm = RealmModel(model, vocab_size=vocab_size, max_tokens=max_tokens)
+    if model.start == "narrow":
+        start_tower(realm.query_tower)
+        start_encoder(realm.encoder)
     if not realm.shares_towers:
         realm.passage_tower.load_state_dict(realm.query_tower.state_dict())
     if model.start_from is not None:

@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedConfig
+from transformers.utils import logging as hf_logging
 
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError, ConfigError
+
+hf_logging.disable_progress_bar()  # They would tear our own.
 
 PROJECTION_FILE = "projection.safetensors"
 
@@ -34,8 +37,8 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
         return BertConfig(
             vocab_size=vocab_size, hidden_size=model.hidden_size, num_hidden_layers=model.num_layers,
             num_attention_heads=model.num_heads, intermediate_size=model.intermediate_size,
-            hidden_act="gelu_new", initializer_range=model.initializer_range,
-            hidden_dropout_prob=model.dropout, attention_probs_dropout_prob=model.dropout,
+            hidden_act="gelu_new", hidden_dropout_prob=model.dropout,
+            attention_probs_dropout_prob=model.dropout,
             max_position_embeddings=max(512, max_tokens), pad_token_id=0,
         )  # fmt: skip
     try:
@@ -52,7 +55,7 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
 
 
 class Embedder(nn.Module):
-    """embed(s) = LayerNorm(W pooled(s) + b), pooled being BERT's tanh pooler (REALM section 3.2, ORQA's released code)."""
+    """embed(s) = LayerNorm(W pooled(s) + b), pooled being BERT's tanh pooler (REALM section 3.2, ORQA's code)."""
 
     def __init__(self, config: PreTrainedConfig, *, projection_size: int, norm_eps: float, dropout: float) -> None:
         super().__init__()

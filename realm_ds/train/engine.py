@@ -6,6 +6,8 @@ What is computed in a step lives in models/objectives.py, what surrounds it in l
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +147,8 @@ def consolidate(folder: Path) -> dict[str, Tensor]:
     """
     try:
         if list((folder / CHECKPOINT_TAG).glob("*_optim_states.pt")):
-            return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=CHECKPOINT_TAG))
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # It tells and draws its progress.
+                return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=CHECKPOINT_TAG))
         path = folder / CHECKPOINT_TAG / "mp_rank_00_model_states.pt"
         return {name: value.float() for name, value in torch.load(path, weights_only=True)["module"].items()}
     except (OSError, ValueError, KeyError, RuntimeError) as error:

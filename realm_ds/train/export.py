@@ -12,11 +12,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import indent
 
 import torch
 from torch import Tensor
 
-from realm_ds.config.load import RUN_CONFIG, load
+from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Manifest, open_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
@@ -79,16 +80,18 @@ def _restored(config: RealmConfig, weights: dict[str, Tensor], tokenizer: Tokeni
     """A model with the weights of a checkpoint, whose objective holds it as `model`."""
     fresh = config.model_copy(update={"model": config.model.model_copy(update={"start_from": None})})
     realm = starting_model(fresh, vocab_size=tokenizer.vocab_size)
+    state = strip_prefix(weights, "model")
+    if realm.shares_towers:  # ZeRO's shards hold the tower once, under its first name.
+        tower = strip_prefix(state, QUERY_TOWER)
+        state |= {f"{PASSAGE_TOWER}.{name}": value for name, value in tower.items()}
     try:
-        realm.load_state_dict(strip_prefix(weights, "model"))
+        realm.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint does not hold the model of {RUN_CONFIG}: {error}") from error
     return realm.eval()
 
 
-def _write_index(
-    tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Manifest, tokenizer: Tokenizer
-) -> None:
+def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Manifest, tokenizer: Tokenizer) -> None:
     """Vectors by the exported passage tower, and the passages that they are of."""
     passages = load_shard(config.data.corpus, corpus, shard_rank=0, num_shards=1)
     vectors_NP = embed_passages(tower, passages, config=config, special=tokenizer.special)
@@ -117,7 +120,7 @@ def _write_manifest(folder: Path, *, source: Path) -> None:
 
 def _card(config: RealmConfig, corpus: Manifest, source: Path, realm: RealmModel) -> str:
     num_parameters = sum(parameter.numel() for parameter in realm.parameters())
-    settings = "\n".join(f"    {line}" for line in json.dumps(json.loads(config.model_dump_json()), indent=1).splitlines())
+    settings = indent(dump(config), "    ")
     return f"""---
 library_name: transformers
 tags: [realm, retrieval, fill-mask]

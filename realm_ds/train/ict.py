@@ -5,10 +5,10 @@ from itertools import islice
 from typing import Any
 
 from realm_ds.comm.gather import gather_with_gradient
-from realm_ds.data.ict import IctExample, ict_batches
-from realm_ds.data.masking import MaskedExample, masked_examples, warmup_pairs
+from realm_ds.data.ict import IctExample, IctSettings, ict_batches
+from realm_ds.data.masking import MaskedExample, mask_more, masked_examples, warmup_pairs
 from realm_ds.data.records import Passage
-from realm_ds.data.shards import load_passages
+from realm_ds.data.shards import read_passages
 from realm_ds.data.stream import ExampleStream, PassageStream, StreamState
 from realm_ds.models.objectives import ClozeObjective
 from realm_ds.train import checkpoint
@@ -24,12 +24,14 @@ def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) 
     """Train to ict.steps, from the newest checkpoint if `resume`."""
     settings = stage.config.ict
     model = stage.model()
+    encoder_rate = settings.encoder_learning_rate or settings.learning_rate
     engine = Engine(
         ClozeObjective(model, gather=gather_with_gradient),
         stage=settings,
         optimizer=stage.config.optimizer,
         deepspeed_json=deepspeed_json,
         num_trainers=stage.trainers.size,
+        learning_rate_of=lambda name: encoder_rate if ".encoder." in name else settings.learning_rate,
     )
     first_step, state = 0, StreamState()
     if resume:
@@ -70,9 +72,12 @@ def _cloze_batches(stage: Stage, state: StreamState) -> Iterator[tuple[list[IctE
         max_tokens=config.data.passage_tokens,
     )
     stream.start_at(state)
-    return ict_batches(
-        stream, batch_size=settings.micro_batch_size, mask_rate=settings.mask_rate, seed=config.runtime.seed
+    making = IctSettings(
+        mask_rate=settings.mask_rate,
+        keep_single_sentences=settings.keep_single_sentences,
+        query_dropout=settings.query_dropout,
     )
+    return ict_batches(stream, batch_size=settings.micro_batch_size, settings=making, seed=config.runtime.seed)
 
 
 def _warmup(stage: Stage, *, skip: int) -> Warmup:
@@ -85,7 +90,9 @@ def _warmup(stage: Stage, *, skip: int) -> Warmup:
         reader=stage.trainers.rank,
         num_readers=stage.trainers.size,
     )
-    corpus = load_passages(config.data.corpus, stage.corpus, 0, stage.corpus.count)
+    corpus = read_passages(
+        config.data.corpus, stage.corpus, 0, stage.corpus.count, max_tokens=config.data.passage_tokens
+    )
     masked = masked_examples(
         stream,
         special=stage.tokenizer.special,
@@ -93,5 +100,12 @@ def _warmup(stage: Stage, *, skip: int) -> Warmup:
         max_masks=config.data.max_masks,
         seed=config.runtime.seed,
     )
-    pairs = warmup_pairs(masked, {passage.uid: passage for passage in corpus})
+    more = mask_more(
+        masked,
+        special=stage.tokenizer.special,
+        longest_rate=config.ict.warmup_mask_rate,
+        max_masks=config.data.max_masks,
+        seed=config.runtime.seed,
+    )
+    pairs = warmup_pairs(more, {passage.uid: passage for passage in corpus})
     return islice(pairs, skip * config.ict.micro_batch_size, None)

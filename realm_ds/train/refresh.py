@@ -93,7 +93,7 @@ class Refresher:
         return list(versions)
 
     def prune(self, kept_steps: Sequence[int]) -> None:
-        """Delete the files of versions that neither a kept checkpoint nor the steps to come need. First trainer only."""
+        """Delete the files of versions that no kept checkpoint and no step to come needs. First trainer only."""
         needed = {version for step in kept_steps for version in needed_versions(step, self._refresh)}
         prune(self._index_folder, keep=needed | set(self._query_towers))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realm_ds.data.masking import MaskedExample, mask_span, masked_examples, warmup_pairs
+from realm_ds.data.masking import MaskedExample, mask_more, mask_span, masked_examples, warmup_pairs
 from realm_ds.data.records import Example
 from realm_ds.data.stream import StreamState
 from realm_ds.errors import DataError
@@ -142,3 +142,20 @@ def test_warmup_without_a_shared_passage() -> None:
         DataError, match="no origin_uid of data.pretrain is a passage of data.corpus; set ict.encoder_w"
     ):
         next(pairs)
+
+
+def test_more_masks_for_the_warm_up() -> None:
+    stream = [(masked(make_example(number, num_tokens=30)), StreamState(position=number)) for number in range(200)]
+    settings = {"special": SPECIAL, "seed": 0, "max_masks": 8}
+    assert list(mask_more(stream, longest_rate=0.0, **settings)) == stream
+    more = list(mask_more(stream, longest_rate=0.5, **settings))
+    for (before, _), (after, _) in zip(stream, more, strict=True):
+        assert after.targets[: len(before.targets)] == before.targets
+        assert len(after.targets) == len(after.mask_positions) <= 8
+        restored = list(after.ids)
+        for place, target in zip(after.mask_positions, after.targets, strict=True):
+            assert restored[place] == SPECIAL.mask
+            restored[place] = target
+        assert restored == [SPECIAL.cls, *range(100, 130), SPECIAL.sep]
+    added = sum(len(after.targets) - len(before.targets) for (before, _), (after, _) in zip(stream, more, strict=True))
+    assert 3 < added / len(stream) < 6
