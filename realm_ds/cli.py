@@ -221,9 +221,9 @@ def _stage(
     if dry_run:
         _print_plan(stage, load_config(), run, resume)
         return
-    from realm_ds.launch.stages import launch_stage
+    from realm_ds.launch.stages import show_stage
 
-    launch_stage(stage, load_config=load_config, run_folder=run, resume=resume, echo=sys.stdout)
+    show_stage(stage, load_config=load_config, run_folder=run, resume=resume)
 
 
 def _settings(source: str | None, overrides: list[str], run: Path) -> "RealmConfig":

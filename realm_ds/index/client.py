@@ -98,13 +98,13 @@ class IndexClient:
         self.totals.parked_ms += candidates.parked_ms
         return candidates
 
-    def build_reports(self) -> list[BuildReport]:
-        """What the shards have said of their builds since the last call (they tell trainer 0 only)."""
+    def build_reports(self) -> list[tuple[int, BuildReport]]:
+        """What index ranks have said of their builds since the last call, by world rank (they tell trainer 0 only)."""
         reports = []
         while (arrived := self._mailbox.poll()) is not None:
             source, message = arrived
             if isinstance(message, BuildReport):
-                reports.append(message)
+                reports.append((source, message))
             else:
                 self._take(source, message)
         return reports

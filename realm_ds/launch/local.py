@@ -10,10 +10,9 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from realm_ds.errors import LaunchError
-from realm_ds.launch.failures import explain_end, forget_last_world, is_launcher_noise
+from realm_ds.launch.failures import explain_end, forget_last_world
 from realm_ds.launch.tether import TAG_VARIABLE, die_with_parent, kill_tagged
 
 POLL_S = 0.1
@@ -47,13 +46,12 @@ def run_world(
     env: Mapping[str, str] | None = None,
     on_poll: Callable[[], None] | None = None,
     module: str = "realm_ds",
-    echo: TextIO | None = None,
     grace_s: float = GRACE_S,
 ) -> None:
     """Run `python -m MODULE ARGUMENTS` as a world of so many processes and wait for its end.
 
-    What the ranks print goes to RUN/logs/world.log and, as it comes, to `echo`. Raises LaunchError with the rank and
-    the first cause. SIGTERM and SIGUSR1 are passed on to the ranks; Ctrl-C ends them. However this ends, none is left.
+    What the ranks print goes to RUN/logs/world.log. Raises LaunchError with the rank and the first cause. SIGTERM and
+    SIGUSR1 are passed on to the ranks; Ctrl-C ends them. However this ends, none is left.
     """
     log = run_folder / "logs" / "world.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -66,10 +64,9 @@ def run_world(
             command, env=_environment(tag, processes, env or {}), stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
-    show = _Echo(log, echo).poll
     try:
         with _passing_on(world):
-            code = _wait(world, (show, on_poll or _nothing))
+            code = _wait(world, on_poll or _nothing)
     except KeyboardInterrupt:
         world.send_signal(signal.SIGINT)
         _wait_at_most(world, grace_s)
@@ -78,7 +75,6 @@ def run_world(
         stubborn = kill_tagged(tag)
         if not stubborn:
             world.wait()
-        show()
     if stubborn:
         raise LaunchError(
             f"processes {stubborn} of the world in {run_folder} cannot be killed: they wait for a device or disk"
@@ -87,13 +83,12 @@ def run_world(
         raise LaunchError(explain_end(run_folder, code=code, log=log))
 
 
-def _wait(world: "subprocess.Popen[bytes]", calls: Sequence[Callable[[], None]]) -> int:
+def _wait(world: "subprocess.Popen[bytes]", on_poll: Callable[[], None]) -> int:
     while True:
         try:
             return world.wait(POLL_S)
         except subprocess.TimeoutExpired:
-            for call in calls:
-                call()
+            on_poll()
 
 
 def _wait_at_most(world: "subprocess.Popen[bytes]", seconds: float) -> None:
@@ -142,23 +137,3 @@ def _environment(tag: str, processes: int, extra: Mapping[str, str]) -> dict[str
     }
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     return {"OMP_NUM_THREADS": str(threads), **kept, **extra, TAG_VARIABLE: tag}
-
-
-class _Echo:
-    """Shows people what a growing file gains, without the launcher's own lines."""
-
-    def __init__(self, path: Path, out: TextIO | None) -> None:
-        self._path, self._out = path, out
-        self._read_to = 0
-
-    def poll(self) -> None:
-        if self._out is None:
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._read_to)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read_to += len(whole)
-        for line in whole.decode("utf-8", "replace").splitlines():
-            if not is_launcher_noise(line):
-                print(line, file=self._out, flush=True)

@@ -34,9 +34,7 @@ def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool
         world.barrier(timeout_s=timeout_s, waiting_for="all ranks to finish")
 
 
-def _train(
-    name: StageName, world: World, config: RealmConfig, *, folder: Path, resume: bool, sinks: Sinks
-) -> None:
+def _train(name: StageName, world: World, config: RealmConfig, *, folder: Path, resume: bool, sinks: Sinks) -> None:
     from realm_ds.train.stage import open_stage
 
     stage = open_stage(world, config, folder=folder, sinks=sinks)

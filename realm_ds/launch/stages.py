@@ -8,15 +8,17 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
 
 from realm_ds.comm.world import is_launched, start_mpi
 from realm_ds.config.load import RUN_CONFIG, dump
 from realm_ds.config.schema import RealmConfig
+from realm_ds.data.shards import open_manifest, passage_range
+from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.node import StageName, run_rank
 from realm_ds.launch.rank import run_as_rank
+from realm_ds.observe.progress import Progress, follow_run
 
 DEFAULT_TRAINERS = 2
 
@@ -28,7 +30,6 @@ def launch_stage(
     run_folder: Path,
     resume: bool,
     on_poll: Callable[[], None] | None = None,
-    echo: TextIO | None = None,
 ) -> None:
     """Run a whole stage from here, or this process's part of it if a launcher started it.
 
@@ -38,14 +39,44 @@ def launch_stage(
         run_as_rank(run_folder, lambda: _take_part(stage, load_config, run_folder=run_folder, resume=resume))
         return
     config = load_config()
+    check_inputs(stage, config)
     prepare_run_folder(run_folder, config, resume=resume)
     run_world(
         rank_arguments(stage, run_folder=run_folder, resume=resume),
         processes=num_processes(stage, config),
         run_folder=run_folder,
         on_poll=on_poll,
-        echo=echo,
     )
+
+
+def show_stage(stage: StageName, *, load_config: Callable[[], RealmConfig], run_folder: Path, resume: bool) -> None:
+    """launch_stage for a person: with a progress bar here; under a launcher trainer 0 says a line per logged step."""
+    if is_launched(os.environ):
+        launch_stage(stage, load_config=load_config, run_folder=run_folder, resume=resume)
+        return
+    with Progress() as progress:
+        bar = progress.stage(f"{stage} in {run_folder}")
+        bar.update(now="starting processes")
+        poll = follow_run(run_folder, stage=stage, bar=bar)
+        launch_stage(stage, load_config=load_config, run_folder=run_folder, resume=resume, on_poll=poll)
+        bar.finish(f"{bar.done} steps: {bar.now}" if bar.done else "there was nothing left to do")
+
+
+def check_inputs(stage: StageName, config: RealmConfig) -> None:
+    """Look at what a stage reads before any process is started for it: seconds instead of minutes to a mistake.
+
+    Raises DataError or ConfigError for folders that are absent, damaged, of another tokenizer or too small.
+    """
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    if stage == "pretrain" or (stage == "ict" and config.ict.encoder_warmup):
+        if config.data.pretrain is None:
+            raise ConfigError("data.pretrain is not set: name the folder of pre-training tar shards (X)")
+        open_manifest(config.data.pretrain, kind="pretrain", fingerprint=tokenizer.fingerprint)
+    if stage == "pretrain":
+        passage_range(corpus.count, 0, config.index.num_shards)
+    if stage == "qa" and config.qa.data is None:
+        raise ConfigError("qa.data is not set: name the folder of train.jsonl, dev.jsonl and test.jsonl")
 
 
 def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool) -> None:

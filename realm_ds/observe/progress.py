@@ -21,6 +21,8 @@ _STEP_WORDS: Mapping[str, Callable[[float], str]] = {
     "retrieval_utility": lambda value: f"retrieval utility {value:+.3f}",
     "null_share": lambda value: f"null share {value:.0%}",
     "wait_for_index_ms": lambda value: f"waits {value:.0f} ms for the index",
+    "staleness_steps": lambda value: f"index {value:.0f} steps old",
+    "rebuilt_share": lambda value: f"next one {value:.0%} built",
 }
 
 

@@ -1,5 +1,6 @@
 """The one loop around optimizer steps: metrics and checkpoints when they are due, in sight. Stages supply the steps."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,13 @@ from realm_ds.config.schema import StageConfig
 from realm_ds.data.stream import StreamState
 from realm_ds.models.objectives import Measures
 from realm_ds.observe.meters import Meters
+from realm_ds.observe.progress import describe_step
 from realm_ds.train import checkpoint
 from realm_ds.train.checkpoint import TrainState
 from realm_ds.train.engine import Engine
 from realm_ds.train.stage import Stage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,9 @@ def run_steps(
         is_last = info.step == settings.steps
         if info.step % settings.log_every_steps == 0 or is_last or info.step == first_step + 1:
             means = meters.drain(trainers.all_reduce_sum)
-            sinks.write("step", step=info.step, steps=settings.steps, **means, **info.facts)
+            row = {**means, **info.facts}
+            sinks.write("step", step=info.step, steps=settings.steps, **row)
+            log.info("%s step %d/%d: %s", name, info.step, settings.steps, describe_step(row))
         if info.step % settings.save_every_steps == 0 or is_last:
             state = TrainState(stage=name, step=info.step, num_trainers=trainers.size, stream=info.stream)
             checkpoint.save(

@@ -19,7 +19,7 @@ from realm_ds.models.towers import Embedder
 from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
 from realm_ds.train.loop import StepInfo, run_steps, seed_step
-from realm_ds.train.refresh import Refresher
+from realm_ds.train.refresh import BuildWatch, Refresher
 from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead
 from realm_ds.train.stage import Stage, frozen_tower
 
@@ -83,6 +83,7 @@ def _steps(
         first_step=first_step,
         last_step=settings.steps - 1,
     )
+    builds = BuildWatch(stage.corpus.count, sinks=stage.sinks)
     for step in range(first_step, settings.steps):
         launched = refresher.launch_if_due(step)
         if launched is not None:
@@ -93,8 +94,7 @@ def _steps(
         seed_step(config.runtime.seed, trainer_rank=stage.trainers.rank, step=step)
         inputs = [collator.marginal(part.examples, part.candidates) for part in retrieved]
         measures = engine.train_step(inputs, step=step)
-        for report in client.build_reports():
-            stage.sinks.write("build", **vars(report))
+        builds.take(client.build_reports())
         version = retrieved[0].candidates.version
         yield StepInfo(
             step=step + 1,
@@ -106,6 +106,7 @@ def _steps(
             },
             facts={
                 "version": version,
+                "rebuilt_share": builds.share(),
                 "retrieved_crc32": _digest(retrieved),
                 "staleness_steps": age_in_steps(
                     step, every_steps=refresh.every_steps, adopt_after_steps=refresh.adopt_after_steps
@@ -154,4 +155,5 @@ def _write_totals(stage: Stage, client: IndexClient) -> None:
     totals = client.totals
     names = ("searches", "queries", "wait_s", "mixed_version_replies", "strangers")
     sums = stage.trainers.all_reduce_sum([getattr(totals, name) for name in names])
-    stage.sinks.write("done", **dict(zip(names, sums, strict=True)))
+    counted: dict[str, Any] = dict(zip(names, sums, strict=True))
+    stage.sinks.write("done", **counted)

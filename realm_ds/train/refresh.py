@@ -17,11 +17,12 @@ from torch import Tensor
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.schema import RefreshConfig
 from realm_ds.errors import CheckpointError
-from realm_ds.index.messages import SnapshotChunk, SnapshotStart
+from realm_ds.index.messages import BuildReport, SnapshotChunk, SnapshotStart
 from realm_ds.index.store import prune, version_folder
 from realm_ds.index.versions import launch_at, oldest_kept, version_at
 from realm_ds.models.realm import PASSAGE_TOWER, QUERY_TOWER, RealmModel, strip_prefix
 from realm_ds.models.towers import Embedder
+from realm_ds.observe.sinks import Sinks
 from realm_ds.train.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -135,6 +136,29 @@ class Refresher:
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.rename(folder / SNAPSHOT_FILE)
+
+
+class BuildWatch:
+    """How far the newest rebuild is, from what the index ranks tell trainer 0; other trainers hear nothing."""
+
+    def __init__(self, num_passages: int, *, sinks: Sinks) -> None:
+        self._num_passages, self._sinks = num_passages, sinks
+        self._latest: dict[int, BuildReport] = {}
+
+    def take(self, reports: Sequence[tuple[int, BuildReport]]) -> None:
+        """Keep each rank's newest report, and write down the builds that are finished."""
+        for index_rank, report in reports:
+            self._latest[index_rank] = report
+            if report.passages_done == report.passages_total:
+                self._sinks.write("built", version=report.version, index_rank=index_rank, took_s=report.took_s)
+
+    def share(self) -> float:
+        """Share of the corpus embedded for the newest version that anything was heard of; 1 before that."""
+        newest = max((report.version for report in self._latest.values()), default=None)
+        if newest is None:
+            return 1.0
+        done = sum(report.passages_done for report in self._latest.values() if report.version == newest)
+        return done / self._num_passages
 
 
 def tower_from_snapshot(data: bytes, *, new_tower: Callable[[], Embedder]) -> Embedder:

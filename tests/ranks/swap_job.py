@@ -80,7 +80,7 @@ def trainer(world: World) -> None:
             queries, exclude = queries_of(world, step, number)
             check_candidates(candidates, PASSAGES, vectors[candidates.version], queries, exclude.tolist())
             digest.update(candidates.uids_BK.tobytes())
-        finished += sum(report.passages_done == report.passages_total for report in client.build_reports())
+        finished += sum(report.passages_done == report.passages_total for _, report in client.build_reports())
         # Trainers go in step, as gradients make them do.
         polled_barrier(world.trainer_comm, timeout_s=TIMEOUT_S, waiting_for=f"the other trainer at step {step}")
     client.close()

@@ -127,7 +127,7 @@ def test_build_reports_do_not_swallow_replies(mailboxes):
     for shard in shards:
         shard.send(report, to=TRAINER)
         shard.send(reply(request, [[1, 2]]), to=TRAINER)
-    assert client.build_reports() == [report, report]
+    assert client.build_reports() == [(shard.rank, report) for shard in shards]
     assert client.collect(request).uids_BK.tolist() == [[1, 1]]
     assert client.build_reports() == []
 

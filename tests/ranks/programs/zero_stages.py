@@ -44,9 +44,7 @@ def model() -> torch.nn.Module:
 def under_zero(stage: int, rank: int, trainers) -> list[float]:
     objective = ClozeObjective(model(), gather=gather_with_gradient)
     settings = {"zero_optimization": {"stage": stage}}
-    engine = engines.Engine(
-        objective, stage=STAGE, optimizer=OPTIMIZER, deepspeed_json=settings, num_trainers=TRAINERS
-    )
+    engine = engines.Engine(objective, stage=STAGE, optimizer=OPTIMIZER, deepspeed_json=settings, num_trainers=TRAINERS)
     rows = slice(rank * SIZE, (rank + 1) * SIZE)
     losses = []
     for step in range(STEPS):
