@@ -16,6 +16,8 @@ from realm_ds.config.deepspeed import load_deepspeed, zero_stage
 from realm_ds.config.load import load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.prepare import QUICK_ENTITIES, prepare_demo
+from realm_ds.data.question_files import load_questions
+from realm_ds.data.records import Question
 from realm_ds.errors import ConfigError
 from realm_ds.launch.memory import PeakMemory
 from realm_ds.launch.node import StageName
@@ -124,11 +126,21 @@ class _Demo:
         """Recall of held-out statements and questions over the whole corpus, by the towers of an export."""
         from realm_ds.train.recall import recall_of
 
-        questions = self._folder / "data" / "qa"
-        files = {"statements": questions / "statements.test.jsonl", "questions": questions / "test.jsonl"}
-        recall = recall_of(self._config(start_from=start_from), files)
+        recall = recall_of(self._config(start_from=start_from), self._held_out())
         summary = f"recall@5 {recall['statements'][5]:.1%} of statements, {recall['questions'][5]:.1%} of questions"
         return {**recall, "summary": summary}
+
+    def _held_out(self) -> dict[str, list[Question]]:
+        """Test questions and statements; apart from these, statements whose passages no training fact is taken from."""
+        folder = self._folder / "data" / "qa"
+        statements = load_questions(folder / "statements.test.jsonl")
+        seen = {uid for question in load_questions(folder / "train.jsonl") for uid in question.gold_uids}
+        unseen = [statement for statement in statements if seen.isdisjoint(statement.gold_uids)]
+        return {
+            "statements": statements,
+            "statements_of_unseen_passages": unseen,
+            "questions": load_questions(folder / "test.jsonl"),
+        }
 
     def report(self) -> Path:
         """report.json, report.md and the plots."""
@@ -137,6 +149,7 @@ class _Demo:
         scores = stages["qa"]["scores"]
         measured = {"random_init": stages["random"], "ict": stages["ict"], "realm": stages["pretrain"]}
         recall = {name: _by_cutoff(stage["statements"]) for name, stage in measured.items()}
+        unseen = {name: _by_cutoff(stage["statements_of_unseen_passages"]) for name, stage in measured.items()}
         question_recall = {name: _by_cutoff(stage["questions"]) for name, stage in measured.items()}
         results = DemoResults(
             passages=stages["data"]["passages"],
@@ -146,6 +159,7 @@ class _Demo:
             zero_stage=zero_stage(load_deepspeed(config.runtime.deepspeed)),
             ict_in_batch_accuracy=stages["ict"]["in_batch_accuracy"],
             recall=recall,
+            recall_unseen_passages=unseen,
             question_recall={**question_recall, "qa": _by_cutoff(scores["recall"])},
             qa={name: scores[name] for name in ("em", "f1", "em_no_retrieval", "em_majority")},
             seconds=self.results["seconds"],

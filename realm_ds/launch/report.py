@@ -33,6 +33,8 @@ class DemoResults:
     ict_in_batch_accuracy: float
     recall: Mapping[str, Recall]
     """Of held-out masked statements after each stage: random_init, ict, realm."""
+    recall_unseen_passages: Mapping[str, Recall]
+    """The same of those statements whose passages no training fact is taken from."""
     question_recall: Mapping[str, Recall]
     """Of test questions after each stage: random_init, ict, realm, qa."""
     qa: Mapping[str, float]
@@ -107,6 +109,7 @@ def build_report(results: DemoResults, rows: Sequence[Mapping[str, Any]]) -> dic
         "ict": {"in_batch_accuracy": results.ict_in_batch_accuracy},
         "pretrain": summarise_pretrain(rows),
         **_recall_keys("recall_at", results.recall),
+        **_recall_keys("recall_unseen_passages_at", results.recall_unseen_passages),
         **_recall_keys("question_recall_at", results.question_recall),
         "qa": dict(results.qa),
         "seconds": dict(results.seconds),
@@ -131,6 +134,8 @@ def report_markdown(report: Mapping[str, Any], *, examples: Sequence[Mapping[str
         "## Finding the passage: held-out masked statements",
         "A statement with its answer masked, of an (entity, field) that no training saw; the whole corpus is searched.",
         _recall_table(report, "recall_at"),
+        "Of these, the statements whose passages no training fact is taken from:",
+        _recall_table(report, "recall_unseen_passages_at"),
         "## Finding the passage: test questions",
         _recall_table(report, "question_recall_at"),
         "## Answering test questions",

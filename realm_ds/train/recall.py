@@ -1,14 +1,12 @@
 """How well towers retrieve: the corpus embedded once, then statements or questions put to all of it."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.batches import Tokens
-from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import Question, SpecialIds
 from realm_ds.data.shards import open_manifest
 from realm_ds.data.tokenizer import load_tokenizer
@@ -43,10 +41,10 @@ def embed_passages(tower: Embedder, passages: PassageShard, *, config: RealmConf
     return vectors_NP
 
 
-def recall_of(config: RealmConfig, question_files: Mapping[str, Path]) -> dict[str, Recalls]:
+def recall_of(config: RealmConfig, question_sets: Mapping[str, Sequence[Question]]) -> dict[str, Recalls]:
     """Recall, over the whole corpus by exact search, of the towers that a run with this config would start from.
 
-    `model.start_from` names the export to judge; without it, the towers are random. One entry for each question file.
+    `model.start_from` names the export to judge; without it, the towers are random. One entry for each set.
     """
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
@@ -65,4 +63,4 @@ def recall_of(config: RealmConfig, question_files: Mapping[str, Path]) -> dict[s
         hits = index.search(queries_BP, num_hits=max(RECALL_AT))
         return recalls(gold_hits(hits.uids_BK, [question.gold_uids for question in questions]))
 
-    return {name: recall(load_questions(path)) for name, path in question_files.items()}
+    return {name: recall(questions) for name, questions in question_sets.items()}
