@@ -21,7 +21,7 @@ def main(data: Path, folder: Path, *, zero_stage: int, resume: bool) -> None:
     from realm_ds.train.qa import train_qa
     from realm_ds.train.stage import open_stage
 
-    config = tiny_config(data, **{"model.initializer_range": 0.15})
+    config = tiny_config(data, **{"model.start": "narrow"})
     qa = config.qa.model_copy(
         update={
             "data": data / "qa", "steps": STEPS, "micro_batch_size": 6, "learning_rate": 1e-3, "warmup_steps": 1,

@@ -45,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
         monkeypatch.setitem(sys.modules, name, fake)
 
     module(
-        "realm_ds.launch.stages", launch_stage=stand_in("launch_stage"),
+        "realm_ds.launch.stages", show_stage=stand_in("show_stage"),
         stage_command=stand_in("stage_command", ["mpiexec", "-n", "4", "a b"]),
     )  # fmt: skip
     module("realm_ds.launch.demo", run_demo=stand_in("run_demo"), free_run_folder=lambda parent: parent / "demo-2")
@@ -108,7 +108,7 @@ def test_stages_are_launched_with_the_settings_asked_for(calls, tmp_path: Path, 
     arguments = [*verb.split(), "-c", "demo", "--run", str(tmp_path), "--resume", *DATA, f"{stage}.steps=7"]
     assert _run(*arguments)[0] == 0
     ((name, options),) = calls
-    assert name == "launch_stage"
+    assert name == "show_stage"
     assert options["arguments"] == (stage,)
     assert (options["run_folder"], options["resume"]) == (tmp_path, True)
     assert getattr(options["load_config"](), stage).steps == 7
