@@ -48,7 +48,7 @@ def save(
 ) -> None:
     """Write a checkpoint under another name, make it durable, rename it, move `latest`, drop the oldest. Collective."""
     final = step_folder(run_folder, state.step)
-    unfinished = final.with_name(final.name + ".tmp")
+    unfinished = final.with_name(f"unfinished-{final.name}")  # a name that no search for checkpoints matches
     if trainers.rank == 0:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -59,7 +59,10 @@ def save(
     if trainers.rank == 0:
         files = sorted(path for path in unfinished.rglob("*") if path.is_file())
         sums = {str(path.relative_to(unfinished)): _sha256(path) for path in files}
+        for path in files:  # DeepSpeed does not; a rename must not outlive what it names
+            _sync(path)
         _write_json(unfinished / "manifest.json", {"format": FORMAT, "step": state.step, "sha256": sums})
+        _sync(unfinished)
         shutil.rmtree(final, ignore_errors=True)
         unfinished.rename(final)
         _sync(final.parent)
@@ -78,9 +81,16 @@ def find(run_folder: Path, step: int | None = None) -> Path:
     if not steps or (step is not None and step not in steps):
         wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         there = f"; there are steps {', '.join(map(str, steps))}" if steps else ""
-        raise CheckpointError(f"{run_folder} holds {wanted}{there}: start the run without --resume")
+        remedy = "name one of these" if steps else "train first, without --resume"
+        raise CheckpointError(f"{run_folder} holds {wanted}{there}: {remedy}")
     folder = step_folder(run_folder, steps[-1] if step is None else step)
-    for name, expected in json.loads((folder / "manifest.json").read_text())["sha256"].items():
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder} is of format {manifest.get('format')!r}, but this realm-ds reads {FORMAT}: "
+            "use the version that wrote it (code.txt in the run folder names it)"
+        )
+    for name, expected in manifest["sha256"].items():
         path = folder / name
         if not path.is_file() or _sha256(path) != expected:
             raise CheckpointError(
@@ -122,9 +132,9 @@ def _write_json(path: Path, data: object) -> None:
     unfinished.rename(path)
 
 
-def _sync(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Make a file's content, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -88,6 +88,7 @@ class Engine:
             model=objective,
             optimizer=adamw,
             config={
+                "zero_force_ds_cpu_optimizer": False,  # Offload goes with our AdamW, which is fused on CPU too.
                 **deepspeed_json,
                 "train_micro_batch_size_per_gpu": stage.micro_batch_size,
                 "gradient_accumulation_steps": stage.gradient_accumulation_steps,
@@ -127,8 +128,14 @@ class Engine:
         return copies
 
     def save(self, folder: Path) -> None:
-        """Write DeepSpeed's shards of this step into `folder`."""
-        self._engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False)
+        """Write DeepSpeed's shards of this step into `folder`. Raises CheckpointError if they cannot be written."""
+        try:
+            self._engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False)
+        except (OSError, RuntimeError) as error:  # of torch's writer, which tells a full disk as a RuntimeError
+            raise CheckpointError(
+                f"cannot write a checkpoint to {folder} ({str(error).splitlines()[0]}): free space there, then go on "
+                "with --resume"
+            ) from error
 
     def load(self, folder: Path) -> None:
         """Take weights and optimizer state from `folder`. Raises CheckpointError if it does not fit this run."""

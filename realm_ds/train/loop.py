@@ -39,7 +39,8 @@ class StepInfo:
 
 def seed_step(seed: int, *, trainer_rank: int, step: int) -> None:
     """Dropout as a function of the step, so that no random state has to be saved to resume exactly."""
-    torch.manual_seed((seed * 1_000_003 + trainer_rank) * 1_000_003 + step)
+    # Modulo: torch takes 64 bits, and a seed like 20250131 would need more.
+    torch.manual_seed(((seed * 1_000_003 + trainer_rank) * 1_000_003 + step) % 2**63)
 
 
 def run_steps(

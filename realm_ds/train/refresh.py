@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from realm_ds.comm.mailbox import Mailbox
@@ -132,8 +132,9 @@ class Refresher:
         if query is not passage:
             state |= {f"{QUERY_TOWER}.{name}": value for name, value in query.items()}
         unfinished = folder / f"{SNAPSHOT_FILE}.tmp-{os.getpid()}"
-        save_file(state, unfinished)
-        with unfinished.open("rb") as file:
+        with unfinished.open("wb") as file:  # not save_file, which tells a full disk as no OSError
+            file.write(save(state))
+            file.flush()
             os.fsync(file.fileno())
         unfinished.rename(folder / SNAPSHOT_FILE)
 
