@@ -101,6 +101,13 @@ class World:
         return len(self.peers_here)
 
     @property
+    def device_number(self) -> int:
+        """This rank's GPU: trainers have the first of a host, as DeepSpeed assumes, index ranks those behind them."""
+        if self.role == TRAINER:
+            return self.local_rank
+        return len(self.ranks_here) - self.local_size + self.local_rank
+
+    @property
     def name(self) -> str:
         """This rank as people know it: "trainer 1 (world rank 2 on node3)"."""
         number = self.trainer_rank if self.role == TRAINER else self.shard_rank

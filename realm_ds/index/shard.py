@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 
 from realm_ds.data.records import Passage
-from realm_ds.data.shards import Manifest, load_passages, passage_range
+from realm_ds.data.shards import Manifest, passage_range, read_passages
 from realm_ds.errors import ConfigError, DataError, IndexFault
 from realm_ds.index.messages import NO_HIT
 
@@ -30,10 +30,16 @@ def use_threads(num_threads: int) -> None:
     faiss.omp_set_num_threads(num_threads)
 
 
-def load_shard(folder: Path, manifest: Manifest, *, shard_rank: int, num_shards: int) -> "PassageShard":
-    """The passages of one of `num_shards` equal parts of the corpus; ConfigError if there are too few for that."""
+def load_shard(
+    folder: Path, manifest: Manifest, *, shard_rank: int, num_shards: int, max_tokens: int | None = None
+) -> "PassageShard":
+    """The passages of one of `num_shards` equal parts of the corpus; ConfigError if there are too few for that.
+
+    DataError for a passage of more than `max_tokens`, special tokens included: its end would be lost in silence.
+    """
     start, stop = passage_range(manifest.count, shard_rank, num_shards)
-    return PassageShard.from_passages(load_passages(folder, manifest, start, stop), start=start)
+    passages = read_passages(folder, manifest, start, stop, max_tokens=max_tokens)
+    return PassageShard.from_passages(passages, start=start)
 
 
 class PassageShard:

@@ -70,8 +70,13 @@ def _serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank:
 
     tokenizer = load_tokenizer(config.data.tokenizer)
     manifest = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
-    passages = load_shard(config.data.corpus, manifest, shard_rank=shard_rank, num_shards=config.index.num_shards)
-    device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    passages = load_shard(
+        config.data.corpus, manifest, shard_rank=shard_rank, num_shards=config.index.num_shards,
+        max_tokens=config.data.passage_tokens,
+    )  # fmt: skip
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", world.device_number % torch.cuda.device_count())
     new_tower = partial(frozen_tower, config, vocab_size=tokenizer.vocab_size)
 
     def embedder(snapshot: bytes) -> Embed:

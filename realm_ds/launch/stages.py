@@ -112,7 +112,8 @@ def num_processes(stage: StageName, config: RealmConfig) -> int:
 
 def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -> None:
     """Write what the run is before it starts. A folder that holds a run is not overwritten without being told."""
-    has_run = (run_folder / "checkpoints").is_dir()
+    # A whole checkpoint: a run that ended before its first one can only be started again.
+    has_run = any((run_folder / "checkpoints").glob("step-*/manifest.json"))
     if has_run and not resume:
         raise ConfigError(f"{run_folder} holds a run already: add --resume to go on with it, or name another folder")
     if resume and not has_run:

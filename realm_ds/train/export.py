@@ -21,7 +21,7 @@ from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Manifest, open_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
-from realm_ds.errors import CheckpointError
+from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.index.shard import load_shard
 from realm_ds.index.store import IndexStore
 from realm_ds.models.realm import ENCODER, PASSAGE_TOWER, QUERY_TOWER, RealmModel, strip_prefix
@@ -42,13 +42,16 @@ Say = Callable[[str], None]
 def export_run(run_folder: Path, *, step: int | None, out: Path | None, say: Say = log.info) -> Path:
     """Export a run's checkpoint (the newest, or that of `step`) to `out`, by default RUN/export; returns the folder.
 
-    Raises CheckpointError if there is none or it is damaged. `out` appears whole or not at all.
+    Raises CheckpointError if there is none or it is damaged. `out` appears whole or not at all; an older export there
+    is replaced, anything else is left alone (ConfigError).
     """
+    out = out or run_folder / "export"
+    if out.exists() and not ((out / MANIFEST).is_file() and (out / QUERY_TOWER).is_dir()):
+        raise ConfigError(f"{out} is there and is no export, so it is not overwritten: name another folder with --out")
     config = load(run_folder / RUN_CONFIG)
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     source = checkpoint.find(run_folder, step)
-    out = out or run_folder / "export"
     unfinished = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -93,7 +96,7 @@ def _restored(config: RealmConfig, weights: dict[str, Tensor], tokenizer: Tokeni
 
 def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Manifest, tokenizer: Tokenizer) -> None:
     """Vectors by the exported passage tower, and the passages that they are of."""
-    passages = load_shard(config.data.corpus, corpus, shard_rank=0, num_shards=1)
+    passages = load_shard(config.data.corpus, corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
     vectors_NP = embed_passages(tower, passages, config=config, special=tokenizer.special)
     weights = (folder / PASSAGE_TOWER / "model.safetensors").read_bytes()
     store = IndexStore(folder / "index", corpus_sha256=corpus.digest)

@@ -120,7 +120,9 @@ def _model_and_corpus(stage: Stage) -> tuple[QaModel, CorpusIndex]:
     config = stage.config
     realm = stage.model()
     vectors_NP = _embed_corpus(stage, realm.passage_tower)
-    passages = load_shard(config.data.corpus, stage.corpus, shard_rank=0, num_shards=1)
+    passages = load_shard(
+        config.data.corpus, stage.corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens
+    )
     model = _qa_model(stage, realm).train()
     return model, CorpusIndex(passages, vectors_NP)
 
@@ -138,7 +140,10 @@ def _qa_model(stage: Stage, realm: Any) -> QaModel:
 def _embed_corpus(stage: Stage, tower: Embedder) -> np.ndarray:
     """Vectors of all passages, each trainer embedding its part of the corpus, float32 (N, P)."""
     config, trainers = stage.config, stage.trainers
-    part = load_shard(config.data.corpus, stage.corpus, shard_rank=trainers.rank, num_shards=trainers.size)
+    part = load_shard(
+        config.data.corpus, stage.corpus, shard_rank=trainers.rank, num_shards=trainers.size,
+        max_tokens=config.data.passage_tokens,
+    )  # fmt: skip
     own_NP = embed_passages(tower.eval(), part, config=config, special=stage.tokenizer.special)
     parts = [
         trainers.broadcast_bytes(own_NP.tobytes() if rank == trainers.rank else None, source=rank)

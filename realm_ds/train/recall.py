@@ -51,7 +51,7 @@ def recall_of(config: RealmConfig, question_sets: Mapping[str, Sequence[Question
     realm = starting_model(config, vocab_size=tokenizer.vocab_size).eval()
     if torch.cuda.is_available():
         realm = realm.to("cuda")
-    passages = load_shard(config.data.corpus, corpus, shard_rank=0, num_shards=1)
+    passages = load_shard(config.data.corpus, corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
     vectors_NP = embed_passages(realm.passage_tower, passages, config=config, special=tokenizer.special)
     index = CorpusIndex(passages, vectors_NP)
 

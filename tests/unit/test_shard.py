@@ -159,3 +159,7 @@ def test_shards_are_loaded_from_the_corpus_and_too_many_are_refused(tmp_path: Pa
     assert [(part.start, part.stop) for part in parts] == [(0, 1), (1, 3)]
     with pytest.raises(ConfigError, match="index.num_shards=4 .* 3 passages"):
         load_shard(tmp_path, manifest, shard_rank=0, num_shards=4)
+    longest = max(3 + len(passage.title_ids) + len(passage.body_ids) for passage in passages)
+    assert len(load_shard(tmp_path, manifest, shard_rank=0, num_shards=1, max_tokens=longest)) == 3
+    with pytest.raises(DataError, match=f"more than data.passage_tokens={longest - 1}; raise that, or"):
+        load_shard(tmp_path, manifest, shard_rank=0, num_shards=1, max_tokens=longest - 1)

@@ -30,6 +30,7 @@ def test_places_of_trainers_and_shards() -> None:
         (3, None, 1, 2),
         (None, 1, 0, 1),
     ]
+    assert [w.device_number for w in worlds] == [0, 1, 2, 0, 1, 2]
     first = worlds[0]
     assert (first.world_size, first.num_trainers, first.num_shards) == (6, 4, 2)
     assert (first.trainer_ranks, first.index_ranks, worlds[4].ranks_here) == ((0, 1, 3, 4), (2, 5), (3, 4, 5))
