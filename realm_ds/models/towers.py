@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedConfig
@@ -31,7 +32,7 @@ class TokenBatch(NamedTuple):
 def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreTrainedConfig:
     """The transformers config of every encoder in the run: that of `model.encoder`, or BERT of the given sizes.
 
-    Raises ConfigError if the folder cannot be read or its positions are too few for `max_tokens`.
+    Raises ConfigError if the folder cannot be read or its wordpieces or positions are too few.
     """
     if model.encoder is None:
         return BertConfig(
@@ -45,6 +46,11 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
         config = AutoConfig.from_pretrained(model.encoder, local_files_only=True)
     except OSError as error:
         raise ConfigError(f"model.encoder={model.encoder} is not a transformers model folder: {error}") from error
+    if config.vocab_size < vocab_size:
+        raise ConfigError(
+            f"model.encoder={model.encoder} has {config.vocab_size} wordpieces, but data.tokenizer has {vocab_size}: "
+            "prepare the data with the encoder's own tokenizer, and name that in data.tokenizer"
+        )
     if config.max_position_embeddings < max_tokens:
         raise ConfigError(
             f"model.encoder={model.encoder} has {config.max_position_embeddings} positions, but query and passage "
@@ -80,12 +86,14 @@ class Embedder(nn.Module):
         save_file(projection, folder / PROJECTION_FILE, metadata=metadata)
 
     @classmethod
-    def load(cls, folder: Path, *, norm_eps: float = 1e-12, dropout: float = 0.0) -> "Embedder":
+    def load(cls, folder: Path, *, dropout: float = 0.0) -> "Embedder":
         """Open what `save` wrote. Raises CheckpointError if it is not such a folder."""
         path = folder / PROJECTION_FILE
         if not path.is_file():
             raise CheckpointError(f"{folder} holds no {PROJECTION_FILE}: not a tower written by realm-ds export")
         projection = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            norm_eps = float(file.metadata()["norm_eps"])
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
         width = projection["dense.weight"].shape[0]
