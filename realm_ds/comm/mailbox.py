@@ -13,6 +13,7 @@ import numpy as np
 from realm_ds.comm.codec import Buffer, Codec
 from realm_ds.comm.waiting import Backoff, Clock, wait_until
 from realm_ds.errors import IndexFault
+from realm_ds.observe.waiting import waiting_for as named
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -81,19 +82,20 @@ class PollingMailbox(ABC):
                 return message
         deadline = self._clock.now() + timeout_s
         backoff = Backoff(self._clock)
-        while True:
-            arrived = self._arrived()
-            if arrived is not None:
-                sender, message = arrived
-                if isinstance(message, kind) and source in (None, sender):
-                    return message
-                self._kept.append(arrived)
-                backoff.reset()
-            # Checked after arrivals too: a flood of other messages must not stretch the deadline.
-            if self._clock.now() >= deadline:
-                raise IndexFault(f"rank {self._rank_name()} waited {timeout_s:g} s for {waiting_for}")
-            if arrived is None:
-                backoff.sleep()
+        with named(waiting_for):
+            while True:
+                arrived = self._arrived()
+                if arrived is not None:
+                    sender, message = arrived
+                    if isinstance(message, kind) and source in (None, sender):
+                        return message
+                    self._kept.append(arrived)
+                    backoff.reset()
+                # Checked after arrivals too: a flood of other messages must not stretch the deadline.
+                if self._clock.now() >= deadline:
+                    raise IndexFault(f"rank {self._rank_name()} waited {timeout_s:g} s for {waiting_for}")
+                if arrived is None:
+                    backoff.sleep()
 
     def flush(self, timeout_s: float) -> None:
         def is_empty() -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from realm_ds.errors import IndexFault, RealmError
+from realm_ds.observe.waiting import waiting_for as named
 
 SHORTEST_SLEEP_S = 0.05e-3
 LONGEST_SLEEP_S = 2e-3
@@ -48,7 +49,8 @@ def wait_until(
     """Returns once `is_ready()` holds; it is asked at least once, and again after each sleep."""
     deadline = clock.now() + timeout_s
     backoff = Backoff(clock)
-    while not is_ready():
-        if clock.now() >= deadline:
-            raise fault(f"waited {timeout_s:g} s for {waiting_for}")
-        backoff.sleep()
+    with named(waiting_for):
+        while not is_ready():
+            if clock.now() >= deadline:
+                raise fault(f"waited {timeout_s:g} s for {waiting_for}")
+            backoff.sleep()

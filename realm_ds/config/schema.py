@@ -209,7 +209,7 @@ class RuntimeConfig(Section):
     deepspeed: Path | None = None
     """DeepSpeed JSON (ZeRO stage, offload, precision, communication); null is the packaged zero2.json."""
     threads_per_rank: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of each rank; 0 divides the machine's cores by the ranks on it."""
+    """CPU threads of each rank; 0 takes OMP_NUM_THREADS, else divides the machine's cores by the ranks on it."""
     wait_timeout_s: Seconds = 600.0
     """No wait for another rank is longer; what was waited for is in the error."""
     keep_checkpoints: Count = 2

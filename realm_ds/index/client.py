@@ -130,7 +130,8 @@ class IndexClient:
             source=missing[0],
             timeout_s=max(0.0, deadline - self._clock()),
             waiting_for=f"the answer of index rank(s) {missing} to the queries of step {opened.step}, "
-            f"index version {opened.version}; their logs tell whether it is still being built",
+            f"index version {opened.version}; their logs tell whether it is still being built: if building takes that "
+            "long, raise runtime.wait_timeout_s or add index ranks",
         )
         self._take(missing[0], reply)
 

@@ -11,6 +11,7 @@ from realm_ds.comm.loopback import LoopbackHub
 from realm_ds.comm.mailbox import Mailbox, check_size
 from realm_ds.comm.waiting import LONGEST_SLEEP_S, SHORTEST_SLEEP_S, Clock, wait_until
 from realm_ds.errors import IndexFault, LaunchError
+from realm_ds.observe.waiting import current_waits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,3 +168,7 @@ def test_wait_until_asks_first_and_raises_the_fault_of_its_caller() -> None:
         wait_until(lambda: False, timeout_s=2, waiting_for="godot", clock=time.clock, fault=LaunchError)
     answers = iter([False, False, True])
     wait_until(lambda: next(answers), timeout_s=1, waiting_for="the third", clock=time.clock)
+    named: list[str] = []
+    wait_until(lambda: named.extend(current_waits()) is None, timeout_s=1, waiting_for="its name", clock=time.clock)
+    assert [wait.startswith("its name, for") for wait in named] == [True]
+    assert current_waits() == []
