@@ -119,6 +119,8 @@ def answer_questions(
 
     Without retrieval the same reader reads random passages of the corpus, all equally likely.
     """
+    if not questions:  # A split with fewer questions than trainers.
+        return []
     ids = tokenizer.encode_all([question.question for question in questions])
     special = tokenizer.special
     queries_BP = embed_queries(model.query_tower, ids, special=special, max_tokens=sizes.question_tokens)
