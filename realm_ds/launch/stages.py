@@ -15,9 +15,11 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import open_manifest, passage_range
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
+from realm_ds.launch.failures import forget_last_world
 from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.node import StageName, run_rank
 from realm_ds.launch.rank import run_as_rank
+from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.observe.progress import Progress, follow_run
 
 DEFAULT_TRAINERS = 2
@@ -81,8 +83,14 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
 
 def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool) -> None:
     # Before anything can fail: a rank that dies before MPI is there leaves the others waiting for it in MPI_Init.
-    start_mpi()
-    run_rank(stage, config=load_config(), folder=run_folder, resume=resume)
+    mpi = start_mpi()
+    config = load_config()
+    if TAG_VARIABLE not in os.environ and (mpi is None or mpi.COMM_WORLD.Get_rank() == 0):
+        # Started by srun or mpiexec, so nobody has done this yet. The others wait for this rank when they join.
+        check_inputs(stage, config)
+        prepare_run_folder(run_folder, config, resume=resume)
+        forget_last_world(run_folder)
+    run_rank(stage, config=config, folder=run_folder, resume=resume)
 
 
 def rank_arguments(stage: StageName, *, run_folder: Path, resume: bool) -> list[str]:
@@ -119,7 +127,9 @@ def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -
     if resume and not has_run:
         raise CheckpointError(f"{run_folder} holds no checkpoint to resume from: start the run without --resume")
     run_folder.mkdir(parents=True, exist_ok=True)
-    (run_folder / RUN_CONFIG).write_text(dump(config), encoding="utf-8")
+    unfinished = run_folder / f"{RUN_CONFIG}.tmp-{os.getpid()}"
+    unfinished.write_text(dump(config), encoding="utf-8")
+    unfinished.replace(run_folder / RUN_CONFIG)  # at once: other ranks may be reading the one before
     (run_folder / "code.txt").write_text(_code_version(), encoding="utf-8")
 
 
