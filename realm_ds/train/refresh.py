@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
@@ -76,7 +77,7 @@ class Refresher:
         query = self._engine.copy_weights(self._model.query_tower)
         passage = query if self._model.shares_towers else self._engine.copy_weights(self._model.passage_tower)
         if self._is_first_trainer:
-            self._write(version, query=query, passage=passage)
+            self._write(version, step=step, query=query, passage=passage)
         self._launch(version, step=step, query=query, passage=passage)
         return version
 
@@ -86,11 +87,16 @@ class Refresher:
         for version in versions:
             path = version_folder(self._index_folder, version) / SNAPSHOT_FILE
             if not path.is_file():
-                raise CheckpointError(f"{path} is missing: index version {version} cannot be rebuilt for step {step}")
+                raise CheckpointError(
+                    f"{path} is missing: index version {version} cannot be rebuilt for step {step}; "
+                    "resume with the run's own refresh settings, or from another checkpoint"
+                )
+            launched_at = version * self._refresh.every_steps
+            _check_step(path, version=version, launched_at=launched_at, every_steps=self._refresh.every_steps)
             state = load_file(path)
             passage = strip_prefix(state, PASSAGE_TOWER)
             query = strip_prefix(state, QUERY_TOWER) or passage
-            self._launch(version, step=version * self._refresh.every_steps, query=query, passage=passage)
+            self._launch(version, step=launched_at, query=query, passage=passage)
         return list(versions)
 
     def prune(self, kept_steps: Sequence[int]) -> None:
@@ -125,7 +131,7 @@ class Refresher:
         log.info("index version %d launched at step %d: %.1f MB to %d shards",
                  version, step, len(data) / 1e6, len(self._index_ranks))  # fmt: skip
 
-    def _write(self, version: int, *, query: Weights, passage: Weights) -> None:
+    def _write(self, version: int, *, step: int, query: Weights, passage: Weights) -> None:
         folder = version_folder(self._index_folder, version)
         folder.mkdir(parents=True, exist_ok=True)
         state = {f"{PASSAGE_TOWER}.{name}": value for name, value in passage.items()}
@@ -133,7 +139,7 @@ class Refresher:
             state |= {f"{QUERY_TOWER}.{name}": value for name, value in query.items()}
         unfinished = folder / f"{SNAPSHOT_FILE}.tmp-{os.getpid()}"
         with unfinished.open("wb") as file:  # not save_file, which tells a full disk as no OSError
-            file.write(save(state))
+            file.write(save(state, metadata={"step": str(step)}))
             file.flush()
             os.fsync(file.fileno())
         unfinished.rename(folder / SNAPSHOT_FILE)
@@ -160,6 +166,16 @@ class BuildWatch:
             return 1.0
         done = sum(report.passages_done for report in self._latest.values() if report.version == newest)
         return done / self._num_passages
+
+
+def _check_step(path: Path, *, version: int, launched_at: int, every_steps: int) -> None:
+    with safe_open(path, framework="pt") as file:
+        found = (file.metadata() or {}).get("step", "unknown")
+    if found != str(launched_at):
+        raise CheckpointError(
+            f"{path} is of step {found}, but with refresh.every_steps={every_steps} index version {version} is that of "
+            f"step {launched_at}: resume with the refresh settings that the run was started with"
+        )
 
 
 def tower_from_snapshot(data: bytes, *, new_tower: Callable[[], Embedder]) -> Embedder:
