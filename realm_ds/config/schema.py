@@ -117,6 +117,8 @@ class IctConfig(StageConfig):
     """Each query loses its wordpieces at a rate drawn uniformly from 0 to this: matching must not hang on few words."""
     encoder_learning_rate: Rate | None = None
     """Peak learning rate of the encoder's warm-up; null takes learning_rate."""
+    warmup_micro_batch_size: Count | None = None
+    """Sentences per trainer in one forward pass of the encoder's warm-up; null takes micro_batch_size."""
     warmup_mask_rate: Probability = 0.0
     """In the encoder's warm-up, further wordpieces of x are masked and predicted, at a rate drawn uniformly from 0 to
     this: more to copy in every example."""

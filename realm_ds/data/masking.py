@@ -1,15 +1,13 @@
 """Masks one salient span of an example, another one each epoch. Finding the spans is spans.py's business."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from realm_ds.data.chance import chosen, fraction, pick
-from realm_ds.data.records import Example, Passage, SpecialIds
+from realm_ds.data.records import Example, SpecialIds
 from realm_ds.data.stream import StreamState
 from realm_ds.errors import DataError
 
-Item = TypeVar("Item")
 MAX_IDLE_EPOCHS = 2
 """Epochs in which nothing could be used before we say so, rather than read for ever."""
 
@@ -63,16 +61,21 @@ def masked_examples(
     max_masks: int,
     seed: int,
 ) -> Iterator[tuple[MaskedExample, StreamState]]:
-    """The stream's examples, masked, without those that have nothing to mask."""
+    """The stream's examples, masked, without those that have nothing to mask; DataError if that is all of them."""
     sizes = {"query_tokens": query_tokens, "max_masks": max_masks}
-    return _used(
-        (
-            (mask_span(example, special=special, seed=seed, epoch=state.epoch, **sizes), state)
-            for example, state in stream
-        ),
-        complaint=f"no pre-training example has a salient span within data.query_tokens={query_tokens}; "
-        "raise that, or write pretrain shards that have spans",
-    )
+    last_epoch = None
+    for example, state in stream:
+        masked = mask_span(example, special=special, seed=seed, epoch=state.epoch, **sizes)
+        if masked is not None:
+            last_epoch = state.epoch
+            yield masked, state
+            continue
+        last_epoch = state.epoch if last_epoch is None else last_epoch
+        if state.epoch - last_epoch >= MAX_IDLE_EPOCHS:
+            raise DataError(
+                f"no pre-training example has a salient span within data.query_tokens={query_tokens}; "
+                "raise that, or write pretrain shards that have spans"
+            )
 
 
 def mask_more(
@@ -113,35 +116,3 @@ def mask_more(
             ),
             state,
         )
-
-
-def warmup_pairs(
-    stream: Iterable[tuple[MaskedExample, StreamState]], passages: Mapping[int, Passage]
-) -> Iterator[tuple[tuple[MaskedExample, Passage], StreamState]]:
-    """Masked examples beside the passage they were cut from, which tells the answer: what warms the encoder up.
-
-    `passages` is the corpus by uid, in memory; examples that come from elsewhere are left out.
-    """
-
-    def with_passage(masked: MaskedExample) -> tuple[MaskedExample, Passage] | None:
-        passage = passages.get(masked.origin_uid)
-        return None if passage is None else (masked, passage)
-
-    return _used(
-        ((with_passage(masked), state) for masked, state in stream),
-        complaint="ict.encoder_warmup needs examples cut from the corpus, but no origin_uid of data.pretrain is a "
-        "passage of data.corpus; set ict.encoder_warmup=false, or write both from the same text",
-    )
-
-
-def _used(stream: Iterable[tuple[Item | None, StreamState]], *, complaint: str) -> Iterator[tuple[Item, StreamState]]:
-    """The stream without its Nones; the complaint if there is nothing else in it."""
-    last_epoch = None
-    for item, state in stream:
-        if item is not None:
-            last_epoch = state.epoch
-            yield item, state
-            continue
-        last_epoch = state.epoch if last_epoch is None else last_epoch
-        if state.epoch - last_epoch >= MAX_IDLE_EPOCHS:
-            raise DataError(complaint)

@@ -63,8 +63,11 @@ class _Demo:
     progress: Progress
 
     def __init__(self, run_folder: Path, *, seed: int, quick: bool, overrides: Sequence[str], resume: bool) -> None:
-        self._folder, self._seed, self._quick = run_folder.resolve(), seed, quick
-        self._overrides, self._resume = overrides, resume
+        self._folder, self._seed, self._quick, self._resume = run_folder.resolve(), seed, quick, resume
+        data = self._folder / "data"
+        named = [f"data.{name}={data / name}" for name in ("corpus", "pretrain", "tokenizer")]
+        own = [*named, f"qa.data={data / 'qa'}", f"runtime.seed={seed}"]
+        self._base = load("demo-quick" if quick else "demo", [*own, *overrides])
         path = self._folder / STAGES_FILE
         if path.exists() and not resume:
             raise ConfigError(f"{run_folder} holds a demo already: add --resume to finish it, or name another --run")
@@ -173,11 +176,8 @@ class _Demo:
         return self._folder / "report.md"
 
     def _config(self, *, start_from: Path | None = None) -> RealmConfig:
-        data = self._folder / "data"
-        named = [f"data.{name}={data / name}" for name in ("corpus", "pretrain", "tokenizer")]
-        start = [f"model.start_from={start_from}"] if start_from else []
-        own = [*named, f"qa.data={data / 'qa'}", f"runtime.seed={self._seed}", *start]
-        return load("demo-quick" if self._quick else "demo", [*own, *self._overrides])
+        model = self._base.model.model_copy(update={"start_from": start_from})
+        return self._base.model_copy(update={"model": model})
 
     def _train(self, stage: StageName, config: RealmConfig, bar: Bar) -> None:
         folder = self._folder / stage

@@ -35,6 +35,8 @@ class Curve(NamedTuple):
     title: str
     unit: str
     lines: tuple[Line, ...]
+    has_first_step: bool = True
+    """False where the first step, which waits for the first index to be built, would dwarf all others."""
 
 
 CURVES = (
@@ -49,6 +51,7 @@ CURVES = (
     Curve(
         "search.png", "Time in search, and time that trainers waited for it", "milliseconds a step",
         (Line("search_ms", "search on the index ranks", BLUE), Line("wait_for_index_ms", "trainers waiting", RED)),
+        has_first_step=False,
     ),
 )  # fmt: skip
 """The curves over steps; recall per stage is drawn from the report."""
@@ -67,7 +70,8 @@ def draw_plots(folder: Path, *, report: Mapping[str, Any], rows: Sequence[Mappin
 def _draw_curve(folder: Path, curve: Curve, *, steps: Sequence[Mapping[str, Any]], adopted: Sequence[int]) -> Path:
     figure, axes = _figure(curve.title)
     for line, style in zip(curve.lines, LINE_STYLES, strict=False):
-        points = [(row["step"], float(row[line.name])) for row in steps if line.name in row]
+        drawn = steps if curve.has_first_step else steps[1:]
+        points = [(row["step"], float(row[line.name])) for row in drawn if line.name in row]
         if points:
             _draw_line(axes, points, line=line, style=style, is_exact=line.name == "staleness_steps")
     for step in adopted:

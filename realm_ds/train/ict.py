@@ -6,10 +6,11 @@ from typing import Any
 
 from realm_ds.comm.gather import gather_with_gradient
 from realm_ds.data.ict import IctExample, IctSettings, ict_batches
-from realm_ds.data.masking import MaskedExample, mask_more, masked_examples, warmup_pairs
+from realm_ds.data.masking import MaskedExample, mask_more, masked_examples
 from realm_ds.data.records import Passage
 from realm_ds.data.shards import read_passages
-from realm_ds.data.stream import ExampleStream, PassageStream, StreamState
+from realm_ds.data.stream import ExampleStream, PassageStream, RecordStream, StreamState
+from realm_ds.errors import DataError
 from realm_ds.models.objectives import ClozeObjective
 from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
@@ -17,7 +18,7 @@ from realm_ds.train.loop import StepInfo, run_steps, seed_step
 from realm_ds.train.stage import Stage
 
 STAGE = "ict"
-Warmup = Iterator[tuple[tuple[MaskedExample, Passage], StreamState]]
+Warmup = Iterator[tuple[MaskedExample, Passage]]
 
 
 def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
@@ -44,13 +45,15 @@ def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) 
 def _steps(stage: Stage, engine: Engine, *, first_step: int, state: StreamState) -> Iterator[StepInfo]:
     settings, seed, collator = stage.config.ict, stage.config.runtime.seed, stage.collator()
     batches = _cloze_batches(stage, state)
-    warmup = _warmup(stage, skip=first_step * settings.gradient_accumulation_steps) if settings.encoder_warmup else None
+    warmup_size = settings.warmup_micro_batch_size or settings.micro_batch_size
+    num_used = first_step * settings.gradient_accumulation_steps * warmup_size
+    warmup = _warmup(stage, skip=num_used) if settings.encoder_warmup else None
     for step in range(first_step, settings.steps):
         seed_step(seed, trainer_rank=stage.trainers.rank, step=step)
         micro_batches = list(islice(batches, settings.gradient_accumulation_steps))
         inputs = []
         for examples, _ in micro_batches:
-            pairs = [pair for pair, _ in islice(warmup, settings.micro_batch_size)] if warmup else []
+            pairs = list(islice(warmup, warmup_size)) if warmup else []
             inputs.append(collator.cloze(examples, pairs))
         measures = engine.train_step(inputs, step=step)
         yield StepInfo(
@@ -81,31 +84,31 @@ def _cloze_batches(stage: Stage, state: StreamState) -> Iterator[tuple[list[IctE
 
 
 def _warmup(stage: Stage, *, skip: int) -> Warmup:
-    """Masked sentences of X beside the passages they were cut from; the corpus is held in memory for it."""
-    config, manifest = stage.config, stage.pretrain_manifest()
-    stream = ExampleStream(
-        stage.pretrain_folder,
-        manifest=manifest,
-        seed=config.runtime.seed,
+    """Masked sentences of X beside the passages they were cut from; both are held in memory for it."""
+    config, special, seed = stage.config, stage.tokenizer.special, stage.config.runtime.seed
+    longest = config.data.passage_tokens
+    corpus = read_passages(config.data.corpus, stage.corpus, 0, stage.corpus.count, max_tokens=longest)
+    passages = {passage.uid: passage for passage in corpus}
+    manifest = stage.pretrain_manifest()
+    every = ExampleStream(stage.pretrain_folder, manifest=manifest, seed=seed, reader=0, num_readers=1)
+    examples = [example for example, _ in islice(every, manifest.count) if example.origin_uid in passages]
+    if not examples:
+        raise DataError(
+            f"ict.encoder_warmup needs examples cut from the corpus, but no origin_uid in {stage.pretrain_folder} is a "
+            f"passage of {config.data.corpus}; set ict.encoder_warmup=false, or write both from the same text"
+        )
+    stream = RecordStream(
+        [len(examples)],
+        read=lambda _: examples,
+        arrange=lambda records, shuffle: shuffle("warm-up", len(records)),
+        seed=seed,
         reader=stage.trainers.rank,
         num_readers=stage.trainers.size,
+        window_shards=1,
     )
-    corpus = read_passages(
-        config.data.corpus, stage.corpus, 0, stage.corpus.count, max_tokens=config.data.passage_tokens
-    )
+    max_masks, rate = config.data.max_masks, config.ict.warmup_mask_rate
     masked = masked_examples(
-        stream,
-        special=stage.tokenizer.special,
-        query_tokens=config.data.query_tokens,
-        max_masks=config.data.max_masks,
-        seed=config.runtime.seed,
+        stream, special=special, query_tokens=config.data.query_tokens, max_masks=max_masks, seed=seed
     )
-    more = mask_more(
-        masked,
-        special=stage.tokenizer.special,
-        longest_rate=config.ict.warmup_mask_rate,
-        max_masks=config.data.max_masks,
-        seed=config.runtime.seed,
-    )
-    pairs = warmup_pairs(more, {passage.uid: passage for passage in corpus})
-    return islice(pairs, skip * config.ict.micro_batch_size, None)
+    more = mask_more(masked, special=special, longest_rate=rate, max_masks=max_masks, seed=seed)
+    return ((example, passages[example.origin_uid]) for example, _ in islice(more, skip, None))

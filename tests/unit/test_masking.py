@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realm_ds.data.masking import MaskedExample, mask_more, mask_span, masked_examples, warmup_pairs
+from realm_ds.data.masking import MaskedExample, mask_more, mask_span, masked_examples
 from realm_ds.data.records import Example
 from realm_ds.data.stream import StreamState
 from realm_ds.errors import DataError
-from tests.support.records import SPECIAL, make_example, make_passage
+from tests.support.records import SPECIAL, make_example
 
 
 def masked(
@@ -124,24 +124,6 @@ def test_examples_without_a_mask_are_left_out() -> None:
 def test_a_stream_without_any_mask_does_not_run_for_ever() -> None:
     with pytest.raises(DataError, match="no pre-training example has a salient span within data.query_tokens=96; rais"):
         next(all_masked(make_example(0, spans=())))
-
-
-def test_warmup_pairs() -> None:
-    passages = {passage.uid: passage for passage in [make_passage(1), make_passage(5)]}
-    pairs = warmup_pairs(all_masked(make_example(0), make_example(1)), passages)
-    read = list(itertools.islice(pairs, 2))
-    assert [(example.id, passage.uid, state.epoch) for (example, passage), state in read] == [
-        ("x1", 2, 0),
-        ("x1", 2, 1),
-    ]
-
-
-def test_warmup_without_a_shared_passage() -> None:
-    pairs = warmup_pairs(all_masked(make_example(0)), {99: make_passage(98)})
-    with pytest.raises(
-        DataError, match="no origin_uid of data.pretrain is a passage of data.corpus; set ict.encoder_w"
-    ):
-        next(pairs)
 
 
 def test_more_masks_for_the_warm_up() -> None:
