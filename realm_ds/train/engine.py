@@ -58,10 +58,7 @@ def parameter_groups(
     for name, parameter in named:
         decay = weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((learning_rate_of(name), decay), []).append(parameter)
-    return [
-        {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
-    ]
+    return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
 
 
 class Engine:
@@ -84,6 +81,8 @@ class Engine:
             weight_decay=optimizer.weight_decay,
         )
         adamw = torch.optim.AdamW(groups, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True)
+        # Not in the groups: a checkpoint brings its own, and a run may be resumed with lower rates.
+        self._peak_rates = [group["lr"] for group in groups]
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=objective,
             optimizer=adamw,
@@ -107,8 +106,8 @@ class Engine:
     def train_step(self, batches: Sequence[Any], *, step: int) -> list[Measures]:
         """Forward and backward over the accumulated micro-batches, then one optimizer step at the rate of `step`."""
         factor = learning_rate_factor(step, steps=self.stage.steps, warmup_steps=self.stage.warmup_steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+        for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
+            group["lr"] = peak * factor
         measures = []
         for batch in batches:
             measured: Measures = self._engine(batch)
