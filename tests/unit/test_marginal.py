@@ -1,6 +1,8 @@
 """The marginal against a double loop in float64: values and gradients, both forms."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,3 +83,16 @@ def test_padding_masks_do_not_count() -> None:
         changed[..., 1] = -50.0
         kept = marginal_likelihood(relevance, log_p, masks, form).loss
         torch.testing.assert_close(kept, marginal_likelihood(relevance, changed, masks, form).loss)
+
+
+def test_per_token_equals_hugging_face() -> None:
+    """Against numbers of transformers 4.57.6, written by tests/oracle/make_hf_realm.py."""
+    cases = json.loads((Path(__file__).parents[1] / "oracle" / "hf_realm.json").read_text())
+    assert len(cases) == 3
+    for case in cases:
+        relevance = torch.tensor(case["relevance_BC"], requires_grad=True)
+        log_p, masks = torch.tensor(case["token_log_p_BCM"]), torch.tensor(case["masks_BM"])
+        loss = marginal_likelihood(relevance, log_p, masks, "per_token").loss
+        loss.backward()
+        assert loss.item() == pytest.approx(case["loss"], rel=1e-6)
+        torch.testing.assert_close(relevance.grad, torch.tensor(case["gradient_BC"]), rtol=1e-5, atol=1e-7)
