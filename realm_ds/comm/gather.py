@@ -18,7 +18,7 @@ class _Gather(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad_AP = grads[0].contiguous()
+        grad_AP = grads[0].clone(memory_format=torch.contiguous_format)  # Autograd may still need its own.
         dist.all_reduce(grad_AP)
         size = len(grad_AP) // dist.get_world_size()
         return grad_AP[dist.get_rank() * size :][:size]

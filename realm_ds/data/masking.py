@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from realm_ds.data.chance import chosen, fraction, pick
+from realm_ds.data.chance import chosen, fraction, permutation, pick
 from realm_ds.data.records import Example, SpecialIds
 from realm_ds.data.stream import StreamState
 from realm_ds.errors import DataError
@@ -103,7 +103,8 @@ def mask_more(
             for place, piece in enumerate(masked.ids)
             if is_chosen[place] and place not in fixed and piece not in (special.mask, special.unk)
         ]
-        positions = positions[: max_masks - len(masked.targets)]
+        order = permutation(len(positions), "kept masks", *made_for)[: max_masks - len(masked.targets)]
+        positions = [positions[place] for place in sorted(order.tolist())]
         ids = list(masked.ids)
         for place in positions:
             ids[place] = special.mask

@@ -15,7 +15,9 @@ from realm_ds.data.batches import Ids, Tokens, joint_batch, mask_targets, masked
 from realm_ds.data.ict import IctExample
 from realm_ds.data.masking import MaskedExample
 from realm_ds.data.records import Passage, SpecialIds
+from realm_ds.errors import IndexFault
 from realm_ds.index.merge import Candidates
+from realm_ds.index.messages import NO_HIT
 from realm_ds.models.objectives import ClozeBatch, MarginalBatch, MaskedBatch
 from realm_ds.models.towers import TokenBatch
 
@@ -114,6 +116,12 @@ class Collator:
 
 def _distinct(candidates: Candidates) -> tuple[list[Pair], np.ndarray]:
     """Pairs of the distinct passages with the null passage first, and each candidate's place among them (B, C)."""
+    if (candidates.uids_BK == NO_HIT).any():
+        raise IndexFault(
+            f"the index found fewer than {candidates.uids_BK.shape[1]} passages for a query of step {candidates.step}: "
+            "an approximate index.factory looks at too few cells; take one that looks at more, or lower "
+            "pretrain.candidates"
+        )
     rows_BC = np.zeros((len(candidates.uids_BK), candidates.uids_BK.shape[1] + 1), dtype=np.int64)
     pairs: list[Pair] = [NULL_PASSAGE]
     row_of_uid: dict[int, int] = {}

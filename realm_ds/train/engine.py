@@ -149,6 +149,7 @@ class Engine:
 def consolidate(folder: Path) -> dict[str, Tensor]:
     """Full fp32 weights of a saved checkpoint, by name, from the shards of any ZeRO stage; needs no process group.
 
+    DeepSpeed unpickles its shards, here and in `load`: only files that our manifest vouches for may come this far.
     Raises CheckpointError if shards are missing.
     """
     try:

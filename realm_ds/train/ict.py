@@ -1,10 +1,12 @@
 """The inverse cloze task: warm start of the towers, and of the encoder if it starts from scratch (ORQA section 4)."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from realm_ds.comm.gather import gather_with_gradient
+from realm_ds.config.schema import IctConfig
 from realm_ds.data.ict import IctExample, IctSettings, ict_batches
 from realm_ds.data.masking import MaskedExample, mask_more, masked_examples
 from realm_ds.data.records import Passage
@@ -25,14 +27,13 @@ def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) 
     """Train to ict.steps, from the newest checkpoint if `resume`."""
     settings = stage.config.ict
     model = stage.model()
-    encoder_rate = settings.encoder_learning_rate or settings.learning_rate
     engine = Engine(
         ClozeObjective(model, gather=gather_with_gradient),
         stage=settings,
         optimizer=stage.config.optimizer,
         deepspeed_json=deepspeed_json,
         num_trainers=stage.trainers.size,
-        learning_rate_of=lambda name: encoder_rate if ".encoder." in name else settings.learning_rate,
+        learning_rate_of=partial(_learning_rate, settings=settings),
     )
     first_step, state = 0, StreamState()
     if resume:
@@ -40,6 +41,13 @@ def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) 
         first_step, state = restored.step, restored.stream
     steps = _steps(stage, engine, first_step=first_step, state=state)
     run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
+
+
+def _learning_rate(name: str, *, settings: IctConfig) -> float:
+    """Of a parameter by its name. An encoder that is not warmed up stands still: not even weight decay touches it."""
+    if not name.startswith("model.encoder."):
+        return settings.learning_rate
+    return (settings.encoder_learning_rate or settings.learning_rate) if settings.encoder_warmup else 0.0
 
 
 def _steps(stage: Stage, engine: Engine, *, first_step: int, state: StreamState) -> Iterator[StepInfo]:
