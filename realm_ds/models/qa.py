@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from realm_ds.errors import CheckpointError
+from realm_ds.models.names import QUERY_TOWER
 from realm_ds.models.objectives import Measures
 from realm_ds.models.reader import IMPOSSIBLE, SpanScorer, reader_logits, reader_loss, retriever_loss
-from realm_ds.models.realm import QUERY_TOWER, RealmModel
+from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder, TokenBatch
 
 READER = "reader"

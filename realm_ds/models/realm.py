@@ -10,11 +10,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError
 from realm_ds.models.encoder import KnowledgeAugEncoder
+from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export
 from realm_ds.models.start import start_encoder, start_tower
 from realm_ds.models.towers import Embedder, bert_config
-
-QUERY_TOWER, PASSAGE_TOWER, ENCODER = "query_tower", "passage_tower", "encoder"
-"""Folders of an export, and the names of the three networks in every state dict."""
 
 
 class RealmModel(nn.Module):
@@ -65,9 +63,7 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
 
 def load_export(realm: RealmModel, folder: Path) -> None:
     """Fill `realm` from an export folder. Raises CheckpointError when it is absent or its shapes differ."""
-    for name in (QUERY_TOWER, PASSAGE_TOWER, ENCODER):
-        if not (folder / name / "config.json").is_file():
-            raise CheckpointError(f"{folder} is not an export of realm-ds: {name}/config.json is missing")
+    check_export(folder)
     try:
         realm.query_tower.load_state_dict(Embedder.load(folder / QUERY_TOWER).state_dict())
         if not realm.shares_towers:
