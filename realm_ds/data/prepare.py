@@ -13,7 +13,6 @@ What the text is made of is demo_set.py's business. Same package, same arguments
 import hashlib
 import importlib.metadata
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from realm_ds.data.records import NO_UID, Example, Question
 from realm_ds.data.shards import write_shards
 from realm_ds.data.tokenizer import token_span
 from realm_ds.errors import DataError
+from realm_ds.files import write_durably
 
 QUICK_ENTITIES = 48
 """Enough for every step of a quick demo."""
@@ -179,12 +179,7 @@ def _masked(demo: DemoSet, split: Split) -> list[Question]:
 
 
 def _write_json(path: Path, value: object) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        write_durably(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; free space there or choose another folder") from error

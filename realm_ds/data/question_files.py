@@ -4,7 +4,6 @@ What the demo asks is questions.py's business.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from realm_ds.data.chance import permutation
 from realm_ds.data.records import Question
 from realm_ds.errors import DataError
+from realm_ds.files import write_durably
 
 
 def load_questions(path: Path) -> list[Question]:
@@ -33,14 +33,8 @@ def load_questions(path: Path) -> list[Question]:
 
 def write_questions(path: Path, questions: Iterable[Question]) -> int:
     """Write a file of questions, whole or not at all; returns how many."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions]
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_durably(path, "".join(lines))
     return len(lines)
 
 

@@ -9,7 +9,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO, Literal
 
 from realm_ds.data.records import Example, Passage, passage_from_json, to_json
 from realm_ds.errors import ConfigError, DataError
+from realm_ds.files import write_durably
 
 Kind = Literal["corpus", "pretrain"]
 MANIFEST = "manifest.json"
@@ -97,7 +97,7 @@ def write_shards(
         for stale in set(folder.glob("shard-*.tar")) - {folder / entry.name for entry in entries}:
             stale.unlink()
         text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
-        _write_durably(folder / MANIFEST, text.encode(), open_file=open_file)
+        write_durably(folder / MANIFEST, text, open_file=open_file)
     return manifest
 
 
@@ -191,19 +191,6 @@ def read_passages(
                 yield passage_from_json(data, where=f"{path}, record {key}", max_tokens=max_tokens)
 
 
-def load_passages(
-    folder: Path,
-    manifest: Manifest,
-    start: int,
-    stop: int,
-    *,
-    max_tokens: int | None = None,
-    verify: bool = True,
-) -> list[Passage]:
-    """As read_passages, all at once."""
-    return list(read_passages(folder, manifest, start, stop, max_tokens=max_tokens, verify=verify))
-
-
 def passage_range(total: int, shard: int, num_shards: int) -> tuple[int, int]:
     """Start and stop of the passages of one of `num_shards` index ranks: contiguous, sizes at most 1 apart."""
     if num_shards > total:
@@ -272,28 +259,10 @@ def _write_shard(
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     content = buffer.getvalue()
-    _write_durably(path, content, open_file=open_file)
+    write_durably(path, content, open_file=open_file)
     return ShardEntry(
         name=path.name, count=len(records), num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
     )
-
-
-def _write_durably(path: Path, content: bytes, *, open_file: Callable[[Path], BinaryIO]) -> None:
-    """All of the file or nothing of it, also when the disk is full or the power goes."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with open_file(temporary) as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _json_bytes(value: object) -> bytes:

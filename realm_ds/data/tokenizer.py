@@ -6,7 +6,6 @@ read with `tokenizers` alone, so that preparing data needs neither torch nor tra
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from realm_ds.data.records import MAX_TOKEN_ID, SpecialIds
 from realm_ds.errors import DataError
+from realm_ds.files import write_durably
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """In the order of their ids in a vocabulary trained here; [PAD] is 0 as in every BERT."""
@@ -161,14 +161,8 @@ def _write_folder(backend: tokenizers.Tokenizer, folder: Path) -> None:
         "tokenizer_config.json": json.dumps(settings, indent=1) + "\n",
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            temporary = folder / f"{name}.tmp-{os.getpid()}"
-            with temporary.open("w", encoding="utf-8") as handle:
-                handle.write(text)
-                handle.flush()
-                os.fsync(handle.fileno())
-            temporary.replace(folder / name)
+            write_durably(folder / name, text)
     except OSError as error:
         raise DataError(
             f"cannot write the tokenizer to {folder}: {error.strerror or error}; free space or choose another folder"

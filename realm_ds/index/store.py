@@ -8,11 +8,9 @@ number of shards. When to write and what to do with the vectors is builder.py's 
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from realm_ds.errors import IndexFault
+from realm_ds.files import durable, write_durably
 
 log = logging.getLogger(__name__)
 
@@ -75,17 +74,16 @@ class IndexStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".json").unlink(missing_ok=True)
-            with _durable(path, self._open_file) as handle:
+            with durable(path, open_file=self._open_file) as handle:
                 np.save(handle, np.ascontiguousarray(vectors_NP, dtype=np.float32), allow_pickle=False)
-                handle.flush()
-                manifest = PartManifest(
-                    version=version, start=start, stop=stop, snapshot_sha256=snapshot_sha256,
-                    corpus_sha256=self._corpus_sha256,
-                    # Of what we meant to write: reading it back would only show what the cache holds.
-                    vectors_sha256=_npy_sha256(vectors_NP),
-                )  # fmt: skip
-            with _durable(path.with_suffix(".json"), self._open_file) as handle:
-                handle.write(json.dumps(asdict(manifest), indent=1).encode() + b"\n")
+            manifest = PartManifest(
+                version=version, start=start, stop=stop, snapshot_sha256=snapshot_sha256,
+                corpus_sha256=self._corpus_sha256,
+                # Of what we meant to write: reading it back would only show what the cache holds.
+                vectors_sha256=_npy_sha256(vectors_NP),
+            )  # fmt: skip
+            text = json.dumps(asdict(manifest), indent=1) + "\n"
+            write_durably(path.with_suffix(".json"), text, open_file=self._open_file)
         except OSError as error:
             raise IndexFault(
                 f"cannot write index version {version} to {path}: {error.strerror or error}; "
@@ -144,25 +142,6 @@ class IndexStore:
         except (OSError, ValueError, TypeError) as error:
             log.warning("%s is damaged (%s): its passages are embedded again", vectors_path, error)
             return None
-
-
-@contextmanager
-def _durable(path: Path, open_file: Callable[[Path], BinaryIO]) -> Iterator[BinaryIO]:
-    """A file that is there in full or not at all, also when the disk is full or the power goes."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with open_file(temporary) as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class _Digest:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import RealmError
+from realm_ds.files import write_durably
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -102,10 +103,7 @@ def _record(folder: Path, pid: int, *, error: str, traceback: str) -> dict[str, 
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_durably(path, json.dumps(record, indent=2) + "\n")
 
 
 def _read_all(folder: Path) -> list[dict[str, Any]]:

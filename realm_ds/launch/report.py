@@ -4,13 +4,13 @@ Takes plain data: what the stages handed over, and the metrics rows (JSONL) of t
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import DataError
+from realm_ds.files import write_durably
 from realm_ds.observe.sinks import last_of_each_step, metrics_path, read_events
 
 PRETRAIN = "pretrain"
@@ -119,8 +119,8 @@ def build_report(results: DemoResults, rows: Sequence[Mapping[str, Any]]) -> dic
 
 def write_report(folder: Path, report: Mapping[str, Any], *, examples: Sequence[Mapping[str, Any]]) -> None:
     """Write report.json and report.md into the folder; examples are rows of the test predictions (choose_examples)."""
-    _write(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    _write(folder / "report.md", report_markdown(report, examples=examples))
+    write_durably(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_durably(folder / "report.md", report_markdown(report, examples=examples))
 
 
 def report_markdown(report: Mapping[str, Any], *, examples: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -252,9 +252,3 @@ def _count(number: int | None) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -6,7 +6,6 @@ a resumed run launches it again. Building and serving is index/'s business; whic
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,10 +17,12 @@ from torch import Tensor
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.schema import RefreshConfig
 from realm_ds.errors import CheckpointError
+from realm_ds.files import write_durably
 from realm_ds.index.messages import BuildReport, SnapshotChunk, SnapshotStart
 from realm_ds.index.store import prune, version_folder
 from realm_ds.index.versions import launch_at, oldest_kept, version_at
-from realm_ds.models.realm import PASSAGE_TOWER, QUERY_TOWER, RealmModel, strip_prefix
+from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER
+from realm_ds.models.realm import RealmModel, strip_prefix
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.engine import Engine
@@ -132,17 +133,11 @@ class Refresher:
                  version, step, len(data) / 1e6, len(self._index_ranks))  # fmt: skip
 
     def _write(self, version: int, *, step: int, query: Weights, passage: Weights) -> None:
-        folder = version_folder(self._index_folder, version)
-        folder.mkdir(parents=True, exist_ok=True)
         state = {f"{PASSAGE_TOWER}.{name}": value for name, value in passage.items()}
         if query is not passage:
             state |= {f"{QUERY_TOWER}.{name}": value for name, value in query.items()}
-        unfinished = folder / f"{SNAPSHOT_FILE}.tmp-{os.getpid()}"
-        with unfinished.open("wb") as file:  # not save_file, which tells a full disk as no OSError
-            file.write(save(state, metadata={"step": str(step)}))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(folder / SNAPSHOT_FILE)
+        path = version_folder(self._index_folder, version) / SNAPSHOT_FILE
+        write_durably(path, save(state, metadata={"step": str(step)}))  # save_file tells a full disk as no OSError
 
 
 class BuildWatch:

@@ -6,7 +6,7 @@ import numpy as np
 
 from realm_ds.data.question_files import write_questions
 from realm_ds.data.records import Question
-from realm_ds.data.shards import load_passages, open_manifest
+from realm_ds.data.shards import open_manifest, read_passages
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.index.shard import PassageShard, load_shard
 from tests.support.tiny import FACTS, TOWNS
@@ -15,7 +15,7 @@ from tests.support.tiny import FACTS, TOWNS
 def make_questions(data: Path) -> dict[str, list[Question]]:
     """Write qa/{train,dev,test}.jsonl: one question for each passage, dealt out by number."""
     manifest = open_manifest(data / "corpus", kind="corpus", fingerprint=None)
-    uids = {passage.title: passage.uid for passage in load_passages(data / "corpus", manifest, 0, manifest.count)}
+    uids = {passage.title: passage.uid for passage in read_passages(data / "corpus", manifest, 0, manifest.count)}
     splits: dict[str, list[Question]] = {"train": [], "dev": [], "test": []}
     for number, (town, fact) in enumerate((town, fact) for town in TOWNS for fact in FACTS if f"{town} {fact}" in uids):
         split = ("train", "train", "train", "dev", "test")[number % 5]

@@ -9,8 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "realm_ds"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
-    "errors": 0, "config": 1, "observe": 2, "comm": 3, "data": 4, "models": 4, "index": 5, "eval": 6, "train": 7,
-    "launch": 8, "cli": 9, "__main__": 10,
+    "errors": 0, "files": 0, "config": 1, "observe": 2, "comm": 3, "data": 4, "models": 4, "index": 5, "eval": 6,
+    "train": 7, "launch": 8, "cli": 9, "__main__": 10,
 }  # fmt: skip
 DOORS = {
     "pydantic": {"config"},

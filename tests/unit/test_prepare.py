@@ -15,7 +15,7 @@ from realm_ds.data.facts import normal, says
 from realm_ds.data.prepare import choose_entities, prepare_demo
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import NO_UID, Example, Passage, Question, example_from_json, passage_uid
-from realm_ds.data.shards import load_passages, open_manifest, read_shard
+from realm_ds.data.shards import open_manifest, read_passages, read_shard
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import DataError
 
@@ -35,8 +35,8 @@ class Prepared:
         self.tokenizer: Tokenizer = load_tokenizer(folder / "tokenizer")
         fingerprint = self.tokenizer.fingerprint
         manifest = open_manifest(folder / "corpus", kind="corpus", fingerprint=fingerprint)
-        self.passages: list[Passage] = load_passages(
-            folder / "corpus", manifest, 0, manifest.count, max_tokens=MAX_TOKENS
+        self.passages: list[Passage] = list(
+            read_passages(folder / "corpus", manifest, 0, manifest.count, max_tokens=MAX_TOKENS)
         )
         pretrain = open_manifest(folder / "pretrain", kind="pretrain", fingerprint=fingerprint)
         self.examples: list[Example] = [

@@ -8,7 +8,7 @@ import torch
 
 from realm_ds.data.question_files import question_order
 from realm_ds.data.records import Question
-from realm_ds.data.shards import load_passages, open_manifest
+from realm_ds.data.shards import open_manifest, read_passages
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.corpus import CorpusIndex
@@ -35,7 +35,7 @@ class Tiny:
         self.settings = self.config.qa.model_copy(update={"retrieve": 10, "read": 3, "max_span_tokens": 4})
         self.corpus: CorpusIndex = make_corpus(folder, width=self.config.model.projection_size)
         self.manifest = open_manifest(folder / "corpus", kind="corpus", fingerprint=None)
-        self.passages = load_passages(folder / "corpus", self.manifest, 0, self.manifest.count)
+        self.passages = list(read_passages(folder / "corpus", self.manifest, 0, self.manifest.count))
 
     def model(self) -> QaModel:
         realm = build_model(self.config.model, vocab_size=self.tokenizer.vocab_size, max_tokens=48, seed=0)

@@ -109,7 +109,7 @@ def test_a_full_disk_does_not_hide_the_cause(
     def full(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("realm_ds.launch.failures.write_durably", full)
     record = record_error(tmp_path, ValueError("boom"), pid=os.getpid())
     assert record["error"] == "ValueError: boom"
     assert "ValueError: boom (and no record of it" in capsys.readouterr().out

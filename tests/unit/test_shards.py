@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from realm_ds.data.records import passage_from_json
 from realm_ds.data.shards import (
-    load_passages,
     open_manifest,
     passage_range,
+    read_passages,
     read_shard,
     verify_shard,
     write_shards,
@@ -48,14 +48,14 @@ def test_written_and_read(folder: Path) -> None:
     assert manifest.count == 7
     for start in range(8):
         for stop in range(start, 8):
-            assert load_passages(folder, manifest, start, stop) == PASSAGES[start:stop]
+            assert list(read_passages(folder, manifest, start, stop)) == PASSAGES[start:stop]
 
 
 def test_rank_variables_hide_no_shard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "WORKER": "1", "NUM_WORKERS": "2"}.items():
         monkeypatch.setenv(name, value)
     manifest = open_manifest(folder, kind="corpus", fingerprint=None)
-    assert load_passages(folder, manifest, 0, 7) == PASSAGES
+    assert list(read_passages(folder, manifest, 0, 7)) == PASSAGES
 
 
 def test_webdataset_opens_the_shards(folder: Path) -> None:
@@ -240,8 +240,8 @@ def test_changed_byte_is_seen_on_reading(folder: Path) -> None:
     with pytest.raises(DataError, match="shard-00001.tar: sha256 is .{12}, but manifest.json says .{12}: the file is"):
         verify_shard(folder, manifest.shards[1])
     with pytest.raises(DataError, match="sha256"):
-        load_passages(folder, manifest, 0, 7)
-    assert load_passages(folder, manifest, 0, 3) == PASSAGES[:3]
+        list(read_passages(folder, manifest, 0, 7))
+    assert list(read_passages(folder, manifest, 0, 3)) == PASSAGES[:3]
 
 
 # What cannot be read, were the manifest not there to tell.
@@ -288,15 +288,15 @@ def test_bad_record_is_named(folder: Path, tmp_path: Path) -> None:
     odd = dataclasses.replace(PASSAGES[4], body_ids=(), sentences=())
     manifest = write_corpus(tmp_path / "odd", [*PASSAGES[:4], odd])
     with pytest.raises(DataError, match="odd/shard-00001.tar, record 000000004: body_ids is empty"):
-        load_passages(tmp_path / "odd", manifest, 0, 5)
+        list(read_passages(tmp_path / "odd", manifest, 0, 5))
     with pytest.raises(DataError, match="shard-00000.tar, record 000000000: the passage has 8 wordpieces"):
-        load_passages(folder, manifest, 0, 1, max_tokens=7)
+        list(read_passages(folder, manifest, 0, 1, max_tokens=7))
 
 
 def test_range_outside_the_corpus(folder: Path) -> None:
     manifest = open_manifest(folder, kind="corpus", fingerprint=None)
     with pytest.raises(DataError, match="passages 0 to 8 of a corpus of 7"):
-        load_passages(folder, manifest, 0, 8)
+        list(read_passages(folder, manifest, 0, 8))
 
 
 def test_pretrain_shards(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Files that are there whole or not at all, also when the disk is full or the power goes; what is in them is not known
+here."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("wb")
+
+
+@contextmanager
+def durable(path: Path, *, open_file: Callable[[Path], BinaryIO] = _open) -> Iterator[BinaryIO]:
+    """A file to write, which gets its name once all of it is on the disk; what had that name stays until then."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        with open_file(temporary) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write_durably(path: Path, data: bytes | str, *, open_file: Callable[[Path], BinaryIO] = _open) -> None:
+    """All of the file (text as UTF-8) or nothing of it; makes its folder. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with durable(path, open_file=open_file) as handle:
+        handle.write(data.encode() if isinstance(data, str) else data)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,45 @@
+"""Files are whole or not there: an older one stays, and nothing half-written is left."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from realm_ds.files import durable, write_durably
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_and_bytes_are_written_and_folders_made(tmp_path: Path) -> None:
+    write_durably(tmp_path / "a" / "b" / "text", "né\n")
+    write_durably(tmp_path / "a" / "b" / "text", "näher\n")
+    write_durably(tmp_path / "a" / "b" / "bytes", b"\x00\xff")
+    assert (tmp_path / "a" / "b" / "text").read_bytes() == "näher\n".encode()
+    assert (tmp_path / "a" / "b" / "bytes").read_bytes() == b"\x00\xff"
+    assert names(tmp_path / "a" / "b") == ["bytes", "text"]
+
+
+def test_a_full_disk_leaves_the_older_file(tmp_path: Path) -> None:
+    def full_disk(path: Path) -> BinaryIO:
+        path.touch()
+        return Path("/dev/full").open("wb")
+
+    write_durably(tmp_path / "kept", "older")
+    with pytest.raises(OSError, match="No space left"):
+        write_durably(tmp_path / "kept", "newer", open_file=full_disk)
+    assert (tmp_path / "kept").read_text() == "older"
+    assert names(tmp_path) == ["kept"]
+
+
+def test_nobody_sees_a_file_before_it_is_whole(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with durable(tmp_path / "vectors") as handle:
+            handle.write(b"half of it")
+            assert not (tmp_path / "vectors").exists()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert names(tmp_path) == []
