@@ -7,7 +7,6 @@ Which index versions belong to a step follows from the step (index/versions.py);
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from realm_ds.comm.trainers import Trainers
 from realm_ds.data.stream import StreamState
 from realm_ds.errors import CheckpointError
+from realm_ds.files import sync, write_durably
 from realm_ds.train.engine import Engine
 
 FORMAT = 1
@@ -60,23 +60,38 @@ def save(
         files = sorted(path for path in unfinished.rglob("*") if path.is_file())
         sums = {str(path.relative_to(unfinished)): _sha256(path) for path in files}
         for path in files:  # DeepSpeed does not; a rename must not outlive what it names
-            _sync(path)
+            sync(path)
         _write_json(unfinished / "manifest.json", {"format": FORMAT, "step": state.step, "sha256": sums})
-        _sync(unfinished)
         shutil.rmtree(final, ignore_errors=True)
         unfinished.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
         _write_json(final.parent / "latest", {"step": state.step})
         for step in saved_steps(run_folder)[:-keep]:
             shutil.rmtree(step_folder(run_folder, step))
     trainers.barrier(timeout_s=timeout_s, waiting_for=f"trainer 0 to publish {final}")
 
 
-def find(run_folder: Path, step: int | None = None) -> Path:
+def find(run_folder: Path, step: int | None = None, *, trainers: Trainers | None = None) -> Path:
     """The checkpoint of a step, or the newest; its files are checked against their sums.
 
-    Raises CheckpointError when there is none or one of its files is damaged.
+    With `trainers` a collective: trainer 0 reads all the files and tells the others what it found. Raises
+    CheckpointError, on every trainer, when there is none or one of its files is damaged.
     """
+    if trainers is None:
+        return _find_whole(run_folder, step)
+    verdict = None
+    if trainers.rank == 0:
+        try:
+            verdict = json.dumps({"name": _find_whole(run_folder, step).name}).encode()
+        except CheckpointError as error:
+            verdict = json.dumps({"fault": str(error)}).encode()
+    told = json.loads(trainers.broadcast_bytes(verdict))
+    if "fault" in told:
+        raise CheckpointError(told["fault"])
+    return run_folder / "checkpoints" / str(told["name"])
+
+
+def _find_whole(run_folder: Path, step: int | None) -> Path:
     steps = saved_steps(run_folder)
     if not steps or (step is not None and step not in steps):
         wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
@@ -84,13 +99,7 @@ def find(run_folder: Path, step: int | None = None) -> Path:
         remedy = "name one of these" if steps else "train first, without --resume"
         raise CheckpointError(f"{run_folder} holds {wanted}{there}: {remedy}")
     folder = step_folder(run_folder, steps[-1] if step is None else step)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder} is of format {manifest.get('format')!r}, but this realm-ds reads {FORMAT}: "
-            "use the version that wrote it (code.txt in the run folder names it)"
-        )
-    for name, expected in manifest["sha256"].items():
+    for name, expected in _read_sums(folder).items():
         path = folder / name
         if not path.is_file() or _sha256(path) != expected:
             raise CheckpointError(
@@ -98,6 +107,26 @@ def find(run_folder: Path, step: int | None = None) -> Path:
                 f"remove {folder} to go on from the checkpoint before it"
             )
     return folder
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of a checkpoint, from its manifest."""
+    path = folder / "manifest.json"
+    remedy = f"remove {folder} to go on from the checkpoint before it"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): {remedy}") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{folder} is of format {found!r}, but this realm-ds reads {FORMAT}: "
+            "use the version that wrote it (code.txt in the run folder names it)"
+        )
+    sums = manifest.get("sha256")
+    if not isinstance(sums, dict) or not sums:
+        raise CheckpointError(f"{path} has no sha256 of the checkpoint's files: {remedy}")
+    return sums
 
 
 def load(engine: Engine, folder: Path, *, stage: str, trainers: Trainers) -> TrainState:
@@ -123,19 +152,4 @@ def _sha256(path: Path) -> str:
 
 
 def _write_json(path: Path, data: object) -> None:
-    """Durable and atomic: the name appears with its whole content or not at all."""
-    unfinished = path.with_name(path.name + f".tmp-{os.getpid()}")
-    with unfinished.open("w") as file:
-        json.dump(data, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
-
-
-def _sync(path: Path) -> None:
-    """Make a file's content, or the names in a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_durably(path, json.dumps(data, indent=1, sort_keys=True))

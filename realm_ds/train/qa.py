@@ -5,7 +5,6 @@ Shapes: N passages of the corpus, P embedding.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from realm_ds.data.stream import StreamState
 from realm_ds.errors import ConfigError
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.eval.qa import ReadingSizes, Row, answer_questions, majority_answers, summarise
+from realm_ds.files import write_durably
 from realm_ds.index.shard import load_shard
 from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model
 from realm_ds.models.towers import Embedder
@@ -53,7 +53,8 @@ def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -
     )
     first_step = 0
     if resume:
-        first_step = checkpoint.load(engine, checkpoint.find(stage.folder), stage=STAGE, trainers=stage.trainers).step
+        folder = checkpoint.find(stage.folder, trainers=stage.trainers)
+        first_step = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers).step
     steps = _steps(stage, engine, train, finder, first_step=first_step)
     run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
     trained = _whole_copy(stage, engine, model)
@@ -84,8 +85,8 @@ def evaluate_split(
     in_order = [every[number % trainers.size][number // trainers.size] for number in range(len(questions))]
     scores = summarise(in_order)
     if trainers.rank == 0:
-        _write(stage.folder / "qa" / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in in_order))
-        _write(stage.folder / "qa" / f"{split}.json", json.dumps(scores, indent=1) + "\n")
+        write_durably(stage.folder / "qa" / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in in_order))
+        write_durably(stage.folder / "qa" / f"{split}.json", json.dumps(scores, indent=1) + "\n")
         numbers: dict[str, Any] = {name: value for name, value in scores.items() if isinstance(value, int | float)}
         stage.sinks.write("result", split=split, **numbers)
     return scores
@@ -182,10 +183,3 @@ def questions_folder(settings: QaConfig) -> Path:
     if settings.data is None:
         raise ConfigError("qa.data is not set: name the folder of train.jsonl, dev.jsonl and test.jsonl")
     return settings.data
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

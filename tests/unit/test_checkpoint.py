@@ -77,6 +77,53 @@ def test_faults_say_what_to_do(tmp_path: Path) -> None:
         find(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format": 1, "sha256": {"ze', r"manifest.json cannot be read .*: remove .*step-00000004 to go on"),
+        ("\udcff", "manifest.json cannot be read .*utf-8"),
+        ('{"format": 1}', "manifest.json has no sha256 of the checkpoint's files: remove .*step-00000004 to go on"),
+        ('{"format": 1, "sha256": {}}', "has no sha256"),
+        ("[1]", "is of format None, but this realm-ds reads 1"),
+    ],
+)
+def test_a_manifest_that_says_nothing_is_a_fault(tmp_path: Path, text: str, message: str) -> None:
+    save_step(tmp_path, 4)
+    (step_folder(tmp_path, 4) / "manifest.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(CheckpointError, match=message):
+        find(tmp_path)
+
+
+class Told(Trainers):
+    """One of two trainers, for whom trainer 0's broadcast is already there."""
+
+    def __init__(self, rank: int, told: bytes = b"") -> None:
+        super().__init__(singleton())
+        self._rank, self.told = rank, told
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    def broadcast_bytes(self, data: bytes | None, *, source: int = 0) -> bytes:
+        assert (data is None) == (self._rank != source)
+        self.told = data if data is not None else self.told
+        return self.told
+
+
+def test_trainer_0_reads_all_files_and_tells_the_others(tmp_path: Path) -> None:
+    save_step(tmp_path, 2)
+    save_step(tmp_path, 4)
+    first = Told(0)
+    assert find(tmp_path, trainers=first) == step_folder(tmp_path, 4)
+    (step_folder(tmp_path, 4) / "zero" / "weights").write_text("other")
+    assert find(tmp_path, trainers=Told(1, first.told)) == step_folder(tmp_path, 4)  # it has not looked
+    with pytest.raises(CheckpointError, match="weights is damaged"):
+        find(tmp_path, trainers=first)
+    with pytest.raises(CheckpointError, match=r"weights is damaged .* remove .*step-00000004 to go on"):
+        find(tmp_path, trainers=Told(1, first.told))
+
+
 def test_any_seed_will_do() -> None:
     """A date as a seed once overflowed the 64 bits that torch takes."""
     drawn = []
