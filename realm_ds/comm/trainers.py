@@ -127,9 +127,6 @@ class Trainers:
         """Sums over trainers, in float64 and in trainer order: the same bits on every trainer and in every run."""
         return tuple(sum(column) for column in zip(*self._gather(values, np.float64, "sum"), strict=True))
 
-    def all_reduce_max(self, values: Sequence[float]) -> tuple[float, ...]:
-        return tuple(max(column) for column in zip(*self._gather(values, np.float64, "maximum"), strict=True))
-
     def gather_ints(self, values: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Every trainer's values, by trainer rank, on every trainer; all give equally many."""
         return tuple(tuple(row) for row in self._gather(values, np.int64, "gather"))

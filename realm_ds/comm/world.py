@@ -5,10 +5,9 @@ How roles are dealt out is roles.py's business, what trainers reduce among thems
 
 import os
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +19,8 @@ from realm_ds.errors import ConfigError, LaunchError
 
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE")
 """What launchers call the number of processes they started: hydra and Slurm's pmi2, Open MPI, srun, torchrun."""
-LAUNCHED_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID")
-"""What launchers set for every process they start, and nothing else sets: a Slurm batch script has none of them."""
+LAUNCHED_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+"""What launchers set for every process they start: a Slurm batch script has none of them."""
 CARD_BYTES = 512
 """What ranks tell each other of themselves on joining, in bytes of fixed size."""
 HOW_TO_LAUNCH = (
@@ -123,17 +122,13 @@ class World:
         """Returns once every rank of the world is here. Before the program ends: MPI's own end spins on a core."""
         polled_barrier(self.comm, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock)
 
-    def abort(self, message: str, *, code: int = 1) -> NoReturn:
-        """End every rank of the world now, with `message` the last that this rank prints."""
-        sys.stdout.flush()
-        print(f"{self.name}: {message}", file=sys.stderr, flush=True)
-        if self.comm is not None:
-            self.comm.Abort(code)
-        os._exit(code)
-
 
 def is_launched(environ: Mapping[str, str]) -> bool:
     """Whether a launcher (mpiexec, srun, deepspeed over one of them) started this process as one of its ranks."""
+    if "SLURM_STEP_ID" in environ:
+        # An interactive shell (`srun --pty bash`) is a step too, of one task, and Slurm's PMI gives that a rank.
+        sizes = [environ.get(variable, "") for variable in SIZE_VARIABLES]
+        return any(size.isdigit() and int(size) > 1 for size in sizes)
     return any(variable in environ for variable in LAUNCHED_VARIABLES)
 
 

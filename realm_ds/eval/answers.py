@@ -1,4 +1,4 @@
-"""Is a predicted answer right: exact match, token F1, regular expressions. Finding passages is retrieval.py's business.
+"""Is a predicted answer right: exact match, token F1. Finding passages is retrieval.py's business.
 
 The rules are those of the open-domain QA literature as REALM's authors score it (spec: orqa eval_utils): NFD, lower
 case, no ASCII punctuation, no articles, single spaces. Accents stay, unlike in DPR's script.
@@ -36,11 +36,6 @@ def token_f1(prediction: str, answers: Sequence[str]) -> float:
     return max((_f1(predicted, normalise(answer).split()) for answer in answers), default=0.0)
 
 
-def regex_match(prediction: str, patterns: Sequence[str]) -> bool:
-    """True where any pattern matches at the start of the raw prediction (CuratedTREC); a broken one never does."""
-    return any(_matches(pattern, prediction) for pattern in patterns)
-
-
 def holds_answer(normalised_text: str, answers: Sequence[str]) -> bool:
     """True where a normalised text holds any answer as whole words; an answer of nothing is held nowhere."""
     padded = f" {normalised_text} "
@@ -52,10 +47,3 @@ def _f1(predicted: Sequence[str], wanted: Sequence[str]) -> float:
         return float(not predicted and not wanted)
     shared = sum((Counter(predicted) & Counter(wanted)).values())
     return 2 * shared / (len(predicted) + len(wanted))
-
-
-def _matches(pattern: str, prediction: str) -> bool:
-    try:
-        return re.match(pattern, prediction, re.IGNORECASE | re.UNICODE | re.MULTILINE) is not None
-    except re.error:
-        return False

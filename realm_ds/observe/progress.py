@@ -46,10 +46,6 @@ class Bar:
             self.done = done
         self._draw.changed(self)
 
-    def advance(self, count: int = 1, *, now: str | None = None) -> None:
-        """`count` more are done."""
-        self.update(self.done + count, now=now)
-
     def finish(self, result: str) -> None:
         """The stage is over: one line stays."""
         self._draw.finished(self, f"{self.title}: {result} ({clock_text(self._clock() - self.started_at)})")
@@ -167,7 +163,6 @@ class RunFollower:
         self._stage = stage
         self._bar = bar
         self._read_to = {path: path.stat().st_size for path in self._folder.glob("*.jsonl")}
-        self._now: dict[str, str] = {}
 
     def poll(self) -> None:
         """Take what is new; cheap, and never waits."""
@@ -188,12 +183,8 @@ class RunFollower:
         return [record for record in parsed if record is not None and record.get("stage") == self._stage]
 
     def _take(self, writer: str, record: Mapping[str, Any]) -> None:
-        if record["event"] == "now":
-            self._now[writer] = str(record.get("text", ""))
-        elif record["event"] == "step" and writer == "trainer-0":
-            self._now[writer] = describe_step(record)
-            self._bar.update(int(record["step"]), total=record.get("steps"))
-        self._bar.update(now=" · ".join(text for _, text in sorted(self._now.items(), reverse=True) if text))
+        if record["event"] == "step" and writer == "trainer-0":
+            self._bar.update(int(record["step"]), total=record.get("steps"), now=describe_step(record))
 
 
 def follow_run(run_folder: Path, *, stage: str, bar: Bar) -> Callable[[], None]:

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from realm_ds.eval.answers import exact_match, holds_answer, normalise, regex_match, token_f1
+from realm_ds.eval.answers import exact_match, holds_answer, normalise, token_f1
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,6 @@ def test_token_f1_by_hand() -> None:
     assert token_f1("", ["y"]) == 0.0
     assert token_f1("the", ["a"]) == 1.0  # both are nothing once normalised
     assert token_f1("x", []) == 0.0
-
-
-def test_regex_match_is_anchored_at_the_start_and_survives_broken_patterns() -> None:
-    assert regex_match("Paris, France", ["paris"])
-    assert not regex_match("in Paris", ["paris"])
-    assert regex_match("1969", [r"(", r"196\d"])
-    assert not regex_match("1969", [r"("])
 
 
 def test_holds_answer_wants_whole_words() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from realm_ds.errors import DataError
-from realm_ds.eval.retrieval import answer_hits, first_places, gold_hits, recall_at, recalls
+from realm_ds.eval.retrieval import gold_hits, recall_at, recalls
 
 HITS_NK = np.array([[7, 3, 9], [4, 7, -1], [-1, -1, -1]], dtype=np.int64)
 
@@ -14,17 +14,10 @@ def test_gold_hits_by_hand() -> None:
     assert found_NK.tolist() == [[False, False, True], [True, True, False], [False] * 3]
     assert recall_at(found_NK, 1) == pytest.approx(1 / 3)
     assert recall_at(found_NK, 3) == pytest.approx(2 / 3)
-    assert first_places(found_NK).tolist() == [2, 0, -1]
 
 
 def test_an_empty_place_is_never_gold() -> None:
     assert not gold_hits(HITS_NK, [[-1], [-1], [-1]]).any()
-
-
-def test_answer_hits_by_hand() -> None:
-    texts = {3: "Its capital is Bern.", 4: "Bern, Bern!", 7: "Bernese Alps", 9: "a franc"}
-    found_NK = answer_hits(HITS_NK, [["the Franc", "bern"], ["Bern"], ["Bern"]], text_of=texts.__getitem__)
-    assert found_NK.tolist() == [[False, True, True], [True, False, False], [False] * 3]
 
 
 def test_recalls_against_a_double_loop() -> None:
@@ -38,8 +31,6 @@ def test_recalls_against_a_double_loop() -> None:
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(DataError, match="3 rows of hits but 1 gold lists"):
         gold_hits(HITS_NK, [[1]])
-    with pytest.raises(DataError, match="3 rows of hits but 2 answer lists"):
-        answer_hits(HITS_NK, [["x"], ["y"]], text_of=str)
     with pytest.raises(DataError, match="recall@20 needs as many hits per query, but 3"):
         recalls(gold_hits(HITS_NK, [[], [], []]))
     with pytest.raises(DataError, match="recall@5 of no queries"):

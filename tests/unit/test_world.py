@@ -9,7 +9,7 @@ import mpi4py
 import pytest
 
 from realm_ds.comm.trainers import LOOPBACK, Trainers, choose_address, init_trainers, set_variables
-from realm_ds.comm.world import World, _exchange, check_launch, join_world, singleton, start_mpi
+from realm_ds.comm.world import World, _exchange, check_launch, is_launched, join_world, singleton, start_mpi
 from realm_ds.errors import ConfigError, LaunchError
 from realm_ds.index.messages import MESSAGES, Stop
 
@@ -87,6 +87,23 @@ def test_a_script_in_an_allocation_may_train_alone_but_not_with_shards() -> None
         check_launch({"SLURM_NTASKS": "4"}, world_size=1, num_shards=1, library="MPICH")
 
 
+@pytest.mark.parametrize(
+    ("environ", "launched"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, False),  # a batch script
+        ({"PMI_RANK": "0", "PMI_SIZE": "1"}, True),  # mpiexec -n 1
+        ({"OMPI_COMM_WORLD_RANK": "3"}, True),
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}, True),
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False),  # srun --pty bash, srun -n1
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "PMI_RANK": "0", "PMI_SIZE": "1"}, False),  # MpiDefault
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "PMI_RANK": "0", "PMI_SIZE": "4"}, True),  # mpiexec in it
+    ],
+)
+def test_a_rank_is_told_from_a_shell(environ: dict[str, str], launched: bool) -> None:
+    assert is_launched(environ) == launched
+
+
 def test_shards_without_a_launcher_say_how_to_launch() -> None:
     with pytest.raises(ConfigError, match="num_shards=2 needs at least 3 processes.*mpiexec -n 3 python -m mpi4py"):
         check_launch({}, world_size=1, num_shards=2, library="MPICH")
@@ -100,7 +117,7 @@ def test_the_world_of_one() -> None:
     assert mailbox.poll() == (0, Stop())
     alone.barrier(timeout_s=1, waiting_for="nobody")
     trainers = Trainers(alone)
-    assert trainers.all_reduce_sum([1.5, 2]) == (1.5, 2.0) == trainers.all_reduce_max([1.5, 2])
+    assert trainers.all_reduce_sum([1.5, 2]) == (1.5, 2.0)
     assert trainers.broadcast_ints([3, 4]) == (3, 4)
     assert trainers.gather_ints([5]) == ((5,),)
     assert trainers.broadcast_bytes(b"x") == b"x"
@@ -147,13 +164,6 @@ def test_an_mpi_without_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_host_name_beyond_all_bounds_is_refused() -> None:
     with pytest.raises(ConfigError, match="host name and REALM_ROLE of this rank are longer than 512 bytes: 'nnn"):
         _exchange(None, "n" * 513, timeout_s=1, clock=None)
-
-
-def test_an_abort_ends_the_process_with_the_message_last() -> None:
-    program = "from realm_ds.comm.world import singleton; print('before'); singleton('h').abort('no such luck', code=3)"
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout) == (3, "before\n")
-    assert ended.stderr == "trainer 0 (world rank 0 on h): no such luck\n"
 
 
 def test_describing_a_world_needs_neither_mpi_nor_torch() -> None:
