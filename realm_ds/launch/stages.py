@@ -12,14 +12,17 @@ from pathlib import Path
 from realm_ds.comm.world import is_launched, start_mpi
 from realm_ds.config.load import RUN_CONFIG, dump
 from realm_ds.config.schema import RealmConfig
+from realm_ds.data.question_files import load_questions
 from realm_ds.data.shards import open_manifest, passage_range
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
+from realm_ds.files import write_durably
 from realm_ds.launch.failures import forget_last_world
 from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.node import StageName, run_rank
 from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.tether import TAG_VARIABLE
+from realm_ds.models.names import check_export
 from realm_ds.observe.progress import Progress, follow_run
 
 DEFAULT_TRAINERS = 2
@@ -67,7 +70,7 @@ def show_stage(stage: StageName, *, load_config: Callable[[], RealmConfig], run_
 def check_inputs(stage: StageName, config: RealmConfig) -> None:
     """Look at what a stage reads before any process is started for it: seconds instead of minutes to a mistake.
 
-    Raises DataError or ConfigError for folders that are absent, damaged, of another tokenizer or too small.
+    Raises DataError, ConfigError or CheckpointError for what is absent, damaged, of another tokenizer or too small.
     """
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
@@ -77,8 +80,23 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
         open_manifest(config.data.pretrain, kind="pretrain", fingerprint=tokenizer.fingerprint)
     if stage == "pretrain":
         passage_range(corpus.count, 0, config.index.num_shards)
-    if stage == "qa" and config.qa.data is None:
-        raise ConfigError("qa.data is not set: name the folder of train.jsonl, dev.jsonl and test.jsonl")
+        _check_candidates(config, num_passages=corpus.count)
+    if stage == "qa":
+        if config.qa.data is None:
+            raise ConfigError("qa.data is not set: name the folder of train.jsonl, dev.jsonl and test.jsonl")
+        for split in ("train", "dev", "test"):
+            load_questions(config.qa.data / f"{split}.jsonl")
+    if config.model.start_from is not None:
+        check_export(config.model.start_from)
+
+
+def _check_candidates(config: RealmConfig, *, num_passages: int) -> None:
+    candidates = config.pretrain.candidates
+    if num_passages < candidates:
+        raise ConfigError(
+            f"pretrain.candidates={candidates} needs {candidates} passages and one to exclude, but "
+            f"{config.data.corpus} holds {num_passages}: lower candidates, or index a larger corpus"
+        )
 
 
 def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool) -> None:
@@ -126,10 +144,7 @@ def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -
         raise ConfigError(f"{run_folder} holds a run already: add --resume to go on with it, or name another folder")
     if resume and not has_run:
         raise CheckpointError(f"{run_folder} holds no checkpoint to resume from: start the run without --resume")
-    run_folder.mkdir(parents=True, exist_ok=True)
-    unfinished = run_folder / f"{RUN_CONFIG}.tmp-{os.getpid()}"
-    unfinished.write_text(dump(config), encoding="utf-8")
-    unfinished.replace(run_folder / RUN_CONFIG)  # at once: other ranks may be reading the one before
+    write_durably(run_folder / RUN_CONFIG, dump(config))  # at once: other ranks may be reading the one before
     (run_folder / "code.txt").write_text(_code_version(), encoding="utf-8")
 
 

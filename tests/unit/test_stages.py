@@ -1,17 +1,21 @@
 """Before a stage starts: which run folders may be used, and that an export replaces nothing but an export."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from realm_ds.config.load import RUN_CONFIG, load
-from realm_ds.errors import CheckpointError, ConfigError
+from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
 from realm_ds.launch import stages
-from realm_ds.launch.stages import prepare_run_folder
+from realm_ds.launch.node import StageName
+from realm_ds.launch.stages import check_inputs, prepare_run_folder
 from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.train.export import export_run
 from tests.support.tiny import make_data, tiny_config
+from tests.support.tiny_qa import make_questions
 
 
 def test_a_run_is_neither_overwritten_nor_made_up(tmp_path: Path) -> None:
@@ -27,6 +31,55 @@ def test_a_run_is_neither_overwritten_nor_made_up(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds a run already: add --resume"):
         prepare_run_folder(run, config, resume=False)
     prepare_run_folder(run, config, resume=True)
+
+
+def refused(stage: StageName, data: Path, **changes: object) -> str:
+    with pytest.raises(RealmError) as caught:
+        check_inputs(stage, tiny_config(data, **changes))
+    return f"{type(caught.value).__name__}: {caught.value}"
+
+
+def test_what_a_stage_lacks_is_said_before_any_process_starts(tmp_path: Path) -> None:
+    make_data(tmp_path, num_facts=2)
+    make_questions(tmp_path)
+    check_inputs("pretrain", tiny_config(tmp_path))
+    settings = tiny_config(tmp_path).qa.model_copy(update={"data": tmp_path / "qa"})
+    config = tiny_config(tmp_path).model_copy(update={"qa": settings})
+    check_inputs("qa", config)
+    assert refused("qa", tmp_path).startswith("ConfigError: qa.data is not set")
+    for split in ("test", "dev", "train"):
+        (tmp_path / "qa" / f"{split}.jsonl").unlink()
+        with pytest.raises(DataError, match=rf"{split}.jsonl cannot be read \(No such file .*: qa.data needs train"):
+            check_inputs("qa", config)
+
+
+def test_more_candidates_than_passages_are_refused(tmp_path: Path) -> None:
+    make_data(tmp_path, num_facts=1)
+    check_inputs("pretrain", tiny_config(tmp_path, **{"pretrain.candidates": 12}))
+    message = refused("pretrain", tmp_path, **{"pretrain.candidates": 13})
+    assert message.startswith("ConfigError: pretrain.candidates=13 needs 13 passages and one to exclude, but ")
+    assert message.endswith("corpus holds 12: lower candidates, or index a larger corpus")
+    check_inputs("ict", tiny_config(tmp_path, **{"pretrain.candidates": 13}))
+
+
+def test_weights_to_start_from_are_an_export(tmp_path: Path) -> None:
+    make_data(tmp_path, num_facts=1)
+    changes = {"model.start_from": tmp_path / "export"}
+    for name in ("query_tower", "passage_tower", "encoder"):
+        for stage in ("ict", "pretrain"):
+            message = refused(stage, tmp_path, **changes)
+            assert message == (
+                f"CheckpointError: {tmp_path}/export is not an export of realm-ds: {name}/config.json is missing"
+            )
+        (tmp_path / "export" / name).mkdir(parents=True)
+        (tmp_path / "export" / name / "config.json").touch()
+    check_inputs("ict", tiny_config(tmp_path, **changes))
+
+
+def test_looking_at_inputs_needs_no_torch() -> None:
+    program = "import sys, realm_ds.launch.stages; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said == "False\n"
 
 
 @pytest.mark.parametrize("files", [(), ("thesis.tex",), ("manifest.json", "shard-00000.tar")])
