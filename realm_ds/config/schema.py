@@ -176,6 +176,9 @@ class IndexConfig(Section):
     """Padded wordpieces per forward pass while embedding passages."""
     snapshot_chunk_bytes: Count = 4 * 2**20
     """Snapshots travel to the index ranks in messages of this size, between searches."""
+    build_timeout_s: Seconds = 3600.0
+    """No answer is waited for longer than this, a rebuild that it needs included; a rank that dies is noticed by the
+    launcher long before."""
 
 
 class QaConfig(StageConfig):
@@ -213,7 +216,8 @@ class RuntimeConfig(Section):
     threads_per_rank: Annotated[int, Field(ge=0)] = 0
     """CPU threads of each rank; 0 takes OMP_NUM_THREADS, else divides the machine's cores by the ranks on it."""
     wait_timeout_s: Seconds = 600.0
-    """No wait for another rank is longer; what was waited for is in the error."""
+    """No wait for another rank is longer, but for answers of the index (index.build_timeout_s); what was waited for is
+    in the error."""
     keep_checkpoints: Count = 2
     """Newest checkpoints kept."""
 

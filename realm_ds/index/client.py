@@ -52,13 +52,13 @@ class IndexClient:
     """One trainer's view of the whole index. Requests may overlap; each is collected once, in any order."""
 
     def __init__(
-        self, mailbox: Mailbox, *, index_ranks: Sequence[int], timeout_s: float,
+        self, mailbox: Mailbox, *, index_ranks: Sequence[int], timeout_s: float, build_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.totals = SearchTotals()
         self._mailbox = mailbox
         self._index_ranks = tuple(index_ranks)
-        self._timeout_s = timeout_s
+        self._timeout_s, self._build_timeout_s = timeout_s, build_timeout_s
         self._clock = clock
         self._next_request = 0
         self._open: dict[int, _Open] = {}
@@ -82,11 +82,11 @@ class IndexClient:
         return request
 
     def collect(self, request: int) -> Candidates:
-        """The merged answer; waits for the slowest shard."""
+        """The merged answer; waits for the slowest shard, which may have to build the version first."""
         started_at = self._clock()
         opened = self._open[request]
         while len(opened.replies) < len(self._index_ranks):
-            self._take_reply(opened, deadline=started_at + self._timeout_s)
+            self._take_reply(opened, deadline=started_at + self._build_timeout_s)
         del self._open[request]
         replies = [opened.replies[rank] for rank in self._index_ranks]
         self._check_versions(opened)
@@ -131,7 +131,7 @@ class IndexClient:
             timeout_s=max(0.0, deadline - self._clock()),
             waiting_for=f"the answer of index rank(s) {missing} to the queries of step {opened.step}, "
             f"index version {opened.version}; their logs tell whether it is still being built: if building takes that "
-            "long, raise runtime.wait_timeout_s or add index ranks",
+            "long, raise index.build_timeout_s or add index ranks",
         )
         self._take(missing[0], reply)
 

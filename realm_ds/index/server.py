@@ -90,15 +90,18 @@ def serve(
     trainer_ranks: Sequence[int],
     shard_rank: int,
     timeout_s: float,
+    build_timeout_s: float,
     clock: Clock | None = None,
 ) -> ServeTotals:
     """Answer until every trainer has taken leave. `trainer_ranks` are world ranks, that of trainer 0 first.
+
+    Trainers wait `build_timeout_s` for an answer, of this shard or of a slower one, and ask nothing meanwhile.
 
     Whatever goes wrong is raised here, so that an uncaught error of this rank ends the world with its reason.
     """
     server = _Server(
         mailbox, passages=passages, builder=builder, trainer_ranks=trainer_ranks, shard_rank=shard_rank,
-        timeout_s=timeout_s, clock=clock or Clock(),
+        silence_s=max(timeout_s, build_timeout_s), build_timeout_s=build_timeout_s, clock=clock or Clock(),
     )  # fmt: skip
     try:
         server.run()
@@ -119,7 +122,8 @@ class _Server:
         builder: Builder,
         trainer_ranks: Sequence[int],
         shard_rank: int,
-        timeout_s: float,
+        silence_s: float,
+        build_timeout_s: float,
         clock: Clock,
     ) -> None:
         self.totals = ServeTotals()
@@ -129,7 +133,7 @@ class _Server:
         self._first_trainer = trainer_ranks[0]
         self._asking = set(trainer_ranks)
         self._name = f"shard {shard_rank}"
-        self._timeout_s = timeout_s
+        self._silence_s, self._build_timeout_s = silence_s, build_timeout_s
         self._clock = clock
         self._built: dict[int, BuiltShard] = {}
         self._launched = NONE_LAUNCHED
@@ -288,17 +292,17 @@ class _Server:
     def _check_deadlines(self) -> None:
         now = self._clock.now()
         for parked in self._parked:
-            if parked.query.version > self._launched and now - parked.parked_at > self._timeout_s:
+            if parked.query.version > self._launched and now - parked.parked_at > self._build_timeout_s:
                 raise IndexFault(
                     f"{self._name}: index version {parked.query.version}, for which rank {parked.source} waits (step "
-                    f"{parked.query.step}), was never launched: nothing of it came within {self._timeout_s:g} s "
+                    f"{parked.query.step}), was never launched: nothing of it came within {self._build_timeout_s:g} s "
                     f"(newest: {self._launched})"
                 )
         if self._builder.is_busy:
             self._heard_at = now  # Trainers may be waiting for us.
-        elif now - self._heard_at > self._timeout_s:
+        elif now - self._heard_at > self._silence_s:
             raise IndexFault(
                 f"{self._name}: heard nothing from trainers (world ranks {sorted(self._asking)}) for "
-                f"{self._timeout_s:g} s: one hangs or is gone, see its log; if a step or an evaluation takes that "
+                f"{self._silence_s:g} s: one hangs or is gone, see its log; if a step or an evaluation takes that "
                 "long, raise runtime.wait_timeout_s"
             )

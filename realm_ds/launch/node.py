@@ -106,5 +106,6 @@ def _serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank:
         trainer_ranks=world.trainer_ranks,
         shard_rank=shard_rank,
         timeout_s=config.runtime.wait_timeout_s,
+        build_timeout_s=config.index.build_timeout_s,
     )
     sinks.write("done", **vars(totals))

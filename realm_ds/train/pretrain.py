@@ -11,7 +11,6 @@ from typing import Any
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.data.masking import MaskedExample, masked_examples
 from realm_ds.data.stream import ExampleStream, StreamState
-from realm_ds.errors import ConfigError
 from realm_ds.index.client import IndexClient
 from realm_ds.index.versions import age_in_steps
 from realm_ds.models.objectives import MarginalObjective
@@ -29,11 +28,6 @@ STAGE = "pretrain"
 def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
     """Train to pretrain.steps, from the newest checkpoint if `resume`; then let the index ranks go."""
     config, settings = stage.config, stage.config.pretrain
-    if stage.corpus.count < settings.candidates:
-        raise ConfigError(
-            f"pretrain.candidates={settings.candidates} needs {settings.candidates} passages and one to exclude, but "
-            f"{config.data.corpus} holds {stage.corpus.count}: lower candidates, or index a larger corpus"
-        )
     model = stage.model()
     retriever_rate = settings.retriever_learning_rate or settings.learning_rate
     engine = Engine(
@@ -55,10 +49,14 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
         chunk_bytes=config.index.snapshot_chunk_bytes,
         is_first_trainer=stage.trainers.rank == 0,
     )
-    client = IndexClient(mailbox, index_ranks=stage.world.index_ranks, timeout_s=config.runtime.wait_timeout_s)
+    client = IndexClient(
+        mailbox, index_ranks=stage.world.index_ranks, timeout_s=config.runtime.wait_timeout_s,
+        build_timeout_s=config.index.build_timeout_s,
+    )  # fmt: skip
     first_step, state = 0, StreamState()
     if resume:
-        restored = checkpoint.load(engine, checkpoint.find(stage.folder), stage=STAGE, trainers=stage.trainers)
+        folder = checkpoint.find(stage.folder, trainers=stage.trainers)
+        restored = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers)
         first_step, state = restored.step, restored.stream
         refresher.relaunch(first_step)
     steps = _steps(stage, engine, refresher, client, first_step=first_step, state=state)

@@ -46,6 +46,7 @@ def index_rank(world: World) -> None:
     totals = serve(
         world.mailbox(MESSAGES), passages=shard, builder=make_builder(shard, embed_factory=embed_factory),
         trainer_ranks=world.trainer_ranks, shard_rank=world.shard_rank or 0, timeout_s=TIMEOUT_S,
+        build_timeout_s=TIMEOUT_S,
     )  # fmt: skip
     tell(world, {"shard": world.shard_rank, "searches": totals.searches, "built": totals.versions_built})
 
@@ -64,7 +65,7 @@ def embed_factory(snapshot: bytes) -> Callable[[Tokens], np.ndarray]:
 
 def trainer(world: World) -> None:
     mailbox = world.mailbox(MESSAGES)
-    client = IndexClient(mailbox, index_ranks=world.index_ranks, timeout_s=TIMEOUT_S)
+    client = IndexClient(mailbox, index_ranks=world.index_ranks, timeout_s=TIMEOUT_S, build_timeout_s=TIMEOUT_S)
     vectors = [vectors_of(PASSAGES, version) for version in range(NUM_VERSIONS)]
     requests: dict[int, list[int]] = {}
     digest, finished = hashlib.sha256(), 0

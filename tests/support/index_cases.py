@@ -135,8 +135,9 @@ class ServerThread:
         mailbox, passages, builder, trainer_ranks = self._arguments
         try:
             self.totals = serve(
-                mailbox, passages=passages, builder=builder, trainer_ranks=trainer_ranks, shard_rank=0, timeout_s=30
-            )
+                mailbox, passages=passages, builder=builder, trainer_ranks=trainer_ranks, shard_rank=0, timeout_s=30,
+                build_timeout_s=30,
+            )  # fmt: skip
         except BaseException as error:
             self._error = error
 

@@ -44,7 +44,7 @@ def tiny_config(data: Path, **changes: object) -> RealmConfig:
             "log_every_steps": 1, "candidates": 4, "search_ahead": 1,
         },
         "refresh": {"every_steps": 3, "adopt_after_steps": 2},
-        "index": {"num_shards": 2, "placement": "tail", "embed_batch_tokens": 512},
+        "index": {"num_shards": 2, "placement": "tail", "embed_batch_tokens": 512, "build_timeout_s": 60.0},
         "runtime": {"wait_timeout_s": 60.0, "trainers": 2},
     }  # fmt: skip
     for name, value in changes.items():

@@ -31,8 +31,8 @@ def mailboxes() -> tuple[Mailbox, Mailbox, Mailbox]:
     return hub.mailbox(0), hub.mailbox(1), hub.mailbox(2)
 
 
-def client_of(mailbox: Mailbox, *, timeout_s: float = 30.0) -> IndexClient:
-    return IndexClient(mailbox, index_ranks=SHARDS, timeout_s=timeout_s)
+def client_of(mailbox: Mailbox, *, build_timeout_s: float = 30.0) -> IndexClient:
+    return IndexClient(mailbox, index_ranks=SHARDS, timeout_s=30.0, build_timeout_s=build_timeout_s)
 
 
 def submit(client: IndexClient, *, num_queries: int = 1, num_hits: int = 2) -> int:
@@ -105,10 +105,12 @@ def test_a_reply_of_another_shape_is_a_fault(mailboxes):
 
 def test_a_silent_shard_is_named(mailboxes):
     trainer, *shards = mailboxes
-    client = client_of(trainer, timeout_s=0.01)
+    client = client_of(trainer, build_timeout_s=0.01)
     request = submit(client)
     shards[0].send(reply(request, [[1, 2]]), to=TRAINER)
     with pytest.raises(IndexFault, match=r"index rank\(s\) \[2\] to the queries of step 9, index version 5"):
+        client.collect(request)
+    with pytest.raises(IndexFault, match=r"raise index.build_timeout_s or add index ranks"):
         client.collect(request)
 
 

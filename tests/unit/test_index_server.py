@@ -53,7 +53,7 @@ def serving(hub: LoopbackHub, *, trainers: tuple[int, ...] = (TRAINER,), **build
 
 
 def client_of(mailbox: Mailbox) -> IndexClient:
-    return IndexClient(mailbox, index_ranks=[SERVER], timeout_s=30)
+    return IndexClient(mailbox, index_ranks=[SERVER], timeout_s=30, build_timeout_s=30)
 
 
 def ask(client: IndexClient, version: int):
@@ -61,12 +61,13 @@ def ask(client: IndexClient, version: int):
     return client.collect(request)
 
 
-def fault(hub: LoopbackHub, *, clock: Clock | None = None, **builder: object) -> str:
+def fault(hub: LoopbackHub, *, clock: Clock | None = None, build_timeout_s: float = 20, **builder: object) -> str:
     """Serve what was sent until it ends in an IndexFault."""
     with pytest.raises(IndexFault) as caught:
         serve(
             hub.mailbox(SERVER), passages=SHARD, builder=make_builder(SHARD, **builder),  # type: ignore[arg-type]
-            trainer_ranks=[TRAINER, SECOND_TRAINER], shard_rank=3, timeout_s=20, clock=clock,
+            trainer_ranks=[TRAINER, SECOND_TRAINER], shard_rank=3, timeout_s=20, build_timeout_s=build_timeout_s,
+            clock=clock,
         )  # fmt: skip
     return str(caught.value)
 
@@ -186,13 +187,22 @@ def test_a_version_that_is_never_launched_is_a_fault_at_the_deadline(hub: Loopba
     trainer, alive = hub.mailbox(TRAINER), hub.mailbox(SECOND_TRAINER)
     trainer.send(query(1), to=SERVER)
     # The other trainer is heard of all the time: the silence is not what ends this.
-    clock = FastClock(lambda now: alive.send(query(1), to=SERVER) if now < 19 else None)
-    assert "index version 1, for which rank 0 waits (step 7), was never launched" in fault(hub, clock=clock())
+    clock = FastClock(lambda now: alive.send(query(1), to=SERVER) if now < 99 else None)
+    message = fault(hub, clock=clock(), build_timeout_s=100)
+    assert "index version 1, for which rank 0 waits (step 7), was never launched: nothing of it came within 100 s" in (
+        message
+    )
 
 
 def test_silence_is_a_fault_at_the_deadline(hub: LoopbackHub):
     message = fault(hub, clock=FastClock()())
     assert "shard 3: heard nothing from trainers (world ranks [0, 1]) for 20 s" in message
+
+
+def test_silence_is_borne_while_trainers_may_wait_for_a_slower_shard(hub: LoopbackHub):
+    assert "heard nothing from trainers (world ranks [0, 1]) for 300 s" in fault(
+        hub, clock=FastClock()(), build_timeout_s=300
+    )
 
 
 def test_silence_during_a_build_is_not_a_fault(hub: LoopbackHub):
@@ -208,6 +218,7 @@ def test_silence_during_a_build_is_not_a_fault(hub: LoopbackHub):
 
     totals = serve(
         hub.mailbox(SERVER), passages=SHARD, trainer_ranks=[TRAINER, SECOND_TRAINER], shard_rank=0, timeout_s=20,
+        build_timeout_s=20,
         builder=make_builder(SHARD, embed_factory=lambda snapshot: gate.wait(30) and fake_embed(snapshot)),
         clock=FastClock(on_sleep)(),
     )  # fmt: skip
@@ -237,7 +248,7 @@ def test_progress_is_reported_at_intervals_of_half_a_second(hub: LoopbackHub):
 
     serve(
         hub.mailbox(SERVER), passages=SHARD, builder=builder, trainer_ranks=[TRAINER], shard_rank=0, timeout_s=1e6,
-        clock=Clock(now=lambda: now_s[0], sleep=sleep),
+        build_timeout_s=1e6, clock=Clock(now=lambda: now_s[0], sleep=sleep),
     )  # fmt: skip
     done = [report.passages_done for report in reports]
     assert done == sorted(done)
