@@ -51,7 +51,8 @@ def run_world(
     """Run `python -m MODULE ARGUMENTS` as a world of so many processes and wait for its end.
 
     What the ranks print goes to RUN/logs/world.log. Raises LaunchError with the rank and the first cause. SIGTERM and
-    SIGUSR1 are passed on to the ranks; Ctrl-C ends them. However this ends, none is left.
+    SIGUSR1 are passed on to the ranks and end them: no trainer saves on a signal. Ctrl-C ends them too. However this
+    ends, none is left.
     """
     log = run_folder / "logs" / "world.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -104,9 +105,10 @@ def _nothing() -> None:
 
 @contextmanager
 def _passing_on(world: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """While in the block, SIGTERM and SIGUSR1 go to the ranks (through mpiexec), which save and end in their time.
+    """While in the block, SIGTERM and SIGUSR1 go to the ranks (through mpiexec), to handle or to end of them.
 
-    A second SIGTERM is impatience: it ends them as Ctrl-C does.
+    Training does not handle them: it ends at once, and `--resume` goes on from its newest checkpoint. A second SIGTERM
+    is impatience: it ends the ranks as Ctrl-C does.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
