@@ -37,7 +37,8 @@ def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) 
     )
     first_step, state = 0, StreamState()
     if resume:
-        restored = checkpoint.load(engine, checkpoint.find(stage.folder), stage=STAGE, trainers=stage.trainers)
+        folder = checkpoint.find(stage.folder, trainers=stage.trainers)
+        restored = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers)
         first_step, state = restored.step, restored.stream
     steps = _steps(stage, engine, first_step=first_step, state=state)
     run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
