@@ -37,6 +37,11 @@ class DataConfig(Section):
     max_masks: Count = 10
     """Masked wordpieces of one example that count in the loss; spans of more are masked but not scored beyond this."""
 
+    @property
+    def joint_tokens(self) -> int:
+        """Wordpieces of the longest joint sequence, x and a passage."""
+        return self.query_tokens + self.passage_tokens
+
 
 class ModelConfig(Section):
     """The two towers and the knowledge-augmented encoder, all BERT-like."""

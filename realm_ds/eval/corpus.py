@@ -14,6 +14,7 @@ import torch
 from realm_ds.data.batches import Ids, Tokens, query_batch
 from realm_ds.data.records import NO_UID, Passage, SpecialIds
 from realm_ds.data.shards import Manifest, read_passages
+from realm_ds.index.embedding import Embed
 from realm_ds.index.shard import Hits, PassageShard, build_shard
 from realm_ds.models.towers import Embedder, TokenBatch, embed
 
@@ -50,6 +51,12 @@ class CorpusIndex:
 def tensors(tokens: Tokens, device: torch.device) -> TokenBatch:
     """Padded arrays as an encoder's input."""
     return TokenBatch(*(torch.from_numpy(part).to(device) for part in (tokens.ids_BL, tokens.mask_BL, tokens.types_BL)))
+
+
+def embed_with(tower: Embedder) -> Embed:
+    """Passages to vectors by this tower, on its device."""
+    device = next(tower.parameters()).device
+    return lambda tokens: embed(tower, tensors(tokens, device)).numpy()
 
 
 def embed_queries(tower: Embedder, queries: Sequence[Ids], *, special: SpecialIds, max_tokens: int) -> np.ndarray:

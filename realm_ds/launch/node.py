@@ -1,22 +1,17 @@
-"""What each process of a training run does: learn its role, then train or serve the index until the run ends."""
+"""What each process of a training run does: learn its role, then train or serve the index until the run ends.
 
-import logging
-from functools import partial
+Heavy libraries are imported once the role is known: an index rank never loads DeepSpeed.
+"""
+
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from realm_ds.comm.world import World, join_world
 from realm_ds.config.deepspeed import load_deepspeed
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.shards import open_manifest
-from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.index.messages import MESSAGES
 from realm_ds.launch.rank import as_rank
 from realm_ds.observe.sinks import Sinks
-
-log = logging.getLogger(__name__)
 
 StageName = Literal["ict", "pretrain", "qa"]
 
@@ -28,7 +23,10 @@ def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool
     world = join_world(num_shards=num_shards, placement=config.index.placement, timeout_s=timeout_s)
     with as_rank(world, folder=folder, stage=name, threads=config.runtime.threads_per_rank) as sinks:
         if world.shard_rank is not None:
-            _serve_index(world, config, folder=folder, shard_rank=world.shard_rank, sinks=sinks)
+            from realm_ds.launch.index_rank import serve_index
+
+            totals = serve_index(world, config, folder=folder, shard_rank=world.shard_rank)
+            sinks.write("done", **vars(totals))
         else:
             _train(name, world, config, folder=folder, resume=resume, sinks=sinks)
         world.barrier(timeout_s=timeout_s, waiting_for="all ranks to finish")
@@ -53,59 +51,3 @@ def _train(name: StageName, world: World, config: RealmConfig, *, folder: Path, 
 
         train_qa(stage, deepspeed_json=deepspeed_json, resume=resume)
     stage.trainers.close()
-
-
-def _serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: int, sinks: Sinks) -> None:
-    import torch
-
-    from realm_ds.data.batches import Tokens
-    from realm_ds.index.builder import Builder
-    from realm_ds.index.embedding import Embed
-    from realm_ds.index.server import serve
-    from realm_ds.index.shard import load_shard
-    from realm_ds.index.store import IndexStore
-    from realm_ds.models.towers import TokenBatch, embed
-    from realm_ds.train.refresh import tower_from_snapshot
-    from realm_ds.train.stage import frozen_tower
-
-    tokenizer = load_tokenizer(config.data.tokenizer)
-    manifest = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
-    passages = load_shard(
-        config.data.corpus, manifest, shard_rank=shard_rank, num_shards=config.index.num_shards,
-        max_tokens=config.data.passage_tokens,
-    )  # fmt: skip
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", world.device_number % torch.cuda.device_count())
-    new_tower = partial(frozen_tower, config, vocab_size=tokenizer.vocab_size)
-
-    def embedder(snapshot: bytes) -> Embed:
-        tower = tower_from_snapshot(snapshot, new_tower=new_tower).to(device)
-
-        def embed_batch(tokens: Tokens) -> np.ndarray:
-            arrays = (tokens.ids_BL, tokens.mask_BL, tokens.types_BL)
-            return embed(tower, TokenBatch(*map(torch.from_numpy, arrays))).numpy()
-
-        return embed_batch
-
-    builder = Builder(
-        passages,
-        embed_factory=embedder,
-        special=tokenizer.special,
-        passage_tokens=config.data.passage_tokens,
-        width=config.model.projection_size,
-        factory=config.index.factory,
-        batch_tokens=config.index.embed_batch_tokens,
-        num_threads=torch.get_num_threads(),
-        store=IndexStore(folder / "index", corpus_sha256=manifest.digest),
-    )
-    totals = serve(
-        world.mailbox(MESSAGES, timeout_s=config.runtime.wait_timeout_s),
-        passages=passages,
-        builder=builder,
-        trainer_ranks=world.trainer_ranks,
-        shard_rank=shard_rank,
-        timeout_s=config.runtime.wait_timeout_s,
-        build_timeout_s=config.index.build_timeout_s,
-    )
-    sinks.write("done", **vars(totals))

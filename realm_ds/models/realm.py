@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
@@ -35,6 +36,19 @@ def tower_of(model: ModelConfig, config: PreTrainedConfig) -> Embedder:
     return Embedder(
         config, projection_size=model.projection_size, norm_eps=model.projection_norm_eps, dropout=model.dropout
     )
+
+
+def frozen_tower(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> Embedder:
+    """A tower of the run's shape whose weights are about to be overwritten, and which is not trained."""
+    return (
+        tower_of(model, bert_config(model, vocab_size=vocab_size, max_tokens=max_tokens)).eval().requires_grad_(False)
+    )
+
+
+def tower_from_snapshot(data: bytes, tower: Embedder) -> Embedder:
+    """`tower` with the weights of an index version's snapshot (a safetensors file)."""
+    tower.load_state_dict(load(data))
+    return tower
 
 
 def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: int) -> RealmModel:

@@ -14,13 +14,14 @@ from realm_ds.data.stream import ExampleStream, StreamState
 from realm_ds.index.client import IndexClient
 from realm_ds.index.versions import age_in_steps
 from realm_ds.models.objectives import MarginalObjective
+from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import Embedder
 from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
 from realm_ds.train.loop import StepInfo, run_steps, seed_step
 from realm_ds.train.refresh import BuildWatch, Refresher
 from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead
-from realm_ds.train.stage import Stage, frozen_tower
+from realm_ds.train.stage import Stage
 
 STAGE = "pretrain"
 
@@ -145,7 +146,8 @@ def _micro_batches(stage: Stage, state: StreamState) -> Iterator[MicroBatch]:
 
 
 def _tower_on_device(stage: Stage) -> Embedder:
-    return frozen_tower(stage.config, vocab_size=stage.tokenizer.vocab_size).to(stage.device)
+    config, vocab_size = stage.config, stage.tokenizer.vocab_size
+    return frozen_tower(config.model, vocab_size=vocab_size, max_tokens=config.data.joint_tokens).to(stage.device)
 
 
 def _write_totals(stage: Stage, client: IndexClient) -> None:

@@ -6,15 +6,14 @@ import numpy as np
 import torch
 
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.batches import Tokens
 from realm_ds.data.records import Question, SpecialIds
 from realm_ds.data.shards import open_manifest
 from realm_ds.data.tokenizer import load_tokenizer
-from realm_ds.eval.corpus import CorpusIndex, embed_queries, tensors
+from realm_ds.eval.corpus import CorpusIndex, embed_queries, embed_with
 from realm_ds.eval.retrieval import RECALL_AT, gold_hits, recalls
 from realm_ds.index.embedding import ShardEmbedder
 from realm_ds.index.shard import PassageShard, load_shard
-from realm_ds.models.towers import Embedder, embed
+from realm_ds.models.towers import Embedder
 from realm_ds.train.stage import starting_model
 
 Recalls = dict[int, float]
@@ -23,7 +22,6 @@ Recalls = dict[int, float]
 
 def embed_passages(tower: Embedder, passages: PassageShard, *, config: RealmConfig, special: SpecialIds) -> np.ndarray:
     """Vectors of all passages of the shard in corpus order, float32 (N, P)."""
-    device = next(tower.parameters()).device
     embedder = ShardEmbedder(
         passages,
         special=special,
@@ -31,12 +29,8 @@ def embed_passages(tower: Embedder, passages: PassageShard, *, config: RealmConf
         batch_tokens=config.index.embed_batch_tokens,
         width=tower.dense.out_features,
     )
-
-    def embed_batch(tokens: Tokens) -> np.ndarray:
-        return embed(tower, tensors(tokens, device)).numpy()
-
     vectors_NP = embedder.empty()
-    for _ in embedder.run(embed_batch, vectors_NP):
+    for _ in embedder.run(embed_with(tower), vectors_NP):
         pass
     return vectors_NP
 

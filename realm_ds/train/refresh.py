@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from realm_ds.comm.mailbox import Mailbox
@@ -171,10 +171,3 @@ def _check_step(path: Path, *, version: int, launched_at: int, every_steps: int)
             f"{path} is of step {found}, but with refresh.every_steps={every_steps} index version {version} is that of "
             f"step {launched_at}: resume with the refresh settings that the run was started with"
         )
-
-
-def tower_from_snapshot(data: bytes, *, new_tower: Callable[[], Embedder]) -> Embedder:
-    """The passage tower that `_send` serialised, ready to embed."""
-    tower = new_tower()
-    tower.load_state_dict(load(data))
-    return tower

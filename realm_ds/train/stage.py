@@ -11,8 +11,7 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Manifest, open_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError
-from realm_ds.models.realm import RealmModel, build_model, tower_of
-from realm_ds.models.towers import Embedder, bert_config
+from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.collate import Collator
 from realm_ds.train.engine import join
@@ -72,18 +71,8 @@ def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks)
     )
 
 
-def longest_sequence(config: RealmConfig) -> int:
-    """Wordpieces of the longest joint sequence."""
-    return config.data.query_tokens + config.data.passage_tokens
-
-
 def starting_model(config: RealmConfig, *, vocab_size: int) -> RealmModel:
+    """The weights that a run with this config starts from."""
     return build_model(
-        config.model, vocab_size=vocab_size, max_tokens=longest_sequence(config), seed=config.runtime.seed
+        config.model, vocab_size=vocab_size, max_tokens=config.data.joint_tokens, seed=config.runtime.seed
     )
-
-
-def frozen_tower(config: RealmConfig, *, vocab_size: int) -> Embedder:
-    """A tower of the run's shape whose weights are about to be overwritten, and which is not trained."""
-    bert = bert_config(config.model, vocab_size=vocab_size, max_tokens=longest_sequence(config))
-    return tower_of(config.model, bert).eval().requires_grad_(False)

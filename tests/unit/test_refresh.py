@@ -12,9 +12,8 @@ from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.schema import RefreshConfig
 from realm_ds.errors import CheckpointError
 from realm_ds.index.messages import MESSAGES, SnapshotChunk, SnapshotStart
-from realm_ds.models.realm import RealmModel, build_model
-from realm_ds.train.refresh import Refresher, needed_versions, tower_from_snapshot
-from realm_ds.train.stage import frozen_tower
+from realm_ds.models.realm import RealmModel, build_model, frozen_tower, tower_from_snapshot
+from realm_ds.train.refresh import Refresher, needed_versions
 from tests.support.tiny import tiny_config
 
 TRAINER, SHARDS = 0, (1, 2)
@@ -29,7 +28,7 @@ class Run:
         config = tiny_config(folder, **{"model.share_towers": share_towers})
         self.hub = LoopbackHub(3, MESSAGES)
         self.model: RealmModel = build_model(config.model, vocab_size=VOCABULARY, max_tokens=48, seed=0)
-        self.new_tower = partial(frozen_tower, config, vocab_size=VOCABULARY)
+        self.new_tower = partial(frozen_tower, config.model, vocab_size=VOCABULARY, max_tokens=config.data.joint_tokens)
         self.refresher = Refresher(
             engine=SimpleNamespace(copy_weights=lambda module: {k: v.clone() for k, v in module.state_dict().items()}),
             model=self.model, new_tower=self.new_tower, mailbox=self.hub.mailbox(TRAINER), index_ranks=SHARDS,
@@ -79,7 +78,7 @@ def test_every_shard_gets_every_version_and_a_resume_sends_the_same(tmp_path: Pa
     assert version == 1
     for name, value in run.refresher.query_tower(5)[1].state_dict().items():
         assert torch.equal(tower.state_dict()[name], value), name
-    built = tower_from_snapshot(first[1][1], new_tower=again.new_tower)
+    built = tower_from_snapshot(first[1][1], again.new_tower())
     assert all(torch.equal(value, tower.state_dict()[name]) for name, value in built.state_dict().items())
 
 
