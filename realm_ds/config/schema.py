@@ -8,6 +8,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+StageName = Literal["ict", "pretrain", "qa"]
+"""Stages of training; each has the section of settings of its name."""
+
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]

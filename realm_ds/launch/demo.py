@@ -14,13 +14,12 @@ from typing import Any
 
 from realm_ds.config.deepspeed import load_deepspeed, zero_stage
 from realm_ds.config.load import load
-from realm_ds.config.schema import RealmConfig
+from realm_ds.config.schema import RealmConfig, StageName
 from realm_ds.data.prepare import QUICK_ENTITIES, prepare_demo
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import Question
 from realm_ds.errors import ConfigError
 from realm_ds.launch.memory import PeakMemory
-from realm_ds.launch.node import StageName
 from realm_ds.launch.plots import draw_plots
 from realm_ds.launch.report import DemoResults, build_report, pretrain_rows, write_report
 from realm_ds.launch.stages import launch_stage

@@ -4,16 +4,13 @@ Heavy libraries are imported once the role is known: an index rank never loads D
 """
 
 from pathlib import Path
-from typing import Literal
 
 from realm_ds.comm.world import World, join_world
 from realm_ds.config.deepspeed import load_deepspeed
-from realm_ds.config.schema import RealmConfig
+from realm_ds.config.schema import RealmConfig, StageName
 from realm_ds.index.messages import MESSAGES
 from realm_ds.launch.rank import as_rank
 from realm_ds.observe.sinks import Sinks
-
-StageName = Literal["ict", "pretrain", "qa"]
 
 
 def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool) -> None:

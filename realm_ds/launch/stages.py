@@ -11,7 +11,7 @@ from pathlib import Path
 
 from realm_ds.comm.world import is_launched, start_mpi
 from realm_ds.config.load import RUN_CONFIG, dump
-from realm_ds.config.schema import RealmConfig
+from realm_ds.config.schema import RealmConfig, StageName
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.shards import open_manifest, passage_range
 from realm_ds.data.tokenizer import load_tokenizer
@@ -19,7 +19,7 @@ from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import write_durably
 from realm_ds.launch.failures import forget_last_world
 from realm_ds.launch.local import run_world, world_command
-from realm_ds.launch.node import StageName, run_rank
+from realm_ds.launch.node import run_rank
 from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.models.names import check_export

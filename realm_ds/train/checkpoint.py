@@ -8,6 +8,7 @@ Which index versions belong to a step follows from the step (index/versions.py);
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class TrainState:
     num_trainers: int
     stream: StreamState
     """Of the examples consumed by these steps, not of those prefetched."""
+    fixed: Mapping[str, str]
+    """Settings that a resumed run must share with this one, by name: positions and index versions count on them."""
 
 
 def step_folder(run_folder: Path, step: int) -> Path:
@@ -129,7 +132,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def load(engine: Engine, folder: Path, *, stage: str, trainers: Trainers) -> TrainState:
+def load(engine: Engine, folder: Path, *, stage: str, trainers: Trainers, fixed: Mapping[str, str]) -> TrainState:
     """Restore engine and stream position. Collective. Raises CheckpointError if the checkpoint is another run's."""
     path = folder / _trainer_file(trainers.rank)
     data: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
@@ -137,6 +140,13 @@ def load(engine: Engine, folder: Path, *, stage: str, trainers: Trainers) -> Tra
         raise CheckpointError(
             f"{folder} is of stage {data.get('stage', '?')} with {data.get('num_trainers', 'fewer')} trainers; "
             f"this is stage {stage} with {trainers.size}: resume with the layout that wrote it"
+        )
+    changed = [f"{name} was {data['fixed'].get(name, 'not set')}, now {now}" for name, now in fixed.items()
+               if data["fixed"].get(name) != now]  # fmt: skip
+    if changed:
+        raise CheckpointError(
+            f"{folder} cannot be gone on with after these changes: {'; '.join(changed)}. Undo them, or start a new run "
+            "from this one's export with model.start_from"
         )
     engine.load(folder)
     return TrainState(**{**data, "stream": StreamState(**data["stream"])})

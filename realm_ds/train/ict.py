@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from realm_ds.comm.gather import gather_with_gradient
-from realm_ds.config.schema import IctConfig
+from realm_ds.config.schema import IctConfig, StageName
 from realm_ds.data.ict import IctExample, IctSettings, ict_batches
 from realm_ds.data.masking import MaskedExample, mask_more, masked_examples
 from realm_ds.data.records import Passage
@@ -19,7 +19,7 @@ from realm_ds.train.engine import Engine
 from realm_ds.train.loop import StepInfo, run_steps, seed_step
 from realm_ds.train.stage import Stage
 
-STAGE = "ict"
+STAGE: StageName = "ict"
 Warmup = Iterator[tuple[MaskedExample, Passage]]
 
 
@@ -38,7 +38,8 @@ def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) 
     first_step, state = 0, StreamState()
     if resume:
         folder = checkpoint.find(stage.folder, trainers=stage.trainers)
-        restored = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers)
+        fixed = stage.fixed_settings(STAGE)
+        restored = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers, fixed=fixed)
         first_step, state = restored.step, restored.stream
     steps = _steps(stage, engine, first_step=first_step, state=state)
     run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from realm_ds.config.schema import StageConfig
+from realm_ds.config.schema import StageConfig, StageName
 from realm_ds.data.stream import StreamState
 from realm_ds.models.objectives import Measures
 from realm_ds.observe.meters import Meters
@@ -44,7 +44,7 @@ def seed_step(seed: int, *, trainer_rank: int, step: int) -> None:
 
 
 def run_steps(
-    infos: Iterator[StepInfo], *, name: str, stage: Stage, engine: Engine, settings: StageConfig, first_step: int
+    infos: Iterator[StepInfo], *, name: StageName, stage: Stage, engine: Engine, settings: StageConfig, first_step: int
 ) -> None:
     """Draw every step of a stage; write metrics and checkpoints when due, and always at the end."""
     trainers, runtime, sinks = stage.trainers, stage.config.runtime, stage.sinks
@@ -62,7 +62,10 @@ def run_steps(
             sinks.write("step", step=info.step, steps=settings.steps, **row)
             log.info("%s step %d/%d: %s", name, info.step, settings.steps, describe_step(row))
         if info.step % settings.save_every_steps == 0 or is_last:
-            state = TrainState(stage=name, step=info.step, num_trainers=trainers.size, stream=info.stream)
+            state = TrainState(
+                stage=name, step=info.step, num_trainers=trainers.size, stream=info.stream,
+                fixed=stage.fixed_settings(name),
+            )  # fmt: skip
             checkpoint.save(
                 engine, stage.folder, state=state, trainers=trainers,
                 keep=runtime.keep_checkpoints, timeout_s=runtime.wait_timeout_s,

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from realm_ds.comm.mailbox import Mailbox
+from realm_ds.config.schema import StageName
 from realm_ds.data.masking import MaskedExample, masked_examples
 from realm_ds.data.stream import ExampleStream, StreamState
 from realm_ds.index.client import IndexClient
@@ -23,7 +24,7 @@ from realm_ds.train.refresh import BuildWatch, Refresher
 from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead
 from realm_ds.train.stage import Stage
 
-STAGE = "pretrain"
+STAGE: StageName = "pretrain"
 
 
 def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
@@ -57,7 +58,8 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
     first_step, state = 0, StreamState()
     if resume:
         folder = checkpoint.find(stage.folder, trainers=stage.trainers)
-        restored = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers)
+        fixed = stage.fixed_settings(STAGE)
+        restored = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers, fixed=fixed)
         first_step, state = restored.step, restored.stream
         refresher.relaunch(first_step)
     steps = _steps(stage, engine, refresher, client, first_step=first_step, state=state)

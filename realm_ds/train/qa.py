@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from realm_ds.comm.trainers import Trainers
-from realm_ds.config.schema import QaConfig
+from realm_ds.config.schema import QaConfig, StageName
 from realm_ds.data.question_files import load_questions, question_order
 from realm_ds.data.records import Question
 from realm_ds.data.stream import StreamState
@@ -30,7 +30,7 @@ from realm_ds.train.loop import StepInfo, run_steps, seed_step
 from realm_ds.train.recall import embed_passages
 from realm_ds.train.stage import Stage
 
-STAGE = "qa"
+STAGE: StageName = "qa"
 EVALUATED = ("dev", "test")
 """Splits that are answered once training is over. Nothing is chosen by either."""
 
@@ -54,7 +54,8 @@ def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -
     first_step = 0
     if resume:
         folder = checkpoint.find(stage.folder, trainers=stage.trainers)
-        first_step = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers).step
+        fixed = stage.fixed_settings(STAGE)
+        first_step = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers, fixed=fixed).step
     steps = _steps(stage, engine, train, finder, first_step=first_step)
     run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
     trained = _whole_copy(stage, engine, model)

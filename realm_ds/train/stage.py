@@ -7,7 +7,7 @@ import torch
 
 from realm_ds.comm.trainers import Trainers, init_trainers
 from realm_ds.comm.world import World
-from realm_ds.config.schema import RealmConfig
+from realm_ds.config.schema import RealmConfig, StageName
 from realm_ds.data.shards import Manifest, open_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError
@@ -48,6 +48,22 @@ class Stage:
             max_masks=data.max_masks,
             device=self.device,
         )
+
+    def fixed_settings(self, name: StageName) -> dict[str, str]:
+        """What may not change between a run and its resumption, by setting; contents of folders by their digest."""
+        config = self.config
+        settings = {"ict": config.ict, "pretrain": config.pretrain, "qa": config.qa}[name]
+        fixed: dict[str, object] = {
+            "runtime.seed": config.runtime.seed,
+            f"{name}.micro_batch_size": settings.micro_batch_size,
+            f"{name}.gradient_accumulation_steps": settings.gradient_accumulation_steps,
+            "data.corpus": self.corpus.digest[:12],
+        }
+        if name == "pretrain":
+            fixed["data.pretrain"] = self.pretrain_manifest().digest[:12]
+            fixed["refresh.every_steps"] = config.refresh.every_steps
+            fixed["refresh.adopt_after_steps"] = config.refresh.adopt_after_steps
+        return {key: str(value) for key, value in fixed.items()}
 
     def model(self) -> RealmModel:
         """The starting weights, on this trainer's device; the same on all trainers."""

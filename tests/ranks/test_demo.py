@@ -35,9 +35,11 @@ class Demo:
         environment = {**os.environ, MARKER: self.marker, "OMP_NUM_THREADS": "1"}
         environment.pop(TAG_VARIABLE, None)
         command = [sys.executable, "-m", "realm_ds", "demo", "--quick", *arguments]
+        # Where the tests run in the background, Ctrl-C is ignored, and children would inherit that.
         self.process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
     def wait(self, timeout_s: float = 300.0) -> tuple[int, str]:
         output, _ = self.process.communicate(timeout=timeout_s)

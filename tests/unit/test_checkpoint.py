@@ -26,8 +26,16 @@ class FileEngine:
         assert (folder / "zero" / "weights").is_file()
 
 
+FIXED = {"runtime.seed": "0", "data.corpus": "abc"}
+
+
+def load_step(folder: Path, *, stage: str = "ict", fixed: dict[str, str] = FIXED) -> TrainState:
+    return load(FileEngine(), folder, stage=stage, trainers=Trainers(singleton()), fixed=fixed)
+
+
 def save_step(run: Path, step: int, *, engine: object = None, keep: int = 2) -> None:
-    state = TrainState(stage="ict", step=step, num_trainers=1, stream=StreamState(epoch=1, position=step))
+    stream = StreamState(epoch=1, position=step)
+    state = TrainState(stage="ict", step=step, num_trainers=1, stream=stream, fixed=FIXED)
     save(engine or FileEngine(), run, state=state, trainers=Trainers(singleton()), keep=keep, timeout_s=5)
 
 
@@ -36,7 +44,7 @@ def test_the_newest_are_kept_and_found(tmp_path: Path) -> None:
         save_step(tmp_path, step)
     assert saved_steps(tmp_path) == [4, 6]
     assert find(tmp_path) == step_folder(tmp_path, 6)
-    restored = load(FileEngine(), find(tmp_path, 4), stage="ict", trainers=Trainers(singleton()))
+    restored = load_step(find(tmp_path, 4))
     assert (restored.step, restored.stream) == (4, StreamState(epoch=1, position=4))
 
 
@@ -63,7 +71,9 @@ def test_faults_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint of step 3; there are steps 2: name one of these"):
         find(tmp_path, 3)
     with pytest.raises(CheckpointError, match="is of stage ict with 1 trainers; this is stage qa with 1"):
-        load(FileEngine(), find(tmp_path), stage="qa", trainers=Trainers(singleton()))
+        load_step(find(tmp_path), stage="qa")
+    with pytest.raises(CheckpointError, match=r"data.corpus was abc, now xyz\. Undo them, or start a new run"):
+        load_step(find(tmp_path), fixed={**FIXED, "data.corpus": "xyz"})
     folder = step_folder(tmp_path, 2)
     (folder / "zero" / "weights").write_text("other")
     with pytest.raises(CheckpointError, match=r"weights is damaged .* remove .*step-00000002 to go on"):

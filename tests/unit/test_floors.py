@@ -1,6 +1,8 @@
 """The house holds: imports only downward, one door for each heavy library, files and functions of a size to read."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +106,9 @@ def test_files_and_functions_can_be_read(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= LONGEST_FUNCTION, f"{_name(path)}:{node.lineno}: {node.name} has {length} lines"
+
+
+def test_an_index_rank_loads_no_deepspeed() -> None:
+    """Four seconds and 100 MB for each of them, and a library that counts all MPI ranks as its own."""
+    program = "import realm_ds.launch.index_rank, sys; sys.exit('deepspeed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
