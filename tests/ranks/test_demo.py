@@ -7,14 +7,14 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from realm_ds.config.load import load
-from realm_ds.launch.tether import TAG_VARIABLE
+from realm_ds.launch.tether import TAG_VARIABLE, die_with_parent
 from realm_ds.models.towers import Embedder
 from tests.support.worlds import MARKER, marked
 
@@ -35,10 +35,10 @@ class Demo:
         environment = {**os.environ, MARKER: self.marker, "OMP_NUM_THREADS": "1"}
         environment.pop(TAG_VARIABLE, None)
         command = [sys.executable, "-m", "realm_ds", "demo", "--quick", *arguments]
-        # Where the tests run in the background, Ctrl-C is ignored, and children would inherit that.
+        # Where the tests run in the background, Ctrl-C is ignored, and a child would inherit that.
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=_as_in_the_foreground,
         )  # fmt: skip
 
     def wait(self, timeout_s: float = 300.0) -> tuple[int, str]:
@@ -56,14 +56,35 @@ class Demo:
         return marked(self.marker)
 
 
+def _as_in_the_foreground() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    die_with_parent()
+
+
+@pytest.fixture
+def start_demo() -> Iterator[Callable[..., Demo]]:
+    """Starts demos, and ends whatever a failed test leaves of them."""
+    started: list[Demo] = []
+
+    def start(*arguments: str) -> Demo:
+        started.append(Demo(*arguments))
+        return started[-1]
+
+    yield start
+    for demo in started:
+        for pid in demo.left_behind():
+            os.kill(pid, signal.SIGKILL)
+        demo.process.wait()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stopped with Ctrl-C during pre-training, then finished with --resume."""
     return tmp_path_factory.mktemp("runs") / "demo"
 
 
-def test_ctrl_c_leaves_no_process(folder: Path) -> None:
-    demo = Demo("--run", str(folder), *SMALL, "pretrain.save_every_steps=4", "pretrain.steps=100000")
+def test_ctrl_c_leaves_no_process(folder: Path, start_demo: Callable[..., Demo]) -> None:
+    demo = start_demo("--run", str(folder), *SMALL, "pretrain.save_every_steps=4", "pretrain.steps=100000")
     saved = folder / "pretrain" / "checkpoints" / "latest"
     demo.wait_until(saved.exists)
     demo.process.send_signal(signal.SIGINT)
@@ -73,8 +94,8 @@ def test_ctrl_c_leaves_no_process(folder: Path) -> None:
     assert demo.left_behind() == {}
 
 
-def test_a_dead_rank_ends_the_demo_with_its_cause_last(folder: Path) -> None:
-    demo = Demo("--run", str(folder), "--resume", *SMALL, "pretrain.steps=100000")
+def test_a_dead_rank_ends_the_demo_with_its_cause_last(folder: Path, start_demo: Callable[..., Demo]) -> None:
+    demo = start_demo("--run", str(folder), "--resume", *SMALL, "pretrain.steps=100000")
     ranks = folder / "pretrain" / "ranks" / "3.json"
     latest = folder / "pretrain" / "checkpoints" / "latest"
     before = latest.stat().st_mtime_ns
@@ -89,10 +110,10 @@ def test_a_dead_rank_ends_the_demo_with_its_cause_last(folder: Path) -> None:
     assert demo.left_behind() == {}
 
 
-def test_resume_finishes_the_demo(folder: Path) -> None:
+def test_resume_finishes_the_demo(folder: Path, start_demo: Callable[..., Demo]) -> None:
     """From the checkpoint that was there when a rank died to the end: export, questions, report."""
     steps = json.loads((folder / "pretrain" / "checkpoints" / "latest").read_text())["step"] + 12
-    demo = Demo("--run", str(folder), "--resume", *SMALL, f"pretrain.steps={steps}")
+    demo = start_demo("--run", str(folder), "--resume", *SMALL, f"pretrain.steps={steps}")
     code, output = demo.wait()
     assert code == 0, output
     assert "Warm start (inverse cloze): done before" in output
@@ -124,7 +145,7 @@ def test_the_export_opens_with_transformers(folder: Path) -> None:
     assert "Made by `realm-ds export`" in (export / "README.md").read_text()
 
 
-def test_a_demo_is_not_overwritten(folder: Path) -> None:
-    code, output = Demo("--run", str(folder)).wait(60)
+def test_a_demo_is_not_overwritten(folder: Path, start_demo: Callable[..., Demo]) -> None:
+    code, output = start_demo("--run", str(folder)).wait(60)
     assert code == 2
     assert "holds a demo already: add --resume to finish it, or name another --run" in output
