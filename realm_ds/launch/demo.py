@@ -40,12 +40,14 @@ def run_demo(run_folder: Path, *, seed: int, quick: bool, overrides: Sequence[st
     with Progress() as progress, PeakMemory() as memory:
         demo.progress = progress
         demo.stage("data", "Preparing data", demo.data)
-        demo.stage("random", "Measuring random towers", lambda bar: demo.measure("random", start_from=None))
+        demo.stage("random", "Measuring random towers", lambda bar: demo.measure(start_from=None))
         demo.stage("ict", "Warm start (inverse cloze)", demo.ict)
         demo.stage("pretrain", "REALM pre-training", demo.pretrain)
         demo.stage("qa", "Fine-tuning on questions", demo.qa)
         demo.results["peak_rss_gib"] = max(memory.peak_gib(), demo.results.get("peak_rss_gib", 0.0))
-        return demo.report()
+        report = demo.report()
+        progress.say(f"report: {report}")
+        return report
 
 
 def free_run_folder(parent: Path, name: str = "demo") -> Path:
@@ -106,13 +108,13 @@ class _Demo:
         self._train("ict", self._config(), bar)
         export = self._export("ict", bar)
         accuracy = _last_step(self._folder / "ict", "ict")["in_batch_accuracy"]
-        measured = self.measure("ict", start_from=export)
+        measured = self.measure(start_from=export)
         return {**measured, "in_batch_accuracy": accuracy, "summary": f"in-batch {accuracy:.0%}, {measured['summary']}"}
 
     def pretrain(self, bar: Bar) -> Result:
         """REALM from the warm start, with index ranks; then what it is worth."""
         self._train("pretrain", self._config(start_from=self._folder / "ict" / "export"), bar)
-        return self.measure("pretrain", start_from=self._export("pretrain", bar))
+        return self.measure(start_from=self._export("pretrain", bar))
 
     def qa(self, bar: Bar) -> Result:
         """Fine-tune on questions and answer the test questions."""
@@ -124,7 +126,7 @@ class _Demo:
         )
         return {"scores": scores, "summary": summary}
 
-    def measure(self, name: str, *, start_from: Path | None) -> Result:
+    def measure(self, *, start_from: Path | None) -> Result:
         """Recall of held-out statements and questions over the whole corpus, by the towers of an export."""
         from realm_ds.train.recall import recall_of
 
