@@ -35,10 +35,9 @@ class Demo:
         environment = {**os.environ, MARKER: self.marker, "OMP_NUM_THREADS": "1"}
         environment.pop(TAG_VARIABLE, None)
         command = [sys.executable, "-m", "realm_ds", "demo", "--quick", *arguments]
-        # Where the tests run in the background, Ctrl-C is ignored, and a child would inherit that.
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            preexec_fn=_as_in_the_foreground,
+            preexec_fn=die_with_parent,
         )  # fmt: skip
 
     def wait(self, timeout_s: float = 300.0) -> tuple[int, str]:
@@ -54,11 +53,6 @@ class Demo:
 
     def left_behind(self) -> dict[int, str]:
         return marked(self.marker)
-
-
-def _as_in_the_foreground() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    die_with_parent()
 
 
 @pytest.fixture
