@@ -5,10 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForMaskedLM
 
 from realm_ds.config.load import dump
+from realm_ds.models.realm import strip_prefix
+from realm_ds.models.towers import Embedder
 from realm_ds.observe.sinks import metrics_path, read_events
 from realm_ds.train.engine import consolidate
+from realm_ds.train.export import export_run
 from tests.support.tiny import make_data, tiny_config
 from tests.support.worlds import Outcome, run_ranks
 
@@ -35,6 +40,19 @@ def steps(folder: Path) -> list[tuple[object, ...]]:
     """The logged steps of both trainers."""
     paths = [metrics_path(folder, role="trainer", role_rank=rank) for rank in (0, 1)]
     return [tuple(row[name] for name in COMPARED) for path in paths for row in read_events(path, event="step")]
+
+
+def check_export(export: Path, checkpoint: Path) -> None:
+    """Towers and encoder of the export hold what the ZeRO shards do, whatever their stage."""
+    weights = consolidate(checkpoint)
+    for name in ("query_tower", "passage_tower"):
+        tower = Embedder.load(export / name).state_dict()
+        expected = strip_prefix(weights, f"model.{name}")
+        assert tower.keys() == expected.keys()
+        assert all(torch.equal(tower[key], expected[key]) for key in tower)
+    encoder = AutoModelForMaskedLM.from_pretrained(export / "encoder").state_dict()
+    expected = strip_prefix(weights, "model.encoder.mlm")
+    assert all(torch.equal(encoder[key], expected[key]) for key in expected)
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +104,8 @@ def test_same_seed_same_run_whatever_the_zero_stage(data: Path, whole_run: Path,
         assert (found[0], found[4]) == (expected[0], expected[4])
     first_version = [row for row in steps(whole_run) if row[4] == 0]
     assert [row[5] for row in steps(zero3) if row[4] == 0] == [row[5] for row in first_version]
-    weights = [consolidate(folder / "checkpoints" / "step-00000009") for folder in (again, zero3)]
-    assert weights[0].keys() == weights[1].keys()
+    for folder in (again, zero3):
+        check_export(export_run(folder, step=None, out=None), folder / "checkpoints" / "step-00000009")
 
 
 def test_warm_start_trains_towers_and_encoder(data: Path, tmp_path: Path) -> None:
