@@ -4,6 +4,7 @@ Imports of anything but the standard library and typer stay inside the verbs: `-
 """
 
 import functools
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,13 @@ def _verb(function: Callable[P, R]) -> Callable[P, R]:
         except RealmError as error:
             print(f"realm-ds: {error}", file=sys.stderr, flush=True)
             raise SystemExit(MISUSED if isinstance(error, ConfigError) else FAILED) from None
+        except OSError as error:
+            if error.filename is None:  # of no file or folder that a person could look at: our mistake
+                raise
+            print(
+                f"realm-ds: cannot use {error.filename}: {error.strerror}; mend that or name another", file=sys.stderr
+            )
+            raise SystemExit(FAILED) from None
         except KeyboardInterrupt:
             print("realm-ds: interrupted", file=sys.stderr, flush=True)
             raise SystemExit(INTERRUPTED) from None
@@ -167,12 +175,15 @@ def qa_train(
 
 @qa.command("eval")
 @_verb
-def qa_eval(run: RunFolder = Path("runs/qa"), split: Split = "test") -> None:
-    """What `qa train` scored on dev or test: exact match, F1, recall, and the baselines beside them."""
-    from realm_ds.launch.scores import read_scores
+def qa_eval(
+    run: RunFolder = Path("runs/qa"), split: Split = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,
+) -> None:  # fmt: skip
+    """What `qa train` scored on dev or test: exact match, F1, recall, the baselines beside them, and every field."""
+    from realm_ds.launch.scores import describe, read_scores
 
-    for name, value in read_scores(run.absolute(), split=split).items():
-        print(f"{name}: {value}")
+    scores = read_scores(run.absolute(), split=split)
+    print(json.dumps(scores) if as_json else describe(scores))
 
 
 @app.command()

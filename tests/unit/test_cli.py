@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import subprocess
 import sys
 import types
@@ -156,8 +157,11 @@ def test_scores_are_read_back(tmp_path: Path) -> None:
     for text, complaint in (("{", "is damaged"), ("[]", "holds no scores but a list")):
         (tmp_path / "qa" / "dev.json").write_text(text)
         assert complaint in _run("qa", "eval", "--run", run, "--split", "dev")[2]
-    (tmp_path / "qa" / "dev.json").write_text('{"em": 0.5, "count": 3}')
-    assert _run("qa", "eval", "--run", run, "--split", "dev") == (0, "em: 0.5\ncount: 3\n", "")
+    scores = {"questions": 3, "em": 0.5, "recall": {"1": 0.25}, "fields": {"area": {"questions": 2, "em": 1.0}}}
+    (tmp_path / "qa" / "dev.json").write_text(json.dumps(scores))
+    shown = "questions  3\nem         50.0%\n\nrecall\n  1  25.0%\n\nfields\n  area  questions 2, em 100.0%\n"
+    assert _run("qa", "eval", "--run", run, "--split", "dev") == (0, shown, "")
+    assert json.loads(_run("qa", "eval", "--run", run, "--split", "dev", "--json")[1]) == scores
 
 
 def test_a_demo_takes_the_next_free_folder_and_is_finished_where_it_was(calls) -> None:
@@ -183,6 +187,13 @@ def test_other_errors_are_one_line_and_code_1(calls, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(sys.modules["realm_ds.train.export"], "export_run", fail)
     assert _run("export", "--run", str(tmp_path)) == (1, "", "realm-ds: no checkpoint in runs/a: train first\n")
+
+
+def test_a_file_in_the_way_of_a_run_folder_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    line = f"realm-ds: cannot use {path}: File exists; mend that or name another\n"
+    assert _run("demo", "--quick", "--run", str(path)) == (1, "", line)
 
 
 def test_ctrl_c_is_one_line_and_code_130(calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
