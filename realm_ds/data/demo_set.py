@@ -51,6 +51,7 @@ class Prose:
     text: str
     spans: tuple[tuple[int, int], ...]
     origin_uid: int
+    origin_article: str
 
 
 @dataclass(kw_only=True)
@@ -232,6 +233,9 @@ def _prose(
             text = sentence if says(normal(sentence), article.article) else f"{article.lead} {sentence}"
             lead = len(article.lead) if text.startswith(article.lead) else 0
             if spans := tuple(span for span in salient_spans(text, known=known) if span[0] >= lead):
-                yield Prose(id=f"{article.title}/{uid}/{number}", text=text, spans=spans, origin_uid=uid)
+                yield Prose(
+                    id=f"{article.title}/{uid}/{number}", text=text, spans=spans, origin_uid=uid,
+                    origin_article=cut.passage.article,
+                )  # fmt: skip
             else:
                 dropped["prose sentences without a salient span"] += 1

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from realm_ds.data.chance import chosen, fraction, permutation, pick
-from realm_ds.data.records import Example, SpecialIds
+from realm_ds.data.records import NO_ARTICLE, Example, SpecialIds, article_id
 from realm_ds.data.stream import StreamState
 from realm_ds.errors import DataError
 
@@ -24,6 +24,10 @@ class MaskedExample:
     targets: tuple[int, ...]
     """What stood there."""
     origin_uid: int
+    plain_ids: tuple[int, ...] = ()
+    """x before it was masked, without special tokens: what near-duplicates are known by."""
+    origin_article: int = NO_ARTICLE
+    """The id of the article that x was cut from (data/records.py)."""
 
 
 def mask_span(
@@ -50,6 +54,8 @@ def mask_span(
         mask_positions=tuple(range(1 + start, 1 + scored_end)),
         targets=example.ids[start:scored_end],
         origin_uid=example.origin_uid,
+        plain_ids=example.ids[:longest],
+        origin_article=article_id(example.origin_article),
     )
 
 

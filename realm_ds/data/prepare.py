@@ -142,7 +142,10 @@ def _examples(demo: DemoSet) -> Iterator[Example]:
     for prose, (ids, offsets) in zip(demo.prose, encoded, strict=True):
         spans = tuple(found for span in prose.spans if (found := token_span(offsets, *span)) is not None)
         if spans:
-            yield Example(id=prose.id, text=prose.text, ids=tuple(ids), spans=spans, origin_uid=prose.origin_uid)
+            yield Example(
+                id=prose.id, text=prose.text, ids=tuple(ids), spans=spans, origin_uid=prose.origin_uid,
+                origin_article=prose.origin_article,
+            )  # fmt: skip
         else:
             demo.dropped["prose sentences without a salient span"] += 1
 

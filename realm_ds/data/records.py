@@ -14,12 +14,19 @@ MAX_TOKEN_ID = 65535
 """Tokens travel and are stored as uint16."""
 NO_UID = 0
 """The uid of no passage: the origin of an example that was not cut from the corpus."""
+NO_ARTICLE = 0
+"""The id of no article."""
 
 
 def passage_uid(title: str, text: str) -> int:
     """Stable 63-bit id of a passage: of its words, not of its place (compare google-research realm, SHA-1 of both)."""
     digest = hashlib.sha1(f"{title} <sep> {text}".encode(), usedforsecurity=False).digest()
     return int.from_bytes(digest[:8], "big") >> 1 or 1
+
+
+def article_id(article: str) -> int:
+    """Stable 63-bit id of an article by its name, NO_ARTICLE for none."""
+    return passage_uid(article, "") if article else NO_ARTICLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +66,8 @@ class Example:
     """Salient spans as wordpiece ranges of `ids`, end exclusive; one is masked per epoch."""
     origin_uid: int
     """The passage x was cut from, never to be retrieved for it (trivial retrieval), or NO_UID."""
+    origin_article: str = ""
+    """That passage's article, or nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +121,7 @@ def example_from_json(data: object, *, where: str) -> Example:
         ids=ids,
         spans=members.ranges("spans", of="ids", length=len(ids)),
         origin_uid=members.integer("origin_uid", low=NO_UID, high=2**63 - 1),
+        origin_article=members.text("origin_article"),
     )
     if not example.ids:
         raise DataError(f"{where}: ids is empty, a sentence of nothing; leave it out and write the shards again")

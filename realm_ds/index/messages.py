@@ -1,6 +1,8 @@
-"""The messages between trainers and index ranks. How they travel is comm/mailbox.py's business.
+"""The messages between trainers, index ranks and builder ranks. How they travel is comm/mailbox.py's business.
 
-Shapes: B queries of one request, K hits per query, P embedding.
+Every message begins with the same four numbers, so that whoever receives it can tell whether it is meant for him.
+
+Shapes: B queries of one request, K hits per query, H hits fetched, N passages, P embedding.
 """
 
 from dataclasses import dataclass
@@ -9,39 +11,68 @@ import numpy as np
 
 NO_HIT = -1
 """The uid of an empty place in a reply: the shard holds fewer than K passages."""
+NO_REQUEST = -1
+"""The request of a message that belongs to none."""
+NO_SHARD = -1
+"""The shard of a message that is of or for none in particular."""
+NO_VERSION = -1
+NO_STEP = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Query:
+class Message:
+    """What every message says first."""
+
+    request: int = NO_REQUEST
+    """Numbered by the trainer that asks; answers repeat it."""
+    shard: int = NO_SHARD
+    """The shard that is asked, or that answers."""
+    version: int = NO_VERSION
+    """The index version that is meant."""
+    step: int = NO_STEP
+    """The trainer's step, or the step of the snapshot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query(Message):
     """Trainer to shard: the top K of one index version for B queries."""
 
-    request: int
-    """Numbered by the sender; the reply repeats it."""
-    step: int
-    version: int
     num_hits: int
+    wants_tokens: int
+    """1: tokens of all hits come with the reply. 0: ids only; the tokens of the winners are fetched from their owners."""
+    is_audit: int
+    """1: search the exact vectors, whatever the index is made of."""
     vectors_BP: np.ndarray
     """float32."""
-    exclude_B: np.ndarray
-    """int64: the passage not to return for each query, or NO_UID."""
+    uids_B: np.ndarray
+    """int64: the passage not to return for each query, or NO_UID (exclusion.py, also for what follows)."""
+    articles_B: np.ndarray
+    """int64: the article of which to return nothing, or NO_ARTICLE."""
+    ngrams_G: np.ndarray
+    """int64, the queries' n-grams one after the other, or empty."""
+    num_ngrams_B: np.ndarray
+    """int32, of each query."""
+    ngram: int
+    """Wordpieces of an n-gram."""
+    most_shared: float
+    """The share of a query's n-grams that a passage may have; one with more is not returned."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class Reply(Message):
     """Shard to trainer: best first; ties by ascending uid."""
 
-    request: int
-    step: int
-    version: int
     search_ms: float
     parked_ms: float
     """How long the request waited here for its version to be built."""
+    places_BK: np.ndarray
+    """int32, places in the shard to fetch tokens by."""
     uids_BK: np.ndarray
     """int64, NO_HIT where the shard ran out of passages."""
     scores_BK: np.ndarray
     """float32, -inf beside NO_HIT."""
     title_lengths_BK: np.ndarray
-    """int32, wordpieces of the title in `tokens`."""
+    """int32, wordpieces of the title in `tokens`; empty if no tokens were wanted, like the two below."""
     body_lengths_BK: np.ndarray
     """int32."""
     tokens: np.ndarray
@@ -49,11 +80,30 @@ class Reply:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnapshotStart:
-    """Trainer 0 to shard: weights of an index version follow, in `num_chunks` chunks."""
+class Fetch(Message):
+    """Trainer to shard: the tokens of these of its hits (the second of two phases)."""
 
-    version: int
-    step: int
+    places_H: np.ndarray
+    """int32, places in the shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched(Message):
+    """Shard to trainer: what was fetched, in the order asked."""
+
+    title_lengths_H: np.ndarray
+    """int32."""
+    body_lengths_H: np.ndarray
+    """int32."""
+    tokens: np.ndarray
+    """uint16."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotStart(Message):
+    """Trainer 0 to the root of the tree, and down it to every index and builder rank: a version is launched. Its weights
+    follow, in `num_chunks` chunks, for the ranks that embed."""
+
     num_bytes: int
     num_chunks: int
     sha256: str
@@ -61,30 +111,41 @@ class SnapshotStart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnapshotChunk:
-    """Trainer 0 to shard: a part of the snapshot announced before it."""
+class SnapshotChunk(Message):
+    """Down the tree: a part of the snapshot announced before it."""
 
-    version: int
     index: int
+    crc32: int
+    """Of `data`, so that the hop that damaged it is named."""
     data: np.ndarray
     """uint8."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildReport:
+class Vectors(Message):
+    """Builder rank to shard: vectors of passages that it embedded for `version`."""
+
+    start: int
+    """Place in the corpus of the first."""
+    vectors_NP: np.ndarray
+    """float32 or float16, as index.vectors says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport(Message):
     """Shard to trainer 0: how far the build of a version is; done when the counts are equal."""
 
-    version: int
     passages_done: int
     passages_total: int
     took_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stop:
+class Stop(Message):
     """Trainer to shard: I will ask no more; what is still parked need not be answered. Shard to trainer, as the answer:
-    you get nothing more. So nobody leaves while a message to it is under way. A shard ends when all trainers have."""
+    you get nothing more. So nobody leaves while a message to it is under way. A shard ends when all trainers have.
+    Trainer 0 to builder rank: no version will be launched any more."""
 
 
-MESSAGES = (Query, Reply, SnapshotStart, SnapshotChunk, BuildReport, Stop)
+MESSAGES = (Query, Reply, Fetch, Fetched, SnapshotStart, SnapshotChunk, Vectors, BuildReport, Stop)
 """In wire order: the kind of a message is its place here."""

@@ -80,4 +80,5 @@ def _example(number: int, passage: Passage, tokenizer: Tokenizer) -> Example:
         ids=ids,
         spans=((len(ids) - 3, len(ids) - 1),),
         origin_uid=passage.uid if number % 2 else 0,
+        origin_article=passage.article if number % 2 else "",
     )

@@ -28,6 +28,7 @@ def test_a_span_is_masked() -> None:
         mask_positions=(2, 3),
         targets=(101, 102),
         origin_uid=8,
+        plain_ids=(100, 101, 102, 103, 104, 105),
     )
 
 

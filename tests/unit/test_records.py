@@ -91,6 +91,7 @@ def test_long_values_are_shortened_in_messages() -> None:
         ({"spans": [[0, 3]]}, "spans is .*ranges of the 2 ids"),
         ({"origin_uid": -1}, "origin_uid is -1"),
         ({"id": 4}, "id is 4, not a string"),
+        ({"origin_article": 4}, "origin_article is 4, not a string"),
     ],
 )
 def test_wrong_examples(changed: dict[str, Any], message: str) -> None:
