@@ -120,12 +120,13 @@ class Part:
         try:
             with self.vectors_path.open("rb") as handle:
                 digest.update(_read_header(handle, dtype=dtype, shape=shape))
-                buffer_RP = np.empty((min(shape[0], _rows_at_once(shape[1])), shape[1]), dtype=dtype)
-                for row in range(0, shape[0], len(buffer_RP)):
+                step = _rows_at_once(shape[1])
+                buffer_RP = np.empty((min(shape[0], step), shape[1]), dtype=dtype)
+                for row in range(0, shape[0], step):
                     piece_RP = buffer_RP[: shape[0] - row]
-                    if handle.readinto(memoryview(piece_RP).cast("B")) != piece_RP.nbytes:  # type: ignore[attr-defined]
+                    if handle.readinto(piece_RP.data.cast("B")) != piece_RP.nbytes:
                         raise PartFault(f"damaged (it ends within passages {row} to {row + len(piece_RP) - 1} of it)")
-                    digest.update(piece_RP)
+                    digest.update(piece_RP.data)
                     yield row, piece_RP
                 digest.update(handle.read(1))  # Nothing, unless something was added.
         except OSError as error:
@@ -236,7 +237,7 @@ def _write(vectors_NP: np.ndarray, handle: BinaryIO, *, dtype: np.dtype) -> str:
     digest = hashlib.sha256(header.getvalue())
     step = _rows_at_once(vectors_NP.shape[1])
     for row in range(0, len(vectors_NP), step):
-        piece = memoryview(np.ascontiguousarray(_as_dtype(vectors_NP[row : row + step], dtype))).cast("B")
+        piece = np.ascontiguousarray(_as_dtype(vectors_NP[row : row + step], dtype)).data.cast("B")
         handle.write(piece)
         digest.update(piece)
     return digest.hexdigest()
