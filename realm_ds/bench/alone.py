@@ -1,6 +1,6 @@
 """A benchmark's job in a process of its own, without MPI.
 
-    python -m realm_ds.bench.alone FOLDER      (processes.py starts it)
+python -m realm_ds.bench.alone FOLDER      (processes.py starts it)
 """
 
 import sys

@@ -67,9 +67,7 @@ class Desk:
             for message in snapshot_messages(data, version=version, step=self._step, chunk_bytes=CHUNK_BYTES):
                 self._mailbox.send(message, to=self._tree.root)
 
-    def ask(
-        self, queries_BP: np.ndarray, *, hits: int, version: int = 0, replies: Replies = "whole"
-    ) -> Candidates:
+    def ask(self, queries_BP: np.ndarray, *, hits: int, version: int = 0, replies: Replies = "whole") -> Candidates:
         """One search, from asking to having the answer of all shards merged."""
         client = self._clients[replies]
         self._step += 1

@@ -1,14 +1,16 @@
 """The reference over sockets: faiss.contrib.client_server, mended only as far as it must be to answer at all.
 
 As it comes it answers nothing under numpy 2 (its unpickler forbids the module that arrays have moved to, and the client
-then waits for ever), and with inner product it keeps the worst of what the shards found. It also listens on all
-interfaces while unpickling what comes; here only on this machine's own, on a port that the system picks, one client.
+then waits for ever), keeps the worst of what the shards found with inner product, and serves IVF indexes alone. It also
+listens on all interfaces while unpickling what comes; here only on this machine's own, on a port that the system picks,
+for one client.
 
     python -m realm_ds.bench.contrib SEED WIDTH START STOP      serves these passages, prints its port
 """
 
 import contextlib
 import io
+import itertools
 import socket
 import subprocess
 import sys
@@ -28,6 +30,16 @@ from realm_ds.launch.tether import die_with_parent
 LOOPBACK = "127.0.0.1"
 NUMPY_2 = "numpy._core.multiarray"
 """Where numpy 2 keeps what rebuilds an array; both unpicklers are ours to trust: they read from their own machine."""
+
+
+class AnyServer(client_server.SearchServer):
+    """Its server, without looking for the cells of an index that may have none."""
+
+    def __init__(self, connection: socket.socket, index: Any) -> None:
+        rpc.Server.__init__(
+            self, connection, logf=io.StringIO()
+        )  # It tells of every call; terminals would cost it time.
+        self.index = index
 
 
 class KeepsBest(client_server.ClientIndex):
@@ -63,7 +75,7 @@ def serving(vectors: VectorsOf, *, edges: Sequence[int]) -> Iterator[list[int]]:
     """Servers of the shards edges[0]..edges[1], edges[1]..edges[2], ..., a process and a thread each; their ports."""
     servers = []
     try:
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in itertools.pairwise(edges):
             numbers = (vectors.seed, vectors.width, start, stop)
             servers.append(
                 subprocess.Popen(
@@ -91,9 +103,7 @@ def serve_one(index: Any, listener: socket.socket) -> None:
     """Its server for the first client that comes, until that hangs up."""
     mend()
     connection, _ = listener.accept()
-    server = client_server.SearchServer(connection, index)
-    server.logf = io.StringIO()  # It tells of every call: terminals would cost it time.
-    server.exec_loop()
+    AnyServer(connection, index).exec_loop()
 
 
 def main() -> None:

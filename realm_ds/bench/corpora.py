@@ -103,7 +103,7 @@ def seed_in(snapshot: bytes) -> int | None:
 
 
 def is_best(places_BK: np.ndarray, queries_BP: np.ndarray, vectors_NP: np.ndarray) -> bool:
-    """Whether these are the best hits in order, by brute force; two whose scores differ by rounding may change places."""
+    """Whether these are the best hits in order, by brute force; scores that differ by rounding may change places."""
     scores_BN = queries_BP.astype(np.float64) @ vectors_NP.T.astype(np.float64)
     best_BK = -np.sort(-scores_BN, axis=1)[:, : places_BK.shape[1]]
     found_BK = np.take_along_axis(scores_BN, places_BK, axis=1)

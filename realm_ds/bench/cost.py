@@ -8,9 +8,9 @@ Shapes: M measurements, F factors.
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,6 +41,12 @@ class Setting:
     """For searching, of each shard."""
     cores: int
     """Of all shards together; more threads than cores take turns."""
+
+
+def varied(base: Setting, factor: str, number: int) -> Setting:
+    """The base with another number of passages, shards, clients, queries or hits."""
+    changed: dict[str, Any] = {factor: number}
+    return replace(base, **changed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +81,12 @@ class CostModel:
     def save(self, path: Path, *, points: Sequence[Point], error: "FitError") -> None:
         """Write it with what it was fitted to, as JSON."""
         measured = [
-            {**asdict(point.setting), "ours_ms": point.ours_ms, "raw_ms": point.raw_ms, "model_ms": self.of(point.setting)}
+            {
+                **asdict(point.setting),
+                "ours_ms": point.ours_ms,
+                "raw_ms": point.raw_ms,
+                "model_ms": self.of(point.setting),
+            }
             for point in points
         ]
         content = {"model": asdict(self), "error": asdict(error), "measured": measured}

@@ -1,11 +1,13 @@
-"""The cost of a search as curves. What was measured is scale.py's business; matplotlib is loaded when a plot is drawn."""
+"""The cost of a search as curves. What was measured is scale.py's business.
+
+matplotlib is loaded when a plot is drawn, never before.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from realm_ds.bench.cost import CostModel, Point, Setting
+from realm_ds.bench.cost import CostModel, Point, Setting, varied
 from realm_ds.errors import ConfigError
 
 # Okabe and Ito's palette; markers and line styles differ too.
@@ -15,12 +17,12 @@ DOTS_PER_INCH = 120
 
 
 def draw_scale(
-    path: Path, *, base: Setting, varied: Mapping[str, Sequence[int]], points: Sequence[Point], model: CostModel
+    path: Path, *, base: Setting, factors: Mapping[str, Sequence[int]], points: Sequence[Point], model: CostModel
 ) -> None:
     """A panel for each factor that was varied around the base: measured, modelled, and FAISS alone."""
     figure = figure_class()(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
-    panels = figure.subplots(1, len(varied))
-    for axes, (factor, numbers) in zip(panels, varied.items(), strict=True):
+    panels = figure.subplots(1, len(factors))
+    for axes, (factor, numbers) in zip(panels, factors.items(), strict=True):
         _draw_factor(axes, factor, numbers, base=base, points=points, model=model)
     panels[0].set_ylabel("milliseconds a search")
     panels[0].legend(frameon=False)
@@ -35,7 +37,7 @@ def draw_scale(
 def _draw_factor(
     axes: Any, factor: str, numbers: Sequence[int], *, base: Setting, points: Sequence[Point], model: CostModel
 ) -> None:
-    settings = [replace(base, **{factor: number}) for number in numbers]
+    settings = [varied(base, factor, number) for number in numbers]
     found = {point.setting: point for point in points}
     axes.plot(numbers, [found[setting].ours_ms for setting in settings], "o-", color=BLUE, label="measured")
     axes.plot(numbers, [model.of(setting) for setting in settings], "x--", color=ORANGE, label="model")

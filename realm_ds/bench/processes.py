@@ -1,4 +1,4 @@
-"""Starts what a benchmark runs in: an MPI world, or one process of its own; tells how far it is, brings its result back.
+"""Starts what a benchmark runs in, an MPI world or one process of its own; tells how far it is, brings its result back.
 
 What the processes do is ranks.py's and alone.py's business.
 """
@@ -54,7 +54,9 @@ def run_alone(job: str, options: Mapping[str, Any], *, threads: int, bar: Bar) -
                 process.wait()
         if process.returncode:
             words = (folder / LOG_FILE).read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise LaunchError(f"{job} ended with exit code {process.returncode}: {words[-1]} (all: {folder / LOG_FILE})")
+            raise LaunchError(
+                f"{job} ended with exit code {process.returncode}: {words[-1]} (all: {folder / LOG_FILE})"
+            )
         return read_result(folder, 0)
 
 

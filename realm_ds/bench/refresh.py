@@ -1,5 +1,7 @@
-"""`realm-ds bench refresh`: how fast the index is rebuilt, what that takes, and what it does to searches meanwhile. What
-is done for it is refresh_jobs.py's business."""
+"""`realm-ds bench refresh`: how fast the index is rebuilt, what that takes, and what it does to searches meanwhile.
+
+What is done for it is refresh_jobs.py's business.
+"""
 
 import functools
 import itertools
@@ -94,10 +96,10 @@ def encode(
     """Ours against the loop that one would write; the demo's corpus unless another is given."""
     with tempfile.TemporaryDirectory(prefix="realm-bench-") as made:
         if corpus is None or tokenizer is None:
-            from realm_ds.data.prepare import QUICK_ENTITIES, prepare_demo
+            from realm_ds.data.prepare import prepare_demo
 
             prepare_demo(
-                Path(made), num_entities=QUICK_ENTITIES if sizes.is_quick else None,
+                Path(made), num_entities=4 if sizes.is_quick else None, vocab_size=2_000 if sizes.is_quick else 8_000,
                 on_progress=lambda doing: bar.update(now=doing),
             )  # fmt: skip
             corpus, tokenizer = Path(made) / "corpus", Path(made) / "tokenizer"
@@ -111,8 +113,8 @@ def encode(
             name="encode_throughput", value=median(found["ours"]), reference=median(found["bare"]), unit="passages/s",
             bar=Bar(limit=1.3), is_judged=not sizes.is_quick,
             note="reference: the same tower in a plain transformers loop (corpus order, 64 at a time, padded to the "
-            f"longest, inference mode), 1 thread; {found['passages']:,} passages of {found['mean_tokens']:.0f} wordpieces "
-            f"on average, tower of {tower.layers} layers of {tower.hidden}; " + spread(found["ours"], found["bare"]),
+            f"longest, inference mode), 1 thread; {found['passages']:,} passages of "
+            f"{found['mean_tokens']:.0f} wordpieces on average, tower of {tower.layers} layers of {tower.hidden}; " + spread(found["ours"], found["bare"]),
         )
     ]  # fmt: skip
 
@@ -149,8 +151,8 @@ def serving(sizes: Sizes, tower: TowerSize, bar: progress.Bar) -> Sequence[Measu
     }  # fmt: skip
     found = run_in_world("serving", options, clients=1, shards=1, bar=bar)[0]
     size = (
-        f"{sizes.serving_passages:,} passages of {sizes.serving_tokens + 3} wordpieces, one shard, one thread to search, "
-        f"one to build, tower of {tower.layers} layers of {tower.hidden}"
+        f"{sizes.serving_passages:,} passages of {sizes.serving_tokens + 3} wordpieces, one shard, one thread to "
+        f"search and one to build, tower of {tower.layers} layers of {tower.hidden}"
     )
     return [
         Measure(
@@ -196,9 +198,9 @@ def swap(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
         Measure(
             name="swap_latest", value=(latest_ms - usual_ms) / one_ms, unit="searches late",
             bar=Bar(limit=1.0, of="value", side="<="), is_judged=not sizes.is_quick,
-            note=f"the latest of the first {AT_A_SWAP} answers of each client from each new version took {latest_ms:.1f} "
-            f"ms, half of all others at most {usual_ms:.1f}, the latest of those {elsewhere_ms:.1f}; one search is "
-            f"{one_ms:.1f} ms; {parked} had to wait for their version; {what}",
+            note=f"the latest of the first {AT_A_SWAP} answers of each client from each new version took "
+            f"{latest_ms:.1f} ms, half of all others at most {usual_ms:.1f}, the latest of those {elsewhere_ms:.1f}; one "
+            f"search is {one_ms:.1f} ms; {parked} had to wait for their version; {what}",
         ),
     ]  # fmt: skip
 

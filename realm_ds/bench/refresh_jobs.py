@@ -121,7 +121,7 @@ def memory(options: Options, *, folder: Path) -> Result:
 
 
 def serving(desk: Desk, options: Options) -> Result:
-    """Searches of one client while nothing else goes on and while the index is rebuilt; rebuilds with and without them."""
+    """Searches of one client while nothing is built and while a version is; rebuilds with searches and without."""
     from realm_ds.bench.towers import new_snapshot
 
     snapshot = new_snapshot(options["tower"], width=options["width"])

@@ -9,8 +9,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from realm_ds.bench.cost import CostModel, FitError, Point, Setting, fit
+from realm_ds.bench.cost import CostModel, FitError, Point, Setting, fit, varied
 from realm_ds.bench.measure import Measure
 from realm_ds.bench.processes import run_in_world
 from realm_ds.bench.run import Group
@@ -19,6 +20,9 @@ from realm_ds.observe import progress
 WIDTH = 128
 TOKENS = 140
 """Of a passage: what a REALM passage has on average."""
+SCANNED_IN_A_BLOCK = 20_000_000
+"""Pairs of query and passage: half a second on one core."""
+FEWEST_BATCHES = 4
 JSON_FILE, PLOT_FILE = "scale.json", "scale.png"
 
 
@@ -33,7 +37,7 @@ class Grid:
     clients: tuple[int, ...]
     queries: tuple[int, ...]
     hits: tuple[int, ...]
-    batches: int
+    most_batches: int
     """In a block."""
     blocks: int
 
@@ -51,7 +55,7 @@ def full_grid() -> Grid:
         is_quick=False,
         base=Setting(passages=100_000, shards=2, clients=1, queries=16, hits=8, tokens=TOKENS, cores=_cores()),
         passages=(10_000, 31_623, 100_000, 316_228, 1_000_000), shards=(1, 2, 4, 8), clients=(1, 2, 4),
-        queries=(4, 16, 64), hits=(8, 32, 100), batches=8, blocks=5,
+        queries=(4, 16, 64), hits=(8, 32, 100), most_batches=100, blocks=5,
     )  # fmt: skip
 
 
@@ -60,7 +64,7 @@ def quick_grid() -> Grid:
     return Grid(
         is_quick=True,
         base=Setting(passages=2_000, shards=1, clients=1, queries=4, hits=4, tokens=TOKENS, cores=_cores()),
-        passages=(2_000,), shards=(1, 2), clients=(1,), queries=(4, 8), hits=(4, 16), batches=2, blocks=1,
+        passages=(2_000,), shards=(1, 2), clients=(1,), queries=(4, 8), hits=(4, 16), most_batches=2, blocks=1,
     )  # fmt: skip
 
 
@@ -72,8 +76,8 @@ def scale(grid: Grid, out: Path, bar: progress.Bar) -> Sequence[Measure]:
     points = measure_grid(grid, bar)
     model, error = fit(points)
     model.save(out / JSON_FILE, points=points, error=error)
-    varied = {factor: getattr(grid, factor) for factor in ("passages", "shards", "clients")}
-    draw_scale(out / PLOT_FILE, base=grid.base, varied=varied, points=points, model=model)
+    factors = {factor: getattr(grid, factor) for factor in ("passages", "shards", "clients")}
+    draw_scale(out / PLOT_FILE, base=grid.base, factors=factors, points=points, model=model)
     return [*_measures(grid, points), *_phases(grid, points), _of_the_fit(grid, model, error, out)]
 
 
@@ -91,7 +95,7 @@ def measure_grid(grid: Grid, bar: progress.Bar) -> list[Point]:
 
 
 def _kinds(grid: Grid, world: Setting) -> list[Setting]:
-    """What is asked in a world: as the base asks; tokens in two phases where shards are varied; the rest in the base."""
+    """What is asked in a world: as in the base; in two phases too where shards are varied; the rest in the base's."""
     kinds = [world]
     if replace(world, shards=grid.base.shards) == grid.base:
         # Enough hits that their tokens count.
@@ -106,9 +110,8 @@ def _kinds(grid: Grid, world: Setting) -> list[Setting]:
 def _in_one_world(grid: Grid, kinds: Sequence[Setting], bar: progress.Bar) -> list[Point]:
     world = kinds[0]
     options = {
-        "passages": world.passages, "width": WIDTH, "tokens": world.tokens, "batches": grid.batches,
-        "blocks": grid.blocks, "raw_threads": min(world.shards, world.cores),
-        "kinds": [{"queries": kind.queries, "hits": kind.hits, "replies": kind.replies} for kind in kinds],
+        "passages": world.passages, "width": WIDTH, "tokens": world.tokens,
+        "blocks": grid.blocks, "raw_threads": min(world.shards, world.cores), "kinds": [_kind(grid, kind) for kind in kinds],
     }  # fmt: skip
     found = run_in_world("cost", options, clients=world.clients, shards=world.shards, bar=bar)[0]
     return [
@@ -117,18 +120,25 @@ def _in_one_world(grid: Grid, kinds: Sequence[Setting], bar: progress.Bar) -> li
     ]
 
 
+def _kind(grid: Grid, kind: Setting) -> dict[str, Any]:
+    """Of a cheap search many in a block, for the clock; of a dear one few."""
+    scanned = kind.clients * kind.queries * kind.passages
+    batches = min(grid.most_batches, max(FEWEST_BATCHES, SCANNED_IN_A_BLOCK // scanned))
+    return {"queries": kind.queries, "hits": kind.hits, "replies": kind.replies, "batches": batches}
+
+
 def _measures(grid: Grid, points: Sequence[Point]) -> list[Measure]:
     """A line for each place of the grid."""
-    measures = []
+    measures: list[Measure] = []
     for factor in ("passages", "shards", "clients", "queries", "hits"):
         for number in getattr(grid, factor):
-            wanted = replace(grid.base, **{factor: number})
+            wanted = varied(grid.base, factor, number)
             point = next(point for point in points if point.setting == wanted)
             name = factor if factor in ("passages", "shards", "clients") else f"shards_{grid.base.shards}_{factor}"
             measures.append(
                 Measure(
                     name=f"{name}_{number}", value=point.ours_ms, reference=point.raw_ms, unit="ms a search",
-                    is_judged=not grid.is_quick, note=_describe(wanted) if number == getattr(grid, factor)[0] else "",
+                    is_judged=not grid.is_quick, note="" if measures else _describe(wanted),
                 )
             )  # fmt: skip
     return measures
@@ -167,14 +177,14 @@ def _break_even(model: CostModel) -> str:
     if model.per_token <= 0:
         return "nowhere: tokens cost nothing that could be measured"
     # Two messages more for each shard, against the tokens of the (S - 1) / S of hits that lose.
-    by_shards = [2 * shards * model.per_message / model.per_token * 2 / 2**10 for shards in (2, 8)]
-    return f"where the losing hits have more than {by_shards[0]:.0f} KiB of tokens with 2 shards, {by_shards[1]:.0f} with 8"
+    kib = [2 * shards * model.per_message / model.per_token * 2 / 2**10 for shards in (2, 8)]
+    return f"where losing hits have more than {kib[0]:.0f} KiB of tokens with 2 shards, {kib[1]:.0f} with 8"
 
 
 def _describe(setting: Setting) -> str:
     return (
-        f"reference: IndexFlatIP in a client's process, the searches of all clients one after the other, as many threads "
-        f"as shards can run at once ({setting.cores} cores here); {setting.passages:,} x {WIDTH}, {setting.shards} "
+        "reference: IndexFlatIP in a client's process, the searches of all clients one after the other, as many "
+        f"threads as shards can run at once ({setting.cores} cores here); {setting.passages:,} x {WIDTH}, {setting.shards} "
         f"shard(s), {setting.clients} client(s), {setting.queries} queries, k={setting.hits}, {setting.tokens} "
         "wordpieces a passage"
     )

@@ -79,8 +79,8 @@ def throughput(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
         Measure(
             name="throughput_flat_1m", value=median(found["ours"]), reference=median(found["raw"]), unit="queries/s",
             bar=Bar(limit=0.95), is_judged=not sizes.is_quick,
-            note=f"reference: IndexFlatIP in a client's process, {NUM_SHARDS} threads, the same batches of 64, k=8, over "
-            f"{sizes.large_passages:,} x {WIDTH}; ours: {NUM_SHARDS} shards of 1 thread, 2 clients at once; "
+            note=f"reference: IndexFlatIP in a client's process, {NUM_SHARDS} threads, the same batches of 64, k=8, "
+            f"over {sizes.large_passages:,} x {WIDTH}; ours: {NUM_SHARDS} shards of 1 thread, 2 clients at once; "
             + spread(found["ours"], found["raw"]),
         )
     ]  # fmt: skip
@@ -132,9 +132,10 @@ def latency(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
             Measure(
                 name=f"latency_small_{name}", value=ours - raw, reference=raw, unit="ms more",
                 bar=Bar(limit=most_ms, of="value", side="<="), is_judged=not sizes.is_quick,
-                note=f"reference: IndexFlatIP in the client's process, 1 thread, batch 8, over {sizes.small_passages:,} "
-                f"x {WIDTH}; round trip {ours:.2f} ms over {NUM_SHARDS} shards with {1e3 * sizes.pause_s:g} ms of pause "
-                f"before each search; without pauses {at_once[0]:.2f} against {at_once[1]:.2f} ms",
+                note="reference: IndexFlatIP in the client's process, 1 thread, batch 8, over "
+                f"{sizes.small_passages:,} x {WIDTH}; round trip {ours:.2f} ms over {NUM_SHARDS} shards, with "
+                f"{1e3 * sizes.pause_s:g} ms of pause before each search; without pauses {at_once[0]:.2f} against "
+                f"{at_once[1]:.2f} ms",
             )
         )  # fmt: skip
     measures.append(
