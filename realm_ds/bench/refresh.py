@@ -76,6 +76,7 @@ def refresh_groups(
     if (corpus is None) != (tokenizer is None):
         raise ConfigError("--corpus and --tokenizer go together: the tar shards, and the tokenizer they were made with")
     sizes = QUICK if is_quick else FULL
+    tower = TowerSize(layers=1, hidden=64) if is_quick else tower
     return [
         Group(
             title="Embedding passages", names=("encode_throughput",),
@@ -114,7 +115,8 @@ def encode(
             bar=Bar(limit=1.3), is_judged=not sizes.is_quick,
             note="reference: the same tower in a plain transformers loop (corpus order, 64 at a time, padded to the "
             f"longest, inference mode), 1 thread; {found['passages']:,} passages of "
-            f"{found['mean_tokens']:.0f} wordpieces on average, tower of {tower.layers} layers of {tower.hidden}; " + spread(found["ours"], found["bare"]),
+            f"{found['mean_tokens']:.0f} wordpieces on average, tower of {tower.layers} layers of {tower.hidden}; "
+            + spread(found["ours"], found["bare"]),
         )
     ]  # fmt: skip
 
@@ -199,8 +201,8 @@ def swap(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
             name="swap_latest", value=(latest_ms - usual_ms) / one_ms, unit="searches late",
             bar=Bar(limit=1.0, of="value", side="<="), is_judged=not sizes.is_quick,
             note=f"the latest of the first {AT_A_SWAP} answers of each client from each new version took "
-            f"{latest_ms:.1f} ms, half of all others at most {usual_ms:.1f}, the latest of those {elsewhere_ms:.1f}; one "
-            f"search is {one_ms:.1f} ms; {parked} had to wait for their version; {what}",
+            f"{latest_ms:.1f} ms, half of all others at most {usual_ms:.1f}, the latest of those {elsewhere_ms:.1f}; "
+            f"one search is {one_ms:.1f} ms; {parked} had to wait for their version; {what}",
         ),
     ]  # fmt: skip
 

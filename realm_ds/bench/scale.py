@@ -23,7 +23,8 @@ TOKENS = 140
 SCANNED_IN_A_BLOCK = 20_000_000
 """Pairs of query and passage: half a second on one core."""
 FEWEST_BATCHES = 4
-JSON_FILE, PLOT_FILE = "scale.json", "scale.png"
+JSON_FILE = "scale.json"
+PLOT_FILE = "scale.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +111,8 @@ def _kinds(grid: Grid, world: Setting) -> list[Setting]:
 def _in_one_world(grid: Grid, kinds: Sequence[Setting], bar: progress.Bar) -> list[Point]:
     world = kinds[0]
     options = {
-        "passages": world.passages, "width": WIDTH, "tokens": world.tokens,
-        "blocks": grid.blocks, "raw_threads": min(world.shards, world.cores), "kinds": [_kind(grid, kind) for kind in kinds],
+        "passages": world.passages, "width": WIDTH, "tokens": world.tokens, "blocks": grid.blocks,
+        "raw_threads": min(world.shards, world.cores), "kinds": [_kind(grid, kind) for kind in kinds],
     }  # fmt: skip
     found = run_in_world("cost", options, clients=world.clients, shards=world.shards, bar=bar)[0]
     return [
@@ -184,9 +185,9 @@ def _break_even(model: CostModel) -> str:
 def _describe(setting: Setting) -> str:
     return (
         "reference: IndexFlatIP in a client's process, the searches of all clients one after the other, as many "
-        f"threads as shards can run at once ({setting.cores} cores here); {setting.passages:,} x {WIDTH}, {setting.shards} "
-        f"shard(s), {setting.clients} client(s), {setting.queries} queries, k={setting.hits}, {setting.tokens} "
-        "wordpieces a passage"
+        f"threads as shards can run at once ({setting.cores} cores here); {setting.passages:,} x {WIDTH}, "
+        f"{setting.shards} shard(s), {setting.clients} client(s), {setting.queries} queries, k={setting.hits}, "
+        f"{setting.tokens} wordpieces a passage"
     )
 
 
