@@ -232,7 +232,7 @@ class IndexConfig(Section):
     most_shared: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Passages that hold more than this share of a sentence's n-grams are not retrieved for it either: near-duplicates
     of its own passage. 1 excludes nothing."""
-    ngram: Count = 5
+    ngram: Annotated[int, Field(ge=1, le=512)] = 5
     """Wordpieces of such an n-gram."""
     replies: Literal["auto", "whole", "two_phase"] = "auto"
     """whole: every shard sends the tokens of all its hits. two_phase: ids first, then each shard the tokens of those

@@ -15,6 +15,7 @@ from realm_ds.data.records import NO_ARTICLE, NO_UID
 from realm_ds.errors import IndexFault
 from realm_ds.index.passages import PassageShard
 
+LONGEST_NGRAM = 512
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 """Odd, of the golden ratio: what an n-gram's hash is a polynomial in."""
 
@@ -43,8 +44,8 @@ class Exclusion:
                 f"exclusions of {lengths} queries with {self.num_ngrams_B.sum()} n-grams hold {len(self.ngrams_G)}: a "
                 "fault of the sender"
             )
-        if self.ngram < 1:
-            raise IndexFault(f"exclusions by n-grams of {self.ngram} wordpieces: give index.ngram at least 1")
+        if not 1 <= self.ngram <= LONGEST_NGRAM:
+            raise IndexFault(f"exclusions by n-grams of {self.ngram} wordpieces: index.ngram is 1 to {LONGEST_NGRAM}")
 
     def __len__(self) -> int:
         return len(self.uids_B)

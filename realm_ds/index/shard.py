@@ -38,6 +38,8 @@ NOWHERE = -1
 """The place of no passage, as faiss says it."""
 SPARE_HITS = 4
 """Fetched beyond those asked for: one may be excluded, the others show that the last hit is no tie."""
+MOST_HITS = 2**16
+"""Of one query: more is a mistake, or bytes gone wrong."""
 FETCHED_AT_ONCE = 2**22
 """Hits that one faiss call may return while ties are sorted out; more rows go in several calls."""
 ADDED_AT_ONCE = 65_536
@@ -187,8 +189,11 @@ class BuiltShard:
                 f"queries are of shape {vectors_BP.shape}, but the vectors of index version {self.version} are "
                 f"{self.width} wide: trainers and index ranks run with different model.projection_size"
             )
-        if num_exclusions != len(vectors_BP) or num_hits < 1:
-            raise IndexFault(f"{len(vectors_BP)} queries came with {num_exclusions} exclusions and num_hits={num_hits}")
+        if num_exclusions != len(vectors_BP) or not 1 <= num_hits <= MOST_HITS:
+            raise IndexFault(
+                f"{len(vectors_BP)} queries came with {num_exclusions} exclusions and num_hits={num_hits}: give as many "
+                f"as queries, and 1 to {MOST_HITS} hits"
+            )
         if not np.isfinite(vectors_BP).all():
             raise IndexFault("the queries hold values that are not finite: the query tower has diverged")
         if is_audit and self._table is None:

@@ -65,10 +65,7 @@ def test_the_shard_returns_the_best_of_what_is_not_excluded(corpus, queries, ngr
     asked = random.integers(-3, 4, size=(len(queries), 3)).astype(np.float32)
     built = build_shard(shard, VectorTable.of(vectors), version=0, spec=IndexSpec())
     uids, articles, texts = ([query[part] for query in queries] for part in range(3))
-    if queries:
-        out = exclusion(uids, articles, texts, ngram=ngram, most_shared=most_shared)
-    else:
-        out = exclude_nothing(0)
+    out = exclusion(uids, articles, texts, ngram=ngram, most_shared=most_shared) if queries else exclude_nothing(0)
     found = built.search(asked, num_hits=num_hits, exclusion=out)
     for row, (uid, article, text) in enumerate(queries):
         left = [
@@ -108,7 +105,7 @@ def test_what_does_not_fit_together_is_a_fault():
             uids_B=nothing, articles_B=nothing, ngrams_G=np.zeros(1, dtype=np.int64),
             num_ngrams_B=np.array([1, 2], dtype=np.int32),
         )  # fmt: skip
-    with pytest.raises(IndexFault, match="give index.ngram at least 1"):
+    with pytest.raises(IndexFault, match="index.ngram is 1 to 512"):
         Exclusion(
             uids_B=nothing, articles_B=nothing, ngrams_G=nothing[:0], num_ngrams_B=np.zeros(2, dtype=np.int32), ngram=0
         )

@@ -33,7 +33,9 @@ def test_the_number_of_passages_that_an_error_names_would_do(factory: str, least
     random = np.random.default_rng(0)
     build(random.standard_normal((max(least, 2), WIDTH)).astype("f4"), factory=factory)
     if least > 1:
-        with pytest.raises(ConfigError, match=f"needs at least {least} passages to train it, but the shard has {least - 1}"):
+        with pytest.raises(
+            ConfigError, match=f"needs at least {least} passages to train it, but the shard has {least - 1}"
+        ):
             build(random.standard_normal((least - 1, WIDTH)).astype("f4"), factory=factory)
 
 
@@ -64,7 +66,9 @@ def test_reranking_finds_more_than_the_index_alone(factory: str):
     expected, _ = brute_force(queries, vectors, list(range(1, 2001)), num_hits=5, exclude=64 * [0])
 
     def recall(rerank: int) -> float:
-        built = build(vectors, factory=factory, rerank=rerank, search_parameters="nprobe=8" if "IVF" in factory else "auto")
+        built = build(
+            vectors, factory=factory, rerank=rerank, search_parameters="nprobe=8" if "IVF" in factory else "auto"
+        )
         found = built.search(queries, num_hits=5, exclusion=exclude_nothing(64)).uids_BK
         return sum(len(set(row) & set(best)) for row, best in zip(found.tolist(), expected, strict=True)) / (5 * 64)
 
