@@ -14,6 +14,7 @@ from typing import Any
 from realm_ds.bench.measure import Bar, Measure, median, spread
 from realm_ds.bench.processes import run_alone, run_in_world
 from realm_ds.bench.run import Group
+from realm_ds.config.schema import IndexConfig
 from realm_ds.errors import ConfigError, LaunchError
 from realm_ds.observe import progress
 
@@ -47,10 +48,10 @@ class Sizes:
 
 FULL = Sizes(
     is_quick=False, encode_passages=2_000, encode_blocks=5,
-    # In the proportions of REALM's corpus on 8 index ranks (0.85 GB of vectors, 0.96 of tokens, 0.44 of weights), and
-    # large enough that a batch's activations, which do not grow with the shard, are a few per cent.
-    memory_passages=50_000, memory_width=4_096, memory_tokens=9_000, memory_hidden=1_024, memory_vocabulary=65_000,
-    serving_passages=30_000, serving_tokens=12, serving_searches=400, serving_rounds=3,
+    # As much of vectors as of tokens, as in REALM's corpus, and so large that a batch's activations, which do not grow
+    # with the shard, are a few per cent; weights that one needless copy of shows, and that are quick to compute with.
+    memory_passages=60_000, memory_width=7_000, memory_tokens=14_000, memory_hidden=1_024, memory_vocabulary=65_000,
+    serving_passages=30_000, serving_tokens=12, serving_searches=400, serving_rounds=2,
     swap_passages=100_000, swaps=24, swap_every=24,
 )  # fmt: skip
 QUICK = Sizes(
@@ -129,7 +130,7 @@ def memory(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
         snapshot = Path(made) / "snapshot.safetensors"
         options = {
             "passages": sizes.memory_passages, "width": sizes.memory_width, "tokens": sizes.memory_tokens,
-            "seen_tokens": 3, "tower": tower, "snapshot": str(snapshot),
+            "seen_tokens": 1, "tower": tower, "snapshot": str(snapshot),
         }  # fmt: skip
         bar.update(now="making weights")
         run_alone("snapshot", options, threads=1, bar=bar)
@@ -210,5 +211,5 @@ def swap(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
 def _tower(size: TowerSize, *, vocabulary: int = 30_000, intermediate: int | None = None) -> dict[str, Any]:
     return {
         "layers": size.layers, "hidden": size.hidden, "intermediate": intermediate or 4 * size.hidden,
-        "vocabulary": vocabulary, "batch_tokens": 8192,
+        "vocabulary": vocabulary, "batch_tokens": IndexConfig().embed_batch_tokens,
     }  # fmt: skip
