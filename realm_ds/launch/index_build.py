@@ -7,26 +7,28 @@ part: what memory holds is bounded by the part, and a build that was killed goes
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from realm_ds.comm.roles import INDEX
 from realm_ds.comm.world import World, is_launched, join_world, singleton, start_mpi
-from realm_ds.config.load import RUN_CONFIG, dump
+from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Manifest, open_manifest, passage_range, read_passages
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
-from realm_ds.errors import ConfigError
+from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.corpus import embed_with
 from realm_ds.files import write_durably
 from realm_ds.index.embedding import Embed, ShardEmbedder
 from realm_ds.index.passages import PassageShard
-from realm_ds.index.store import IndexStore, PartFault, stored_parts
+from realm_ds.index.store import SNAPSHOT_FILE, IndexStore, PartFault, stored_parts, stored_versions, version_folder
 from realm_ds.launch.failures import forget_last_world
-from realm_ds.launch.index_store import Card, Ranges, gaps, joined, read_card, write_card
+from realm_ds.launch.index_store import Card, Ranges, gaps, joined, read_card, size_text, write_card
 from realm_ds.launch.index_towers import Towers, check_towers, device_for, load_tower, look_at_towers
 from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.rank import as_rank, run_as_rank
@@ -76,6 +78,20 @@ class BuildPlan:
         return self.towers.width * (2 if self.config.index.vectors == "fp16" else 4)
 
 
+def build_verb(
+    *, source: str | None, run: Path | None, out: Path, tower: Path | None, overrides: Sequence[str], processes: int,
+    part_passages: int, dry_run: bool,
+) -> None:  # fmt: skip
+    """What the command line asks for: build, or say what that would take."""
+    make_plan = partial(
+        open_plan, source=source, run=run, out=out, tower=tower, overrides=overrides, part_passages=part_passages
+    )  # fmt: skip
+    if dry_run:
+        print(describe_plan(make_plan(), processes=processes))
+    else:
+        build_index(make_plan, out=out, processes=processes)
+
+
 def build_index(make_plan: Callable[[], BuildPlan], *, out: Path, processes: int) -> None:
     """Build an index from here, in this process or in a world of `processes`; or take part, if a launcher started us.
 
@@ -97,10 +113,23 @@ def build_index(make_plan: Callable[[], BuildPlan], *, out: Path, processes: int
         bar.finish(f'{plan.corpus.count:,} passages: realm-ds index search {out} "..."')
 
 
-def open_plan(config: RealmConfig, *, out: Path, towers: Path | None, part_passages: int = PART_PASSAGES) -> BuildPlan:
-    """Look at all that a build reads before anything is started for it."""
+def open_plan(
+    *, source: str | None, run: Path | None, out: Path, tower: Path | None, overrides: Sequence[str],
+    part_passages: int = PART_PASSAGES,
+) -> BuildPlan:  # fmt: skip
+    """Look at all that a build reads before anything is started for it.
+
+    Settings come from `source`, from a training run, or from the build in `out` that is to be finished.
+    """
+    if run is not None and source is not None:
+        raise ConfigError(f"--run {run} and --config {source} both give the settings: leave one of them out")
+    if source is None:
+        source = str(run) if run is not None else str(out) if (out / RUN_CONFIG).is_file() else None
+    config = load(source, overrides)
+    if tower is None and run is not None:
+        tower = _newest_snapshot(run)
     card = read_card(out)  # of a build that is to be finished: it says what the config may not
-    path = towers or config.model.start_from or (Path(card.towers) if card else None)
+    path = tower or config.model.start_from or (Path(card.towers) if card else None)
     if path is None:
         raise ConfigError(
             "no towers to embed with: name an export folder with --tower runs/pretrain/export or model.start_from=..., "
@@ -126,7 +155,9 @@ def prepare_folder(plan: BuildPlan) -> None:
         old, new = asdict(there), asdict(plan.card)
         # Where things are, and how they will be searched, may change; what they are may not.
         fixed = ("corpus_sha256", "tokenizer_fingerprint", "towers_sha256", "width", "dtype")
-        changed = [f"{name} was {_short(old[name])}, now {_short(new[name])}" for name in fixed if old[name] != new[name]]
+        changed = [
+            f"{name} was {_short(old[name])}, now {_short(new[name])}" for name in fixed if old[name] != new[name]
+        ]
         if changed:
             raise ConfigError(
                 f"{plan.out} holds an index of something else ({'; '.join(changed)}): name another folder with --out, "
@@ -150,7 +181,8 @@ def embed_rest(plan: BuildPlan, world: World, *, on_done: OnDone) -> None:
     )  # fmt: skip
     embed = embed_with(tower)
     for first, last in _in_parts(missing, plan.part_passages):
-        _embed_part(plan, first, last, embed=embed, on_done=lambda done, before=num_done: on_done(before + done))
+        for done in _embed_part(plan, first, last, embed=embed):
+            on_done(num_done + done)
         num_done += last - first
 
 
@@ -173,6 +205,17 @@ def whole_parts(plan: BuildPlan, start: int, stop: int) -> Ranges:
     return joined(whole)
 
 
+def _newest_snapshot(run: Path) -> Path:
+    paths = [version_folder(run / "index", version) / SNAPSHOT_FILE for version in stored_versions(run / "index")]
+    there = [path for path in paths if path.is_file()]
+    if not there:
+        raise CheckpointError(
+            f"{run} holds no snapshot (index/version-00000/{SNAPSHOT_FILE} or later): `realm-ds pretrain` writes them; "
+            "of another stage, give its export with --config and --tower"
+        )
+    return there[-1]
+
+
 def rank_arguments(plan: BuildPlan) -> list[str]:
     """What every rank of a world on this machine is started with."""
     return [
@@ -193,9 +236,9 @@ def describe_plan(plan: BuildPlan, *, processes: int) -> str:
     lines = {
         "passages": f"{count:,}, of {plan.config.data.corpus}",
         "towers": f"{plan.towers.path}, vectors {plan.towers.width} wide",
-        "on disk": f"{_size(count * plan.vector_bytes)} in {num_parts} parts ({plan.config.index.vectors})",
-        "building": f"at most {_size(each)} for each of {processes} processes, beside Python and torch (0.5 GB)",
-        "searching": f"at most {_size(count * (plan.vector_bytes + tokens_bytes))} with Flat, over all shards",
+        "on disk": f"{size_text(count * plan.vector_bytes)} in {num_parts} parts ({plan.config.index.vectors})",
+        "building": f"at most {size_text(each)} for each of {processes} processes, beside Python and torch (0.5 GB)",
+        "searching": f"at most {size_text(count * (plan.vector_bytes + tokens_bytes))} with Flat, over all shards",
     }
     if processes > 1:
         lines["starts"] = " ".join(world_command(rank_arguments(plan), processes=processes))
@@ -224,7 +267,8 @@ def _take_part(make_plan: Callable[[], BuildPlan]) -> None:
         world.barrier(timeout_s=plan.config.index.build_timeout_s, waiting_for="all ranks to embed their passages")
 
 
-def _embed_part(plan: BuildPlan, start: int, stop: int, *, embed: Embed, on_done: OnDone) -> None:
+def _embed_part(plan: BuildPlan, start: int, stop: int, *, embed: Embed) -> Iterator[int]:
+    """Embed and write a part, yielding now and then how many of its passages are done."""
     data = plan.config.data
     passages = PassageShard.from_passages(
         read_passages(data.corpus, plan.corpus, start, stop, max_tokens=data.passage_tokens), start=start
@@ -234,8 +278,7 @@ def _embed_part(plan: BuildPlan, start: int, stop: int, *, embed: Embed, on_done
         batch_tokens=plan.config.index.embed_batch_tokens, width=plan.towers.width,
     )  # fmt: skip
     vectors_NP = np.empty((len(passages), plan.towers.width), dtype=np.float32)
-    for done in embedder.run(embed, vectors_NP):
-        on_done(done)
+    yield from embedder.run(embed, vectors_NP)
     store = IndexStore(plan.out, corpus_sha256=plan.corpus.digest, dtype=plan.config.index.vectors)
     store.save(vectors_NP, version=VERSION, snapshot_sha256=plan.towers.sha256, start=start)
 
@@ -253,7 +296,7 @@ class _BuildFollower(RunFollower):
         super().__init__(run_folder, stage=stage, bar=bar)
         self._done: dict[str, int] = {}
 
-    def _take(self, writer: str, record: dict) -> None:
+    def _take(self, writer: str, record: Mapping[str, Any]) -> None:
         if record["event"] == "embedded":
             self._done[writer] = int(record["done"])
             self._bar.update(sum(self._done.values()), now="")
@@ -261,11 +304,3 @@ class _BuildFollower(RunFollower):
 
 def _short(value: object) -> str:
     return value[:12] if isinstance(value, str) else str(value)
-
-
-def _size(num_bytes: int) -> str:
-    """Bytes for people: 3.1 MB, 12 GB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
-    return f"{num_bytes} bytes"

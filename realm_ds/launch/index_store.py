@@ -165,7 +165,9 @@ def choose_version(index: StoredIndex, version: int | None, *, num_passages: int
     there = stored_versions(index.folder)
     if version is not None and version not in there:
         known = ", ".join(map(str, there)) or "none"
-        raise IndexFault(f"no version {version} in {index.folder}: there is {known}; leave --version out for the newest")
+        raise IndexFault(
+            f"no version {version} in {index.folder}: there is {known}; leave --version out for the newest"
+        )
     states = [look_at(index, number) for number in ([version] if version is not None else reversed(there))]
     for state in states:
         if not gaps(state.covered, 0, num_passages):
@@ -207,6 +209,14 @@ def told(ranges: Ranges) -> str:
     """Ranges for people, the first few of them: "passages 0 to 99, 300 to 399"."""
     some = ", ".join(f"{start} to {stop - 1}" for start, stop in ranges[:4])
     return f"passages {some}" + (f" and {len(ranges) - 4} more ranges" if len(ranges) > 4 else "")
+
+
+def size_text(num_bytes: int) -> str:
+    """Bytes as people say them: 3.1 MB, 12 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes} bytes"
 
 
 def _kind(manifest: PartManifest) -> tuple[str, str, int]:

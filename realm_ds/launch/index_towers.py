@@ -1,4 +1,4 @@
-"""The two towers that an index is of, wherever they are: an export folder, or the snapshot of an index version of a run.
+"""The two towers that an index is of, wherever they are: an export folder, or the snapshot of a run's index version.
 
 Looking at them costs no more than reading their files once; torch builds them only to embed with.
 """
@@ -7,7 +7,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,7 +21,6 @@ from realm_ds.models.realm import frozen_tower, strip_prefix
 from realm_ds.models.towers import PROJECTION_FILE, Embedder
 
 WEIGHTS_FILE = "model.safetensors"
-TowerName = Literal["query_tower", "passage_tower"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,9 @@ def look_at_towers(path: Path) -> Towers:
     try:
         return _of_export(path) if path.is_dir() or not path.exists() else _of_snapshot(path)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} does not hold two towers as realm-ds writes them ({error}): export again") from error
+        raise CheckpointError(
+            f"{path} does not hold two towers as realm-ds writes them ({error}): export again"
+        ) from error
 
 
 def check_towers(towers: Towers, config: RealmConfig, tokenizer: Tokenizer) -> None:
@@ -71,9 +71,7 @@ def check_towers(towers: Towers, config: RealmConfig, tokenizer: Tokenizer) -> N
         )
 
 
-def load_tower(
-    towers: Towers, name: TowerName, config: RealmConfig, *, vocab_size: int, device: torch.device
-) -> Embedder:
+def load_tower(towers: Towers, name: str, config: RealmConfig, *, vocab_size: int, device: torch.device) -> Embedder:
     """One of the two, ready to embed."""
     if towers.path.is_dir():
         tower = Embedder.load(towers.path / name)
