@@ -15,11 +15,9 @@ from realm_ds.data.records import Passage
 from realm_ds.data.shards import Manifest, open_manifest, read_passages
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import IndexFault
-from realm_ds.eval.corpus import embed_queries
 from realm_ds.index.messages import NO_HIT
 from realm_ds.index.store import SNAPSHOT_FILE, IndexStore, version_folder
 from realm_ds.launch.index_store import StoredIndex, choose_version, find_index
-from realm_ds.launch.index_towers import device_for, load_tower, look_at_towers
 from realm_ds.models.names import QUERY_TOWER
 
 log = logging.getLogger(__name__)
@@ -69,6 +67,10 @@ class Opened:
 
     def embed(self, queries: Sequence[str]) -> np.ndarray:
         """Vectors of queries by the query tower of the index's own pair, float32 [B, P]."""
+        # Here, because ranks that only serve vectors do without transformers: seconds and 200 MB for each of them.
+        from realm_ds.eval.corpus import embed_queries
+        from realm_ds.launch.index_towers import device_for, load_tower, look_at_towers
+
         if self.index.card is not None:
             path = Path(self.index.card.towers)
         else:
