@@ -9,7 +9,8 @@ Wire form, little-endian, every part padded to 8 bytes so that arrays are read i
     array    dtype u32 | dimensions u32 | shape u64 x dimensions | elements, C order
 
 Field types come from the dataclass and are not repeated on the wire; `layout`, a checksum of all kinds with their
-fields, tells when the two ends run different code. Nothing is ever unpickled.
+fields, tells when the two ends run different code. An array whose field is Annotated with an `Array` is of its dtype and
+dimensions, or refused at either end. Nothing is ever unpickled.
 """
 
 import dataclasses
@@ -38,6 +39,21 @@ DTYPES = tuple(
 """In wire order: the code of a dtype is its place here."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """What an array field must be: Annotated[np.ndarray, Array("f4", 2)]; several dtypes with blanks between them."""
+
+    dtypes: str
+    num_dimensions: int
+
+    def __str__(self) -> str:
+        names = " or ".join(str(np.dtype(name)) for name in self.dtypes.split())
+        return f"{names} of {self.num_dimensions} dimension(s)"
+
+    def fits(self, array: NDArray[typing.Any]) -> bool:
+        return array.ndim == self.num_dimensions and array.dtype in [np.dtype(name) for name in self.dtypes.split()]
+
+
 class Codec:
     """Writes and reads the messages of `kinds`; the kind of a message on the wire is its place among them."""
 
@@ -46,7 +62,7 @@ class Codec:
         self._codes = {kind: code for code, kind in enumerate(self._kinds)}
         self._fields = [_fields_of(kind) for kind in self._kinds]
         described = [
-            (kind.__name__, [(name, of.__name__) for name, of in fields])
+            (kind.__name__, [(name, of.__name__, str(must)) for name, of, must in fields])
             for kind, fields in zip(self._kinds, self._fields, strict=True)
         ]
         self._layout = zlib.crc32(repr(described).encode())
@@ -66,8 +82,11 @@ class Codec:
         self.check_kind(kind)
         code = self._codes[kind]
         parts: list[bytes | NDArray[typing.Any]] = []
-        for name, of in self._fields[code]:
-            parts += _WRITERS[of](getattr(message, name), f"{kind.__name__}.{name}")
+        for name, of, must in self._fields[code]:
+            value, what = getattr(message, name), f"{kind.__name__}.{name}"
+            parts += _WRITERS[of](value, what)
+            if must is not None and not must.fits(value):
+                raise TypeError(f"{what} must be {must}, not {value.dtype} of {value.ndim}")
         total = HEADER.size + sum(_padded(_size(part)) for part in parts)
         buffer = np.zeros(total, np.uint8)
         HEADER.pack_into(buffer.data, 0, MAGIC, code, len(self._fields[code]), total, self._layout, 0)
@@ -97,7 +116,11 @@ class Codec:
                 f"received a damaged {kind.__name__}: {buffer.size} bytes where its header says {total}, "
                 f"{num_fields} fields where it has {len(fields)}"
             )
-        values = {name: _READERS[of](reader, f"{kind.__name__}.{name}") for name, of in fields}
+        values = {}
+        for name, of, must in fields:
+            value = values[name] = _READERS[of](reader, f"{kind.__name__}.{name}")
+            if must is not None and not (isinstance(value, np.ndarray) and must.fits(value)):
+                raise IndexFault(f"received a damaged {kind.__name__}: {name} is not {must}")
         if reader.left:
             raise IndexFault(f"received a damaged {kind.__name__}: {reader.left} bytes too many after its last field")
         return kind(**values)
@@ -125,17 +148,20 @@ class _Reader:
         return taken
 
 
-def _fields_of(kind: type) -> tuple[tuple[str, type], ...]:
+def _fields_of(kind: type) -> tuple[tuple[str, type, Array | None], ...]:
+    """Name, type, and what an array must be, of each field."""
     if not dataclasses.is_dataclass(kind):
         raise TypeError(f"{kind.__name__} is not a dataclass and cannot be a message")
-    hints = typing.get_type_hints(kind)
+    hints, annotated = typing.get_type_hints(kind), typing.get_type_hints(kind, include_extras=True)
     fields = []
     for field in dataclasses.fields(kind):
         of = typing.get_origin(hints[field.name]) or hints[field.name]
+        extras = getattr(annotated[field.name], "__metadata__", ())
+        must = next((extra for extra in extras if isinstance(extra, Array)), None)
         if of not in _WRITERS:
             what = f"{kind.__name__}.{field.name}"
             raise TypeError(f"{what} is {of}: messages hold only int, float, str and numpy arrays")
-        fields.append((field.name, of))
+        fields.append((field.name, of, must))
     return tuple(fields)
 
 

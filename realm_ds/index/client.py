@@ -276,6 +276,8 @@ class IndexClient:
             self._check_shape(source, message, opened)
             opened.replies[message.shard] = message
         else:
+            lengths = (message.title_lengths_H, message.body_lengths_H)
+            self._check_tokens(source, *lengths, message.tokens, step=opened.step)
             opened.fetching.discard(message.shard)
             opened.fetched[message.shard] = message
 
@@ -288,13 +290,26 @@ class IndexClient:
     def _check_shape(self, source: int, message: Reply, opened: _Open) -> None:
         shape = (opened.num_queries, opened.num_hits)
         parts = [message.uids_BK, message.scores_BK, message.places_BK]
-        if opened.wants_tokens:
-            parts += [message.title_lengths_BK, message.body_lengths_BK]
-        for part in parts:
+        lengths = (message.title_lengths_BK, message.body_lengths_BK)
+        for part in (*parts, *lengths) if opened.wants_tokens else parts:
             if part.shape != shape:
                 raise IndexFault(
                     f"index rank {source} answered {part.shape} hits where step {opened.step} asked for {shape}"
                 )
+        self._check_tokens(source, *lengths, message.tokens, step=opened.step)
+
+    def _check_tokens(
+        self, source: int, title_lengths: np.ndarray, body_lengths: np.ndarray, tokens: np.ndarray, *, step: int
+    ) -> None:
+        """Lengths come from the network and become places in `tokens`."""
+        are_counts = title_lengths.shape == body_lengths.shape and min(
+            title_lengths.min(initial=0), body_lengths.min(initial=0)
+        ) >= 0  # fmt: skip
+        if not are_counts or title_lengths.sum(dtype=np.int64) + body_lengths.sum(dtype=np.int64) != len(tokens):
+            raise IndexFault(
+                f"index rank {source} sent {len(tokens)} wordpieces for step {step}, but lengths that do not add up to "
+                "that: a fault of the shard"
+            )
 
     def _check_versions(self, opened: _Open) -> None:
         """Measured at every merge, not assumed: all replies carry the version and step that were asked for."""

@@ -1,8 +1,8 @@
 """What must not be retrieved for a query: its own passage, its article, passages that share too much with it.
 
 The paper excludes trivial candidates (section 3.4): the passage that x was cut from. Near-duplicates of it (another
-cut of the same article, a copy elsewhere) are as trivial. Applied inside the shard, to hits that faiss has returned; that
-it then fetches more until enough are left is shard.py's business.
+cut of the same article, a copy elsewhere) are as trivial. Applied inside the shard, to hits that faiss has returned;
+shard.py then fetches more until enough are left.
 
 Shapes: B queries, F hits fetched, G n-grams of all queries, L tokens of all hits.
 """
@@ -15,6 +15,7 @@ from realm_ds.data.records import NO_ARTICLE, NO_UID
 from realm_ds.errors import IndexFault
 from realm_ds.index.passages import PassageShard
 
+LONGEST_NGRAM = 512
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 """Odd, of the golden ratio: what an n-gram's hash is a polynomial in."""
 
@@ -43,8 +44,8 @@ class Exclusion:
                 f"exclusions of {lengths} queries with {self.num_ngrams_B.sum()} n-grams hold {len(self.ngrams_G)}: a "
                 "fault of the sender"
             )
-        if self.ngram < 1:
-            raise IndexFault(f"exclusions by n-grams of {self.ngram} wordpieces: give index.ngram at least 1")
+        if not 1 <= self.ngram <= LONGEST_NGRAM:
+            raise IndexFault(f"exclusions by n-grams of {self.ngram} wordpieces: index.ngram is 1 to {LONGEST_NGRAM}")
 
     def __len__(self) -> int:
         return len(self.uids_B)

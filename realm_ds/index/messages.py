@@ -6,8 +6,11 @@ Shapes: B queries of one request, K hits per query, H hits fetched, N passages, 
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+
+from realm_ds.comm.codec import Array
 
 NO_HIT = -1
 """The uid of an empty place in a reply: the shard holds fewer than K passages."""
@@ -42,16 +45,15 @@ class Query(Message):
     """1: tokens of all hits come with the reply. 0: ids only; those of the winners are fetched from their owners."""
     is_audit: int
     """1: search the exact vectors, whatever the index is made of."""
-    vectors_BP: np.ndarray
-    """float32."""
-    uids_B: np.ndarray
-    """int64: the passage not to return for each query, or NO_UID (exclusion.py, also for what follows)."""
-    articles_B: np.ndarray
-    """int64: the article of which to return nothing, or NO_ARTICLE."""
-    ngrams_G: np.ndarray
-    """int64, the queries' n-grams one after the other, or empty."""
-    num_ngrams_B: np.ndarray
-    """int32, of each query."""
+    vectors_BP: Annotated[np.ndarray, Array("f4", 2)]
+    uids_B: Annotated[np.ndarray, Array("i8", 1)]
+    """The passage not to return for each query, or NO_UID (exclusion.py, also for what follows)."""
+    articles_B: Annotated[np.ndarray, Array("i8", 1)]
+    """The article of which to return nothing, or NO_ARTICLE."""
+    ngrams_G: Annotated[np.ndarray, Array("i8", 1)]
+    """The queries' n-grams, one after the other, or empty."""
+    num_ngrams_B: Annotated[np.ndarray, Array("i4", 1)]
+    """Of each query."""
     ngram: int
     """Wordpieces of an n-gram."""
     most_shared: float
@@ -65,38 +67,34 @@ class Reply(Message):
     search_ms: float
     parked_ms: float
     """How long the request waited here for its version to be built."""
-    places_BK: np.ndarray
-    """int32, places in the shard to fetch tokens by."""
-    uids_BK: np.ndarray
-    """int64, NO_HIT where the shard ran out of passages."""
-    scores_BK: np.ndarray
-    """float32, -inf beside NO_HIT."""
-    title_lengths_BK: np.ndarray
-    """int32, wordpieces of the title in `tokens`; empty if no tokens were wanted, like the two below."""
-    body_lengths_BK: np.ndarray
-    """int32."""
-    tokens: np.ndarray
-    """uint16: title and body of every hit, one after the other in row order."""
+    places_BK: Annotated[np.ndarray, Array("i4", 2)]
+    """Places in the shard to fetch tokens by."""
+    uids_BK: Annotated[np.ndarray, Array("i8", 2)]
+    """NO_HIT where the shard ran out of passages."""
+    scores_BK: Annotated[np.ndarray, Array("f4", 2)]
+    """-inf beside NO_HIT."""
+    title_lengths_BK: Annotated[np.ndarray, Array("i4", 2)]
+    """Wordpieces of the title in `tokens`; empty if no tokens were wanted, like the two below."""
+    body_lengths_BK: Annotated[np.ndarray, Array("i4", 2)]
+    tokens: Annotated[np.ndarray, Array("u2", 1)]
+    """Title and body of every hit, one after the other in row order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch(Message):
     """Trainer to shard: the tokens of these of its hits (the second of two phases)."""
 
-    places_H: np.ndarray
-    """int32, places in the shard."""
+    places_H: Annotated[np.ndarray, Array("i4", 1)]
+    """Places in the shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched(Message):
     """Shard to trainer: what was fetched, in the order asked."""
 
-    title_lengths_H: np.ndarray
-    """int32."""
-    body_lengths_H: np.ndarray
-    """int32."""
-    tokens: np.ndarray
-    """uint16."""
+    title_lengths_H: Annotated[np.ndarray, Array("i4", 1)]
+    body_lengths_H: Annotated[np.ndarray, Array("i4", 1)]
+    tokens: Annotated[np.ndarray, Array("u2", 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +115,7 @@ class SnapshotChunk(Message):
     index: int
     crc32: int
     """Of `data`, so that the hop that damaged it is named."""
-    data: np.ndarray
-    """uint8."""
+    data: Annotated[np.ndarray, Array("u1", 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +124,8 @@ class Vectors(Message):
 
     start: int
     """Place in the corpus of the first."""
-    vectors_NP: np.ndarray
-    """float32 or float16, as index.vectors says."""
+    vectors_NP: Annotated[np.ndarray, Array("f4 f2", 2)]
+    """As index.vectors says."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,8 @@
 """The client against shards that misbehave: strangers, other versions, other shapes, silence."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,9 +10,10 @@ from realm_ds.comm.loopback import LoopbackHub
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.comm.waiting import Clock
 from realm_ds.errors import IndexFault
+from realm_ds.index import client as client_module
 from realm_ds.index.client import IndexClient
 from realm_ds.index.exclusion import exclude_nothing
-from realm_ds.index.messages import MESSAGES, NO_HIT, BuildReport, Query, Reply, Stop
+from realm_ds.index.messages import MESSAGES, NO_HIT, BuildReport, Fetch, Fetched, Query, Reply, Stop
 
 TRAINER, SHARDS = 0, (1, 2)
 
@@ -33,8 +37,8 @@ def mailboxes() -> tuple[Mailbox, Mailbox, Mailbox]:
     return hub.mailbox(0), hub.mailbox(1), hub.mailbox(2)
 
 
-def client_of(mailbox: Mailbox, *, build_timeout_s: float = 30.0) -> IndexClient:
-    return IndexClient(mailbox, index_ranks=SHARDS, timeout_s=30.0, build_timeout_s=build_timeout_s)
+def client_of(mailbox: Mailbox, *, build_timeout_s: float = 30.0, **settings: Any) -> IndexClient:
+    return IndexClient(mailbox, index_ranks=SHARDS, timeout_s=30.0, build_timeout_s=build_timeout_s, **settings)
 
 
 def submit(client: IndexClient, *, num_queries: int = 1, num_hits: int = 2) -> int:
@@ -153,3 +157,126 @@ def test_closing_takes_what_was_still_under_way(mailboxes):
     client.close()
     assert trainer.poll() is None
     assert [type(shard.poll()[1]) for shard in shards for _ in range(2)] == [Query, Stop, Query, Stop]
+
+
+def bare(shard: int, request: int, uids: list[list[int]]) -> Reply:
+    """A first phase: ids, and as places the last digit of the uid."""
+    whole = reply(shard, request, uids)
+    nothing = np.zeros((0, 0), np.int32)
+    return dataclasses.replace(
+        whole, places_BK=(whole.uids_BK % 10).astype(np.int32), title_lengths_BK=nothing, body_lengths_BK=nothing,
+        tokens=np.zeros(0, np.uint16),
+    )  # fmt: skip
+
+
+def fetched(shard: int, request: int, places: list[int]) -> Fetched:
+    """Each passage's title is its place, its body the place twice."""
+    ones = np.ones(len(places), np.int32)
+    tokens = np.repeat(np.array(places, np.uint16), 3)
+    return Fetched(
+        request=request, shard=shard, version=5, step=9, title_lengths_H=ones, body_lengths_H=2 * ones, tokens=tokens
+    )  # fmt: skip
+
+
+def test_in_two_phases_each_shard_sends_the_tokens_of_its_winners_once(mailboxes):
+    trainer, *shards = mailboxes
+    client = client_of(trainer, replies="two_phase")
+    request = submit(client, num_queries=2, num_hits=2)
+    assert [shard.poll()[1].wants_tokens for shard in shards] == [0, 0]
+    shards[0].send(bare(0, request, [[11, 17], [11, 12]]), to=TRAINER)
+    client.progress()
+    assert shards[0].poll() is None  # who won is not known yet
+    shards[1].send(bare(1, request, [[13, 18], [19, NO_HIT]]), to=TRAINER)
+    client.progress()  # and not collect: the second phase goes out while the trainer trains
+    fetches = [shard.poll()[1] for shard in shards]
+    assert [type(fetch) for fetch in fetches] == [Fetch, Fetch]
+    assert [fetch.places_H.tolist() for fetch in fetches] == [[1, 2], [3]]
+    assert [(fetch.request, fetch.shard, fetch.version, fetch.step) for fetch in fetches] == [
+        (0, 0, 5, 9),
+        (0, 1, 5, 9),
+    ]
+    shards[1].send(fetched(1, request, [3]), to=TRAINER)
+    shards[0].send(fetched(0, request, [1, 2]), to=TRAINER)
+    found = client.collect(request)
+    assert found.uids_BK.tolist() == [[11, 13], [11, 12]]
+    bodies = [[hit.body_ids.tolist() for hit in found.hits(row)] for row in range(2)]
+    assert bodies == [[[1, 1], [3, 3]], [[1, 1], [2, 2]]]
+    assert [hit.title_ids.tolist() for hit in found.hits(0)] == [[1], [3]]
+    assert (client.totals.two_phase, client.totals.strangers) == (1, 0)
+
+
+def test_nothing_is_fetched_where_nothing_won(mailboxes):
+    trainer, *shards = mailboxes
+    client = client_of(trainer, replies="two_phase")
+    request = submit(client, num_hits=1)
+    for number, shard in enumerate(shards):
+        shard.send(bare(number, request, [[NO_HIT]]), to=TRAINER)
+    found = client.collect(request)
+    assert found.hits(0) == []
+    assert [type(shard.poll()[1]) for shard in shards] == [Query, Query]
+    assert [shard.poll() for shard in shards] == [None, None]
+
+
+def test_tokens_of_other_passages_than_those_fetched_are_a_fault(mailboxes):
+    trainer, *shards = mailboxes
+    client = client_of(trainer, replies="two_phase")
+    request = submit(client, num_hits=1)
+    shards[0].send(bare(0, request, [[11]]), to=TRAINER)
+    shards[1].send(bare(1, request, [[12]]), to=TRAINER)
+    client.progress()
+    shards[0].send(fetched(0, request, [1, 2]), to=TRAINER)
+    with pytest.raises(IndexFault, match="shard 0 sent the tokens of 2 passages where step 9 fetched those of 1"):
+        client.collect(request)
+
+
+def test_tokens_that_nobody_fetched_are_dropped(mailboxes):
+    trainer, *shards = mailboxes
+    client = client_of(trainer)
+    request = submit(client)
+    shards[0].send(fetched(0, request, [1]), to=TRAINER)
+    shards[0].send(reply(1, request, [[6, 7]]), to=TRAINER)  # of another shard than it says
+    for number, shard in enumerate(shards):
+        shard.send(reply(number, request, [[1, 2]]), to=TRAINER)
+    assert client.collect(request).uids_BK.tolist() == [[1, 1]]
+    client.progress()
+    assert client.totals.strangers == 2
+
+
+def test_auto_goes_in_two_phases_once_the_tokens_of_losers_are_many(mailboxes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(client_module, "TWO_PHASE_BYTES", 7)
+    trainer, *shards = mailboxes
+    client = client_of(trainer)
+    modes = []
+    for num_hits in (4, 3, 4):  # of hits of one wordpiece, 2 bytes: of one shard's worth, 8 are too many, 6 are not
+        request = submit(client, num_hits=num_hits)
+        modes.append([shard.poll()[1].wants_tokens for shard in shards])
+        if modes[-1] == [1, 1]:
+            for number, shard in enumerate(shards):
+                shard.send(reply(number, request, [list(range(1, num_hits + 1))]), to=TRAINER)
+            client.collect(request)
+    assert modes == [[1, 1], [1, 1], [0, 0]]
+
+
+def test_audits_compare_what_was_found_with_what_there_is(mailboxes):
+    trainer, *shards = mailboxes
+    client = client_of(trainer, audit_every=2)
+    vectors, exclusion = np.arange(18, dtype="f4").reshape(6, 3), exclude_nothing(6)
+    request = client.submit(vectors, exclusion=exclusion, num_hits=2, step=9, version=5)
+    asked = [[shard.poll()[1], shard.poll()[1]] for shard in shards]
+    audit = asked[0][1]
+    assert [query.is_audit for query in asked[0]] == [0, 1]
+    assert (audit.version, audit.step, audit.wants_tokens, audit.num_hits) == (5, 9, 0, 2)
+    assert audit.vectors_BP.tolist() == vectors[:4].tolist()
+    for number, shard in enumerate(shards):
+        shard.send(bare(number, audit.request, [[1, 2] if number else [3, 4] for _ in range(4)]), to=TRAINER)
+    client.progress()  # the audit may come first
+    for number, shard in enumerate(shards):
+        shard.send(reply(number, request, [[5, 6] if number else [1, 3] for _ in range(6)]), to=TRAINER)
+    client.collect(request)
+    client.progress()
+    assert client.take_recall() == (4, 8)  # 1 was found, 2 was not, four times
+    assert client.take_recall() == (0, 0)
+    assert (client.totals.audited_found, client.totals.audited_hits, client.totals.searches) == (4, 8, 1)
+    assert submit(client) == 2
+    assert [shard.poll()[1].is_audit for shard in shards] == [0, 0]
+    assert submit(client) == 4  # every second one: 3 is the audit of 2
