@@ -105,7 +105,7 @@ def build_index(make_plan: Callable[[], BuildPlan], *, out: Path, processes: int
     with Progress() as progress:
         bar = progress.stage(f"index in {out}", total=plan.corpus.count)
         if processes == 1:
-            embed_rest(plan, singleton(), on_done=bar.update)
+            embed_rest(plan, singleton(), on_done=_Pace(bar).update)
         else:
             bar.update(now="starting processes")
             poll = _BuildFollower(out, stage=STAGE, bar=bar).poll
@@ -289,17 +289,33 @@ def _in_parts(ranges: Ranges, part_passages: int) -> Iterator[tuple[int, int]]:
             yield first, min(first + part_passages, stop)
 
 
+class _Pace:
+    """Moves a bar, and says how fast."""
+
+    def __init__(self, bar: Bar, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bar, self._clock = bar, clock
+        self._first: tuple[int, float] | None = None
+
+    def update(self, done: int) -> None:
+        """What was there before the first call is nobody's work."""
+        now = self._clock()
+        first_done, first_at = self._first = self._first or (done, now)
+        is_known = done > first_done and now > first_at
+        self._bar.update(done, now=f"{(done - first_done) / (now - first_at):,.0f} passages/s" if is_known else "")
+
+
 class _BuildFollower(RunFollower):
     """Moves a bar by what all ranks have embedded."""
 
     def __init__(self, run_folder: Path, *, stage: str, bar: Bar) -> None:
         super().__init__(run_folder, stage=stage, bar=bar)
         self._done: dict[str, int] = {}
+        self._pace = _Pace(bar)
 
     def _take(self, writer: str, record: Mapping[str, Any]) -> None:
         if record["event"] == "embedded":
             self._done[writer] = int(record["done"])
-            self._bar.update(sum(self._done.values()), now="")
+            self._pace.update(sum(self._done.values()))
 
 
 def _short(value: object) -> str:

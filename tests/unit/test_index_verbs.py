@@ -1,5 +1,6 @@
 """`realm-ds index build, search, info, verify` in one process: answers of brute force, and every mistake by name."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -20,8 +21,10 @@ from realm_ds.data.shards import open_manifest, read_passages
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import embed_queries, embed_with
 from realm_ds.index.store import IndexStore, stored_parts, version_folder
+from realm_ds.launch.index_build import _Pace
 from realm_ds.launch.index_store import gaps, joined, size_text, told
 from realm_ds.models.towers import Embedder
+from realm_ds.observe.progress import Progress
 from tests.support.tiny import TOWNS, make_data
 from tests.support.tiny_index import make_export, make_ground, make_run
 
@@ -441,6 +444,15 @@ def test_no_deepspeed_is_loaded() -> None:
     program = f"import sys\nfor name in {names}: __import__('realm_ds.launch.' + name)\n"
     program += "sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_a_build_says_how_fast_it_is() -> None:
+    ticks, out = iter([0.0, 2.0, 4.0]), io.StringIO()
+    with Progress(out=out, every_s=0) as progress:
+        pace = _Pace(progress.stage("index", total=5000), clock=lambda: next(ticks))
+        for done in (1000, 1000, 4000):  # 1000 were kept
+            pace.update(done)
+    assert out.getvalue().splitlines()[-1].endswith(": 750 passages/s")
 
 
 def test_ranges() -> None:
