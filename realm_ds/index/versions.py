@@ -1,8 +1,9 @@
 """Which index version belongs to which step: the whole rule, as arithmetic. Building and serving are elsewhere.
 
-Version v is launched (its snapshot taken) just before launched_at(v), and every trainer asks for it from adopt_after_steps
-later on; version 0 is asked for from the start. With a fixed interval, launched_at(v) is v * every_steps. With
-`every_steps: auto` the launch of v + 1 is decided once v is adopted, by what all trainers have measured together.
+Version v is launched (its snapshot taken) just before step launched_at(v), and every trainer asks for it from
+adopt_after_steps later on; version 0 is asked for from the start. With a fixed interval, launched_at(v) is
+v * every_steps. With `every_steps: auto` the launch of v + 1 is decided once v is adopted, by what all trainers have
+measured together.
 
 Why every version that can be asked for has been launched: at step s trainers ask for steps up to s + search_ahead, and
 search_ahead <= adopt_after_steps. A version asked for at s + search_ahead was launched adopt_after_steps before that or

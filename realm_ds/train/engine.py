@@ -121,8 +121,8 @@ class Engine:
     ) -> dict[str, Tensor]:
         """A CPU copy of a sub-module's full weights in `dtype`; nothing on trainers that do not keep it.
 
-        Under ZeRO-3 gathered one layer at a time, by all trainers: beside the copy, none ever holds more than one whole
-        layer. Raises IndexFault where `dtype` is too narrow for a weight.
+        Under ZeRO-3 gathered by all trainers, layer by layer: beside its copy none ever has more than one layer whole.
+        Raises IndexFault where `dtype` is too narrow for a weight.
         """
         copies: dict[str, Tensor] = {}
         for prefix, layer in module.named_modules():
@@ -156,7 +156,7 @@ class Engine:
 def _rounded(weights: Tensor, dtype: torch.dtype, *, name: str) -> Tensor:
     """A copy on the CPU. Values that are not finite already are those of a diverged run, which others will tell."""
     copy = torch.empty(weights.shape, dtype=dtype).copy_(weights)
-    if dtype == torch.float16 and bool((copy.isinf() & weights.cpu().isfinite()).any()):
+    if dtype == torch.float16 and copy.isinf().any() and weights.isfinite().all():
         raise IndexFault(
             f"the weights of {name} reach {weights.abs().max().item():.3g}, more than float16 holds (65504): set "
             "refresh.snapshot_dtype=bf16, which has the range of float32, and resume"

@@ -1,5 +1,6 @@
 """The version rule, proved over many schedules: two versions are enough, and none is asked for before its launch."""
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -85,7 +86,7 @@ def test_an_auto_interval_stays_within_its_bounds(refresh: RefreshConfig, change
     # Behind the adoption that decides it, which may be one step more than the longest.
     longest = max(refresh.longest_steps, refresh.adopt_after_steps + 1)
     assert all(refresh.shortest_steps <= interval <= longest for interval in intervals)
-    for last, interval in zip(intervals, intervals[1:], strict=False):
+    for last, interval in itertools.pairwise(intervals):
         within = max(STRETCH * last + 1, refresh.shortest_steps, refresh.adopt_after_steps + 1)
         assert last // STRETCH <= interval <= within
 
@@ -99,9 +100,7 @@ def test_the_same_measurements_make_the_same_schedule_stopped_or_not(
     assert whole.asked == resumed.asked
 
 
-AUTO = RefreshConfig(
-    every_steps="auto", adopt_after_steps=50, shortest_steps=100, longest_steps=400, target_change=0.1
-)
+AUTO = RefreshConfig(every_steps="auto", adopt_after_steps=50, shortest_steps=100, longest_steps=400, target_change=0.1)
 
 
 @pytest.mark.parametrize(
