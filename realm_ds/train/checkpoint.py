@@ -164,8 +164,16 @@ def load(engine: Engine, folder: Path, *, stage: str, trainers: Trainers, fixed:
             "from this one's export with model.start_from"
         )
     engine.load(folder)
-    index = IndexState(**data["index"]) if data.get("index") else None
+    index = _index_state(data["index"]) if data.get("index") else None
     return TrainState(**{**data, "stream": StreamState(**data["stream"]), "index": index})
+
+
+def _index_state(data: Mapping[str, Any]) -> IndexState:
+    return IndexState(
+        launches=tuple(data["launches"]),
+        probe_uids=tuple(map(tuple, data["probe_uids"])),
+        changed_share=data["changed_share"],
+    )
 
 
 def _trainer_file(trainer_rank: int) -> str:
