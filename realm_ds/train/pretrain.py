@@ -67,6 +67,7 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
         mailbox, index_ranks=stage.world.index_ranks, timeout_s=config.runtime.wait_timeout_s,
         build_timeout_s=config.index.build_timeout_s, replies=config.index.replies,
         audit_every=config.index.audit_every,
+        builder_ranks=stage.world.builder_ranks if stage.trainers.rank == 0 else (),
     )  # fmt: skip
     refresher.relaunch(first_step)
     staleness = Staleness(
