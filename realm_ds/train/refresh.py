@@ -79,8 +79,8 @@ class Refresher:
             self._model.passage_tower, dtype=self._dtype, keeps=self._is_first_trainer
         )  # fmt: skip
         if self._is_first_trainer:
-            self._write(version, step=step, query=query, passage=passage)
             self._send(version, step=step, passage=passage)
+            self._write(version, step=step, query=query, passage=passage)
         self._hold(version, query)
         return version
 
