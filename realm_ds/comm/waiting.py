@@ -1,7 +1,7 @@
 """How a rank waits: it polls, sleeps a little longer each time, and gives up at a deadline.
 
 A rank that blocks inside MPI spins on a whole core and slows every other rank of its machine; one that polls with a
-growing sleep takes 1 to 3 % of a core.
+growing sleep takes 1 to 4 % of a core.
 """
 
 import time
@@ -12,7 +12,9 @@ from realm_ds.errors import IndexFault, RealmError
 from realm_ds.observe.waiting import waiting_for as named
 
 SHORTEST_SLEEP_S = 0.05e-3
-LONGEST_SLEEP_S = 2e-3
+LONGEST_SLEEP_S = 1e-3
+GROWTH = 1 / 16
+"""Of a sleep by the time waited so far: what was waited for is late by at most a sixteenth, and by LONGEST_SLEEP_S."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +26,19 @@ class Clock:
 
 
 class Backoff:
-    """Sleeps that double from 0.05 ms to 2 ms; `reset` after something was heard."""
+    """Sleeps that grow from 0.05 ms to 1 ms with the time waited; `reset` after something was heard."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._next_s = SHORTEST_SLEEP_S
+        self._slept_s = 0.0
 
     def reset(self) -> None:
-        self._next_s = SHORTEST_SLEEP_S
+        self._slept_s = 0.0
 
     def sleep(self) -> None:
-        self._clock.sleep(self._next_s)
-        self._next_s = min(2 * self._next_s, LONGEST_SLEEP_S)
+        duration_s = min(max(GROWTH * self._slept_s, SHORTEST_SLEEP_S), LONGEST_SLEEP_S)
+        self._clock.sleep(duration_s)
+        self._slept_s += duration_s
 
 
 def wait_until(

@@ -209,16 +209,16 @@ class IndexConfig(Section):
     placement: Literal["per_node", "tail"] = "per_node"
     """per_node: the last local ranks of every node are index ranks. tail: the last ranks of the world are."""
     builders: Annotated[int, Field(ge=0)] = 0
-    """Further ranks that only embed passages, for clusters where that is what a rebuild takes long for; the shards then
-    build and serve. 0: every shard embeds its own passages, beside serving."""
+    """Further ranks that only embed passages, for clusters where embedding is the bottleneck of a rebuild; the shards
+    then build and serve. 0: every shard embeds its own passages, beside serving."""
     factory: str = "Flat"
-    """FAISS factory string of each shard, inner product: Flat, SQfp16, SQ8, IVF1024,Flat, IVF1024,PQ32, OPQ32,IVF64,PQ32,
-    HNSW32. auto picks one by the size of the shard, and says why in the log."""
+    """FAISS factory string of each shard, inner product: Flat, SQfp16, SQ8, IVF1024,Flat, IVF1024,PQ32,
+    OPQ32,IVF64,PQ32, HNSW32. auto picks one by the size of the shard, and says why in the log."""
     search_parameters: str = "auto"
-    """How wide an approximate index looks, as FAISS writes it: nprobe=32 or efSearch=64. auto: an eighth of the cells;
-    efSearch 64."""
+    """How wide an approximate index looks, as FAISS writes it: nprobe=32 or efSearch=64. auto: an eighth of the
+    cells; efSearch 64."""
     vectors: Literal["fp32", "fp16"] = "fp32"
-    """How the exact vectors are kept, in memory and on disk. fp16 halves both; scores then come from rounded vectors."""
+    """How exact vectors are kept, in memory and on disk. fp16 halves both; scores are then of rounded vectors."""
     rerank: Annotated[int, Field(ge=0)] = 4
     """An approximate index fetches so many hits for each one asked for, and the exact vectors choose among them. 0 takes
     the index's own order, and keeps no exact vectors in memory unless audit_every needs them."""
@@ -235,8 +235,8 @@ class IndexConfig(Section):
     ngram: Count = 5
     """Wordpieces of such an n-gram."""
     replies: Literal["auto", "whole", "two_phase"] = "auto"
-    """whole: every shard sends the tokens of all its hits. two_phase: ids first, then each shard the tokens of those that
-    won: fewer bytes with many shards, one more round trip. auto: two_phase where it saves enough (docs/experiments.md)."""
+    """whole: every shard sends the tokens of all its hits. two_phase: ids first, then each shard the tokens of those
+    that won: fewer bytes with many shards, one more round trip. auto: two_phase where it saves enough bytes."""
     search_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of an index rank for searching; 0 takes all that the rank has."""
     build_threads: Annotated[int, Field(ge=0)] = 0

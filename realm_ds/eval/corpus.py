@@ -12,10 +12,13 @@ import numpy as np
 import torch
 
 from realm_ds.data.batches import Ids, Tokens, query_batch
-from realm_ds.data.records import NO_UID, Passage, SpecialIds
+from realm_ds.data.records import Passage, SpecialIds
 from realm_ds.data.shards import Manifest, read_passages
 from realm_ds.index.embedding import Embed
-from realm_ds.index.shard import Hits, PassageShard, build_shard
+from realm_ds.index.exclusion import exclude_nothing
+from realm_ds.index.factory import IndexSpec
+from realm_ds.index.passages import PassageShard
+from realm_ds.index.shard import Hits, VectorTable, build_shard
 from realm_ds.models.towers import Embedder, TokenBatch, embed
 
 QUERIES_AT_ONCE = 64
@@ -26,16 +29,18 @@ class CorpusIndex:
 
     def __init__(self, passages: PassageShard, vectors_NP: np.ndarray) -> None:
         self.passages = passages
-        self.vectors_NP = vectors_NP
-        self._built = build_shard(passages, vectors_NP, version=0, factory="Flat")
+        table = VectorTable.of(vectors_NP)
+        self.vectors_NP = table.vectors_NP
+        self._built = build_shard(passages, table, version=0, spec=IndexSpec())
 
     def __len__(self) -> int:
         return len(self.passages)
 
     def search(self, queries_BP: np.ndarray, *, num_hits: int) -> Hits:
         """The best passages of each query; all of them where the corpus is smaller than `num_hits`."""
-        nothing_B = np.full(len(queries_BP), NO_UID, dtype=np.int64)
-        return self._built.search(queries_BP, num_hits=min(num_hits, len(self)), exclude_B=nothing_B)
+        return self._built.search(
+            queries_BP, num_hits=min(num_hits, len(self)), exclusion=exclude_nothing(len(queries_BP))
+        )
 
     def bodies(self, places: np.ndarray) -> list[np.ndarray]:
         """Body wordpieces of the passages at these places."""

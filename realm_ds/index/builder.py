@@ -1,6 +1,6 @@
 """The thread that turns snapshots into index versions while the server goes on answering. It never speaks MPI.
 
-Shapes: N passages of the shard, B passages of one batch, L tokens, P embedding.
+Shapes: N passages of the shard, P embedding.
 """
 
 import logging
@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from realm_ds.data.records import SpecialIds
 from realm_ds.errors import IndexFault, RealmError
 from realm_ds.index.embedding import Embed, ShardEmbedder
-from realm_ds.index.shard import BuiltShard, PassageShard, build_shard, use_threads
+from realm_ds.index.factory import IndexSpec
+from realm_ds.index.passages import PassageShard
+from realm_ds.index.shard import BuiltShard, VectorTable, build_shard, use_threads
 from realm_ds.index.store import IndexStore
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,21 @@ class Snapshot:
     """The passage tower's weights of one index version."""
 
     version: int
+    step: int
     sha256: str
     data: bytes
     """A safetensors file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """The vectors of all passages of one index version, embedded by builder ranks."""
+
+    version: int
+    step: int
+    sha256: str
+    """Of the snapshot that they were embedded with."""
+    table: VectorTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +56,16 @@ class Build:
     """A finished build, or the error that ended it."""
 
     version: int
+    step: int
     shard: BuiltShard | None
     error: BaseException | None = None
 
 
 class Builder:
-    """Builds one version after the other, in the order submitted. All methods are for the server's thread."""
+    """Builds one version after the other, in the order submitted. All methods are for the server's thread.
+
+    A build holds its vectors once: they are embedded, or read from disk, into the memory that faiss searches.
+    """
 
     def __init__(
         self,
@@ -59,22 +75,24 @@ class Builder:
         special: SpecialIds,
         passage_tokens: int,
         width: int,
-        factory: str,
+        spec: IndexSpec,
         batch_tokens: int,
         num_threads: int,
         store: IndexStore | None,
+        device: int | None = None,
     ) -> None:
-        """`num_threads` of torch and faiss for building; `store`, if any, is where versions are kept and looked for."""
+        """`num_threads` of torch and faiss for building; `store`, if any, is where versions are kept and looked for;
+        `device` is the GPU that holds the index, None for none."""
         self._passages = passages
         self._embed_factory = embed_factory
         self._width = width
-        self._factory = factory
+        self._spec, self._device = spec, device
         self._num_threads = num_threads
         self._store = store
         self._embedder = ShardEmbedder(
             passages, special=special, passage_tokens=passage_tokens, batch_tokens=batch_tokens, width=width
         )
-        self._jobs: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Snapshot | Embedded | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Build] = queue.SimpleQueue()
         self._num_open = 0
         self._progress: BuildProgress | None = None
@@ -92,10 +110,14 @@ class Builder:
         """Of the build going on."""
         return self._progress
 
-    def submit(self, snapshot: Snapshot) -> None:
-        """Build this version after those submitted before."""
+    def empty_table(self) -> VectorTable:
+        """Room for the exact vectors of all passages."""
+        return VectorTable(len(self._passages), self._width, dtype=self._spec.vectors)
+
+    def submit(self, job: Snapshot | Embedded) -> None:
+        """Build this version after those submitted before: from weights, or from vectors that are there already."""
         self._num_open += 1
-        self._jobs.put(snapshot)
+        self._jobs.put(job)
 
     def take(self) -> BuiltShard | None:
         """The next finished version, or None; raises what ended the build, so that the world learns of it."""
@@ -104,12 +126,13 @@ class Builder:
         except queue.Empty:
             return None
         if build.error is not None:
+            what = (
+                f"building index version {build.version} (step {build.step}) of passages {self._passages.start} to "
+                f"{self._passages.stop - 1} failed"
+            )
             if isinstance(build.error, RealmError):
-                raise build.error
-            raise IndexFault(
-                f"building index version {build.version} of passages {self._passages.start} to "
-                f"{self._passages.stop - 1} failed: {type(build.error).__name__}: {build.error}"
-            ) from build.error
+                raise type(build.error)(f"{what}: {build.error}") from build.error
+            raise IndexFault(f"{what}: {type(build.error).__name__}: {build.error}") from build.error
         self._num_open -= 1
         return build.shard
 
@@ -128,50 +151,52 @@ class Builder:
             pass
 
     def _run(self) -> None:
-        version = -1
+        version = step = -1
         try:
             import torch
 
             # Both numbers belong to the thread that sets them; the server's own are untouched.
             torch.set_num_threads(self._num_threads)
             use_threads(self._num_threads)
-            while (snapshot := self._jobs.get()) is not None and not self._is_cancelled.is_set():
-                version = snapshot.version
-                self._build(snapshot)
+            while (job := self._jobs.get()) is not None and not self._is_cancelled.is_set():
+                version, step = job.version, job.step
+                self._build(job)
         except BaseException as error:  # The server's thread raises it.
-            self._finished.put(Build(version=version, shard=None, error=error))
+            self._finished.put(Build(version=version, step=step, shard=None, error=error))
 
-    def _build(self, snapshot: Snapshot) -> None:
+    def _build(self, job: Snapshot | Embedded) -> None:
         started_at = time.monotonic()
-        stored_NP = self._stored(snapshot)
-        vectors_NP = self._embedded(snapshot) if stored_NP is None else stored_NP
-        if vectors_NP is None:
-            return
-        shard = build_shard(self._passages, vectors_NP, version=snapshot.version, factory=self._factory)
-        source = "embedded" if stored_NP is None else "read from disk"
-        log.info("index version %d: %d passages %s, %.1f s", snapshot.version, len(vectors_NP), source,
+        is_stored = False
+        if isinstance(job, Embedded):
+            table, source = job.table, "had from builder ranks"
+        else:
+            table = self.empty_table()
+            is_stored = self._load(job, table)
+            source = "read from disk" if is_stored else "embedded"
+            if not is_stored and not self._embed(job, table):
+                return
+        shard = build_shard(
+            self._passages, table, version=job.version, spec=self._spec, device=self._device
+        )  # fmt: skip
+        log.info("index version %d: %d passages %s, %.1f s", job.version, len(table), source,
                  time.monotonic() - started_at)  # fmt: skip
         self._progress = None
-        self._finished.put(Build(version=snapshot.version, shard=shard))
-        if self._store is not None and stored_NP is None:
+        self._finished.put(Build(version=job.version, step=job.step, shard=shard))
+        if self._store is not None and not is_stored:
             self._store.save(
-                vectors_NP, version=snapshot.version, snapshot_sha256=snapshot.sha256, start=self._passages.start
+                table.vectors_NP, version=job.version, snapshot_sha256=job.sha256, start=self._passages.start
             )
 
-    def _stored(self, snapshot: Snapshot) -> np.ndarray | None:
-        if self._store is None:
-            return None
-        return self._store.load(
-            version=snapshot.version, snapshot_sha256=snapshot.sha256, start=self._passages.start,
-            stop=self._passages.stop, width=self._width,
-        )  # fmt: skip
+    def _load(self, snapshot: Snapshot, table: VectorTable) -> bool:
+        return self._store is not None and self._store.load(
+            table.vectors_NP, version=snapshot.version, snapshot_sha256=snapshot.sha256, start=self._passages.start
+        )
 
-    def _embedded(self, snapshot: Snapshot) -> np.ndarray | None:
-        """Vectors of all passages, in corpus order; None if given up."""
-        vectors_NP = self._embedder.empty()
+    def _embed(self, snapshot: Snapshot, table: VectorTable) -> bool:
+        """Fill the table with the vectors of all passages, in corpus order; False if given up."""
         self._progress = BuildProgress(version=snapshot.version, passages_done=0)
-        for num_done in self._embedder.run(self._embed_factory(snapshot.data), vectors_NP):
+        for num_done in self._embedder.run(self._embed_factory(snapshot.data), table.vectors_NP):
             if self._is_cancelled.is_set():
-                return None
+                return False
             self._progress = BuildProgress(version=snapshot.version, passages_done=num_done)
-        return vectors_NP
+        return True

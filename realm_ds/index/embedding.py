@@ -5,13 +5,14 @@ Shapes: N passages of the shard, B passages of one batch, P embedding.
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from realm_ds.data.batches import Tokens, length_buckets, passage_batch
 from realm_ds.data.records import SpecialIds
 from realm_ds.errors import IndexFault
-from realm_ds.index.shard import PassageShard
+from realm_ds.index.passages import PassageShard
 
 Embed = Callable[[Tokens], np.ndarray]
 """Vectors [B, P] of a batch of passages."""
@@ -31,32 +32,28 @@ class ShardEmbedder:
         self._buckets = length_buckets(lengths_N, max_tokens=batch_tokens)
 
     def run(self, embed: Embed, vectors_NP: np.ndarray) -> Iterator[int]:
-        """Fill `vectors_NP` in corpus order, yielding after each batch how many passages are done.
+        """Fill `vectors_NP` (float32 or float16) in corpus order, yielding after each batch how many passages are done.
 
         Raises IndexFault for vectors of another width or that are not finite.
         """
         num_done = 0
         for rows in self._buckets:
             tokens = passage_batch(self._passages.pairs(rows), special=self._special, max_tokens=self._passage_tokens)
-            vectors_BP = embed(tokens)
-            self._check(vectors_BP, num_passages=len(rows))
-            vectors_NP[rows] = vectors_BP
+            vectors_NP[rows] = self._checked(embed(tokens), num_passages=len(rows), dtype=vectors_NP.dtype)
             num_done += len(rows)
             yield num_done
             time.sleep(0)  # Lets a server that runs beside it have the interpreter.
 
-    def empty(self) -> np.ndarray:
-        """Room for the vectors of all passages, float32 (N, P)."""
-        return np.empty((len(self._passages), self._width), dtype=np.float32)
-
-    def _check(self, vectors_BP: np.ndarray, *, num_passages: int) -> None:
+    def _checked(self, vectors_BP: np.ndarray, *, num_passages: int, dtype: "np.dtype[Any]") -> np.ndarray:
         if vectors_BP.shape != (num_passages, self._width):
             raise IndexFault(
                 f"the passage tower gives vectors of shape {vectors_BP.shape} for {num_passages} passages, but the "
                 f"index is {self._width} wide (model.projection_size): the snapshot is of another model"
             )
-        if not np.isfinite(vectors_BP).all():
+        kept_BP: np.ndarray = vectors_BP.astype(dtype, copy=False)
+        if not np.isfinite(kept_BP).all():
             raise IndexFault(
-                "passage vectors are not finite: the passage tower has diverged; resume from an earlier checkpoint "
-                "with a lower learning rate"
+                f"passage vectors are not finite as {dtype}: the passage tower has diverged; resume from an earlier "
+                "checkpoint with a lower learning rate"
             )
+        return kept_BP

@@ -1,8 +1,8 @@
 """What must not be retrieved for a query: its own passage, its article, passages that share too much with it.
 
-The paper excludes trivial candidates (section 3.4): the passage that x was cut from. Near-duplicates of it (another cut
-of the same article, a copy elsewhere) are as trivial. Applied inside the shard, to hits that faiss has returned; that it
-then fetches more until enough are left is shard.py's business.
+The paper excludes trivial candidates (section 3.4): the passage that x was cut from. Near-duplicates of it (another
+cut of the same article, a copy elsewhere) are as trivial. Applied inside the shard, to hits that faiss has returned; that
+it then fetches more until enough are left is shard.py's business.
 
 Shapes: B queries, F hits fetched, G n-grams of all queries, L tokens of all hits.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from realm_ds.data.records import NO_ARTICLE, NO_UID
+from realm_ds.errors import IndexFault
 from realm_ds.index.passages import PassageShard
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -35,6 +36,16 @@ class Exclusion:
     most_shared: float = 1.0
     """Passages with more than this share of a query's n-grams are excluded; 1 excludes none."""
 
+    def __post_init__(self) -> None:
+        lengths = (self.uids_B.shape, self.articles_B.shape, self.num_ngrams_B.shape)
+        if len(set(lengths)) > 1 or (self.num_ngrams_B < 0).any() or self.num_ngrams_B.sum() != len(self.ngrams_G):
+            raise IndexFault(
+                f"exclusions of {lengths} queries with {self.num_ngrams_B.sum()} n-grams hold {len(self.ngrams_G)}: a "
+                "fault of the sender"
+            )
+        if self.ngram < 1:
+            raise IndexFault(f"exclusions by n-grams of {self.ngram} wordpieces: give index.ngram at least 1")
+
     def __len__(self) -> int:
         return len(self.uids_B)
 
@@ -50,7 +61,8 @@ class Exclusion:
     def of(self, places_BF: np.ndarray, passages: PassageShard) -> np.ndarray:
         """Which hits are excluded, bool [B, F]; places below 0 are no hits."""
         is_hit_BF = places_BF >= 0
-        is_excluded_BF = (passages.uids_N.take(places_BF, mode="wrap") == self.uids_B[:, None]) & is_hit_BF
+        uids_BF = passages.uids_N.take(places_BF, mode="wrap")
+        is_excluded_BF: np.ndarray = (uids_BF == self.uids_B[:, None]) & is_hit_BF
         if (self.articles_B != NO_ARTICLE).any():
             articles_BF = passages.articles_N.take(places_BF, mode="wrap")
             is_excluded_BF |= (articles_BF == self.articles_B[:, None]) & is_hit_BF

@@ -1,14 +1,15 @@
 """The replies of all shards to one request, merged into candidates. Asking and waiting are client.py's business.
 
-Shapes: B queries, S shards, K hits per query, A = S * K hits of all shards.
+Shapes: B queries, S shards, K hits per query, A = S * K hits of all shards, H hits of one shard that won.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from realm_ds.index.messages import NO_HIT, Reply
+from realm_ds.errors import IndexFault
+from realm_ds.index.messages import NO_HIT, Fetched, Reply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Candidates:
     starts_BK: np.ndarray
     """Where title and body of each hit begin in `tokens`."""
     tokens: np.ndarray
-    """uint16, of the hits of all shards, also those that did not make it."""
+    """uint16; may hold those of hits that did not make it, too."""
     search_ms: float
     """Of the slowest shard."""
     parked_ms: float
@@ -63,35 +64,97 @@ class Candidates:
         return found
 
 
-def merge(replies: Sequence[Reply], *, wait_s: float = 0.0) -> Candidates:
-    """The best K of all shards' K best, which are the K best of all; whatever the order of the replies."""
+@dataclass(frozen=True, kw_only=True)
+class Winners:
+    """Who won, and where their tokens are: the best K of all shards' K best are the K best of all."""
+
+    step: int
+    version: int
+    uids_BK: np.ndarray
+    scores_BK: np.ndarray
+    columns_BK: np.ndarray
+    """Places among the hits of all shards, side by side."""
+    shards_BK: np.ndarray
+    """By the order of the replies."""
+    places_BK: np.ndarray
+    """In the shard."""
+    search_ms: float
+    parked_ms: float
+
+    def places_of(self, shard: int) -> np.ndarray:
+        """What to fetch from one shard: each of its winners once, in ascending order, int32 [H]."""
+        is_its_BK = (self.shards_BK == shard) & (self.uids_BK != NO_HIT)
+        distinct_H: np.ndarray = np.unique(self.places_BK[is_its_BK]).astype(np.int32)
+        return distinct_H
+
+
+def merge(replies: Sequence[Reply]) -> Winners:
+    """The winners of one request, whatever the order of the replies."""
     num_hits = replies[0].uids_BK.shape[1]
     uids_BA = np.concatenate([reply.uids_BK for reply in replies], axis=1)
     scores_BA = np.concatenate([reply.scores_BK for reply in replies], axis=1)
-    order_BK = best_first(scores_BA, uids_BA)[:, :num_hits]
+    places_BA = np.concatenate([reply.places_BK for reply in replies], axis=1)
+    columns_BK = best_first(scores_BA, uids_BA, num_hits)
+    return Winners(
+        step=replies[0].step,
+        version=replies[0].version,
+        uids_BK=np.take_along_axis(uids_BA, columns_BK, axis=1),
+        scores_BK=np.take_along_axis(scores_BA, columns_BK, axis=1),
+        columns_BK=columns_BK,
+        shards_BK=columns_BK // num_hits,
+        places_BK=np.take_along_axis(places_BA, columns_BK, axis=1),
+        search_ms=max(reply.search_ms for reply in replies),
+        parked_ms=max(reply.parked_ms for reply in replies),
+    )
+
+
+def with_sent_tokens(winners: Winners, replies: Sequence[Reply], *, wait_s: float) -> Candidates:
+    """Candidates of replies that brought the tokens of all their hits."""
 
     def pick(parts: Sequence[np.ndarray]) -> np.ndarray:
-        picked: np.ndarray = np.take_along_axis(np.concatenate(parts, axis=1), order_BK, axis=1)
+        picked: np.ndarray = np.take_along_axis(np.concatenate(parts, axis=1), winners.columns_BK, axis=1)
         return picked
 
     sizes = [len(reply.tokens) for reply in replies]
-    return Candidates(
-        step=replies[0].step,
-        version=replies[0].version,
-        uids_BK=np.take_along_axis(uids_BA, order_BK, axis=1),
-        scores_BK=np.take_along_axis(scores_BA, order_BK, axis=1),
+    lengths = [reply.title_lengths_BK.astype(np.int64) + reply.body_lengths_BK for reply in replies]
+    return _candidates(
+        winners,
         title_lengths_BK=pick([reply.title_lengths_BK for reply in replies]),
         body_lengths_BK=pick([reply.body_lengths_BK for reply in replies]),
-        starts_BK=pick([_starts(reply) + sum(sizes[:shard]) for shard, reply in enumerate(replies)]),
+        starts_BK=pick([_starts(length) + sum(sizes[:shard]) for shard, length in enumerate(lengths)]),
         tokens=np.concatenate([reply.tokens for reply in replies]),
-        search_ms=max(reply.search_ms for reply in replies),
-        parked_ms=max(reply.parked_ms for reply in replies),
         wait_s=wait_s,
     )
 
 
-def best_first(scores_BA: np.ndarray, uids_BA: np.ndarray) -> np.ndarray:
-    """The order of each row by descending score, then ascending uid; empty places (-inf) last."""
+def with_fetched_tokens(winners: Winners, fetched: Mapping[int, Fetched], *, wait_s: float) -> Candidates:
+    """Candidates of replies without tokens, which were then fetched from each shard that has winners."""
+    shape = winners.uids_BK.shape
+    title_lengths_BK, body_lengths_BK = (np.zeros(shape, dtype=np.int32) for _ in range(2))
+    starts_BK, tokens, num_tokens = np.zeros(shape, dtype=np.int64), [np.zeros(0, dtype=np.uint16)], 0
+    for shard, message in sorted(fetched.items()):
+        is_its_BK = (winners.shards_BK == shard) & (winners.uids_BK != NO_HIT)
+        places_H = winners.places_of(shard)
+        lengths_H = message.title_lengths_H.astype(np.int64) + message.body_lengths_H
+        if len(lengths_H) != len(places_H) or lengths_H.sum() != len(message.tokens):
+            raise IndexFault(
+                f"shard {shard} sent {len(message.tokens)} wordpieces of {len(lengths_H)} passages where step "
+                f"{winners.step} fetched {len(places_H)}, of {lengths_H.sum()} by its own count: a fault of the shard"
+            )
+        row_of = np.searchsorted(places_H, winners.places_BK[is_its_BK])
+        title_lengths_BK[is_its_BK] = message.title_lengths_H[row_of]
+        body_lengths_BK[is_its_BK] = message.body_lengths_H[row_of]
+        starts_BK[is_its_BK] = (_starts(lengths_H) + num_tokens)[row_of]
+        tokens.append(message.tokens)
+        num_tokens += len(message.tokens)
+    return _candidates(
+        winners, title_lengths_BK=title_lengths_BK, body_lengths_BK=body_lengths_BK, starts_BK=starts_BK,
+        tokens=np.concatenate(tokens), wait_s=wait_s,
+    )  # fmt: skip
+
+
+def best_first(scores_BA: np.ndarray, uids_BA: np.ndarray, num_hits: int) -> np.ndarray:
+    """The first places of each row by descending score, then ascending uid; empty places (-inf) last."""
     keys_BA = -scores_BA
     # Equal scores are rare, and sorting by two keys takes several times longer than by one: only rows with ties do.
     order_BA: np.ndarray = np.argsort(keys_BA, axis=1)
@@ -99,11 +162,22 @@ def best_first(scores_BA: np.ndarray, uids_BA: np.ndarray) -> np.ndarray:
     rows = np.flatnonzero(((sorted_BA[:, 1:] == sorted_BA[:, :-1]) & np.isfinite(sorted_BA[:, 1:])).any(axis=1))
     if len(rows):
         order_BA[rows] = np.lexsort((uids_BA[rows], keys_BA[rows]), axis=-1)
-    return order_BA
+    return order_BA[:, :num_hits]
 
 
-def _starts(reply: Reply) -> np.ndarray:
-    """Where each hit begins in the reply's tokens."""
-    lengths = (reply.title_lengths_BK.astype(np.int64) + reply.body_lengths_BK).ravel()
-    starts_BK: np.ndarray = (np.cumsum(lengths) - lengths).reshape(reply.uids_BK.shape)
-    return starts_BK
+def _candidates(
+    winners: Winners, *, title_lengths_BK: np.ndarray, body_lengths_BK: np.ndarray, starts_BK: np.ndarray,
+    tokens: np.ndarray, wait_s: float,
+) -> Candidates:  # fmt: skip
+    return Candidates(
+        step=winners.step, version=winners.version, uids_BK=winners.uids_BK, scores_BK=winners.scores_BK,
+        title_lengths_BK=title_lengths_BK, body_lengths_BK=body_lengths_BK, starts_BK=starts_BK, tokens=tokens,
+        search_ms=winners.search_ms, parked_ms=winners.parked_ms, wait_s=wait_s,
+    )  # fmt: skip
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    """Where each of these begins when they stand one after the other in row order."""
+    flat = lengths.ravel()
+    starts: np.ndarray = (np.cumsum(flat) - flat).reshape(lengths.shape)
+    return starts

@@ -39,7 +39,7 @@ class Query(Message):
 
     num_hits: int
     wants_tokens: int
-    """1: tokens of all hits come with the reply. 0: ids only; the tokens of the winners are fetched from their owners."""
+    """1: tokens of all hits come with the reply. 0: ids only; those of the winners are fetched from their owners."""
     is_audit: int
     """1: search the exact vectors, whatever the index is made of."""
     vectors_BP: np.ndarray
@@ -101,8 +101,8 @@ class Fetched(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotStart(Message):
-    """Trainer 0 to the root of the tree, and down it to every index and builder rank: a version is launched. Its weights
-    follow, in `num_chunks` chunks, for the ranks that embed."""
+    """Trainer 0 to the root of the tree, and down it to every index and builder rank: a version is launched. Its
+    weights follow, in `num_chunks` chunks, for the ranks that embed."""
 
     num_bytes: int
     num_chunks: int
@@ -142,9 +142,9 @@ class BuildReport(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Stop(Message):
-    """Trainer to shard: I will ask no more; what is still parked need not be answered. Shard to trainer, as the answer:
-    you get nothing more. So nobody leaves while a message to it is under way. A shard ends when all trainers have.
-    Trainer 0 to builder rank: no version will be launched any more."""
+    """You get nothing more from me. A rank ends once all who may send to it have said so: none leaves while a message
+    to it is under way. From a trainer: what is parked for me need not be answered; a shard answers with a Stop of its
+    own. From a rank to those below it in the snapshot's tree, and from a builder rank to the shards and trainer 0."""
 
 
 MESSAGES = (Query, Reply, Fetch, Fetched, SnapshotStart, SnapshotChunk, Vectors, BuildReport, Stop)

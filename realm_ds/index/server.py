@@ -1,12 +1,10 @@
 """What an index rank does all day: take messages, answer queries, and swap in the versions that its builder builds.
 
 The only thread here that speaks to other ranks. It serves the version that a query names, parks the query until that
-version is built, or fails; it never chooses one.
+version is built, or fails; it never chooses one. How waiting queries are searched together is answering.py's business.
 """
 
-import hashlib
 import logging
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,72 +12,36 @@ from dataclasses import dataclass
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.comm.waiting import Backoff, Clock
 from realm_ds.errors import IndexFault
-from realm_ds.index.builder import Builder, Snapshot
-from realm_ds.index.messages import BuildReport, Query, Reply, SnapshotChunk, SnapshotStart, Stop
-from realm_ds.index.shard import BuiltShard, PassageShard
+from realm_ds.index.answering import Asked, Totals, answer_fetch, answer_queries
+from realm_ds.index.assembly import VectorAssembly
+from realm_ds.index.builder import Builder, Embedded, Snapshot
+from realm_ds.index.messages import BuildReport, Fetch, Query, SnapshotChunk, SnapshotStart, Stop, Vectors
+from realm_ds.index.passages import PassageShard
+from realm_ds.index.relay import SnapshotRelay
+from realm_ds.index.shard import BuiltShard
+from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import oldest_kept
 
 log = logging.getLogger(__name__)
 
 NONE_LAUNCHED = -1
 REPORT_EVERY_S = 0.5
+MOST_TOGETHER = 64
+"""Requests taken before the first of them is answered."""
 MOST_AHEAD = 2
 """How many versions a query may be ahead of the newest launch that has arrived here: the trainer that launches is
 another than the one that asks, so a query can overtake the launch, and on the way there can be two of them."""
 
 
 @dataclass(kw_only=True)
-class ServeTotals:
+class ServeTotals(Totals):
     """What a server has counted."""
 
-    searches: int = 0
-    queries: int = 0
-    search_s: float = 0.0
     parked: int = 0
     """Searches that had to wait for their version."""
-    parked_s: float = 0.0
     versions_built: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Parked:
-    source: int
-    query: Query
-    parked_at: float
-
-
-class _Assembly:
-    """A snapshot on its way, chunk by chunk."""
-
-    def __init__(self, start: SnapshotStart) -> None:
-        self.start = start
-        self._chunks: list[bytes] = []
-        # Digested as it comes: all at once at the end would hold up searches for half a second.
-        self._sha256 = hashlib.sha256()
-
-    def add(self, chunk: SnapshotChunk) -> Snapshot | None:
-        """The snapshot once its last chunk is there."""
-        start = self.start
-        if (chunk.version, chunk.index) != (start.version, len(self._chunks)):
-            raise IndexFault(
-                f"received chunk {chunk.index} of snapshot {chunk.version} where chunk {len(self._chunks)} of "
-                f"{start.num_chunks} of snapshot {start.version} was due: a fault of the sender"
-            )
-        self._chunks.append(chunk.data.tobytes())
-        self._sha256.update(self._chunks[-1])
-        return self.finished()
-
-    def finished(self) -> Snapshot | None:
-        start = self.start
-        if len(self._chunks) < start.num_chunks:
-            return None
-        data, digest = b"".join(self._chunks), self._sha256.hexdigest()
-        if len(data) != start.num_bytes or digest != start.sha256:
-            raise IndexFault(
-                f"snapshot of index version {start.version} arrived damaged: {len(data)} bytes, sha256 {digest[:12]}; "
-                f"trainer 0 announced {start.num_bytes} bytes, {start.sha256[:12]}"
-            )
-        return Snapshot(version=start.version, sha256=digest, data=data)
+    late_vectors: int = 0
+    """Messages of builder ranks for versions that nobody asks for any more."""
 
 
 def serve(
@@ -87,20 +49,21 @@ def serve(
     *,
     passages: PassageShard,
     builder: Builder,
+    tree: SnapshotTree,
     trainer_ranks: Sequence[int],
     shard_rank: int,
     timeout_s: float,
     build_timeout_s: float,
     clock: Clock | None = None,
 ) -> ServeTotals:
-    """Answer until every trainer has taken leave. `trainer_ranks` are world ranks, that of trainer 0 first.
+    """Answer until everyone who may send anything has taken leave. `trainer_ranks` are world ranks, trainer 0's first.
 
     Trainers wait `build_timeout_s` for an answer, of this shard or of a slower one, and ask nothing meanwhile.
 
     Whatever goes wrong is raised here, so that an uncaught error of this rank ends the world with its reason.
     """
     server = _Server(
-        mailbox, passages=passages, builder=builder, trainer_ranks=trainer_ranks, shard_rank=shard_rank,
+        mailbox, passages=passages, builder=builder, tree=tree, trainer_ranks=trainer_ranks, shard_rank=shard_rank,
         silence_s=max(timeout_s, build_timeout_s), build_timeout_s=build_timeout_s, clock=clock or Clock(),
     )  # fmt: skip
     try:
@@ -120,6 +83,7 @@ class _Server:
         *,
         passages: PassageShard,
         builder: Builder,
+        tree: SnapshotTree,
         trainer_ranks: Sequence[int],
         shard_rank: int,
         silence_s: float,
@@ -128,25 +92,34 @@ class _Server:
     ) -> None:
         self.totals = ServeTotals()
         self._mailbox = mailbox
-        self._passages = passages
-        self._builder = builder
+        self._passages, self._builder = passages, builder
         self._first_trainer = trainer_ranks[0]
         self._asking = set(trainer_ranks)
-        self._name = f"shard {shard_rank}"
+        self._parent, self._children = tree.parent(mailbox.rank), tree.children(mailbox.rank)
+        self._embeds = mailbox.rank in tree.embedders
+        self._builder_ranks = frozenset() if self._embeds else frozenset(tree.embedders)
+        self._senders = self._asking | {self._parent} | self._builder_ranks
+        """Who may still send: while a message can be under way to this rank, it must be here to take it."""
+        self._relay = SnapshotRelay(mailbox, tree=tree, wants_weights=self._embeds)
+        self._shard_rank, self._name = shard_rank, f"shard {shard_rank}"
         self._silence_s, self._build_timeout_s = silence_s, build_timeout_s
         self._clock = clock
         self._built: dict[int, BuiltShard] = {}
         self._launched = NONE_LAUNCHED
-        self._known: dict[int, float] = {}
-        """When each version was launched that is not dropped: built or on its way."""
-        self._parked: deque[_Parked] = deque()
-        self._assembly: _Assembly | None = None
+        self._known: dict[int, SnapshotStart] = {}
+        """The versions that are not dropped: built or on their way."""
+        self._launched_at: dict[int, float] = {}
+        self._assemblies: dict[int, VectorAssembly] = {}
+        """Vectors that builder ranks have sent, by version."""
+        self._ready: list[Asked] = []
+        self._parked: deque[Asked] = deque()
         self._reported_at = self._heard_at = clock.now()
 
     def run(self) -> None:
         backoff = Backoff(self._clock)
-        while self._asking:
-            has_worked = self._take_message()
+        while self._senders:
+            has_worked = self._take_messages()
+            self._answer()
             has_worked |= self._take_build()
             self._report_progress()
             if has_worked:
@@ -155,34 +128,45 @@ class _Server:
             self._check_deadlines()
             backoff.sleep()
 
-    def _take_message(self) -> bool:
-        arrived = self._mailbox.poll()
-        if arrived is None:
-            return False
-        source, message = arrived
-        self._heard_at = self._clock.now()
-        if source not in self._asking:
+    def _take_messages(self) -> bool:
+        """All queries that have arrived, to be searched together, and at most one message of another kind: a chunk of
+        weights must not hold up a search by more than its own time."""
+        has_taken = False
+        while (arrived := self._mailbox.poll()) is not None:
+            has_taken = True
+            self._heard_at = self._clock.now()
+            self._take(*arrived)
+            if not isinstance(arrived[1], Query) or len(self._ready) >= MOST_TOGETHER:
+                break
+        return has_taken
+
+    def _take(self, source: int, message: object) -> None:
+        if source not in self._senders:
             raise IndexFault(
                 f"{self._name}: {type(message).__name__} from rank {source}, which is no trainer or has left"
             )
         match message:
-            case Query():
+            case Query() if source in self._asking:
                 self._take_query(source, message)
-            case SnapshotStart() if source == self._first_trainer:
-                self._launch(message)
-            case SnapshotChunk() if source == self._first_trainer:
-                self._take_chunk(message)
+            case Fetch() if source in self._asking:
+                self._check_address(source, message)
+                self._mailbox.send(answer_fetch(message, self._passages), to=source)
+            case SnapshotStart() | SnapshotChunk():
+                self._take_snapshot(source, message)
+            case Vectors() if source in self._builder_ranks:
+                self._take_vectors(source, message)
             case Stop():
                 self._take_leave(source)
             case _:
                 raise IndexFault(f"{self._name}: {type(message).__name__} from rank {source} is not for an index rank")
-        return True
 
     def _take_query(self, source: int, query: Query) -> None:
+        self._check_address(source, query)
+        asked = Asked(source=source, query=query, asked_at=self._clock.now())
         if query.version in self._built:
-            self._answer(source, query)
+            self._ready.append(asked)
         elif query.version in self._known or self._may_be_on_its_way(query.version):
-            self._parked.append(_Parked(source=source, query=query, parked_at=self._clock.now()))
+            self._parked.append(asked)
         else:
             what = "is dropped" if 0 <= query.version <= self._launched else "was never launched"
             raise IndexFault(
@@ -190,33 +174,37 @@ class _Server:
                 f"(launched: {self._launched}, held: {sorted(self._known)}); trainers disagree on the refresh schedule"
             )
 
+    def _check_address(self, source: int, message: Query | Fetch) -> None:
+        if message.shard != self._shard_rank:
+            raise IndexFault(
+                f"{self._name}: {type(message).__name__} of rank {source}, step {message.step}, index version "
+                f"{message.version}, is for shard {message.shard}: the ranks disagree on who holds which shard"
+            )
+
     def _may_be_on_its_way(self, version: int) -> bool:
         if self._launched == NONE_LAUNCHED:
             return version >= 0
         return self._launched < version <= self._launched + MOST_AHEAD
 
-    def _answer(self, source: int, query: Query, *, parked_s: float = 0.0) -> None:
-        started_at = time.perf_counter()
-        hits = self._built[query.version].search(query.vectors_BP, num_hits=query.num_hits, exclude_B=query.exclude_B)
-        title_lengths_BK, body_lengths_BK, tokens = self._passages.gather(hits.places_BK)
-        took_s = time.perf_counter() - started_at
-        reply = Reply(
-            request=query.request, step=query.step, version=query.version, search_ms=1e3 * took_s,
-            parked_ms=1e3 * parked_s, uids_BK=hits.uids_BK, scores_BK=hits.scores_BK,
-            title_lengths_BK=title_lengths_BK, body_lengths_BK=body_lengths_BK, tokens=tokens,
-        )  # fmt: skip
-        self._mailbox.send(reply, to=source)
-        self.totals.searches += 1
-        self.totals.queries += len(query.vectors_BP)
-        self.totals.search_s += took_s
-        self.totals.parked_s += parked_s
+    def _answer(self) -> None:
+        """All that is ready, one version after the other."""
+        while self._ready:
+            version = self._ready[0].query.version
+            together = [asked for asked in self._ready if asked.query.version == version]
+            self._ready = [asked for asked in self._ready if asked.query.version != version]
+            for to, reply in answer_queries(
+                together, built=self._built[version], passages=self._passages, totals=self.totals
+            ):
+                self._mailbox.send(reply, to=to)
+
+    def _take_snapshot(self, source: int, message: SnapshotStart | SnapshotChunk) -> None:
+        taken = self._relay.take(source, message)
+        if isinstance(taken, SnapshotStart):
+            self._launch(taken)
+        elif isinstance(taken, Snapshot):
+            self._builder.submit(taken)
 
     def _launch(self, start: SnapshotStart) -> None:
-        if self._assembly is not None:
-            raise IndexFault(
-                f"{self._name}: snapshot {start.version} begins before snapshot {self._assembly.start.version} is "
-                "complete: a fault of the sender"
-            )
         if self._launched != NONE_LAUNCHED and start.version != self._launched + 1:
             raise IndexFault(
                 f"{self._name}: index version {start.version} is launched after {self._launched}; "
@@ -224,24 +212,39 @@ class _Server:
             )
         log.info("%s: index version %d launched at step %d", self._name, start.version, start.step)
         self._launched = start.version
-        self._known[start.version] = self._clock.now()
+        self._known[start.version] = start
+        self._launched_at[start.version] = self._clock.now()
         self._drop_before(oldest_kept(start.version))
-        self._assembly = _Assembly(start)
-        self._build_if_complete(self._assembly.finished())
+        self._build_if_complete(start.version)
 
-    def _take_chunk(self, chunk: SnapshotChunk) -> None:
-        if self._assembly is None:
-            raise IndexFault(f"{self._name}: chunk {chunk.index} of snapshot {chunk.version}, which was not announced")
-        self._build_if_complete(self._assembly.add(chunk))
+    def _take_vectors(self, source: int, message: Vectors) -> None:
+        version = message.version
+        if version <= self._launched and version not in self._known:
+            self.totals.late_vectors += 1  # The builder rank has not heard yet of the launch that dropped it.
+            return
+        if version not in self._known and not self._may_be_on_its_way(version):
+            raise IndexFault(
+                f"{self._name}: vectors of index version {version} (step {message.step}) from rank {source}, but none "
+                f"later than {self._launched} was launched: a fault of the sender"
+            )
+        if version not in self._assemblies:
+            self._assemblies[version] = VectorAssembly(
+                self._builder.empty_table(), version=version, start=self._passages.start
+            )
+        self._assemblies[version].add(message.vectors_NP, start=message.start)
+        self._build_if_complete(version)
 
-    def _build_if_complete(self, snapshot: Snapshot | None) -> None:
-        if snapshot is not None:
-            self._assembly = None
-            self._builder.submit(snapshot)
+    def _build_if_complete(self, version: int) -> None:
+        """Vectors may come before the word of the launch: it takes another way down the tree."""
+        assembly, start = self._assemblies.get(version), self._known.get(version)
+        if assembly is not None and start is not None and assembly.is_complete:
+            del self._assemblies[version]
+            self._builder.submit(Embedded(version=version, step=start.step, sha256=start.sha256, table=assembly.table))
 
     def _drop_before(self, version: int) -> None:
-        self._known = {known: launched_at for known, launched_at in self._known.items() if known >= version}
-        self._built = {built: shard for built, shard in self._built.items() if built >= version}
+        for held in (self._known, self._launched_at, self._built, self._assemblies):
+            for old in [known for known in held if known < version]:
+                del held[old]
         for parked in self._parked:
             if parked.query.version < version:
                 raise IndexFault(
@@ -257,42 +260,51 @@ class _Server:
         if shard.version in self._known:
             self._built[shard.version] = shard
             self._report(shard.version, len(self._passages))
-            self._answer_parked(shard.version)
+            ready = [parked for parked in self._parked if parked.query.version == shard.version]
+            self._parked = deque(parked for parked in self._parked if parked.query.version != shard.version)
+            self.totals.parked += len(ready)
+            now = self._clock.now()
+            self._ready += [parked.parked_for(now - parked.asked_at) for parked in ready]
         return True
 
-    def _answer_parked(self, version: int) -> None:
-        still_parked = deque(parked for parked in self._parked if parked.query.version != version)
-        ready = [parked for parked in self._parked if parked.query.version == version]
-        self._parked = still_parked
-        self.totals.parked += len(ready)
-        for parked in ready:
-            self._answer(parked.source, parked.query, parked_s=self._clock.now() - parked.parked_at)
-
     def _report_progress(self) -> None:
+        if self._clock.now() - self._reported_at < REPORT_EVERY_S:
+            return
         progress = self._builder.progress
-        if progress is not None and self._clock.now() - self._reported_at >= REPORT_EVERY_S:
-            self._report(progress.version, progress.passages_done)
+        if progress is not None:
+            # All of them are done only when the version can be searched.
+            self._report(progress.version, min(progress.passages_done, len(self._passages) - 1))
+        for version, assembly in self._assemblies.items():
+            self._report(version, min(assembly.num_there, len(self._passages) - 1))
 
     def _report(self, version: int, passages_done: int) -> None:
         if self._first_trainer in self._asking and version in self._known:
             report = BuildReport(
                 version=version,
+                shard=self._shard_rank,
+                step=self._known[version].step,
                 passages_done=passages_done,
                 passages_total=len(self._passages),
-                took_s=self._clock.now() - self._known[version],
+                took_s=self._clock.now() - self._launched_at[version],
             )
             self._mailbox.send(report, to=self._first_trainer)
         self._reported_at = self._clock.now()
 
     def _take_leave(self, source: int) -> None:
-        self._asking.discard(source)
-        self._parked = deque(parked for parked in self._parked if parked.source != source)
-        self._mailbox.send(Stop(), to=source)
+        self._senders.discard(source)
+        if source == self._parent:
+            for child in self._children:
+                self._mailbox.send(Stop(), to=child)
+        if source in self._asking:
+            self._asking.discard(source)
+            self._ready = [ready for ready in self._ready if ready.source != source]
+            self._parked = deque(parked for parked in self._parked if parked.source != source)
+            self._mailbox.send(Stop(shard=self._shard_rank), to=source)
 
     def _check_deadlines(self) -> None:
         now = self._clock.now()
         for parked in self._parked:
-            if parked.query.version > self._launched and now - parked.parked_at > self._build_timeout_s:
+            if parked.query.version > self._launched and now - parked.asked_at > self._build_timeout_s:
                 raise IndexFault(
                     f"{self._name}: index version {parked.query.version}, for which rank {parked.source} waits (step "
                     f"{parked.query.step}), was never launched: nothing of it came within {self._build_timeout_s:g} s "
@@ -301,8 +313,19 @@ class _Server:
         if self._builder.is_busy:
             self._heard_at = now  # Trainers may be waiting for us.
         elif now - self._heard_at > self._silence_s:
-            raise IndexFault(
-                f"{self._name}: heard nothing from trainers (world ranks {sorted(self._asking)}) for "
-                f"{self._silence_s:g} s: one hangs or is gone, see its log; if a step or an evaluation takes that "
-                "long, raise runtime.wait_timeout_s"
-            )
+            raise IndexFault(f"{self._name}: {self._what_is_silent()}")
+
+    def _what_is_silent(self) -> str:
+        for version, start in self._known.items():
+            if not self._embeds and version not in self._built:
+                assembly = self._assemblies.get(version)
+                missing = assembly.missing() if assembly else f"all {len(self._passages)} passages"
+                return (
+                    f"index version {version} (step {start.step}) lacks the vectors of {missing}, and builder ranks "
+                    f"{sorted(self._builder_ranks)} have sent none for {self._silence_s:g} s: one hangs or is gone, see "
+                    "its log; if embedding takes that long, raise index.build_timeout_s or add builders"
+                )
+        return (
+            f"heard nothing from trainers (world ranks {sorted(self._senders)}) for {self._silence_s:g} s: one hangs or "
+            "is gone, see its log; if a step or an evaluation takes that long, raise runtime.wait_timeout_s"
+        )

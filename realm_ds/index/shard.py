@@ -1,28 +1,48 @@
-"""One shard of the corpus: its passages' tokens, and an index of their vectors to search. The only door to faiss.
+"""The vectors of one shard, in one version, and the index to search them with. The only door to faiss.
 
 Which version to ask for is versions.py's business; where the vectors come from is builder.py's.
+
+**Scores do not depend on the batch.** faiss rounds differently in batches of other sizes. So it only proposes hits, some
+more than asked for, and each pair's score is computed anew, by itself; whatever could still be among the best if every
+rounding had gone against it is fetched too. So a request has the same answer whatever it is batched with.
 
 Shapes: N passages of the shard, B queries, K hits per query, F hits fetched from faiss, P embedding.
 """
 
-from array import array
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
-from realm_ds.data.records import Passage
-from realm_ds.data.shards import Manifest, passage_range, read_passages
-from realm_ds.errors import ConfigError, DataError, IndexFault
+from realm_ds.errors import ConfigError, IndexFault
+from realm_ds.index.exclusion import Exclusion
+from realm_ds.index.factory import (
+    AUTO,
+    IndexSpec,
+    VectorType,
+    choose_factory,
+    is_built_in_order,
+    is_exact,
+    least_passages,
+    parameters_of,
+)
 from realm_ds.index.messages import NO_HIT
+from realm_ds.index.passages import PassageShard
+
+log = logging.getLogger(__name__)
 
 NOWHERE = -1
 """The place of no passage, as faiss says it."""
+SPARE_HITS = 4
+"""Fetched beyond those asked for: one may be excluded, the others show that the last hit is no tie."""
 FETCHED_AT_ONCE = 2**22
 """Hits that one faiss call may return while ties are sorted out; more rows go in several calls."""
+ADDED_AT_ONCE = 65_536
+"""Passages turned into codes at a time."""
+DTYPES: dict[VectorType, Any] = {"fp32": np.float32, "fp16": np.float16}
 
 
 def use_threads(num_threads: int) -> None:
@@ -30,100 +50,79 @@ def use_threads(num_threads: int) -> None:
     faiss.omp_set_num_threads(num_threads)
 
 
-def load_shard(
-    folder: Path, manifest: Manifest, *, shard_rank: int, num_shards: int, max_tokens: int | None = None
-) -> "PassageShard":
-    """The passages of one of `num_shards` equal parts of the corpus; ConfigError if there are too few for that.
+class VectorTable:
+    """The exact vectors of a shard in one piece of memory, which faiss searches and numpy reads and fills."""
 
-    DataError for a passage of more than `max_tokens`, special tokens included: its end would be lost in silence.
-    """
-    start, stop = passage_range(manifest.count, shard_rank, num_shards)
-    passages = read_passages(folder, manifest, start, stop, max_tokens=max_tokens)
-    return PassageShard.from_passages(passages, start=start)
-
-
-class PassageShard:
-    """Uids and tokens of a contiguous range of the corpus, in corpus order; the same for every index version."""
-
-    def __init__(
-        self, *, start: int, uids_N: np.ndarray, title_lengths_N: np.ndarray, body_lengths_N: np.ndarray,
-        tokens: np.ndarray,
-    ) -> None:  # fmt: skip
-        self.start = start
-        """Place of the first passage in the corpus."""
-        self.uids_N = uids_N
-        self.title_lengths_N = title_lengths_N
-        self.body_lengths_N = body_lengths_N
-        self.tokens = tokens
-        """uint16: title and body of every passage, one after the other."""
-        self.lengths_N = title_lengths_N.astype(np.int64) + body_lengths_N
-        self._starts_N = np.cumsum(self.lengths_N) - self.lengths_N
+    def __init__(self, num_passages: int, width: int, *, dtype: VectorType = "fp32") -> None:
+        if dtype == "fp32":
+            self.index = faiss.IndexFlatIP(width)
+        else:
+            self.index = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        self.index.codes.resize(num_passages * width * np.dtype(DTYPES[dtype]).itemsize)
+        self.index.ntotal = num_passages
+        self.vectors_NP: np.ndarray = np.asarray(_Memory(self.index, (num_passages, width), np.dtype(DTYPES[dtype])))
+        """float32 or float16, zero until filled."""
 
     @classmethod
-    def from_passages(cls, passages: Iterable[Passage], *, start: int) -> "PassageShard":
-        """Read the passages once, keeping 2 bytes a token and nothing of the text."""
-        uids, titles, bodies, tokens = array("q"), array("i"), array("i"), array("H")
-        for passage in passages:
-            uids.append(passage.uid)
-            titles.append(len(passage.title_ids))
-            bodies.append(len(passage.body_ids))
-            try:
-                tokens.extend(passage.title_ids)
-                tokens.extend(passage.body_ids)
-            except (OverflowError, TypeError) as error:
-                raise DataError(
-                    f"passage {passage.uid} ({passage.title!r}) holds a token id outside 0..65535: {error}; "
-                    "the index keeps 16 bits a token, so prepare the corpus with a smaller vocabulary"
-                ) from error
-        if not uids:
-            raise DataError(f"no passage for the shard that starts at passage {start} of the corpus; prepare it again")
-        return cls(
-            start=start,
-            uids_N=np.array(uids, dtype=np.int64),
-            title_lengths_N=np.array(titles, dtype=np.int32),
-            body_lengths_N=np.array(bodies, dtype=np.int32),
-            tokens=np.array(tokens, dtype=np.uint16),
-        )
+    def of(cls, vectors_NP: np.ndarray, *, dtype: VectorType = "fp32") -> "VectorTable":
+        """A table with a copy of these vectors."""
+        table = cls(*vectors_NP.shape, dtype=dtype)
+        table.vectors_NP[:] = vectors_NP
+        return table
 
     def __len__(self) -> int:
-        return len(self.uids_N)
+        return len(self.vectors_NP)
 
     @property
-    def stop(self) -> int:
-        """Place in the corpus just after the last passage."""
-        return self.start + len(self)
+    def width(self) -> int:
+        return int(self.vectors_NP.shape[1])
 
-    def pairs(self, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Title and body wordpieces of the passages at these places, to collate for the embedder."""
-        found = []
-        for row in rows.tolist():
-            first = int(self._starts_N[row])
-            middle = first + int(self.title_lengths_N[row])
-            found.append((self.tokens[first:middle], self.tokens[middle : first + self.lengths_N[row]]))
-        return found
+    def longest(self) -> float:
+        """The greatest norm of a vector."""
+        squares = [float(np.einsum("np,np->n", part, part).max()) for part in self.parts()]
+        return float(max(squares, default=0.0) ** 0.5)
 
-    def gather(self, places_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Title lengths [B, K], body lengths [B, K] and flat tokens of hits; nothing where there is no hit."""
-        is_hit_BK = places_BK >= 0
-        rows = places_BK.ravel() if is_hit_BK.all() else places_BK[is_hit_BK]
-        title_lengths_BK = np.zeros(places_BK.shape, dtype=np.int32)
-        body_lengths_BK = np.zeros(places_BK.shape, dtype=np.int32)
-        title_lengths_BK[is_hit_BK] = self.title_lengths_N[rows]
-        body_lengths_BK[is_hit_BK] = self.body_lengths_N[rows]
-        return title_lengths_BK, body_lengths_BK, take_ranges(self.tokens, self._starts_N[rows], self.lengths_N[rows])
+    def sample(self, most: int) -> np.ndarray:
+        """At most so many vectors, float32, always the same ones of a table of this size."""
+        if len(self) <= most:
+            return self._rows(slice(None))
+        return self._rows(np.sort(np.random.default_rng(0).choice(len(self), most, replace=False)))
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """All vectors in order, float32, a part at a time."""
+        for start in range(0, len(self), ADDED_AT_ONCE):
+            yield self._rows(slice(start, start + ADDED_AT_ONCE))
+
+    def scores(self, queries_BP: np.ndarray, places_BF: np.ndarray) -> np.ndarray:
+        """Inner products of each query with the vectors at its places, -inf below 0: each pair by itself."""
+        index, labels_BF = self.index, places_BF
+        if self.vectors_NP.dtype != np.float32:
+            # The few that are asked for as float32, since faiss computes single pairs of these only.
+            distinct_U, labels_BF = np.unique(places_BF, return_inverse=True)
+            index = faiss.IndexFlatIP(self.width)
+            index.add(self._rows(distinct_U))
+            labels_BF = np.where(places_BF < 0, NOWHERE, labels_BF.reshape(places_BF.shape))
+        scores_BF = np.empty(places_BF.shape, dtype=np.float32)
+        labels_BF = np.ascontiguousarray(labels_BF, dtype=np.int64)
+        index.compute_distance_subset(
+            len(queries_BP), faiss.swig_ptr(queries_BP), places_BF.shape[1], faiss.swig_ptr(scores_BF),
+            faiss.swig_ptr(labels_BF),
+        )  # fmt: skip
+        scores_BF[places_BF < 0] = -np.inf
+        return scores_BF
+
+    def _rows(self, rows: Any) -> np.ndarray:
+        return np.ascontiguousarray(self.vectors_NP[rows], dtype=np.float32)
 
 
-def take_ranges(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The ranges flat[start : start + length], one after the other, without a Python loop over them."""
-    starts, lengths = starts[lengths > 0], lengths[lengths > 0]
-    places = np.ones(int(lengths.sum()), dtype=np.int64)
-    if len(places):
-        # Steps of one, and at the begin of each range the jump from the end of the one before.
-        places[0] = starts[0]
-        places[np.cumsum(lengths[:-1])] = starts[1:] - (starts[:-1] + lengths[:-1] - 1)
-        np.cumsum(places, out=places)
-    taken: np.ndarray = flat.take(places)
-    return taken
+class _Memory:
+    """What numpy takes for an array: memory of a faiss index, which lives as long as the array does."""
+
+    def __init__(self, index: Any, shape: tuple[int, int], dtype: "np.dtype[Any]") -> None:
+        self.index = index
+        num_bytes = shape[0] * shape[1] * dtype.itemsize
+        address = faiss.rev_swig_ptr(index.codes.data(), num_bytes).ctypes.data if num_bytes else 0
+        self.__array_interface__ = {"data": (address, False), "shape": shape, "typestr": dtype.str, "version": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,101 +138,194 @@ class Hits:
 
 
 class BuiltShard:
-    """One version of a shard's index, ready to search."""
+    """One version of a shard's index, ready to search; made by build_shard."""
 
-    def __init__(self, *, version: int, index: Any, uids_N: np.ndarray) -> None:
+    def __init__(
+        self, *, version: int, passages: PassageShard, fetcher: Any, width: int, table: VectorTable | None, rerank: int,
+        is_exact: bool,
+    ) -> None:  # fmt: skip
         self.version = version
-        self._index = index
-        self._uids_N = uids_N
+        self.width = width
+        self.is_exact = is_exact
+        """Whether it finds the very best, so that there is nothing to audit."""
+        self._passages = passages
+        self._fetcher, self._table, self._rerank = fetcher, table, rerank
+        self._longest = table.longest() if table is not None else 0.0
 
-    @property
-    def width(self) -> int:
-        """P, the width of its vectors."""
-        return int(self._index.d)
+    def search(self, vectors_BP: np.ndarray, *, num_hits: int, exclusion: Exclusion, is_audit: bool = False) -> Hits:
+        """The best `num_hits` passages of each query, without those that it excludes.
 
-    def search(self, vectors_BP: np.ndarray, *, num_hits: int, exclude_B: np.ndarray) -> Hits:
-        """The best `num_hits` passages of each query, without the one it excludes (NO_UID: none).
-
-        One faiss call per batch, never one for several: faiss rounds differently in batches of other sizes.
+        An audit looks at all exact vectors, whatever the index is made of. Raises IndexFault for queries of another
+        width or that are not finite.
         """
+        self._check(vectors_BP, num_hits=num_hits, num_exclusions=len(exclusion), is_audit=is_audit)
+        queries_BP = np.require(vectors_BP, dtype=np.float32, requirements=["C", "A"])
+        if self.is_exact or is_audit:
+            fetcher = self._table.index if is_audit and self._table is not None else self._fetcher
+            finder = _Finder(self._passages, fetcher=fetcher, table=self._table, slack_B=self._slack(queries_BP))
+            num_fetched = num_hits + SPARE_HITS
+        else:
+            finder = _Finder(
+                self._passages, fetcher=self._fetcher, table=self._table if self._rerank else None, slack_B=None
+            )
+            num_fetched = (num_hits + 1) * max(1, self._rerank)
+        places_BK, scores_BK = finder.find(queries_BP, exclusion, num_hits=num_hits, num_fetched=num_fetched)
+        uids_BK = self._passages.uids_N.take(places_BK, mode="wrap")
+        uids_BK[places_BK == NOWHERE] = NO_HIT
+        return Hits(places_BK=places_BK, uids_BK=uids_BK, scores_BK=scores_BK)
+
+    def _slack(self, queries_BP: np.ndarray) -> np.ndarray:
+        """How far two computations of one score can be apart, by rounding of P sums: twice the bound of each."""
+        unit = 2.0**-24
+        norms_B: np.ndarray = np.sqrt(np.einsum("bp,bp->b", queries_BP, queries_BP))
+        slack_B: np.ndarray = 4 * self.width * unit * self._longest * norms_B
+        return slack_B
+
+    def _check(self, vectors_BP: np.ndarray, *, num_hits: int, num_exclusions: int, is_audit: bool) -> None:
         if vectors_BP.ndim != 2 or vectors_BP.shape[1] != self.width:
             raise IndexFault(
                 f"queries are of shape {vectors_BP.shape}, but the vectors of index version {self.version} are "
                 f"{self.width} wide: trainers and index ranks run with different model.projection_size"
             )
-        if len(exclude_B) != len(vectors_BP) or num_hits < 1:
-            raise IndexFault(f"{len(vectors_BP)} queries came with {len(exclude_B)} exclusions and num_hits={num_hits}")
-        queries_BP = np.require(vectors_BP, dtype=np.float32, requirements=["C", "A"])
-        # One more to see whether the boundary is tied, one more for the excluded passage.
-        places_BK, scores_BK = self._search(
-            queries_BP, exclude_B, num_hits=num_hits, num_fetched=min(num_hits + 2, len(self._uids_N))
-        )
-        uids_BK = self._uids_N.take(places_BK, mode="wrap")
-        uids_BK[places_BK == NOWHERE] = NO_HIT
-        return Hits(places_BK=places_BK, uids_BK=uids_BK, scores_BK=scores_BK)
+        if num_exclusions != len(vectors_BP) or num_hits < 1:
+            raise IndexFault(f"{len(vectors_BP)} queries came with {num_exclusions} exclusions and num_hits={num_hits}")
+        if not np.isfinite(vectors_BP).all():
+            raise IndexFault("the queries hold values that are not finite: the query tower has diverged")
+        if is_audit and self._table is None:
+            raise IndexFault(
+                f"index version {self.version} keeps no exact vectors to audit it with: set index.rerank or "
+                "index.audit_every on the index ranks as on the trainers"
+            )
 
-    def _search(
-        self, queries_BP: np.ndarray, exclude_B: np.ndarray, *, num_hits: int, num_fetched: int
+
+@dataclass(frozen=True, kw_only=True)
+class _Fetched:
+    """What faiss proposed for each query, in our order."""
+
+    places_BF: np.ndarray
+    """Excluded ones NOWHERE, and last."""
+    scores_BF: np.ndarray
+    least_B: np.ndarray
+    """faiss's score of the last one: what it did not propose has no more."""
+    is_all_B: np.ndarray
+    """Whether faiss has no more to propose."""
+
+
+class _Finder:
+    """One search: fetch, score, exclude, order; and again, wider, where that was not enough."""
+
+    def __init__(
+        self, passages: PassageShard, *, fetcher: Any, table: VectorTable | None, slack_B: np.ndarray | None
+    ) -> None:
+        """With `slack_B` the best are found for certain; None takes what an approximate index proposes."""
+        self._passages, self._fetcher, self._table, self._slack_B = passages, fetcher, table, slack_B
+
+    def find(
+        self, queries_BP: np.ndarray, exclusion: Exclusion, *, num_hits: int, num_fetched: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Places and scores [B, num_hits] that do not depend on which of equal scores faiss happens to keep.
-
-        faiss keeps any of the passages that tie for the last place. Queries whose last hit ties with the next are
-        searched again, wider, until it does not; rare with real vectors, every time with collapsed ones.
-        """
-        places_BF, scores_BF, is_all_B = self._fetch(queries_BP, exclude_B, num_fetched=num_fetched)
-        if num_fetched > num_hits:
-            is_cut_B = (places_BF[:, num_hits] != NOWHERE) & (scores_BF[:, num_hits - 1] > scores_BF[:, num_hits])
-            tied = np.flatnonzero(~(is_cut_B | is_all_B))
-        else:
-            tied = np.flatnonzero(~is_all_B)
-        places_BK, scores_BK = _cut(places_BF, num_hits, NOWHERE), _cut(scores_BF, num_hits, -np.inf)
-        if len(tied):
-            wider = min(4 * num_fetched, len(self._uids_N))
-            for rows in np.array_split(tied, -(-len(tied) * wider // FETCHED_AT_ONCE)):
+        """Places and scores [B, num_hits]. Searched again are queries whose last hit ties with what was not fetched (rare
+        with real vectors, every time with collapsed ones), and those of which too many hits are excluded."""
+        num_passages = len(self._passages)
+        num_fetched = min(num_fetched, num_passages)
+        found = self._fetch(queries_BP, exclusion, num_fetched=num_fetched)
+        unsure = np.flatnonzero(~(found.is_all_B | self._is_sure(found, num_hits)))
+        places_BK, scores_BK = _cut(found.places_BF, num_hits, NOWHERE), _cut(found.scores_BF, num_hits, -np.inf)
+        if len(unsure):
+            wider = min(4 * num_fetched, num_passages)
+            for rows in np.array_split(unsure, -(-len(unsure) * wider // FETCHED_AT_ONCE)):
                 if len(rows):
-                    places_BK[rows], scores_BK[rows] = self._search(
-                        queries_BP[rows], exclude_B[rows], num_hits=num_hits, num_fetched=wider
+                    narrowed = _Finder(
+                        self._passages, fetcher=self._fetcher, table=self._table,
+                        slack_B=None if self._slack_B is None else self._slack_B[rows],
+                    )  # fmt: skip
+                    places_BK[rows], scores_BK[rows] = narrowed.find(
+                        queries_BP[rows], exclusion.at(rows), num_hits=num_hits, num_fetched=wider
                     )
         return places_BK, scores_BK
 
-    def _fetch(
-        self, queries_BP: np.ndarray, exclude_B: np.ndarray, *, num_fetched: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Places and scores [B, F] in our order, excluded ones emptied and last, and whether there are no more."""
-        scores_BF, places_BF = self._index.search(queries_BP, num_fetched)
+    def _is_sure(self, found: _Fetched, num_hits: int) -> np.ndarray:
+        if found.places_BF.shape[1] < num_hits:
+            return np.zeros(len(found.places_BF), dtype=bool)
+        is_full_B: np.ndarray = found.places_BF[:, num_hits - 1] != NOWHERE
+        if self._slack_B is None:
+            return is_full_B
+        is_clear_B: np.ndarray = found.scores_BF[:, num_hits - 1] > found.least_B + self._slack_B
+        return is_full_B & is_clear_B
+
+    def _fetch(self, queries_BP: np.ndarray, exclusion: Exclusion, *, num_fetched: int) -> _Fetched:
+        scores_BF, places_BF = self._fetcher.search(queries_BP, num_fetched)
         is_empty_BF = places_BF < 0
-        is_all_B = is_empty_BF[:, -1] | (num_fetched == len(self._uids_N))
-        scores_BF[is_empty_BF] = -np.inf
-        uids_BF = self._uids_N.take(places_BF, mode="wrap")
-        is_excluded_BF = (uids_BF == exclude_B[:, None]) & ~is_empty_BF
-        places_BF[is_excluded_BF], scores_BF[is_excluded_BF] = NOWHERE, -np.inf
-        is_tie_BF = (scores_BF[:, 1:] == scores_BF[:, :-1]) & ~is_empty_BF[:, 1:]
-        # faiss returns rows sorted by score: only those with ties or an emptied place need sorting.
-        rows = np.flatnonzero(is_tie_BF.any(axis=1) | is_excluded_BF.any(axis=1))
+        least_B = np.where(is_empty_BF[:, -1], -np.inf, scores_BF[:, -1])
+        is_all_B = is_empty_BF[:, -1] | (num_fetched == len(self._passages))
+        if self._table is not None:
+            scores_BF = self._table.scores(queries_BP, places_BF)
+        is_out_BF = is_empty_BF | exclusion.of(places_BF, self._passages)
+        places_BF[is_out_BF], scores_BF[is_out_BF] = NOWHERE, -np.inf
+        # Most rows are in order as they come; sorting by two keys takes several times longer than looking.
+        is_strict_BF = (scores_BF[:, 1:] < scores_BF[:, :-1]) | is_out_BF[:, 1:] & is_out_BF[:, :-1]
+        rows = np.flatnonzero(~is_strict_BF.all(axis=1))
         if len(rows):
-            order = np.lexsort((uids_BF[rows], -scores_BF[rows]), axis=-1)
+            uids_RF = self._passages.uids_N.take(places_BF[rows], mode="wrap")
+            order = np.lexsort((uids_RF, -scores_BF[rows]), axis=-1)
             places_BF[rows] = np.take_along_axis(places_BF[rows], order, axis=1)
             scores_BF[rows] = np.take_along_axis(scores_BF[rows], order, axis=1)
-        return places_BF, scores_BF, is_all_B
+        return _Fetched(places_BF=places_BF, scores_BF=scores_BF, least_B=least_B, is_all_B=is_all_B)
 
 
-def build_shard(passages: PassageShard, vectors_NP: np.ndarray, *, version: int, factory: str) -> BuiltShard:
-    """Index the passages' vectors by inner product. The same vectors and threads give the same index."""
-    num_passages, width = vectors_NP.shape
-    if num_passages != len(passages):
-        raise IndexFault(f"index version {version}: {num_passages} vectors for {len(passages)} passages: build it anew")
+def build_shard(
+    passages: PassageShard, table: VectorTable, *, version: int, spec: IndexSpec, device: int | None = None
+) -> BuiltShard:
+    """Index the passages' vectors by inner product, on GPU `device` unless None. The same vectors give the same index.
+
+    Raises ConfigError for a factory that FAISS does not know or that needs more passages.
+    """
+    if len(table) != len(passages):
+        raise IndexFault(f"index version {version}: {len(table)} vectors for {len(passages)} passages: build it anew")
+    factory = spec.factory
+    if factory == AUTO:
+        factory, reason = choose_factory(len(passages), width=table.width)
+        log.info("index.factory auto is %s: %s", factory, reason)
+    exact = is_exact(factory, spec.vectors)
+    fetcher = table.index if exact else _approximate(table, factory=factory, spec=spec)
+    return BuiltShard(
+        version=version, passages=passages, fetcher=_on_device(fetcher, device), width=table.width,
+        table=table if exact or spec.keeps_exact else None, rerank=spec.rerank, is_exact=exact,
+    )  # fmt: skip
+
+
+def _approximate(table: VectorTable, *, factory: str, spec: IndexSpec) -> Any:
+    if len(table) < least_passages(factory):
+        raise ConfigError(
+            f"index.factory={factory!r} needs at least {least_passages(factory)} passages to train it, but the shard "
+            f"has {len(table)}: use fewer cells or shorter codes, fewer shards, or Flat"
+        )
+    num_threads = faiss.omp_get_max_threads()
     try:
-        index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(table.width, factory, faiss.METRIC_INNER_PRODUCT)
+        if is_built_in_order(factory):
+            faiss.omp_set_num_threads(1)  # The price of an index that is the same in every run.
         if not index.is_trained:
-            index.train(vectors_NP)
-        index.add(vectors_NP)
+            index.train(table.sample(spec.train_passages))
+        for part in table.parts():
+            index.add(part)
+        if parameters := parameters_of(spec.search_parameters, factory):
+            faiss.ParameterSpace().set_index_parameters(index, parameters)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise ConfigError(
-            f"index.factory={factory!r} cannot index {num_passages} passages of width {width} ({reason}); "
-            "use Flat, or fewer cells or codes, or fewer shards"
+            f"index.factory={factory!r} with index.search_parameters={spec.search_parameters!r} cannot index "
+            f"{len(table)} passages of width {table.width} ({reason}): use Flat, or what FAISS knows"
         ) from error
-    return BuiltShard(version=version, index=index, uids_N=passages.uids_N)
+    finally:
+        faiss.omp_set_num_threads(num_threads)
+    return index
+
+
+def _on_device(index: Any, device: int | None) -> Any:
+    """The index itself, or a copy of it on a GPU, where faiss has GPUs at all."""
+    if device is None or not hasattr(faiss, "StandardGpuResources"):
+        return index
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device, index)
 
 
 def _cut(array_BF: np.ndarray, width: int, empty: float) -> np.ndarray:

@@ -12,10 +12,12 @@ from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.eval.corpus import embed_with
 from realm_ds.index.builder import Builder
 from realm_ds.index.embedding import Embed
+from realm_ds.index.factory import spec_of
 from realm_ds.index.messages import MESSAGES
+from realm_ds.index.passages import PassageShard, load_shard
 from realm_ds.index.server import ServeTotals, serve
-from realm_ds.index.shard import PassageShard, load_shard
 from realm_ds.index.store import IndexStore
+from realm_ds.index.tree import SnapshotTree
 from realm_ds.models.realm import frozen_tower, tower_from_snapshot
 
 
@@ -31,6 +33,7 @@ def serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: 
         world.mailbox(MESSAGES, timeout_s=config.runtime.wait_timeout_s),
         passages=passages,
         builder=_builder(world, config, folder=folder, passages=passages, manifest=manifest, tokenizer=tokenizer),
+        tree=SnapshotTree(trainer=world.trainer_ranks[0], embedders=world.index_ranks),
         trainer_ranks=world.trainer_ranks,
         shard_rank=shard_rank,
         timeout_s=config.runtime.wait_timeout_s,
@@ -47,10 +50,10 @@ def _builder(
         special=tokenizer.special,
         passage_tokens=config.data.passage_tokens,
         width=config.model.projection_size,
-        factory=config.index.factory,
+        spec=spec_of(config.index),
         batch_tokens=config.index.embed_batch_tokens,
         num_threads=torch.get_num_threads(),
-        store=IndexStore(folder / "index", corpus_sha256=manifest.digest),
+        store=IndexStore(folder / "index", corpus_sha256=manifest.digest, dtype=config.index.vectors),
     )
 
 

@@ -22,7 +22,7 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Manifest, open_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
-from realm_ds.index.shard import load_shard
+from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER
 from realm_ds.models.realm import RealmModel, strip_prefix

@@ -20,7 +20,7 @@ from realm_ds.errors import ConfigError
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.eval.qa import ReadingSizes, Row, answer_questions, majority_answers, summarise
 from realm_ds.files import write_durably
-from realm_ds.index.shard import load_shard
+from realm_ds.index.passages import load_shard
 from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model
 from realm_ds.models.towers import Embedder
 from realm_ds.train import checkpoint

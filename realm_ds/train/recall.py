@@ -12,7 +12,7 @@ from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import CorpusIndex, embed_queries, embed_with
 from realm_ds.eval.retrieval import RECALL_AT, gold_hits, recalls
 from realm_ds.index.embedding import ShardEmbedder
-from realm_ds.index.shard import PassageShard, load_shard
+from realm_ds.index.passages import PassageShard, load_shard
 from realm_ds.models.towers import Embedder
 from realm_ds.train.stage import starting_model
 
@@ -29,7 +29,7 @@ def embed_passages(tower: Embedder, passages: PassageShard, *, config: RealmConf
         batch_tokens=config.index.embed_batch_tokens,
         width=tower.dense.out_features,
     )
-    vectors_NP = embedder.empty()
+    vectors_NP = np.empty((len(passages), tower.dense.out_features), dtype=np.float32)
     for _ in embedder.run(embed_with(tower), vectors_NP):
         pass
     return vectors_NP

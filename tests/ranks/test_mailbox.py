@@ -36,14 +36,20 @@ def test_every_kind_of_message_arrives_from_every_rank_as_it_was_sent() -> None:
 def message(kind, sender):
     r = np.random.default_rng(sender)
     return {
-        Query: lambda: Query(request=sender, step=2, version=0, num_hits=3,
-                             vectors_BP=r.random((4, 8), np.float32), exclude_B=r.integers(0, 2**62, 4)),
-        Reply: lambda: Reply(request=1, step=sender, version=1, search_ms=0.5, parked_ms=2.25,
-                             uids_BK=r.integers(0, 9, (2, 3)), scores_BK=r.random((2, 3), np.float32),
+        Query: lambda: Query(request=sender, shard=1, step=2, version=0, num_hits=3, wants_tokens=1, is_audit=0,
+                             vectors_BP=r.random((4, 8), np.float32), uids_B=r.integers(0, 2**62, 4),
+                             articles_B=r.integers(0, 2**62, 4), ngrams_G=r.integers(-2**62, 2**62, 9),
+                             num_ngrams_B=np.array([4, 0, 5, 0], np.int32), ngram=5, most_shared=0.5),
+        Reply: lambda: Reply(request=1, shard=0, step=sender, version=1, search_ms=0.5, parked_ms=2.25,
+                             places_BK=np.zeros((2, 3), np.int32), uids_BK=r.integers(0, 9, (2, 3)), scores_BK=r.random((2, 3), np.float32),
                              title_lengths_BK=np.ones((2, 3), np.int32), body_lengths_BK=np.ones((2, 3), np.int32),
                              tokens=r.integers(0, 60000, 12).astype(np.uint16)),
+        Fetch: lambda: Fetch(request=1, shard=sender, places_H=np.arange(3, dtype=np.int32)),
+        Fetched: lambda: Fetched(request=1, shard=sender, title_lengths_H=np.ones(3, np.int32),
+                                 body_lengths_H=np.ones(3, np.int32), tokens=np.arange(6, dtype=np.uint16)),
+        Vectors: lambda: Vectors(version=2, start=5, vectors_NP=r.random((3, 8)).astype(np.float16)),
         SnapshotStart: lambda: SnapshotStart(version=1, step=5, num_bytes=9, num_chunks=2, sha256="ab" * 32),
-        SnapshotChunk: lambda: SnapshotChunk(version=1, index=0, data=r.integers(0, 256, 1000).astype(np.uint8)),
+        SnapshotChunk: lambda: SnapshotChunk(version=1, index=0, crc32=7, data=r.integers(0, 256, 1000).astype(np.uint8)),
         BuildReport: lambda: BuildReport(version=sender, passages_done=1, passages_total=2, took_s=0.1),
         Stop: lambda: Stop(),
     }[kind]()
@@ -78,7 +84,7 @@ if me == 0:
         data = np.full(CHUNK_BYTES, index, np.uint8)
         data[:8].view(np.int64)[0] = index
         digest.update(data)
-        mailbox.send(SnapshotChunk(version=1, index=index, data=data), to=1)
+        mailbox.send(SnapshotChunk(version=1, index=index, crc32=0, data=data), to=1)
         data[:] = 255  # the mailbox has its own copy
         mailbox.send(BuildReport(version=1, passages_done=index, passages_total=CHUNKS, took_s=0.0), to=1)
     mailbox.send(SnapshotStart(version=1, step=0, num_bytes=0, num_chunks=CHUNKS, sha256=digest.hexdigest()), to=1)
@@ -114,7 +120,7 @@ def test_two_ranks_that_send_each_other_more_than_mpi_buffers_both_flush() -> No
         """
 other = 1 - me
 for index in range(4):
-    mailbox.send(SnapshotChunk(version=0, index=index, data=np.full(8 * 2**20, me, np.uint8)), to=other)
+    mailbox.send(SnapshotChunk(version=0, index=index, crc32=0, data=np.full(8 * 2**20, me, np.uint8)), to=other)
 mailbox.flush(60)
 for index in range(4):
     chunk = mailbox.receive(SnapshotChunk, source=other, timeout_s=60, waiting_for="a chunk")

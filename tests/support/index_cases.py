@@ -1,6 +1,5 @@
 """Small corpora, brute-force search and a whole index on loopback, for the tests of index/."""
 
-import hashlib
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -11,11 +10,14 @@ from realm_ds.comm.mailbox import Mailbox
 from realm_ds.data.batches import Tokens, passage_batch
 from realm_ds.data.records import Passage, SpecialIds
 from realm_ds.index.builder import Builder
+from realm_ds.index.factory import IndexSpec
 from realm_ds.index.merge import Candidates
-from realm_ds.index.messages import NO_HIT, SnapshotChunk, SnapshotStart
+from realm_ds.index.messages import NO_HIT
+from realm_ds.index.passages import PassageShard
+from realm_ds.index.relay import snapshot_messages
 from realm_ds.index.server import ServeTotals, serve
-from realm_ds.index.shard import PassageShard
 from realm_ds.index.store import IndexStore
+from realm_ds.index.tree import SnapshotTree
 
 
 def make_passages(uids: list[int], *, seed: int = 0) -> list[Passage]:
@@ -85,25 +87,18 @@ def make_builder(
     *,
     embed_factory: Callable[[bytes], Callable[[Tokens], np.ndarray]] = fake_embed,
     store: IndexStore | None = None,
+    spec: IndexSpec | None = None,
 ) -> Builder:
     return Builder(
-        passages, embed_factory=embed_factory, special=SPECIAL, passage_tokens=64, width=WIDTH, factory="Flat",
-        batch_tokens=128, num_threads=1, store=store,
+        passages, embed_factory=embed_factory, special=SPECIAL, passage_tokens=64, width=WIDTH,
+        spec=spec or IndexSpec(), batch_tokens=128, num_threads=1, store=store,
     )  # fmt: skip
 
 
-def send_snapshot(mailbox: Mailbox, version: int, *, index_ranks: Sequence[int], chunk_bytes: int = 7) -> None:
-    """What trainer 0 sends at a launch."""
-    data = snapshot_of(version)
-    chunks = [data[start : start + chunk_bytes] for start in range(0, len(data), chunk_bytes)]
-    start = SnapshotStart(
-        version=version, step=version, num_bytes=len(data), num_chunks=len(chunks),
-        sha256=hashlib.sha256(data).hexdigest(),
-    )  # fmt: skip
-    for rank in index_ranks:
-        mailbox.send(start, to=rank)
-        for index, chunk in enumerate(chunks):
-            mailbox.send(SnapshotChunk(version=version, index=index, data=np.frombuffer(chunk, np.uint8)), to=rank)
+def send_snapshot(mailbox: Mailbox, version: int, *, to: int, chunk_bytes: int = 7) -> None:
+    """What trainer 0 sends to the root of the tree at a launch."""
+    for message in snapshot_messages(snapshot_of(version), version=version, step=version, chunk_bytes=chunk_bytes):
+        mailbox.send(message, to=to)
 
 
 def check_candidates(
@@ -125,18 +120,23 @@ def check_candidates(
 class ServerThread:
     """A server on loopback; leaving the `with` waits for it and raises what ended it."""
 
-    def __init__(self, mailbox: Mailbox, passages: PassageShard, builder: Builder, *, trainer_ranks: Sequence[int]):
+    def __init__(
+        self, mailbox: Mailbox, passages: PassageShard, builder: Builder, *, trainer_ranks: Sequence[int],
+        tree: SnapshotTree | None = None, shard_rank: int = 0,
+    ) -> None:  # fmt: skip
+        """Alone below trainer 0, unless a `tree` is given."""
         self.totals: ServeTotals | None = None
         self._error: BaseException | None = None
-        self._arguments = (mailbox, passages, builder, trainer_ranks)
+        tree = tree or SnapshotTree(trainer=trainer_ranks[0], embedders=(mailbox.rank,))
+        self._arguments = (mailbox, passages, builder, trainer_ranks, tree, shard_rank)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        mailbox, passages, builder, trainer_ranks = self._arguments
+        mailbox, passages, builder, trainer_ranks, tree, shard_rank = self._arguments
         try:
             self.totals = serve(
-                mailbox, passages=passages, builder=builder, trainer_ranks=trainer_ranks, shard_rank=0, timeout_s=30,
-                build_timeout_s=30,
+                mailbox, passages=passages, builder=builder, tree=tree, trainer_ranks=trainer_ranks,
+                shard_rank=shard_rank, timeout_s=30, build_timeout_s=30,
             )  # fmt: skip
         except BaseException as error:
             self._error = error

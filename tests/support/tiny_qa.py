@@ -8,7 +8,7 @@ from realm_ds.data.question_files import write_questions
 from realm_ds.data.records import Question
 from realm_ds.data.shards import open_manifest, read_passages
 from realm_ds.eval.corpus import CorpusIndex
-from realm_ds.index.shard import PassageShard, load_shard
+from realm_ds.index.passages import PassageShard, load_shard
 from tests.support.tiny import FACTS, TOWNS
 
 

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as npst
 
 from realm_ds.comm.codec import DTYPES, Codec
 from realm_ds.errors import IndexFault
+from realm_ds.index.exclusion import exclude_passages
 from realm_ds.index.messages import MESSAGES, Query, Stop
 
 
@@ -104,9 +105,11 @@ def test_numpy_numbers_pass_for_numbers() -> None:
 
 def test_all_messages_of_the_index_are_known() -> None:
     codec = Codec(MESSAGES)
+    exclusion = exclude_passages(np.ones(2))
     query = Query(
-        request=1, step=2, version=3, num_hits=4, vectors_BP=np.eye(2, dtype=np.float32), exclude_B=np.ones(2)
-    )
+        request=1, shard=0, step=2, version=3, num_hits=4, wants_tokens=1, is_audit=0,
+        vectors_BP=np.eye(2, dtype=np.float32), **vars(exclusion),
+    )  # fmt: skip
     assert [type(codec.decode(codec.encode(message))) for message in (query, Stop())] == [Query, Stop]
 
 

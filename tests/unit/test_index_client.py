@@ -8,17 +8,19 @@ from realm_ds.comm.mailbox import Mailbox
 from realm_ds.comm.waiting import Clock
 from realm_ds.errors import IndexFault
 from realm_ds.index.client import IndexClient
+from realm_ds.index.exclusion import exclude_nothing
 from realm_ds.index.messages import MESSAGES, NO_HIT, BuildReport, Query, Reply, Stop
 
 TRAINER, SHARDS = 0, (1, 2)
 
 
-def reply(request: int, uids: list[list[int]], *, version: int = 5, search_ms: float = 1.0) -> Reply:
+def reply(shard: int, request: int, uids: list[list[int]], *, version: int = 5, search_ms: float = 1.0) -> Reply:
     """Scores fall with the uid; each passage has the one body token uid."""
     uids_BK = np.array(uids, dtype=np.int64)
     is_hit = uids_BK != NO_HIT
     return Reply(
-        request=request, step=9, version=version, search_ms=search_ms, parked_ms=0.5, uids_BK=uids_BK,
+        request=request, shard=shard, step=9, version=version, search_ms=search_ms, parked_ms=0.5,
+        places_BK=np.zeros(uids_BK.shape, np.int32), uids_BK=uids_BK,
         scores_BK=np.where(is_hit, -uids_BK, -np.inf).astype(np.float32),
         title_lengths_BK=np.zeros(uids_BK.shape, np.int32), body_lengths_BK=is_hit.astype(np.int32),
         tokens=uids_BK[is_hit].astype(np.uint16),
@@ -37,7 +39,7 @@ def client_of(mailbox: Mailbox, *, build_timeout_s: float = 30.0) -> IndexClient
 
 def submit(client: IndexClient, *, num_queries: int = 1, num_hits: int = 2) -> int:
     return client.submit(
-        np.ones((num_queries, 3)), exclude_B=np.zeros(num_queries, "i4"), num_hits=num_hits, step=9, version=5
+        np.ones((num_queries, 3)), exclusion=exclude_nothing(num_queries), num_hits=num_hits, step=9, version=5
     )
 
 
@@ -50,9 +52,9 @@ def test_every_shard_gets_the_query_and_replies_are_merged(mailboxes):
         assert source == TRAINER
         assert isinstance(query, Query)
         assert (query.request, query.step, query.version, query.num_hits) == (request, 9, 5, 2)
-        assert (query.vectors_BP.dtype, query.exclude_B.dtype) == (np.float32, np.int64)
-    shards[1].send(reply(request, [[3, 8]], search_ms=4.0), to=TRAINER)
-    shards[0].send(reply(request, [[5, NO_HIT]], search_ms=2.0), to=TRAINER)
+        assert (query.vectors_BP.dtype, query.uids_B.dtype) == (np.float32, np.int64)
+    shards[1].send(reply(1, request, [[3, 8]], search_ms=4.0), to=TRAINER)
+    shards[0].send(reply(0, request, [[5, NO_HIT]], search_ms=2.0), to=TRAINER)
     found = client.collect(request)
     assert found.uids_BK.tolist() == [[3, 5]]
     assert [hit.body_ids.tolist() for hit in found.hits(0)] == [[3], [5]]
@@ -64,9 +66,9 @@ def test_requests_overlap_and_are_collected_in_any_order(mailboxes):
     trainer, *shards = mailboxes
     client = client_of(trainer)
     first, second = submit(client), submit(client)
-    for shard in shards:
-        shard.send(reply(first, [[1, 2]]), to=TRAINER)
-        shard.send(reply(second, [[3, 4]]), to=TRAINER)
+    for number, shard in enumerate(shards):
+        shard.send(reply(number, first, [[1, 2]]), to=TRAINER)
+        shard.send(reply(number, second, [[3, 4]]), to=TRAINER)
     assert client.collect(second).uids_BK.tolist() == [[3, 3]]
     assert client.collect(first).uids_BK.tolist() == [[1, 1]]
 
@@ -75,20 +77,20 @@ def test_strangers_are_dropped_and_counted(mailboxes, caplog: pytest.LogCaptureF
     trainer, *shards = mailboxes
     client = client_of(trainer)
     request = submit(client)
-    shards[0].send(reply(77, [[66, 67]]), to=TRAINER)
-    shards[0].send(reply(request, [[1, 2]]), to=TRAINER)
-    shards[1].send(reply(request, [[3, 4]]), to=TRAINER)
+    shards[0].send(reply(0, 77, [[66, 67]]), to=TRAINER)
+    shards[0].send(reply(0, request, [[1, 2]]), to=TRAINER)
+    shards[1].send(reply(1, request, [[3, 4]]), to=TRAINER)
     assert client.collect(request).uids_BK.tolist() == [[1, 2]]
     assert client.totals.strangers == 1
-    assert "dropped a reply of rank 1 to request 77" in caplog.text
+    assert "dropped a reply of rank 1, shard 0, to request 77" in caplog.text
 
 
 def test_another_version_is_counted_and_a_fault(mailboxes):
     trainer, *shards = mailboxes
     client = client_of(trainer)
     request = submit(client)
-    shards[0].send(reply(request, [[1, 2]]), to=TRAINER)
-    shards[1].send(reply(request, [[3, 4]], version=4), to=TRAINER)
+    shards[0].send(reply(0, request, [[1, 2]]), to=TRAINER)
+    shards[1].send(reply(1, request, [[3, 4]], version=4), to=TRAINER)
     with pytest.raises(IndexFault, match=r"asked for index version 5, but rank\(s\) answered from others {2: 4}"):
         client.collect(request)
     assert client.totals.mixed_version_replies == 1
@@ -98,7 +100,7 @@ def test_a_reply_of_another_shape_is_a_fault(mailboxes):
     trainer, *shards = mailboxes
     client = client_of(trainer)
     request = submit(client, num_hits=3)
-    shards[0].send(reply(request, [[1, 2]]), to=TRAINER)
+    shards[0].send(reply(0, request, [[1, 2]]), to=TRAINER)
     with pytest.raises(IndexFault, match=r"index rank 1 answered \(1, 2\) hits where step 9 asked for \(1, 3\)"):
         client.collect(request)
 
@@ -107,7 +109,7 @@ def test_a_silent_shard_is_named(mailboxes):
     trainer, *shards = mailboxes
     client = client_of(trainer, build_timeout_s=0.01)
     request = submit(client)
-    shards[0].send(reply(request, [[1, 2]]), to=TRAINER)
+    shards[0].send(reply(0, request, [[1, 2]]), to=TRAINER)
     with pytest.raises(IndexFault, match=r"index rank\(s\) \[2\] to the queries of step 9, index version 5"):
         client.collect(request)
     with pytest.raises(IndexFault, match=r"raise index.build_timeout_s or add index ranks"):
@@ -117,7 +119,7 @@ def test_a_silent_shard_is_named(mailboxes):
 def test_queries_that_are_not_finite_are_a_fault(mailboxes):
     with pytest.raises(IndexFault, match=r"queries of step 9 \(index version 5\) hold values that are not finite"):
         client_of(mailboxes[0]).submit(
-            np.full((1, 3), np.nan), exclude_B=np.zeros(1, "i8"), num_hits=2, step=9, version=5
+            np.full((1, 3), np.nan), exclusion=exclude_nothing(1), num_hits=2, step=9, version=5
         )
 
 
@@ -126,9 +128,9 @@ def test_build_reports_do_not_swallow_replies(mailboxes):
     client = client_of(trainer)
     request = submit(client)
     report = BuildReport(version=6, passages_done=1, passages_total=2, took_s=0.1)
-    for shard in shards:
+    for number, shard in enumerate(shards):
         shard.send(report, to=TRAINER)
-        shard.send(reply(request, [[1, 2]]), to=TRAINER)
+        shard.send(reply(number, request, [[1, 2]]), to=TRAINER)
     assert client.build_reports() == [(shard.rank, report) for shard in shards]
     assert client.collect(request).uids_BK.tolist() == [[1, 1]]
     assert client.build_reports() == []
@@ -145,7 +147,7 @@ def test_closing_takes_what_was_still_under_way(mailboxes):
     trainer, *shards = mailboxes
     client = client_of(trainer)
     request = submit(client)
-    shards[0].send(reply(request, [[1, 2]]), to=TRAINER)
+    shards[0].send(reply(0, request, [[1, 2]]), to=TRAINER)
     for shard in shards:
         shard.send(Stop(), to=TRAINER)
     client.close()

@@ -4,8 +4,10 @@ import itertools
 import logging
 import re
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,11 @@ from realm_ds.comm.mailbox import Mailbox
 from realm_ds.comm.waiting import Clock
 from realm_ds.errors import IndexFault
 from realm_ds.index.client import IndexClient
+from realm_ds.index.exclusion import exclude_passages
 from realm_ds.index.messages import MESSAGES, BuildReport, Query, Reply, SnapshotChunk, SnapshotStart, Stop
 from realm_ds.index.server import serve
 from realm_ds.index.store import IndexStore, version_folder
+from realm_ds.index.tree import SnapshotTree
 from tests.support.index_cases import (
     WIDTH,
     ServerThread,
@@ -37,8 +41,16 @@ QUERIES = np.random.default_rng(0).integers(-3, 4, size=(5, WIDTH)).astype(np.fl
 EXCLUDE = np.array([0, 101, 102, 0, 139])
 
 
-def query(version: int, *, request: int = 0, step: int = 7) -> Query:
-    return Query(request=request, step=step, version=version, num_hits=4, vectors_BP=QUERIES, exclude_B=EXCLUDE)
+TREE = SnapshotTree(trainer=TRAINER, embedders=(SERVER,))
+
+
+def query(version: int, **changes: Any) -> Query:
+    exclusion = exclude_passages(EXCLUDE)
+    fields = {
+        "request": 0, "shard": 3, "version": version, "step": 7, "num_hits": 4, "wants_tokens": 1, "is_audit": 0,
+        "vectors_BP": QUERIES, **vars(exclusion), **changes,
+    }  # fmt: skip
+    return Query(**fields)
 
 
 @pytest.fixture
@@ -57,7 +69,7 @@ def client_of(mailbox: Mailbox) -> IndexClient:
 
 
 def ask(client: IndexClient, version: int):
-    request = client.submit(QUERIES, exclude_B=EXCLUDE, num_hits=4, step=version, version=version)
+    request = client.submit(QUERIES, exclusion=exclude_passages(EXCLUDE), num_hits=4, step=version, version=version)
     return client.collect(request)
 
 
@@ -66,7 +78,7 @@ def fault(hub: LoopbackHub, *, clock: Clock | None = None, build_timeout_s: floa
     with pytest.raises(IndexFault) as caught:
         serve(
             hub.mailbox(SERVER), passages=SHARD, builder=make_builder(SHARD, **builder),  # type: ignore[arg-type]
-            trainer_ranks=[TRAINER, SECOND_TRAINER], shard_rank=3, timeout_s=20, build_timeout_s=build_timeout_s,
+            tree=TREE, trainer_ranks=[TRAINER, SECOND_TRAINER], shard_rank=3, timeout_s=20, build_timeout_s=build_timeout_s,
             clock=clock,
         )  # fmt: skip
     return str(caught.value)
@@ -76,8 +88,8 @@ def test_a_query_that_overtakes_its_version_is_parked_and_answered(hub: Loopback
     trainer, second = hub.mailbox(TRAINER), hub.mailbox(SECOND_TRAINER)
     with serving(hub, trainers=(TRAINER, SECOND_TRAINER)) as server:
         client = client_of(second)
-        request = client.submit(QUERIES, exclude_B=EXCLUDE, num_hits=4, step=0, version=0)
-        send_snapshot(trainer, 0, index_ranks=[SERVER])
+        request = client.submit(QUERIES, exclusion=exclude_passages(EXCLUDE), num_hits=4, step=0, version=0)
+        send_snapshot(trainer, 0, to=SERVER)
         check_candidates(client.collect(request), PASSAGES, vectors_of(PASSAGES, 0), QUERIES, EXCLUDE.tolist())
         client.close()
         client_of(trainer).close()
@@ -96,10 +108,10 @@ def test_it_answers_from_one_version_while_building_the_next(hub: LoopbackHub):
     trainer = hub.mailbox(TRAINER)
     with serving(hub, embed_factory=gated) as server:
         client = client_of(trainer)
-        send_snapshot(trainer, 0, index_ranks=[SERVER])
+        send_snapshot(trainer, 0, to=SERVER)
         ask(client, 0)
-        send_snapshot(trainer, 1, index_ranks=[SERVER])
-        ahead = client.submit(QUERIES, exclude_B=EXCLUDE, num_hits=4, step=1, version=1)
+        send_snapshot(trainer, 1, to=SERVER)
+        ahead = client.submit(QUERIES, exclusion=exclude_passages(EXCLUDE), num_hits=4, step=1, version=1)
         for _ in range(3):
             check_candidates(ask(client, 0), PASSAGES, vectors_of(PASSAGES, 0), QUERIES, EXCLUDE.tolist())
         gate.set()
@@ -117,7 +129,7 @@ def test_many_swaps_and_builds_are_reported(hub: LoopbackHub):
     with serving(hub):
         client = client_of(trainer)
         for version in range(12):
-            send_snapshot(trainer, version, index_ranks=[SERVER])
+            send_snapshot(trainer, version, to=SERVER)
             for asked in (max(0, version - 1), version):
                 check_candidates(ask(client, asked), PASSAGES, vectors_of(PASSAGES, asked), QUERIES, EXCLUDE.tolist())
             reports += [report for _, report in client.build_reports()]
@@ -133,10 +145,10 @@ def test_leaving_with_parked_and_unread_answers_ends_cleanly(hub: LoopbackHub):
     trainer = hub.mailbox(TRAINER)
     with serving(hub):
         client = client_of(trainer)
-        send_snapshot(trainer, 0, index_ranks=[SERVER])
+        send_snapshot(trainer, 0, to=SERVER)
         ask(client, 0)
-        client.submit(QUERIES, exclude_B=EXCLUDE, num_hits=4, step=1, version=0)
-        client.submit(QUERIES, exclude_B=EXCLUDE, num_hits=4, step=2, version=1)
+        client.submit(QUERIES, exclusion=exclude_passages(EXCLUDE), num_hits=4, step=1, version=0)
+        client.submit(QUERIES, exclusion=exclude_passages(EXCLUDE), num_hits=4, step=2, version=1)
         client.close()
     assert trainer.poll() is None
 
@@ -144,7 +156,7 @@ def test_leaving_with_parked_and_unread_answers_ends_cleanly(hub: LoopbackHub):
 def test_a_dropped_version_is_a_fault(hub: LoopbackHub):
     trainer = hub.mailbox(TRAINER)
     for version in (3, 4, 5):
-        send_snapshot(trainer, version, index_ranks=[SERVER])
+        send_snapshot(trainer, version, to=SERVER)
     trainer.send(query(3), to=SERVER)
     assert fault(hub).startswith(
         "shard 3: rank 0, step 7, asks for index version 3, which is dropped (launched: 5, held: [4, 5])"
@@ -155,7 +167,7 @@ def test_dropping_a_version_someone_waits_for_is_a_fault(hub: LoopbackHub):
     trainer = hub.mailbox(TRAINER)
     trainer.send(query(0), to=SERVER)
     for version in (0, 1, 2):
-        send_snapshot(trainer, version, index_ranks=[SERVER])
+        send_snapshot(trainer, version, to=SERVER)
     gate = threading.Event()  # never set before the fault: the build must not be faster
     message = fault(hub, embed_factory=lambda snapshot: gate.wait(5) and fake_embed(snapshot))
     gate.set()
@@ -164,7 +176,7 @@ def test_dropping_a_version_someone_waits_for_is_a_fault(hub: LoopbackHub):
 
 def test_a_version_far_ahead_is_a_fault_at_once(hub: LoopbackHub):
     trainer = hub.mailbox(TRAINER)
-    send_snapshot(trainer, 0, index_ranks=[SERVER])
+    send_snapshot(trainer, 0, to=SERVER)
     trainer.send(query(3), to=SERVER)
     assert "asks for index version 3, which was never launched (launched: 0, held: [0])" in fault(hub)
 
@@ -208,7 +220,7 @@ def test_silence_is_borne_while_trainers_may_wait_for_a_slower_shard(hub: Loopba
 def test_silence_during_a_build_is_not_a_fault(hub: LoopbackHub):
     gate = threading.Event()
     trainer = hub.mailbox(TRAINER)
-    send_snapshot(trainer, 0, index_ranks=[SERVER])
+    send_snapshot(trainer, 0, to=SERVER)
 
     def on_sleep(now: float) -> None:
         if now > 100 and not gate.is_set():
@@ -217,7 +229,7 @@ def test_silence_during_a_build_is_not_a_fault(hub: LoopbackHub):
             hub.mailbox(SECOND_TRAINER).send(Stop(), to=SERVER)
 
     totals = serve(
-        hub.mailbox(SERVER), passages=SHARD, trainer_ranks=[TRAINER, SECOND_TRAINER], shard_rank=0, timeout_s=20,
+        hub.mailbox(SERVER), passages=SHARD, tree=TREE, trainer_ranks=[TRAINER, SECOND_TRAINER], shard_rank=0, timeout_s=20,
         build_timeout_s=20,
         builder=make_builder(SHARD, embed_factory=lambda snapshot: gate.wait(30) and fake_embed(snapshot)),
         clock=FastClock(on_sleep)(),
@@ -228,7 +240,7 @@ def test_silence_during_a_build_is_not_a_fault(hub: LoopbackHub):
 def test_progress_is_reported_at_intervals_of_half_a_second(hub: LoopbackHub):
     """The embedder is as slow as the clock says: one batch per 0.2 s of it."""
     trainer, step, now_s = hub.mailbox(TRAINER), threading.Semaphore(0), [0.0]
-    send_snapshot(trainer, 0, index_ranks=[SERVER])
+    send_snapshot(trainer, 0, to=SERVER)
 
     def slow(snapshot: bytes):
         embed = fake_embed(snapshot)
@@ -247,7 +259,7 @@ def test_progress_is_reported_at_intervals_of_half_a_second(hub: LoopbackHub):
                     trainer.send(Stop(), to=SERVER)
 
     serve(
-        hub.mailbox(SERVER), passages=SHARD, builder=builder, trainer_ranks=[TRAINER], shard_rank=0, timeout_s=1e6,
+        hub.mailbox(SERVER), passages=SHARD, builder=builder, tree=TREE, trainer_ranks=[TRAINER], shard_rank=0, timeout_s=1e6,
         build_timeout_s=1e6, clock=Clock(now=lambda: now_s[0], sleep=sleep),
     )  # fmt: skip
     done = [report.passages_done for report in reports]
@@ -262,8 +274,9 @@ def send_damaged(trainer: Mailbox, **changes: object) -> None:
     trainer.send(SnapshotStart(**start), to=SERVER)  # type: ignore[arg-type]
 
 
-def chunk(version: int = 0, index: int = 0) -> SnapshotChunk:
-    return SnapshotChunk(version=version, index=index, data=np.zeros(4, np.uint8))
+def chunk(version: int = 0, index: int = 0, **changes: Any) -> SnapshotChunk:
+    data = np.zeros(4, np.uint8)
+    return SnapshotChunk(**{"version": version, "index": index, "crc32": zlib.crc32(data), "data": data, **changes})
 
 
 def test_a_damaged_snapshot_is_a_fault(hub: LoopbackHub):
@@ -271,6 +284,15 @@ def test_a_damaged_snapshot_is_a_fault(hub: LoopbackHub):
     send_damaged(trainer)
     trainer.send(chunk(), to=SERVER)
     assert "snapshot of index version 0 arrived damaged: 4 bytes, sha256 df3f619804a9" in fault(hub)
+
+
+def test_a_chunk_that_a_hop_damaged_is_a_fault_that_names_it(hub: LoopbackHub):
+    trainer = hub.mailbox(TRAINER)
+    send_damaged(trainer)
+    trainer.send(chunk(crc32=5), to=SERVER)
+    assert "chunk 0 of snapshot 0 (step -1) came damaged from rank 0: its checksum is 2144df1c, not 00000005" in fault(
+        hub
+    )
 
 
 def test_chunks_out_of_order_or_unannounced_are_faults(hub: LoopbackHub):
@@ -287,14 +309,18 @@ def test_snapshots_out_of_order_are_faults(hub: LoopbackHub):
     send_damaged(trainer)
     send_damaged(trainer, version=1)
     assert "snapshot 1 begins before snapshot 0 is complete" in fault(hub)
-    send_snapshot(trainer, 0, index_ranks=[SERVER])
-    send_snapshot(trainer, 2, index_ranks=[SERVER])
+    send_snapshot(trainer, 0, to=SERVER)
+    send_snapshot(trainer, 2, to=SERVER)
     assert "index version 2 is launched after 0; 1 was due" in fault(hub)
 
 
 def test_messages_of_others_are_faults(hub: LoopbackHub):
     hub.mailbox(SECOND_TRAINER).send(chunk(), to=SERVER)
-    assert "SnapshotChunk from rank 1 is not for an index rank" in fault(hub)
+    assert "SnapshotChunk of version 0 from rank 1; snapshots come here from rank 0" in fault(hub)
+    hub.mailbox(SECOND_TRAINER).send(BuildReport(passages_done=1, passages_total=2, took_s=0.0), to=SERVER)
+    assert "BuildReport from rank 1 is not for an index rank" in fault(hub)
+    hub.mailbox(SECOND_TRAINER).send(query(0, shard=1), to=SERVER)
+    assert "Query of rank 1, step 7, index version 0, is for shard 1: the ranks disagree" in fault(hub)
     hub.mailbox(SERVER).send(query(0), to=SERVER)
     assert "Query from rank 2, which is no trainer or has left" in fault(hub)
 
@@ -303,19 +329,19 @@ def test_a_failing_embedder_ends_the_server_with_its_reason(hub: LoopbackHub):
     def broken(snapshot: bytes):
         raise KeyError("dense.weight")
 
-    send_snapshot(hub.mailbox(TRAINER), 0, index_ranks=[SERVER])
+    send_snapshot(hub.mailbox(TRAINER), 0, to=SERVER)
     message = fault(hub, embed_factory=broken)
-    assert message == "building index version 0 of passages 0 to 39 failed: KeyError: 'dense.weight'"
+    assert message == "building index version 0 (step 0) of passages 0 to 39 failed: KeyError: 'dense.weight'"
 
 
 def test_wrong_embedding_width_names_both_numbers(hub: LoopbackHub):
-    send_snapshot(hub.mailbox(TRAINER), 0, index_ranks=[SERVER])
+    send_snapshot(hub.mailbox(TRAINER), 0, to=SERVER)
     message = fault(hub, embed_factory=lambda snapshot: lambda tokens: np.zeros((len(tokens.ids_BL), 6), "f4"))
     assert re.search(r"vectors of shape \(\d+, 6\) for \d+ passages, but the index is 4 wide", message)
 
 
 def test_vectors_that_are_not_finite_are_a_fault(hub: LoopbackHub):
-    send_snapshot(hub.mailbox(TRAINER), 0, index_ranks=[SERVER])
+    send_snapshot(hub.mailbox(TRAINER), 0, to=SERVER)
     message = fault(hub, embed_factory=lambda snapshot: lambda tokens: np.full((len(tokens.ids_BL), WIDTH), np.nan))
     assert "passage vectors are not finite" in message
 
@@ -327,7 +353,7 @@ def run_with_store(folder: Path, *, embed_factory: Callable = fake_embed) -> Non
         trainer = hub.mailbox(TRAINER)
         client = client_of(trainer)
         for version in (0, 1):
-            send_snapshot(trainer, version, index_ranks=[SERVER])
+            send_snapshot(trainer, version, to=SERVER)
             check_candidates(ask(client, version), PASSAGES, vectors_of(PASSAGES, version), QUERIES, EXCLUDE.tolist())
         client.close()
 
@@ -358,18 +384,18 @@ def test_a_damaged_part_is_named_and_built_again(tmp_path: Path, caplog: pytest.
 def test_a_full_disk_ends_the_server_with_its_reason(tmp_path: Path, hub: LoopbackHub):
     (tmp_path / "version-00000").write_text("a file where a folder should be")
     trainer = hub.mailbox(TRAINER)
-    send_snapshot(trainer, 0, index_ranks=[SERVER])
+    send_snapshot(trainer, 0, to=SERVER)
     message = fault(hub, store=IndexStore(tmp_path, corpus_sha256="corpus"))
-    assert message.startswith("cannot write index version 0 to ")
+    assert "building index version 0 (step 0) of passages 0 to 39 failed: cannot write index version 0 to " in message
 
 
 def test_replies_are_reproducible_to_the_bit(hub: LoopbackHub):
     trainer = hub.mailbox(TRAINER)
     with serving(hub):
-        send_snapshot(trainer, 0, index_ranks=[SERVER])
+        send_snapshot(trainer, 0, to=SERVER)
         replies = []
         for request in range(2):
-            trainer.send(query(0, request=request), to=SERVER)
+            trainer.send(query(0, request=request, shard=0), to=SERVER)
             replies.append(trainer.receive(Reply, source=SERVER, timeout_s=30, waiting_for="a reply"))
         client_of(trainer).close()
     for name in ("uids_BK", "scores_BK", "title_lengths_BK", "body_lengths_BK", "tokens"):

@@ -11,27 +11,35 @@ from realm_ds.data.records import NO_UID
 from realm_ds.data.shards import write_shards
 from realm_ds.errors import ConfigError, DataError, IndexFault
 from realm_ds.index import shard as shard_module
-from realm_ds.index.merge import Candidates, merge
+from realm_ds.index.exclusion import exclude_nothing, exclude_passages
+from realm_ds.index.factory import IndexSpec
+from realm_ds.index.merge import Candidates, merge, with_sent_tokens
 from realm_ds.index.messages import NO_HIT, Reply
-from realm_ds.index.shard import BuiltShard, PassageShard, build_shard, load_shard, take_ranges
+from realm_ds.index.passages import PassageShard, load_shard, take_ranges
+from realm_ds.index.shard import BuiltShard, VectorTable, build_shard
 from tests.support.index_cases import brute_force, make_passages, make_shards
 
 
 def reply_of(passages: PassageShard, built: BuiltShard, queries: np.ndarray, *, num_hits: int, exclude: list[int]):
-    hits = built.search(queries, num_hits=num_hits, exclude_B=np.array(exclude, dtype=np.int64))
+    hits = built.search(queries, num_hits=num_hits, exclusion=exclude_passages(np.array(exclude, dtype=np.int64)))
     titles, bodies, tokens = passages.gather(hits.places_BK)
     return Reply(
-        request=0, step=0, version=0, search_ms=0.0, parked_ms=0.0, uids_BK=hits.uids_BK, scores_BK=hits.scores_BK,
-        title_lengths_BK=titles, body_lengths_BK=bodies, tokens=tokens,
+        request=0, step=0, version=0, search_ms=0.0, parked_ms=0.0, places_BK=hits.places_BK.astype(np.int32),
+        uids_BK=hits.uids_BK, scores_BK=hits.scores_BK, title_lengths_BK=titles, body_lengths_BK=bodies, tokens=tokens,
     )  # fmt: skip
+
+
+def build(passages: PassageShard, vectors: np.ndarray, *, version: int = 0, **spec: object) -> BuiltShard:
+    made = IndexSpec(**spec)  # type: ignore[arg-type]
+    return build_shard(passages, VectorTable.of(vectors, dtype=made.vectors), version=version, spec=made)
 
 
 def search_all(shards, vectors: np.ndarray, queries: np.ndarray, *, num_hits: int, exclude: list[int]) -> Candidates:
     replies = []
     for passages in shards:
-        built = build_shard(passages, vectors[passages.start : passages.stop], version=0, factory="Flat")
+        built = build(passages, vectors[passages.start : passages.stop])
         replies.append(reply_of(passages, built, queries, num_hits=num_hits, exclude=exclude))
-    return merge(replies)
+    return with_sent_tokens(merge(replies), replies, wait_s=0.0)
 
 
 @st.composite
@@ -69,8 +77,7 @@ def test_the_order_of_replies_does_not_matter():
     uids = [5, 3, 9, 1, 7, 2]
     shards, vectors, queries = make_shards(make_passages(uids), [2, 3]), np.ones((6, 2), "f4"), np.ones((2, 2), "f4")
     replies = [
-        reply_of(part, build_shard(part, vectors[part.start : part.stop], version=0, factory="Flat"), queries,
-                 num_hits=4, exclude=[0, 3])
+        reply_of(part, build(part, vectors[part.start : part.stop]), queries, num_hits=4, exclude=[0, 3])
         for part in shards
     ]  # fmt: skip
     assert merge(replies).uids_BK.tolist() == merge(replies[::-1]).uids_BK.tolist() == [[1, 2, 3, 5], [1, 2, 5, 7]]
@@ -79,27 +86,28 @@ def test_the_order_of_replies_does_not_matter():
 def test_collapsed_vectors_are_settled_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shard_module, "FETCHED_AT_ONCE", 100)
     uids = list(range(400, 0, -1))
-    built = build_shard(make_shards(make_passages(uids), [])[0], np.ones((400, 4), "f4"), version=0, factory="Flat")
-    hits = built.search(np.ones((30, 4), "f4"), num_hits=3, exclude_B=np.full(30, 2))
+    built = build(make_shards(make_passages(uids), [])[0], np.ones((400, 4), "f4"))
+    hits = built.search(np.ones((30, 4), "f4"), num_hits=3, exclusion=exclude_passages(np.full(30, 2)))
     assert hits.uids_BK.tolist() == 30 * [[1, 3, 4]]
 
 
+@pytest.mark.parametrize("rerank", [0, 3])
 @pytest.mark.parametrize("factory", ["IVF4,Flat", "SQ8", "PQ4x4", "HNSW8"])
-def test_approximate_indexes_obey_exclusion_and_order(factory: str):
+def test_approximate_indexes_obey_exclusion_and_order(factory: str, rerank: int):
     random = np.random.default_rng(0)
     uids = random.permutation(500).tolist()
     uids[uids.index(0)] = 1000
     vectors = random.standard_normal((500, 8)).astype("f4")
     queries, part = vectors[:40], make_shards(make_passages(uids), [])[0]
-    built = build_shard(part, vectors, version=0, factory=factory)
-    free = built.search(queries, num_hits=5, exclude_B=np.zeros(40, "i8"))
-    barred = built.search(queries, num_hits=5, exclude_B=free.uids_BK[:, 0])
+    built = build(part, vectors, factory=factory, rerank=rerank)
+    free = built.search(queries, num_hits=5, exclusion=exclude_nothing(40))
+    barred = built.search(queries, num_hits=5, exclusion=exclude_passages(free.uids_BK[:, 0]))
     assert (barred.uids_BK != free.uids_BK[:, :1]).all()
     for uid_row, score_row in zip(free.uids_BK, free.scores_BK, strict=True):
         pairs = [(-score, uid) for uid, score in zip(uid_row, score_row, strict=True) if uid != NO_HIT]
         assert pairs == sorted(pairs)
-    again = build_shard(part, vectors, version=0, factory=factory).search(
-        queries, num_hits=5, exclude_B=np.zeros(40, "i8")
+    again = build(part, vectors, factory=factory, rerank=rerank).search(
+        queries, num_hits=5, exclusion=exclude_nothing(40)
     )
     assert (again.uids_BK == free.uids_BK).all()
     assert (again.scores_BK == free.scores_BK).all()
@@ -121,24 +129,27 @@ def test_pairs_give_the_passages_back():
 
 
 def test_wrong_query_width_names_both_numbers():
-    built = build_shard(make_shards(make_passages([1]), [])[0], np.ones((1, 4), "f4"), version=6, factory="Flat")
+    built = build(make_shards(make_passages([1]), [])[0], np.ones((1, 4), "f4"), version=6)
     with pytest.raises(IndexFault, match=r"queries are of shape \(2, 8\), .* index version 6 are 4 wide"):
-        built.search(np.ones((2, 8), "f4"), num_hits=1, exclude_B=np.zeros(2, "i8"))
+        built.search(np.ones((2, 8), "f4"), num_hits=1, exclusion=exclude_nothing(2))
     with pytest.raises(IndexFault, match="2 queries came with 1 exclusions and num_hits=1"):
-        built.search(np.ones((2, 4), "f4"), num_hits=1, exclude_B=np.zeros(1, "i8"))
+        built.search(np.ones((2, 4), "f4"), num_hits=1, exclusion=exclude_nothing(1))
 
 
 def test_factory_that_cannot_work_is_a_config_error():
     part = make_shards(make_passages([1, 2, 3]), [])[0]
-    for factory in ("IVF64,Flat", "Nonsense"):
-        with pytest.raises(ConfigError, match=rf"index.factory='{factory}' cannot index 3 passages of width 4"):
-            build_shard(part, np.ones((3, 4), "f4"), version=0, factory=factory)
+    with pytest.raises(ConfigError, match=r"index.factory='IVF64,Flat' needs at least 64 passages .* the shard has 3"):
+        build(part, np.ones((3, 4), "f4"), factory="IVF64,Flat")
+    with pytest.raises(ConfigError, match=r"index.factory='Nonsense' .* cannot index 3 passages of width 4"):
+        build(part, np.ones((3, 4), "f4"), factory="Nonsense")
+    with pytest.raises(ConfigError, match=r"index.search_parameters='nprobs=3' cannot index 3 passages"):
+        build(part, np.ones((3, 4), "f4"), factory="IVF2,Flat", search_parameters="nprobs=3")
 
 
 def test_wrong_number_of_vectors():
     part = make_shards(make_passages([1, 2, 3]), [])[0]
     with pytest.raises(IndexFault, match="2 vectors for 3 passages"):
-        build_shard(part, np.ones((2, 4), "f4"), version=0, factory="Flat")
+        build(part, np.ones((2, 4), "f4"))
 
 
 def test_passages_the_shard_cannot_hold():

@@ -2,7 +2,10 @@
 
 import errno
 import itertools
+import json
 import logging
+import re
+import tracemalloc
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,21 +15,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm_ds.errors import IndexFault
-from realm_ds.index.store import IndexStore, prune, version_folder
+from realm_ds.index import store as store_module
+from realm_ds.index.store import IndexStore, prune, stored_parts, stored_versions, version_folder
 
 VECTORS = np.random.default_rng(0).standard_normal((20, 3)).astype("f4")
 
 
-def write(folder: Path, *, num_shards: int = 2, version: int = 3, snapshot: str = "snap") -> IndexStore:
-    store = IndexStore(folder, corpus_sha256="corpus")
+def write(
+    folder: Path, *, num_shards: int = 2, version: int = 3, snapshot: str = "snap", dtype: str = "fp32"
+) -> IndexStore:
+    store = IndexStore(folder, corpus_sha256="corpus", dtype=dtype)
     edges = [20 * shard // num_shards for shard in range(num_shards + 1)]
     for start, stop in itertools.pairwise(edges):
         store.save(VECTORS[start:stop], version=version, snapshot_sha256=snapshot, start=start)
     return store
 
 
-def read(store: IndexStore, start: int = 0, stop: int = 20, *, version: int = 3, snapshot: str = "snap"):
-    return store.load(version=version, snapshot_sha256=snapshot, start=start, stop=stop, width=3)
+def read(
+    store: IndexStore, start: int = 0, stop: int = 20, *, version: int = 3, snapshot: str = "snap", width: int = 3,
+    dtype: str = "f4",
+):  # fmt: skip
+    out = np.full((stop - start, width), np.nan, dtype=dtype)
+    return out if store.load(out, version=version, snapshot_sha256=snapshot, start=start) else None
 
 
 @settings(max_examples=12, deadline=None)
@@ -54,7 +64,55 @@ def test_absent_versions_snapshots_corpora_and_ranges_are_none(tmp_path: Path):
     assert read(store, snapshot="other") is None
     assert read(store, 10, 21) is None
     assert read(IndexStore(tmp_path, corpus_sha256="other")) is None
-    assert store.load(version=3, snapshot_sha256="snap", start=0, stop=20, width=4) is None
+    assert read(store, width=4) is None
+
+
+@pytest.mark.parametrize("written", ["fp32", "fp16"])
+@pytest.mark.parametrize("asked", ["f4", "f2"])
+def test_parts_are_read_whatever_they_were_written_in(tmp_path: Path, written: str, asked: str):
+    """fp16 into float32 loses nothing; float32 into float16 rounds as building into float16 would have."""
+    store = write(tmp_path, dtype=written)
+    rounded = VECTORS.astype("f2") if "16" in written or asked == "f2" else VECTORS
+    found = read(store, dtype=asked)
+    assert found.tobytes() == rounded.astype(asked).tobytes()
+    (part, _) = stored_parts(tmp_path, 3)
+    assert part.manifest().dtype == written
+    assert np.load(part.vectors_path).dtype == store_module.NUMPY_DTYPES[written]
+
+
+def test_vectors_beyond_fp16_are_refused_by_name(tmp_path: Path):
+    large = np.full((2, 3), 1e5, dtype="f4")
+    with pytest.raises(IndexFault, match=r"reach 100000, and fp16 holds at most 65504: set index\.vectors=fp32"):
+        IndexStore(tmp_path, corpus_sha256="c", dtype="fp16").save(large, version=0, snapshot_sha256="s", start=0)
+    assert stored_parts(tmp_path, 0) == []
+    store = IndexStore(tmp_path, corpus_sha256="c")
+    store.save(large, version=0, snapshot_sha256="s", start=0)
+    with pytest.raises(IndexFault, match="reach 100000"):
+        store.load(np.empty((2, 3), "f2"), version=0, snapshot_sha256="s", start=0)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_nothing_is_copied_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str):
+    """Pieces of 5 rows; a slice of a larger array, in either order of memory, is written as it is."""
+    monkeypatch.setattr(store_module, "PIECE_BYTES", 5 * 3 * 4)
+    store = IndexStore(tmp_path, corpus_sha256="corpus")
+    store.save(np.asarray(VECTORS, order=order)[2:19], version=3, snapshot_sha256="snap", start=2)
+    (part,) = stored_parts(tmp_path, 3)
+    assert [row for row, _ in part.pieces(part.manifest())] == [0, 5, 10, 15]
+    assert np.array_equal(np.load(part.vectors_path), VECTORS[2:19])
+    assert np.array_equal(read(store, 4, 18), VECTORS[4:18])
+    assert np.array_equal(read(store, 6, 7), VECTORS[6:7])
+
+
+def test_memory_is_that_of_a_piece(tmp_path: Path):
+    vectors = np.ones((200_000, 64), "f4")  # 51 MB
+    store = IndexStore(tmp_path, corpus_sha256="c", dtype="fp16")
+    tracemalloc.start()
+    store.save(vectors, version=0, snapshot_sha256="s", start=0)
+    assert store.load(vectors, version=0, snapshot_sha256="s", start=0)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 4 * store_module.PIECE_BYTES
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
@@ -68,6 +126,59 @@ def test_a_damaged_part_is_named_and_not_used(tmp_path: Path, suffix: str, caplo
         assert read(store) is None
     assert "part-000000010-000000020.npy is damaged" in caplog.text
     assert np.array_equal(read(store, 0, 10), VECTORS[:10])
+
+
+def test_a_part_of_another_format_is_named_as_such(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    store = write(tmp_path)
+    path = version_folder(tmp_path, 3) / "part-000000000-000000010.json"
+    old = json.loads(path.read_text()) | {"format": 1}
+    path.write_text(json.dumps({name: value for name, value in old.items() if name not in ("dtype", "width")}))
+    assert read(store) is None
+    assert "part-000000000-000000010.npy is of format 1, but this realm-ds reads 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"start": 1}, "its manifest is of version 3, passages 1 to 10"),
+        ({"dtype": "fp64"}, "its manifest tells of 'fp64' vectors, 3 wide"),
+        ({"dtype": ["fp32"]}, "its manifest tells of"),
+        ({"dtype": "fp16"}, r"it holds float32 \(10, 3\), not float16"),
+        ({"width": 0}, "0 wide"),
+        ({"strange": 1}, "strange"),
+        ({"vectors_sha256": 7}, "its manifest says 7"),
+    ],
+)
+def test_a_manifest_that_lies_is_found_out(tmp_path: Path, change: dict, complaint: str, caplog):
+    store = write(tmp_path)
+    path = version_folder(tmp_path, 3) / "part-000000000-000000010.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert read(store) is None
+    if change != {"width": 0}:
+        assert re.search(f"part-000000000-000000010.npy is damaged .*{complaint}", caplog.text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 255), st.sampled_from(["flip", "cut", "add"]))
+def test_no_byte_of_a_part_can_change_unseen(tmp_path_factory, place: int, bits: int, how: str):
+    folder = tmp_path_factory.mktemp("index")
+    store = write(folder, num_shards=1)
+    (part,) = stored_parts(folder, 3)
+    content = bytearray(part.vectors_path.read_bytes())
+    place %= len(content)
+    if how == "flip":
+        content[place] ^= bits
+    part.vectors_path.write_bytes({"flip": content, "cut": content[:place], "add": content + bytes([bits])}[how])
+    assert read(store) is None
+
+
+def test_a_part_renamed_to_other_passages_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    store = write(tmp_path)
+    for suffix in (".npy", ".json"):
+        path = version_folder(tmp_path, 3) / f"part-000000010-000000020{suffix}"
+        path.rename(path.with_stem("part-000000000-000000010"))
+    assert read(store, 0, 10) is None
+    assert "its manifest is of version 3, passages 10 to 20" in caplog.text
 
 
 def test_a_part_without_vectors_is_not_used(tmp_path: Path):
@@ -112,4 +223,5 @@ def test_prune_keeps_what_it_is_told(tmp_path: Path):
         write(tmp_path, version=version)
     prune(tmp_path, keep={1, 3})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["version-00001", "version-00003"]
+    assert stored_versions(tmp_path) == [1, 3]
     prune(tmp_path / "absent", keep=())

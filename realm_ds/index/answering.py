@@ -1,0 +1,155 @@
+"""Queries to replies: those that wait together are searched together, in one call of faiss where that changes nothing.
+
+When a query may be answered is server.py's business.
+
+Shapes: B queries of one request, A queries of several, K hits per query, P embedding.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from realm_ds.errors import IndexFault
+from realm_ds.index.exclusion import Exclusion
+from realm_ds.index.messages import Fetch, Fetched, Query, Reply
+from realm_ds.index.passages import PassageShard
+from realm_ds.index.shard import BuiltShard, Hits
+
+MOST_QUERIES = 1024
+"""Queries in one call of faiss: more share nothing that these do not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A query and who asked it."""
+
+    source: int
+    query: Query
+    asked_at: float
+    parked_s: float = 0.0
+    """How long it waited for its version."""
+
+    def parked_for(self, seconds: float) -> "Asked":
+        return replace(self, parked_s=seconds)
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """What answering has counted."""
+
+    searches: int = 0
+    """Requests answered."""
+    queries: int = 0
+    calls: int = 0
+    """Of faiss: fewer than searches where several waited together."""
+    search_s: float = 0.0
+    parked_s: float = 0.0
+
+
+def answer_queries(
+    asked: Sequence[Asked], *, built: BuiltShard, passages: PassageShard, totals: Totals
+) -> Iterator[tuple[int, Reply]]:
+    """The reply to each and the rank it goes to. Raises IndexFault, with rank, version and step, for a bad query."""
+    for together in _groups(asked, built=built):
+        yield from _answer(together, built=built, passages=passages, totals=totals)
+
+
+def answer_fetch(fetch: Fetch, passages: PassageShard) -> Fetched:
+    """The tokens of passages of this shard, whatever the version: it holds the same ones in each."""
+    places_H = fetch.places_H.astype(np.int64)
+    if places_H.ndim != 1 or ((places_H < 0) | (places_H >= len(passages))).any():
+        raise IndexFault(
+            f"step {fetch.step} fetches places {fetch.places_H.min(initial=0)} to {fetch.places_H.max(initial=0)} of "
+            f"shard {fetch.shard}, which holds {len(passages)} passages: a fault of the sender"
+        )
+    titles_1H, bodies_1H, tokens = passages.gather(places_H[None])
+    return Fetched(
+        request=fetch.request, shard=fetch.shard, version=fetch.version, step=fetch.step,
+        title_lengths_H=titles_1H[0], body_lengths_H=bodies_1H[0], tokens=tokens,
+    )  # fmt: skip
+
+
+def _groups(asked: Sequence[Asked], *, built: BuiltShard) -> Iterator[list[Asked]]:
+    """Those that one call can answer. An approximate index may answer otherwise in other company: one call for each."""
+    waiting = list(asked)
+    while waiting:
+        first, num_queries = waiting[0], 0
+        together: list[Asked] = []
+        others: list[Asked] = []
+        for other in waiting:
+            fits = other is first or (
+                (built.is_exact or first.query.is_audit)
+                and _kind(other.query) == _kind(first.query)
+                and num_queries + len(other.query.vectors_BP) <= MOST_QUERIES
+            )
+            num_queries += len(other.query.vectors_BP) if fits else 0
+            (together if fits else others).append(other)
+        yield together
+        waiting = others
+
+
+def _kind(query: Query) -> tuple[object, ...]:
+    return query.num_hits, query.is_audit, query.ngram, query.most_shared, query.vectors_BP.shape[1:]
+
+
+def _answer(
+    together: Sequence[Asked], *, built: BuiltShard, passages: PassageShard, totals: Totals
+) -> Iterator[tuple[int, Reply]]:
+    started_at = time.perf_counter()
+    hits = _search(together, built)
+    totals.calls += 1
+    stop = 0
+    for asked in together:
+        query = asked.query
+        start, stop = stop, stop + len(query.vectors_BP)
+        yield asked.source, _reply(asked, hits, slice(start, stop), passages=passages, started_at=started_at)
+        totals.searches += 1
+        totals.queries += len(query.vectors_BP)
+        totals.parked_s += asked.parked_s
+    totals.search_s += time.perf_counter() - started_at
+
+
+def _search(together: Sequence[Asked], built: BuiltShard) -> Hits:
+    query = together[0].query
+    try:
+        return built.search(
+            _joined([asked.query.vectors_BP for asked in together]),
+            num_hits=query.num_hits,
+            exclusion=_exclusion([asked.query for asked in together]),
+            is_audit=bool(query.is_audit),
+        )
+    except IndexFault as error:
+        who = ", ".join(f"rank {asked.source}, step {asked.query.step}" for asked in together)
+        raise IndexFault(f"shard {query.shard}, index version {query.version}, asked by {who}: {error}") from error
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _exclusion(queries: Sequence[Query]) -> Exclusion:
+    return Exclusion(
+        uids_B=_joined([query.uids_B for query in queries]),
+        articles_B=_joined([query.articles_B for query in queries]),
+        ngrams_G=_joined([query.ngrams_G for query in queries]),
+        num_ngrams_B=_joined([query.num_ngrams_B for query in queries]),
+        ngram=queries[0].ngram,
+        most_shared=queries[0].most_shared,
+    )
+
+
+def _reply(asked: Asked, hits: Hits, rows: slice, *, passages: PassageShard, started_at: float) -> Reply:
+    query, places_BK = asked.query, hits.places_BK[rows]
+    if query.wants_tokens:
+        title_lengths_BK, body_lengths_BK, tokens = passages.gather(places_BK)
+    else:
+        title_lengths_BK = body_lengths_BK = np.zeros((0, 0), dtype=np.int32)
+        tokens = np.zeros(0, dtype=np.uint16)
+    return Reply(
+        request=query.request, shard=query.shard, version=query.version, step=query.step,
+        search_ms=1e3 * (time.perf_counter() - started_at), parked_ms=1e3 * asked.parked_s,
+        places_BK=places_BK.astype(np.int32), uids_BK=hits.uids_BK[rows], scores_BK=hits.scores_BK[rows],
+        title_lengths_BK=title_lengths_BK, body_lengths_BK=body_lengths_BK, tokens=tokens,
+    )  # fmt: skip

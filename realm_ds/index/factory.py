@@ -1,0 +1,89 @@
+"""What the index of a shard is made of: FAISS factory strings, as far as they can be judged without FAISS.
+
+Building is shard.py's business.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from realm_ds.config.schema import IndexConfig
+
+VectorType = Literal["fp32", "fp16"]
+AUTO = "auto"
+LARGEST_FLAT = 1_000_000
+"""auto: up to so many passages every search looks at all of them."""
+LARGEST_UNCOMPRESSED = 10_000_000
+"""auto: up to so many, cells alone make search fast enough; beyond, their vectors take the room."""
+_CELLS = re.compile(r"IVF(\d+)")
+_CODES = re.compile(r"(?<!O)(?:PQ|RQ|LSQ)\d+(?:x(\d+))?")
+_ROTATION = re.compile(r"OPQ|PCAR?W?(\d+)")
+_CODE_BITS = 8
+"""Of a code where the factory string does not say it, and of the codes that OPQ learns its rotation with."""
+_EXACT = {("Flat", "fp32"), ("SQfp16", "fp16"), ("Flat", "fp16")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSpec:
+    """How the vectors of one shard become an index; the settings are explained in config/schema.py."""
+
+    factory: str = "Flat"
+    search_parameters: str = AUTO
+    vectors: VectorType = "fp32"
+    rerank: int = 4
+    keeps_exact: bool = True
+    """Whether exact vectors stay in memory beside an approximate index: to re-rank with, or to audit it."""
+    train_passages: int = 262_144
+
+
+def spec_of(index: IndexConfig) -> IndexSpec:
+    """The part of the settings that says what an index is made of."""
+    return IndexSpec(
+        factory=index.factory,
+        search_parameters=index.search_parameters,
+        vectors=index.vectors,
+        rerank=index.rerank,
+        keeps_exact=index.rerank > 0 or index.audit_every > 0,
+        train_passages=index.train_passages,
+    )
+
+
+def choose_factory(num_passages: int, *, width: int) -> tuple[str, str]:
+    """The factory string that `auto` stands for in a shard of so many passages, and the reason, for the log."""
+    if num_passages <= LARGEST_FLAT:
+        return "Flat", f"{num_passages:,} passages are few enough to look at all of them (up to {LARGEST_FLAT:,})"
+    # FAISS's own advice: 4 to 16 times the root of the number of vectors.
+    cells = 1 << round(4 * num_passages**0.5).bit_length()
+    if num_passages <= LARGEST_UNCOMPRESSED:
+        return f"IVF{cells},Flat", f"{num_passages:,} passages are too many to look at all, but not to keep whole"
+    codes = max(1, width // 4)
+    return f"IVF{cells},PQ{codes}", f"{num_passages:,} passages are too many to keep whole: {codes} bytes each"
+
+
+def is_exact(factory: str, vectors: VectorType) -> bool:
+    """Whether an index of this factory is nothing but the exact vectors as they are kept."""
+    return (factory, vectors) in _EXACT
+
+
+def least_passages(factory: str) -> int:
+    """With fewer passages than this FAISS cannot train the factory's cells, codes or rotation."""
+    needed = [1]
+    needed += [int(found[1]) for found in _CELLS.finditer(factory)]
+    needed += [2 ** int(found[1] or _CODE_BITS) for found in _CODES.finditer(factory)]
+    needed += [int(found[1] or 2**_CODE_BITS) for found in _ROTATION.finditer(factory)]
+    return max(needed)
+
+
+def is_built_in_order(factory: str) -> bool:
+    """Whether a graph is built, whose links depend on the order in which threads get to them."""
+    return "HNSW" in factory or "NSG" in factory
+
+
+def parameters_of(search_parameters: str, factory: str) -> str:
+    """What FAISS's ParameterSpace is told, '' for nothing."""
+    if search_parameters != AUTO:
+        return search_parameters
+    cells = _CELLS.search(factory)
+    if cells:
+        return f"nprobe={max(1, int(cells[1]) // 8)}"
+    return "efSearch=64" if factory.startswith("HNSW") else ""
