@@ -218,7 +218,10 @@ def _tower_on_device(stage: Stage) -> Embedder:
 def _write_totals(stage: Stage, client: IndexClient) -> None:
     """What the index did for all trainers of this run, in one line."""
     totals = client.totals
-    names = ("searches", "queries", "wait_s", "mixed_version_replies", "strangers")
+    names = (
+        "searches", "queries", "wait_s", "two_phase", "audited_hits", "audited_found", "mixed_version_replies",
+        "strangers",
+    )  # fmt: skip
     sums = stage.trainers.all_reduce_sum([getattr(totals, name) for name in names])
     counted: dict[str, Any] = dict(zip(names, sums, strict=True))
     stage.sinks.write("done", **counted)

@@ -111,17 +111,26 @@ def test_resume_is_exact(data: Path, whole_run: Path, tmp_path: Path) -> None:
 
 
 def test_an_auto_schedule_resumes_exactly(data: Path, tmp_path: Path) -> None:
-    """With all that changes what is found and when: measured intervals, rounded snapshots, articles excluded."""
+    """With all that changes what is found and when: measured intervals, rounded snapshots, an approximate index that is
+    audited, articles excluded, tokens in a second phase."""
     changes = {
         "refresh.every_steps": "auto", "refresh.shortest_steps": 2, "refresh.longest_steps": 6,
         "refresh.target_change": 0.5, "refresh.snapshot_dtype": "bf16", "index.exclude": "article",
-        "index.most_shared": 0.8, "index.ngram": 2, "pretrain.steps": 14, "pretrain.save_every_steps": 7,
+        "index.most_shared": 0.8, "index.ngram": 2, "index.factory": "IVF4,SQ8", "index.search_parameters": "nprobe=3",
+        "index.audit_every": 1, "index.replies": "two_phase", "pretrain.steps": 14, "pretrain.save_every_steps": 7,
         "pretrain.search_ahead": 2,
     }  # fmt: skip
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     train(whole, data, **changes)
     intervals = [row[4] for row in adoptions(whole)]
     assert len(set(intervals)) > 1, intervals  # it has decided something
+    path = metrics_path(whole, role="trainer", role_rank=0)
+    recalls = [row["index_recall"] for row in read_events(path, event="step") if "index_recall" in row]
+    assert recalls
+    assert all(0.5 < recall <= 1.0 for recall in recalls)
+    (done,) = read_events(path, event="done")
+    assert done["audited_hits"] > 0
+    assert done["two_phase"] == done["searches"]
     shutil.copytree(whole, resumed)
     forget_after(resumed, 7, last=14)
     train(resumed, data, resume=True, **changes)
