@@ -218,10 +218,10 @@ class IndexConfig(Section):
     """How wide an approximate index looks, as FAISS writes it: nprobe=32 or efSearch=64. auto: an eighth of the
     cells; efSearch 64."""
     vectors: Literal["fp32", "fp16"] = "fp32"
-    """How exact vectors are kept, in memory and on disk. fp16 halves both; scores are then of rounded vectors."""
+    """How exact vectors are kept, in memory and on disk. fp16 halves both, and rounds them before they are scored."""
     rerank: Annotated[int, Field(ge=0)] = 4
-    """An approximate index fetches so many hits for each one asked for, and the exact vectors choose among them. 0 takes
-    the index's own order, and keeps no exact vectors in memory unless audit_every needs them."""
+    """An approximate index fetches so many hits for each one asked for, and the exact vectors choose among them. 0
+    takes the index's own order, and keeps no exact vectors in memory unless audit_every needs them."""
     train_passages: Count = 262_144
     """At most so many passages, drawn evenly, train the cells and codes of an approximate index."""
     audit_every: Annotated[int, Field(ge=0)] = 100

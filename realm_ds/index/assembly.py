@@ -33,8 +33,8 @@ class VectorAssembly:
         if vectors_MP.ndim != 2 or vectors_MP.shape[1] != table.width or vectors_MP.dtype != of_table:
             raise IndexFault(
                 f"vectors of index version {self._version} came as {vectors_MP.dtype} {vectors_MP.shape}, but the "
-                f"shard keeps {of_table}, {table.width} wide: builder and index ranks run with different index.vectors or "
-                "model.projection_size"
+                f"shard keeps {of_table}, {table.width} wide: builder and index ranks run with different index.vectors "
+                "or model.projection_size"
             )
         last = first + len(vectors_MP)
         if first < 0 or last > len(table):

@@ -1,8 +1,8 @@
 """What must not be retrieved for a query: its own passage, its article, passages that share too much with it.
 
 The paper excludes trivial candidates (section 3.4): the passage that x was cut from. Near-duplicates of it (another
-cut of the same article, a copy elsewhere) are as trivial. Applied inside the shard, to hits that faiss has returned; that
-it then fetches more until enough are left is shard.py's business.
+cut of the same article, a copy elsewhere) are as trivial. Applied inside the shard, to hits that faiss has returned;
+shard.py then fetches more until enough are left.
 
 Shapes: B queries, F hits fetched, G n-grams of all queries, L tokens of all hits.
 """

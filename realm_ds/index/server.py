@@ -322,10 +322,10 @@ class _Server:
                 missing = assembly.missing() if assembly else f"all {len(self._passages)} passages"
                 return (
                     f"index version {version} (step {start.step}) lacks the vectors of {missing}, and builder ranks "
-                    f"{sorted(self._builder_ranks)} have sent none for {self._silence_s:g} s: one hangs or is gone, see "
-                    "its log; if embedding takes that long, raise index.build_timeout_s or add builders"
+                    f"{sorted(self._builder_ranks)} have sent none for {self._silence_s:g} s: one hangs or is gone, "
+                    "see its log; if embedding takes that long, raise index.build_timeout_s or add builders"
                 )
         return (
-            f"heard nothing from trainers (world ranks {sorted(self._senders)}) for {self._silence_s:g} s: one hangs or "
-            "is gone, see its log; if a step or an evaluation takes that long, raise runtime.wait_timeout_s"
+            f"heard nothing from trainers (world ranks {sorted(self._asking)}) for {self._silence_s:g} s: one hangs "
+            "or is gone, see its log; if a step or an evaluation takes that long, raise runtime.wait_timeout_s"
         )

@@ -2,9 +2,9 @@
 
 Which version to ask for is versions.py's business; where the vectors come from is builder.py's.
 
-**Scores do not depend on the batch.** faiss rounds differently in batches of other sizes. So it only proposes hits, some
-more than asked for, and each pair's score is computed anew, by itself; whatever could still be among the best if every
-rounding had gone against it is fetched too. So a request has the same answer whatever it is batched with.
+**Scores do not depend on the batch.** faiss rounds differently in batches of other sizes. So it only proposes hits,
+some more than asked for, and each pair's score is computed anew, by itself; whatever could still be among the best if
+every rounding had gone against it is fetched too. So a request has the same answer whatever it is batched with.
 
 Shapes: N passages of the shard, B queries, K hits per query, F hits fetched from faiss, P embedding.
 """
@@ -223,8 +223,8 @@ class _Finder:
     def find(
         self, queries_BP: np.ndarray, exclusion: Exclusion, *, num_hits: int, num_fetched: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Places and scores [B, num_hits]. Searched again are queries whose last hit ties with what was not fetched (rare
-        with real vectors, every time with collapsed ones), and those of which too many hits are excluded."""
+        """Places and scores [B, num_hits]. Searched again are queries whose last hit ties with what was not fetched
+        (rare with real vectors, every time with collapsed ones), and those of which too many hits are excluded."""
         num_passages = len(self._passages)
         num_fetched = min(num_fetched, num_passages)
         found = self._fetch(queries_BP, exclusion, num_fetched=num_fetched)
@@ -246,11 +246,10 @@ class _Finder:
     def _is_sure(self, found: _Fetched, num_hits: int) -> np.ndarray:
         if found.places_BF.shape[1] < num_hits:
             return np.zeros(len(found.places_BF), dtype=bool)
-        is_full_B: np.ndarray = found.places_BF[:, num_hits - 1] != NOWHERE
-        if self._slack_B is None:
-            return is_full_B
-        is_clear_B: np.ndarray = found.scores_BF[:, num_hits - 1] > found.least_B + self._slack_B
-        return is_full_B & is_clear_B
+        is_sure_B: np.ndarray = found.places_BF[:, num_hits - 1] != NOWHERE
+        if self._slack_B is not None:
+            is_sure_B &= found.scores_BF[:, num_hits - 1] > found.least_B + self._slack_B
+        return is_sure_B
 
     def _fetch(self, queries_BP: np.ndarray, exclusion: Exclusion, *, num_fetched: int) -> _Fetched:
         scores_BF, places_BF = self._fetcher.search(queries_BP, num_fetched)

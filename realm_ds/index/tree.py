@@ -1,6 +1,6 @@
-"""The way of a snapshot: from trainer 0 to one rank, and from each rank to two more, so that nobody sends it S times.
+"""The way of a snapshot: from trainer 0 to one rank, from each rank to two more, so that nobody sends it S times.
 
-Ranks that embed come first: weights never pass through a rank that does not need them. Passing on is relay.py's business.
+Ranks that embed come first: weights never pass through a rank that does not need them. Passing on is relay.py's.
 """
 
 from dataclasses import dataclass

@@ -78,8 +78,8 @@ def fault(hub: LoopbackHub, *, clock: Clock | None = None, build_timeout_s: floa
     with pytest.raises(IndexFault) as caught:
         serve(
             hub.mailbox(SERVER), passages=SHARD, builder=make_builder(SHARD, **builder),  # type: ignore[arg-type]
-            tree=TREE, trainer_ranks=[TRAINER, SECOND_TRAINER], shard_rank=3, timeout_s=20, build_timeout_s=build_timeout_s,
-            clock=clock,
+            tree=TREE, trainer_ranks=[TRAINER, SECOND_TRAINER], shard_rank=3, timeout_s=20,
+            build_timeout_s=build_timeout_s, clock=clock,
         )  # fmt: skip
     return str(caught.value)
 
@@ -229,8 +229,8 @@ def test_silence_during_a_build_is_not_a_fault(hub: LoopbackHub):
             hub.mailbox(SECOND_TRAINER).send(Stop(), to=SERVER)
 
     totals = serve(
-        hub.mailbox(SERVER), passages=SHARD, tree=TREE, trainer_ranks=[TRAINER, SECOND_TRAINER], shard_rank=0, timeout_s=20,
-        build_timeout_s=20,
+        hub.mailbox(SERVER), passages=SHARD, tree=TREE, trainer_ranks=[TRAINER, SECOND_TRAINER], shard_rank=0,
+        timeout_s=20, build_timeout_s=20,
         builder=make_builder(SHARD, embed_factory=lambda snapshot: gate.wait(30) and fake_embed(snapshot)),
         clock=FastClock(on_sleep)(),
     )  # fmt: skip
@@ -259,8 +259,8 @@ def test_progress_is_reported_at_intervals_of_half_a_second(hub: LoopbackHub):
                     trainer.send(Stop(), to=SERVER)
 
     serve(
-        hub.mailbox(SERVER), passages=SHARD, builder=builder, tree=TREE, trainer_ranks=[TRAINER], shard_rank=0, timeout_s=1e6,
-        build_timeout_s=1e6, clock=Clock(now=lambda: now_s[0], sleep=sleep),
+        hub.mailbox(SERVER), passages=SHARD, builder=builder, tree=TREE, trainer_ranks=[TRAINER], shard_rank=0,
+        timeout_s=1e6, build_timeout_s=1e6, clock=Clock(now=lambda: now_s[0], sleep=sleep),
     )  # fmt: skip
     done = [report.passages_done for report in reports]
     assert done == sorted(done)
