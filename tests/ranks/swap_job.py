@@ -18,8 +18,10 @@ from realm_ds.comm.world import World, join_world, polled_barrier
 from realm_ds.config.schema import RefreshConfig
 from realm_ds.data.batches import Tokens
 from realm_ds.index.client import IndexClient
+from realm_ds.index.exclusion import exclude_passages
 from realm_ds.index.messages import MESSAGES
 from realm_ds.index.server import serve
+from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import Schedule
 from tests.support.index_cases import (
     WIDTH,
@@ -47,10 +49,14 @@ def index_rank(world: World) -> None:
     assert (shard.start, shard.stop) == (start, stop)
     totals = serve(
         world.mailbox(MESSAGES), passages=shard, builder=make_builder(shard, embed_factory=embed_factory),
-        trainer_ranks=world.trainer_ranks, shard_rank=world.shard_rank or 0, timeout_s=TIMEOUT_S,
+        tree=tree_of(world), trainer_ranks=world.trainer_ranks, shard_rank=world.shard_rank or 0, timeout_s=TIMEOUT_S,
         build_timeout_s=TIMEOUT_S,
     )  # fmt: skip
     tell(world, {"shard": world.shard_rank, "searches": totals.searches, "built": totals.versions_built})
+
+
+def tree_of(world: World) -> SnapshotTree:
+    return SnapshotTree(trainer=world.trainer_ranks[0], embedders=world.index_ranks)
 
 
 def embed_factory(snapshot: bytes) -> Callable[[Tokens], np.ndarray]:
@@ -74,7 +80,7 @@ def trainer(world: World) -> None:
     for step in range(NUM_STEPS):
         version = SCHEDULE.launch_at(step)
         if version is not None and world.trainer_rank == 0:
-            send_snapshot(mailbox, version, index_ranks=world.index_ranks)
+            send_snapshot(mailbox, version, to=tree_of(world).root)
         for ahead in range(step + SEARCH_AHEAD + 1):
             if ahead not in requests and ahead < NUM_STEPS:
                 requests[ahead] = submit(client, world, step=ahead)
@@ -107,7 +113,9 @@ def submit(client: IndexClient, world: World, *, step: int) -> list[int]:
     requests = []
     for number in range(SEARCHES_PER_STEP):
         queries, exclude = queries_of(world, step, number)
-        requests.append(client.submit(queries, exclude_B=exclude, num_hits=NUM_HITS, step=step, version=version))
+        requests.append(
+            client.submit(queries, exclusion=exclude_passages(exclude), num_hits=NUM_HITS, step=step, version=version)
+        )
     return requests
 
 
