@@ -1,6 +1,7 @@
 """Whole small runs under the real launcher: the same seed gives the same run, stopped and resumed or not."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from realm_ds.config.load import dump
+from realm_ds.launch.stages import num_processes
 from realm_ds.models.realm import strip_prefix
 from realm_ds.models.towers import Embedder
+from realm_ds.observe.logs import log_path
 from realm_ds.observe.sinks import metrics_path, read_events
 from realm_ds.train.engine import consolidate
 from realm_ds.train.export import export_run
@@ -29,9 +32,10 @@ COMPARED = ("step", "loss", "retrieval_utility", "null_share", "version", "retri
 
 def train(folder: Path, data: Path, *, stage: str = "pretrain", resume: bool = False, **changes: object) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump(tiny_config(data, **changes)))
+    config = tiny_config(data, **changes)
+    (folder / "config.yaml").write_text(dump(config))
     program = PROGRAM.format(folder=str(folder), stage=stage, resume=resume)
-    outcome = run_ranks(program, processes=4 if stage == "pretrain" else 2, timeout_s=240)
+    outcome = run_ranks(program, processes=num_processes(stage, config), timeout_s=240)  # type: ignore[arg-type]
     assert outcome.code == 0, outcome.output
     return outcome
 
@@ -153,6 +157,26 @@ def test_same_seed_same_run_whatever_the_zero_stage(data: Path, whole_run: Path,
     assert [row[5] for row in steps(zero3) if row[4] == 0] == [row[5] for row in first_version]
     for folder in (again, zero3):
         check_export(export_run(folder, step=None, out=None), folder / "checkpoints" / "step-00000009")
+
+
+def test_builder_ranks_change_nothing_but_who_embeds(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    """A run goes on with two of them: they read version 1 from disk and embed those that come after."""
+    folder = tmp_path / "resumed"
+    shutil.copytree(whole_run, folder)
+    shutil.rmtree(folder / "checkpoints" / "step-00000009")
+    for name in ("metrics", "logs", "index/version-00002"):
+        shutil.rmtree(folder / name)
+    train(folder, data, resume=True, **{"pretrain.save_every_steps": 5, "index.builders": 2})
+    assert steps(folder) == [row for row in steps(whole_run) if row[0] > 5]
+    parts = [path.name for path in (folder / "index" / "version-00002").glob("part-*.json")]
+    assert sorted(parts) == ["part-000000000-000000036.json", "part-000000036-000000072.json"]
+    for number in (0, 1):
+        log = log_path(folder, role="builder", role_rank=number).read_text()
+        last = 36 * number + 35
+        assert re.findall(rf"version (\d): passages {last - 35} to {last} (\w+)", log)[:2] == [
+            ("1", "read"),
+            ("2", "embedded"),
+        ]
 
 
 def test_warm_start_trains_towers_and_encoder(data: Path, tmp_path: Path) -> None:

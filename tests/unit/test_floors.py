@@ -29,7 +29,7 @@ DOORS = {
     "matplotlib": {"launch/plots.py"},
     "typer": {"cli.py"},
 }
-TORCH_DOORS = {"comm", "models", "train", "index/builder.py", "eval", "launch/index_rank.py"}
+TORCH_DOORS = {"comm", "models", "train", "index/builder.py", "index/range_embedder.py", "eval", "launch/index_rank.py"}
 """Tensors are the models' language: what trains, embeds and evaluates them speaks it. Config, data and cli do not."""
 ONLY_INSIDE_FUNCTIONS = {"tensorboard", "rich", "matplotlib", "mpi4py"}
 FORBIDDEN = {"pickle", "cPickle", "dill", "shelve", "marshal"}
