@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Any
 
 from realm_ds.comm.mailbox import Mailbox
-from realm_ds.comm.world import World
 from realm_ds.config.schema import StageName
 from realm_ds.data.masking import MaskedExample, masked_examples
 from realm_ds.data.stream import ExampleStream, StreamState
@@ -56,7 +55,11 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
         model=model,
         new_tower=partial(_tower_on_device, stage),
         mailbox=mailbox,
-        tree=_tree(stage.world),
+        tree=SnapshotTree.of_roles(
+            trainer_ranks=stage.world.trainer_ranks,
+            index_ranks=stage.world.index_ranks,
+            builder_ranks=stage.world.builder_ranks,
+        ),
         schedule=schedule,
         index_folder=stage.folder / "index",
         snapshot_dtype=config.refresh.snapshot_dtype,
@@ -158,15 +161,6 @@ def _probe(stage: Stage) -> Probe:
         exclude=partial(exclusion_of, index=config.index),
         num_hits=config.pretrain.candidates - 1,
     )
-
-
-def _tree(world: World) -> SnapshotTree:
-    """The way of a snapshot: first to those who embed, from whom the others hear that it is launched."""
-    if world.builder_ranks:
-        embedders, others = world.builder_ranks, world.index_ranks
-    else:
-        embedders, others = world.index_ranks, ()
-    return SnapshotTree(trainer=world.trainer_ranks[0], embedders=embedders, others=others)
 
 
 def _recall(client: IndexClient) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.errors import CheckpointError
 from realm_ds.files import write_durably
-from realm_ds.index.messages import BuildReport
+from realm_ds.index.messages import NO_SHARD, BuildReport
 from realm_ds.index.relay import snapshot_messages
 from realm_ds.index.store import prune, version_folder
 from realm_ds.index.tree import SnapshotTree
@@ -134,11 +134,17 @@ class BuildWatch:
         self._latest: dict[int, BuildReport] = {}
 
     def take(self, reports: Sequence[tuple[int, BuildReport]]) -> None:
-        """Keep each rank's newest report, and write down the builds that are finished."""
-        for index_rank, report in reports:
-            self._latest[index_rank] = report
-            if report.passages_done == report.passages_total:
-                self._sinks.write("built", version=report.version, index_rank=index_rank, took_s=report.took_s)
+        """Keep each shard's newest report, and write down what is finished: builds, and ranges of builder ranks."""
+        for rank, report in reports:
+            is_done = report.passages_done == report.passages_total
+            if report.shard == NO_SHARD:
+                # The shards report the same passages once they have them: counted here, each would count twice.
+                if is_done:
+                    self._sinks.write("embedded", version=report.version, builder_rank=rank, took_s=report.took_s)
+                continue
+            self._latest[rank] = report
+            if is_done:
+                self._sinks.write("built", version=report.version, index_rank=rank, took_s=report.took_s)
 
     def facts(self) -> dict[str, float]:
         """Of the newest version that anything was heard of: share of the corpus done, passages a second of all ranks

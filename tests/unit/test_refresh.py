@@ -12,7 +12,7 @@ from realm_ds.comm.loopback import LoopbackHub
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.schema import RefreshConfig
 from realm_ds.errors import CheckpointError
-from realm_ds.index.messages import MESSAGES, BuildReport, SnapshotChunk, SnapshotStart
+from realm_ds.index.messages import MESSAGES, NO_SHARD, BuildReport, SnapshotChunk, SnapshotStart
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import Schedule
 from realm_ds.models.realm import RealmModel, build_model, frozen_tower, tower_from_snapshot
@@ -152,8 +152,8 @@ def test_another_schedule_cannot_resume(tmp_path: Path) -> None:
         other.refresher.relaunch(8)
 
 
-def report(version: int, done: int, total: int, took_s: float) -> BuildReport:
-    return BuildReport(version=version, passages_done=done, passages_total=total, took_s=took_s)
+def report(version: int, done: int, total: int, took_s: float, *, shard: int = 0) -> BuildReport:
+    return BuildReport(version=version, shard=shard, passages_done=done, passages_total=total, took_s=took_s)
 
 
 def test_a_build_is_watched_with_its_speed_and_the_time_it_will_take(tmp_path: Path) -> None:
@@ -165,6 +165,7 @@ def test_a_build_is_watched_with_its_speed_and_the_time_it_will_take(tmp_path: P
     assert watch.facts() == pytest.approx(expected)
     watch.take([(3, report(0, 50, 50, 5.0)), (4, report(0, 25, 50, 10.0))])
     assert watch.facts() == pytest.approx({"rebuilt_share": 0.75, "rebuild_passages_per_s": 2.5, "rebuild_eta_s": 10})
+    watch.take([(5, report(0, 100, 100, 9.0, shard=NO_SHARD))])  # of a builder rank: the shards report the same ones
     watch.take([(4, report(0, 50, 50, 20.0))])
     assert watch.facts() == {"rebuilt_share": 1.0}
     watch.take([(3, report(1, 0, 50, 0.0))])  # the newest alone counts
@@ -172,3 +173,5 @@ def test_a_build_is_watched_with_its_speed_and_the_time_it_will_take(tmp_path: P
     sinks.close()
     built = read_events(metrics_path(tmp_path, role="trainer", role_rank=0), event="built")
     assert [(row["version"], row["index_rank"], row["took_s"]) for row in built] == [(0, 3, 5.0), (0, 4, 20.0)]
+    embedded = read_events(metrics_path(tmp_path, role="trainer", role_rank=0), event="embedded")
+    assert [(row["version"], row["builder_rank"], row["took_s"]) for row in embedded] == [(0, 5, 9.0)]
