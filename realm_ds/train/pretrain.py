@@ -14,6 +14,7 @@ from realm_ds.config.schema import StageName
 from realm_ds.data.masking import MaskedExample, masked_examples
 from realm_ds.data.stream import ExampleStream, StreamState
 from realm_ds.index.client import IndexClient
+from realm_ds.index.factory import audits_of
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import Schedule
 from realm_ds.models.objectives import MarginalObjective
@@ -69,7 +70,7 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
     client = IndexClient(
         mailbox, index_ranks=stage.world.index_ranks, timeout_s=config.runtime.wait_timeout_s,
         build_timeout_s=config.index.build_timeout_s, replies=config.index.replies,
-        audit_every=config.index.audit_every,
+        audit_every=audits_of(config.index, num_passages=stage.corpus.count),
         builder_ranks=stage.world.builder_ranks if stage.trainers.rank == 0 else (),
     )  # fmt: skip
     refresher.relaunch(first_step)

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from realm_ds.config.schema import IndexConfig
 from realm_ds.errors import ConfigError
 from realm_ds.index.exclusion import exclude_nothing, exclude_passages
-from realm_ds.index.factory import IndexSpec, choose_factory, is_exact, least_passages, parameters_of, spec_of
+from realm_ds.index.factory import (
+    IndexSpec,
+    audits_of,
+    choose_factory,
+    is_exact,
+    least_passages,
+    parameters_of,
+    spec_of,
+)
 from realm_ds.index.shard import BuiltShard, VectorTable, build_shard
 from tests.support.index_cases import brute_force, make_passages, make_shards
 
@@ -128,6 +136,13 @@ def test_auto_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture):
     with caplog.at_level("INFO"):
         assert build(np.ones((3, 2), "f4"), factory="auto").is_exact
     assert "index.factory auto is Flat: 3 passages are few enough to look at all of them" in caplog.text
+
+
+def test_only_what_is_approximate_is_audited():
+    assert audits_of(IndexConfig(audit_every=7), num_passages=10) == 0
+    assert audits_of(IndexConfig(audit_every=7, factory="SQ8"), num_passages=10) == 7
+    assert audits_of(IndexConfig(audit_every=7, factory="auto", num_shards=2), num_passages=2_000_000) == 0
+    assert audits_of(IndexConfig(audit_every=7, factory="auto", num_shards=2), num_passages=2_000_001) == 7
 
 
 def test_what_is_exact_and_how_wide_auto_looks():
