@@ -1,7 +1,9 @@
 """Factory strings: what they need, what `auto` picks, and every kind of index against exact search."""
 
+import faiss
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -158,3 +160,20 @@ def test_what_is_exact_and_how_wide_auto_looks():
     assert parameters_of("nprobe=3", "IVF4,Flat") == "nprobe=3"
     assert not spec_of(IndexConfig(rerank=0, audit_every=0)).keeps_exact
     assert spec_of(IndexConfig(rerank=0, audit_every=5)).keeps_exact
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not hasattr(faiss, "StandardGpuResources"), reason="this faiss has no GPU part (faiss-gpu has)")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat"])
+def test_an_index_on_a_gpu_finds_what_one_in_memory_finds(factory: str):
+    random = np.random.default_rng(3)
+    vectors, queries = (random.standard_normal((rows, WIDTH)).astype("f4") for rows in (2000, 64))
+    part = make_shards(make_passages(list(range(1, 2001))), [])[0]
+    spec = IndexSpec(factory=factory, search_parameters="nprobe=8" if "IVF" in factory else "auto", rerank=8)
+    here, there = (
+        build_shard(part, VectorTable.of(vectors), version=0, spec=spec, device=device) for device in (None, 0)
+    )
+    answers = [index.search(queries, num_hits=5, exclusion=exclude_nothing(64)) for index in (here, there)]
+    assert answers[0].uids_BK.tolist() == answers[1].uids_BK.tolist()
+    assert answers[0].scores_BK.tobytes() == answers[1].scores_BK.tobytes()  # both are of the table in memory
