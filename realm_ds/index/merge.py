@@ -138,8 +138,8 @@ def with_fetched_tokens(winners: Winners, fetched: Mapping[int, Fetched], *, wai
         lengths_H = message.title_lengths_H.astype(np.int64) + message.body_lengths_H
         if len(lengths_H) != len(places_H):
             raise IndexFault(
-                f"shard {shard} sent the tokens of {len(lengths_H)} passages where step {winners.step} fetched those of "
-                f"{len(places_H)}: a fault of the shard"
+                f"shard {shard} sent the tokens of {len(lengths_H)} passages where step {winners.step} fetched those "
+                f"of {len(places_H)}: a fault of the shard"
             )
         row_of = np.searchsorted(places_H, winners.places_BK[is_its_BK])
         title_lengths_BK[is_its_BK] = message.title_lengths_H[row_of]

@@ -191,8 +191,8 @@ class BuiltShard:
             )
         if num_exclusions != len(vectors_BP) or not 1 <= num_hits <= MOST_HITS:
             raise IndexFault(
-                f"{len(vectors_BP)} queries came with {num_exclusions} exclusions and num_hits={num_hits}: give as many "
-                f"as queries, and 1 to {MOST_HITS} hits"
+                f"{len(vectors_BP)} queries came with {num_exclusions} exclusions and num_hits={num_hits}: give as "
+                f"many of these as queries, and 1 to {MOST_HITS} hits"
             )
         if not np.isfinite(vectors_BP).all():
             raise IndexFault("the queries hold values that are not finite: the query tower has diverged")

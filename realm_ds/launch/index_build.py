@@ -101,6 +101,7 @@ def build_index(make_plan: Callable[[], BuildPlan], *, out: Path, processes: int
         run_as_rank(out, lambda: _take_part(make_plan))
         return
     plan = make_plan()
+    _range_of(plan, 0, processes)  # before anything is written, if there are too few passages for that
     prepare_folder(plan)
     with Progress() as progress:
         bar = progress.stage(f"index in {out}", total=plan.corpus.count)
@@ -169,7 +170,7 @@ def prepare_folder(plan: BuildPlan) -> None:
 
 def embed_rest(plan: BuildPlan, world: World, *, on_done: OnDone) -> None:
     """Embed and write what no whole part holds yet of this rank's range of the corpus."""
-    start, stop = passage_range(plan.corpus.count, world.world_rank, world.world_size)
+    start, stop = _range_of(plan, world.world_rank, world.world_size)
     missing = gaps(whole_parts(plan, start, stop), start, stop)
     num_done = (stop - start) - sum(last - first for first, last in missing)
     on_done(num_done)
@@ -231,7 +232,7 @@ def describe_plan(plan: BuildPlan, *, processes: int) -> str:
     each = plan.towers.num_bytes + part * (plan.vector_bytes + 4 * plan.towers.width + tokens_bytes)
     num_parts = sum(
         -(-(stop - start) // plan.part_passages)
-        for start, stop in (passage_range(count, rank, processes) for rank in range(processes))
+        for start, stop in (_range_of(plan, rank, processes) for rank in range(processes))
     )
     lines = {
         "passages": f"{count:,}, of {plan.config.data.corpus}",
@@ -255,7 +256,7 @@ def _take_part(make_plan: Callable[[], BuildPlan]) -> None:
     world = join_world(num_shards=0, placement="tail", timeout_s=timeout_s)
     world = replace(world, roles=(INDEX,) * world.world_size)  # Nobody trains here, and messages should not say so.
     with as_rank(world, folder=plan.out, stage=STAGE, threads=plan.config.runtime.threads_per_rank) as sinks:
-        start, stop = passage_range(plan.corpus.count, world.world_rank, world.world_size)
+        start, stop = _range_of(plan, world.world_rank, world.world_size)
         told_at = [float("-inf")]
 
         def tell(done: int) -> None:
@@ -281,6 +282,11 @@ def _embed_part(plan: BuildPlan, start: int, stop: int, *, embed: Embed) -> Iter
     yield from embedder.run(embed, vectors_NP)
     store = IndexStore(plan.out, corpus_sha256=plan.corpus.digest, dtype=plan.config.index.vectors)
     store.save(vectors_NP, version=VERSION, snapshot_sha256=plan.towers.sha256, start=start)
+
+
+def _range_of(plan: BuildPlan, rank: int, processes: int) -> tuple[int, int]:
+    """The passages of one of so many processes."""
+    return passage_range(plan.corpus.count, rank, processes, setting="--processes")
 
 
 def _in_parts(ranges: Ranges, part_passages: int) -> Iterator[tuple[int, int]]:

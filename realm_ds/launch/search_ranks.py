@@ -128,4 +128,6 @@ class _StoredVersion(IndexStore):
 
 
 def _tree(world: World) -> SnapshotTree:
-    return SnapshotTree(trainer=world.trainer_ranks[0], embedders=world.index_ranks, others=())
+    return SnapshotTree.of_roles(
+        trainer_ranks=world.trainer_ranks, index_ranks=world.index_ranks, builder_ranks=world.builder_ranks
+    )

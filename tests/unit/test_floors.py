@@ -30,7 +30,8 @@ DOORS = {
     "typer": {"cli.py"},
 }
 TORCH_DOORS = {
-    "comm", "models", "train", "index/builder.py", "eval", "launch/index_rank.py", "launch/index_towers.py",
+    "comm", "models", "train", "index/builder.py", "index/range_embedder.py", "eval", "launch/index_rank.py",
+    "launch/index_towers.py",
 }  # fmt: skip
 """Tensors are the models' language: what trains, embeds and evaluates them speaks it. Config, data and cli do not."""
 ONLY_INSIDE_FUNCTIONS = {"tensorboard", "rich", "matplotlib", "mpi4py"}

@@ -382,6 +382,11 @@ class TestMistakes:
         (export / "passage_tower/projection.safetensors").unlink()
         assert "passage_tower/projection.safetensors is missing" in run("build", *source, "--tower", export, code=1)
 
+    def test_more_processes_than_passages(self, ground: Path, tmp_path: Path) -> None:
+        complaint = build(ground, tmp_path / "out", "-n", 73, code=2)
+        assert "--processes=73 is more than the 72 passages of the corpus" in complaint
+        assert not (tmp_path / "out").exists()
+
     def test_a_tokenizer_of_other_towers(self, config: RealmConfig, ground: Path, tmp_path: Path) -> None:
         make_data(tmp_path / "data", num_facts=4)
         other = [f"data.corpus={tmp_path / 'data/corpus'}", f"data.tokenizer={tmp_path / 'data/tokenizer'}"]
