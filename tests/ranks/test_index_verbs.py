@@ -55,8 +55,11 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def from_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def from_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ranks run this copy, and a search that fails leaves its logs where they are cleared away."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
 
 
 def test_all_ranks_of_a_world_build_one_index(ground: Path, tmp_path: Path) -> None:
