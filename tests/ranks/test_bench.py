@@ -1,0 +1,56 @@
+"""Every benchmark runs, in small: its measures are all there, and none is judged. Speed is no test's business."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from realm_ds.bench.cost import CostModel, predict
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def bench(*arguments: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "realm_ds", "bench", *arguments, "--quick", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=240)
+    assert result.returncode == 0, result.stderr
+    measures = [json.loads(line) for line in result.stdout.splitlines()]
+    for measure in measures:
+        assert {"measure", "value", "reference", "ratio", "bar", "ok"} <= set(measure)
+        assert measure["ok"] is None
+        assert isinstance(measure["value"], float | int), measure
+    return measures
+
+
+def test_search() -> None:
+    measures = bench("search")
+    assert [(measure["measure"], measure["bar"]) for measure in measures] == [
+        ("throughput_flat_1m", 0.95),
+        ("overhead_small_contrib", 1.8),
+        ("overhead_small_raw", 1.0),
+        ("latency_small_p50", 1.0),
+        ("latency_small_p99", 5.0),
+        ("latency_idle_core", 0.05),
+    ]
+
+
+def test_refresh() -> None:
+    measures = {measure["measure"]: measure for measure in bench("refresh")}
+    assert {name: measure["bar"] for name, measure in measures.items()} == {
+        "encode_throughput": 1.3,
+        "encode_memory": 1.1,
+        "serving_p50_during_rebuild": 1.2,
+        "encode_slowdown_while_serving": None,
+        "swap_refused": 0.0,
+        "swap_latest": 1.0,
+    }
+    assert measures["swap_refused"]["value"] == 0
+
+
+def test_scale(tmp_path: Path) -> None:
+    names = [measure["measure"] for measure in bench("scale", "--out", str(tmp_path))]
+    assert {"passages_2000", "shards_1", "shards_2", "clients_1", "shards_2_two_phase_16_hits"} <= set(names)
+    model = CostModel.load(tmp_path / "scale.json")
+    assert predict(model, passages=10**6, shards=2, queries=16, hits=8, tokens=140) > 0
+    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
