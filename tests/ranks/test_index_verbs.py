@@ -24,7 +24,7 @@ from tests.support.worlds import REPOSITORY, run_ranks
 QUERIES = ("the mayor of delft", "harbour", "which river does jena have?", "leon")
 LAUNCHED = """
 import sys
-from realm_ds.cli import main
+from realm_ds.cli.main import main
 sys.argv = ["realm-ds", *{arguments!r}]
 main()
 """

@@ -27,7 +27,7 @@ DOORS = {
     "faiss": {"index/shard.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py"},
     "matplotlib": {"launch/plots.py", "bench/plots.py"},
-    "typer": {"cli.py"},
+    "typer": {"cli"},
 }
 TORCH_DOORS = {
     "comm", "models", "train", "index/builder.py", "index/range_embedder.py", "eval", "launch/index_rank.py",

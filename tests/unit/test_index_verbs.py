@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from realm_ds import cli
+from realm_ds.cli import main as cli
 from realm_ds.config.load import dump, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.records import passage_uid

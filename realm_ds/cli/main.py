@@ -1,0 +1,218 @@
+"""The command line `realm-ds`: each verb reads its options and calls one function. Starts without torch; keep it so.
+
+Imports of anything but the standard library and typer stay inside the verbs: `--help` must not wait for libraries.
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from realm_ds.cli.bench import bench
+from realm_ds.cli.common import Overrides, Source, group, verb
+from realm_ds.cli.index import index
+from realm_ds.errors import ConfigError
+
+if TYPE_CHECKING:
+    from realm_ds.config.schema import RealmConfig
+
+_ABOUT = """\
+REALM: retrieval-augmented pre-training, with an index that is rebuilt while training goes on.
+
+First time here?
+
+\b
+    realm-ds demo                 all of it on real text, with a report, on two cores
+
+A run of your own, step by step:
+
+\b
+    realm-ds prepare demo DATA    text to tar shards (DATA/prepared.json)
+    realm-ds ict                  warm up the two towers (inverse cloze)
+    realm-ds pretrain             REALM: trainers and index ranks in one MPI world
+    realm-ds export               a run's models as transformers folders
+    realm-ds qa train             fine-tune on questions, answer dev and test
+    realm-ds index search         ask the index by itself, without training
+
+Every setting has help: realm-ds config explain. Any setting can be given at the end of a line: pretrain.steps=500
+
+On a cluster start the same line once per rank: srun -K1 python -m mpi4py -m realm_ds pretrain ...
+"""
+
+app = typer.Typer(
+    help=_ABOUT, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+prepare = group("Make tar shards, vocabulary and question files.")
+qa = group("Fine-tune on questions, and score the answers.")
+config_app = group("Look at settings: all of them, or a run's.")
+app.add_typer(prepare, name="prepare")
+app.add_typer(qa, name="qa")
+app.add_typer(index, name="index")
+app.add_typer(config_app, name="config")
+app.add_typer(bench, name="bench")
+
+RunFolder = Annotated[
+    Path, typer.Option("--run", "-r", help="The run folder: settings, checkpoints, metrics, logs of this run.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settings and the command line, and start nothing.")]
+Split = Annotated[Literal["dev", "test"], typer.Option(help="Whose questions.")]
+
+
+def main() -> None:
+    """The console script, and `python -m realm_ds`."""
+    app(prog_name="realm-ds")
+
+
+@app.command()
+@verb
+def demo(
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", "-r", help="The run folder. Left out: runs/demo, or the next that is free.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of data, weights and order; the same seed gives the same losses.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Every step, under two minutes; too short to learn.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish a demo that was stopped; needs --run.")] = False,
+) -> None:
+    """The whole of REALM on the CIA World Factbook: shards, ICT, pre-training, export, questions, report.
+
+    Reads nothing from the network. Ends with RUN/report.md, RUN/report.json and RUN/plots.
+    """
+    from realm_ds.launch.demo import free_run_folder, run_demo
+
+    if resume and run is None:
+        raise ConfigError("--resume needs the folder of the demo to finish: --run runs/demo")
+    folder = run.absolute() if run is not None else free_run_folder(Path("runs").absolute())
+    run_demo(folder, seed=seed, quick=quick, overrides=overrides or [], resume=resume)
+
+
+@prepare.command("demo")
+@verb
+def prepare_demo_data(
+    folder: Annotated[Path, typer.Argument(help="Where to write tokenizer/, corpus/, pretrain/ and qa/.")],
+    seed: Annotated[int, typer.Option(help="Of the split into train, dev and test.")] = 0,
+) -> None:
+    """The CIA World Factbook as passages, statements and questions."""
+    from realm_ds.data.prepare import prepare_demo
+
+    prepare_demo(folder.absolute(), seed=seed, on_progress=lambda doing: print(f"{doing} ...", flush=True))
+    print(f"{folder}/prepared.json says what is there")
+
+
+@app.command()
+@verb
+def ict(
+    overrides: Overrides = None, config: Source = None, run: RunFolder = Path("runs/ict"), resume: Resume = False,
+    dry_run: DryRun = False,
+) -> None:  # fmt: skip
+    """Warm up the towers: which passage was this sentence taken from? (section `ict` of the settings)"""
+    _stage("ict", overrides, config, run, resume, dry_run)
+
+
+@app.command()
+@verb
+def pretrain(
+    overrides: Overrides = None, config: Source = None, run: RunFolder = Path("runs/pretrain"), resume: Resume = False,
+    dry_run: DryRun = False,
+) -> None:  # fmt: skip
+    """REALM pre-training: trainers and index ranks in one MPI world (sections `pretrain`, `refresh`, `index`).
+
+    Start from an ICT run's export with model.start_from=runs/ict/export.
+    """
+    _stage("pretrain", overrides, config, run, resume, dry_run)
+
+
+@qa.command("train")
+@verb
+def qa_train(
+    overrides: Overrides = None, config: Source = None, run: RunFolder = Path("runs/qa"), resume: Resume = False,
+    dry_run: DryRun = False,
+) -> None:  # fmt: skip
+    """Fine-tune query tower and span reader on questions, then answer dev and test (section `qa`)."""
+    _stage("qa", overrides, config, run, resume, dry_run)
+
+
+@qa.command("eval")
+@verb
+def qa_eval(
+    run: RunFolder = Path("runs/qa"), split: Split = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,
+) -> None:  # fmt: skip
+    """What `qa train` scored on dev or test: exact match, F1, recall, the baselines beside them, and every field."""
+    from realm_ds.launch.scores import describe, read_scores
+
+    scores = read_scores(run.absolute(), split=split)
+    print(json.dumps(scores) if as_json else describe(scores))
+
+
+@app.command()
+@verb
+def export(
+    run: RunFolder = Path("runs/pretrain"),
+    step: Annotated[int | None, typer.Option(help="Which checkpoint; left out: the newest.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; left out: RUN/export.")] = None,
+) -> None:
+    """A run's towers and encoder as transformers folders, with index, passages and a model card."""
+    from realm_ds.train.export import export_run
+
+    folder = export_run(run.absolute(), step=step, out=out and out.absolute(), say=print)
+    print(f"exported to {folder}")
+
+
+@config_app.command("explain")
+@verb
+def config_explain(
+    name: Annotated[str, typer.Argument(help="A section or setting: pretrain, index.num_shards. Left out: all.")] = "",
+) -> None:
+    """Every setting with its type, default and meaning."""
+    from realm_ds.config.fields import explain
+
+    print(explain(name), end="")
+
+
+@config_app.command("show")
+@verb
+def config_show(
+    config: Annotated[str, typer.Argument(help="A YAML file, a recipe or a run folder.")], overrides: Overrides = None
+) -> None:
+    """The resolved settings, as a run would write them to its config.yaml."""
+    from realm_ds.config.load import dump, load
+
+    print(dump(load(config, overrides or [])), end="")
+
+
+def _stage(
+    stage: Literal["ict", "pretrain", "qa"], overrides: list[str] | None, source: str | None, run: Path, resume: bool,
+    dry_run: bool,
+) -> None:  # fmt: skip
+    """Run a stage of training, or print what would be run."""
+    run = run.absolute()
+    load_config = functools.partial(_settings, source, overrides or [], run)
+    if dry_run:
+        _print_plan(stage, load_config(), run, resume)
+        return
+    from realm_ds.launch.stages import show_stage
+
+    show_stage(stage, load_config=load_config, run_folder=run, resume=resume)
+
+
+def _settings(source: str | None, overrides: list[str], run: Path) -> "RealmConfig":
+    """The config as asked for; without one, that of a run folder that has one already."""
+    from realm_ds.config.load import RUN_CONFIG, load
+
+    if source is None and (run / RUN_CONFIG).is_file():
+        source = str(run)
+    return load(source, overrides)
+
+
+def _print_plan(stage: Any, config: "RealmConfig", run: Path, resume: bool) -> None:
+    import shlex
+
+    from realm_ds.config.load import dump
+    from realm_ds.launch.stages import stage_command
+
+    command = stage_command(stage, config=config, run_folder=run, resume=resume)
+    print(f"# {run}/config.yaml\n{dump(config)}\n# what would be started:\n# {shlex.join(command)}")
