@@ -9,8 +9,8 @@ Wire form, little-endian, every part padded to 8 bytes so that arrays are read i
     array    dtype u32 | dimensions u32 | shape u64 x dimensions | elements, C order
 
 Field types come from the dataclass and are not repeated on the wire; `layout`, a checksum of all kinds with their
-fields, tells when the two ends run different code. An array whose field is Annotated with an `Array` is of its dtype and
-dimensions, or refused at either end. Nothing is ever unpickled.
+fields, tells when the two ends run different code. An array whose field is Annotated with an `Array` has that dtype
+and as many dimensions, or is refused at either end. Nothing is ever unpickled.
 """
 
 import dataclasses

@@ -1,102 +1,138 @@
-"""Which rank trains and which holds a shard of the index: a pure function of the launch.
+"""Which rank trains, which embeds for the index and which holds a shard of it: a pure function of the launch.
 
 Who I am is world.py's business.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from realm_ds.errors import ConfigError
 
-Role = Literal["trainer", "index"]
+Role = Literal["trainer", "index", "builder"]
 Placement = Literal["per_node", "tail"]
 
 TRAINER: Role = "trainer"
 INDEX: Role = "index"
+BUILDER: Role = "builder"
 ROLE_VARIABLE = "REALM_ROLE"
 """Set in the environment of every process, it replaces `placement` (Slurm heterogeneous jobs, --multi-prog)."""
+SETTINGS: dict[Role, str] = {INDEX: "index.num_shards", BUILDER: "index.builders"}
+"""Where the number of ranks of a role is set; what is left over trains."""
 
 
 def assign(
-    hosts: Sequence[str], *, num_shards: int, placement: Placement, overrides: Sequence[str | None] | None = None
+    hosts: Sequence[str],
+    *,
+    num_shards: int,
+    num_builders: int = 0,
+    placement: Placement,
+    overrides: Sequence[str | None] | None = None,
 ) -> tuple[Role, ...]:
     """The role of every world rank; `hosts` and `overrides` (the ranks' REALM_ROLE, None if unset) by world rank.
 
     Every rank computes the same, so an impossible split is the same error on all of them.
     """
+    wanted = {INDEX: num_shards, BUILDER: num_builders}
+    if num_builders and not num_shards:
+        raise ConfigError(
+            f"index.builders={num_builders} embed for shards, but index.num_shards=0: set index.builders=0, or "
+            "index.num_shards to at least 1"
+        )
     given = overrides if overrides is not None else [None] * len(hosts)
     if any(role is not None for role in given):
-        return _from_overrides(given, num_shards)
-    _check_size(len(hosts), num_shards)
-    return _per_node(hosts, num_shards) if placement == "per_node" else _tail(len(hosts), num_shards)
+        return _from_overrides(given, wanted)
+    _check_size(len(hosts), wanted)
+    return _per_node(hosts, wanted) if placement == "per_node" else _tail(len(hosts), wanted)
 
 
-def _check_size(world_size: int, num_shards: int) -> None:
-    if num_shards >= world_size:
+def _check_size(world_size: int, wanted: dict[Role, int]) -> None:
+    needed = sum(wanted.values())
+    if needed < world_size:
+        return
+    processes = f"in a world of {world_size} process(es): launch at least {needed + 1} processes"
+    if not wanted[BUILDER]:
         raise ConfigError(
-            f"index.num_shards={num_shards} leaves no trainer in a world of {world_size} process(es): "
-            f"launch at least {num_shards + 1} processes, or lower index.num_shards"
+            f"index.num_shards={needed} leaves no trainer {processes}, or lower index.num_shards"
             + (f" to {world_size - 1} or less" if world_size > 1 else "")
         )
+    raise ConfigError(
+        f"index.num_shards={wanted[INDEX]} and index.builders={wanted[BUILDER]} leave no trainer {processes}, or set "
+        "index.builders=0, with which shards embed for themselves"
+        + (f", and index.num_shards to {world_size - 1} or less" if world_size > 1 else "")
+    )
 
 
-def _tail(world_size: int, num_shards: int) -> tuple[Role, ...]:
-    return (TRAINER,) * (world_size - num_shards) + (INDEX,) * num_shards
+def _tail(world_size: int, wanted: dict[Role, int]) -> tuple[Role, ...]:
+    num_trainers = world_size - sum(wanted.values())
+    return (TRAINER,) * num_trainers + (BUILDER,) * wanted[BUILDER] + (INDEX,) * wanted[INDEX]
 
 
-def _per_node(hosts: Sequence[str], num_shards: int) -> tuple[Role, ...]:
+def _per_node(hosts: Sequence[str], wanted: dict[Role, int]) -> tuple[Role, ...]:
     processes = Counter(hosts)
-    if num_shards % len(processes):
-        raise ConfigError(
-            f"index.num_shards={num_shards} is not a multiple of the {len(processes)} nodes of this launch "
-            f"({_listed(processes)}), as index.placement=per_node needs: set index.num_shards="
-            f"{-(-num_shards // len(processes)) * len(processes)}, or index.placement=tail"
-        )
-    per_node = num_shards // len(processes)
-    for host, count in processes.items():
-        if count < per_node:
+    for role, count in wanted.items():
+        if count % len(processes):
             raise ConfigError(
-                f"node {host} has {count} process(es) but index.num_shards={num_shards} over {len(processes)} nodes "
-                f"puts {per_node} index ranks on each: launch more processes on {host}, lower index.num_shards, "
-                "or set index.placement=tail"
+                f"{SETTINGS[role]}={count} is not a multiple of the {len(processes)} nodes of this launch "
+                f"({_listed(processes)}), as index.placement=per_node needs: set {SETTINGS[role]}="
+                f"{-(-count // len(processes)) * len(processes)}, or index.placement=tail"
+            )
+    builders, shards = wanted[BUILDER] // len(processes), wanted[INDEX] // len(processes)
+    settings = " and ".join(f"{SETTINGS[role]}={count}" for role, count in wanted.items() if count)
+    ranks = f"{builders} builder ranks and {shards} index ranks" if builders else f"{shards} index ranks"
+    for host, count in processes.items():
+        if count < builders + shards:
+            raise ConfigError(
+                f"node {host} has {count} process(es) but {settings} over {len(processes)} nodes puts {ranks} on each: "
+                f"launch more processes on {host}, lower {settings.replace(' and ', ' or ')}, or set "
+                "index.placement=tail"
             )
     roles: list[Role] = []
     seen: Counter[str] = Counter()
     for host in hosts:
-        roles.append(TRAINER if seen[host] < processes[host] - per_node else INDEX)
+        from_the_end = processes[host] - seen[host]
+        roles.append(INDEX if from_the_end <= shards else BUILDER if from_the_end <= shards + builders else TRAINER)
         seen[host] += 1
     return tuple(roles)
 
 
-def _from_overrides(overrides: Sequence[str | None], num_shards: int) -> tuple[Role, ...]:
+def _from_overrides(overrides: Sequence[str | None], wanted: dict[Role, int]) -> tuple[Role, ...]:
     unset = [rank for rank, role in enumerate(overrides) if role is None]
     if unset:
         raise ConfigError(
             f"{ROLE_VARIABLE} is set in {len(overrides) - len(unset)} of {len(overrides)} processes, not in world "
-            f"rank(s) {_ranks(unset)}: set it to trainer or index in every process, or in none"
+            f"rank(s) {_ranks(unset)}: set it to trainer, index or builder in every process, or in none"
         )
     roles: list[Role] = []
-    for rank, role in enumerate(overrides):
-        if role == TRAINER:
-            roles.append(TRAINER)
-        elif role == INDEX:
-            roles.append(INDEX)
-        else:
-            raise ConfigError(f"{ROLE_VARIABLE}={role!r} in the environment of world rank {rank}: use trainer or index")
-    num_index = roles.count(INDEX)
-    if num_index == len(roles):
+    for rank, name in enumerate(overrides):
+        found = [role for role in get_args(Role) if role == name]
+        if not found:
+            raise ConfigError(
+                f"{ROLE_VARIABLE}={name!r} in the environment of world rank {rank}: use trainer, index or builder"
+            )
+        roles += found
+    if TRAINER not in roles:
+        others = " or ".join(role for role in (INDEX, BUILDER) if role in roles)
         raise ConfigError(
-            f"all {len(roles)} processes have {ROLE_VARIABLE}=index and none trains: "
+            f"all {len(roles)} processes have {ROLE_VARIABLE}={others} and none trains: "
             f"start at least one with {ROLE_VARIABLE}=trainer"
         )
-    if num_index != num_shards:
-        raise ConfigError(
-            f"index.num_shards={num_shards} but {num_index} process(es) have {ROLE_VARIABLE}=index "
-            f"(world {len(roles)} = {len(roles) - num_index} trainers + {num_index} index): "
-            f"set index.num_shards={num_index}, or start {num_shards} with {ROLE_VARIABLE}=index"
-        )
+    for role, count in wanted.items():
+        if roles.count(role) != count:
+            raise ConfigError(
+                f"{SETTINGS[role]}={count} but {roles.count(role)} process(es) have {ROLE_VARIABLE}={role} "
+                f"(world {_counted(roles)}): set {SETTINGS[role]}={roles.count(role)}, or start {count} with "
+                f"{ROLE_VARIABLE}={role}"
+            )
     return tuple(roles)
+
+
+def _counted(roles: Sequence[Role]) -> str:
+    """The split in numbers: 6 = 3 trainers + 1 builder + 2 index."""
+    counts = [f"{roles.count(TRAINER)} trainers"]
+    if BUILDER in roles:
+        counts.append(f"{roles.count(BUILDER)} builder")
+    return f"{len(roles)} = {' + '.join([*counts, f'{roles.count(INDEX)} index'])}"
 
 
 def _listed(processes: Counter[str]) -> str:

@@ -1,4 +1,4 @@
-"""Who am I: the one MPI world, its two roles, this rank's place; alone reads rank variables from the environment.
+"""Who am I: the one MPI world, its roles, this rank's place; alone reads rank variables from the environment.
 
 How roles are dealt out is roles.py's business, what trainers reduce among themselves trainers.py's.
 """
@@ -7,13 +7,14 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from realm_ds.comm.loopback import LoopbackHub
 from realm_ds.comm.mailbox import Mailbox, MpiMailbox
-from realm_ds.comm.roles import INDEX, ROLE_VARIABLE, TRAINER, Placement, Role, assign
+from realm_ds.comm.roles import BUILDER, INDEX, ROLE_VARIABLE, TRAINER, Placement, Role, assign
 from realm_ds.comm.waiting import Clock, wait_until
 from realm_ds.errors import ConfigError, LaunchError
 
@@ -40,7 +41,7 @@ class World:
     comm: Any = field(default=None, repr=False, compare=False)
     """MPI communicator of all ranks; None in a world of one process without MPI."""
     trainer_comm: Any = field(default=None, repr=False, compare=False)
-    """MPI communicator of the trainers, in world order; None on index ranks and without MPI."""
+    """MPI communicator of the trainers, in world order; None on other ranks and without MPI."""
 
     @property
     def world_size(self) -> int:
@@ -65,12 +66,21 @@ class World:
         return tuple(rank for rank, role in enumerate(self.roles) if role == INDEX)
 
     @property
+    def builder_ranks(self) -> tuple[int, ...]:
+        """World ranks that only embed for the index; a rank's place here is its builder rank. Empty: shards embed."""
+        return tuple(rank for rank, role in enumerate(self.roles) if role == BUILDER)
+
+    @property
     def num_trainers(self) -> int:
         return len(self.trainer_ranks)
 
     @property
     def num_shards(self) -> int:
         return len(self.index_ranks)
+
+    @property
+    def num_builders(self) -> int:
+        return len(self.builder_ranks)
 
     @property
     def trainer_rank(self) -> int | None:
@@ -81,8 +91,17 @@ class World:
         return self.index_ranks.index(self.world_rank) if self.role == INDEX else None
 
     @property
+    def builder_rank(self) -> int | None:
+        return self.builder_ranks.index(self.world_rank) if self.role == BUILDER else None
+
+    @property
+    def role_rank(self) -> int:
+        """This rank's place among those of its role: its trainer rank, shard rank or builder rank."""
+        return [rank for rank, role in enumerate(self.roles) if role == self.role].index(self.world_rank)
+
+    @property
     def ranks_here(self) -> tuple[int, ...]:
-        """World ranks on this host, of both roles."""
+        """World ranks on this host, of every role."""
         return tuple(rank for rank, host in enumerate(self.hosts) if host == self.hostname)
 
     @property
@@ -101,16 +120,14 @@ class World:
 
     @property
     def device_number(self) -> int:
-        """This rank's GPU: trainers have the first of a host, as DeepSpeed assumes, index ranks those behind them."""
-        if self.role == TRAINER:
-            return self.local_rank
-        return len(self.ranks_here) - self.local_size + self.local_rank
+        """This rank's GPU: trainers have a host's first, as DeepSpeed assumes, then come builders, then index ranks."""
+        ahead: dict[Role, tuple[Role, ...]] = {TRAINER: (), BUILDER: (TRAINER,), INDEX: (TRAINER, BUILDER)}
+        return sum(self.roles[rank] in ahead[self.role] for rank in self.ranks_here) + self.local_rank
 
     @property
     def name(self) -> str:
         """This rank as people know it: "trainer 1 (world rank 2 on node3)"."""
-        number = self.trainer_rank if self.role == TRAINER else self.shard_rank
-        return f"{self.role} {number} (world rank {self.world_rank} on {self.hostname})"
+        return f"{self.role} {self.role_rank} (world rank {self.world_rank} on {self.hostname})"
 
     def mailbox(self, kinds: Sequence[type], *, timeout_s: float = 600.0) -> Mailbox:
         """This rank's mailbox for messages of `kinds`; every rank of the world must open its own."""
@@ -159,24 +176,31 @@ def start_mpi() -> Any:
     return MPI
 
 
-def join_world(*, num_shards: int, placement: Placement, timeout_s: float = 600.0, clock: Clock | None = None) -> World:
+def join_world(
+    *,
+    num_shards: int,
+    num_builders: int = 0,
+    placement: Placement,
+    timeout_s: float = 600.0,
+    clock: Clock | None = None,
+) -> World:
     """Collective over all processes of the launch; a process started alone is a world of one if num_shards is 0."""
     mpi = start_mpi()
     size = mpi.COMM_WORLD.Get_size() if mpi else 1
     library = mpi.Get_library_version().splitlines()[0] if mpi else "no MPI library"
-    check_launch(os.environ, world_size=size, num_shards=num_shards, library=library)
+    check_launch(os.environ, world_size=size, num_shards=num_shards, num_builders=num_builders, library=library)
+    deal = partial(assign, num_shards=num_shards, num_builders=num_builders, placement=placement)
     if size == 1:
         world = singleton(mpi.Get_processor_name() if mpi else None)
-        assign(world.hosts, num_shards=num_shards, placement=placement, overrides=[os.environ.get(ROLE_VARIABLE)])
+        deal(world.hosts, overrides=[os.environ.get(ROLE_VARIABLE)])
         return world
     comm = mpi.COMM_WORLD
-    card = "\n".join(
-        (mpi.Get_processor_name(), os.environ.get(ROLE_VARIABLE, ""), f"index.num_shards={num_shards}, {placement}")
-    )
+    settings = f"index.num_shards={num_shards}, index.builders={num_builders}, {placement}"
+    card = "\n".join((mpi.Get_processor_name(), os.environ.get(ROLE_VARIABLE, ""), settings))
     cards = [text.split("\n") for text in _exchange(comm, card, timeout_s=timeout_s, clock=clock)]
-    hosts, overrides, settings = zip(*cards, strict=True)
-    _check_agreement(settings)
-    roles = assign(hosts, num_shards=num_shards, placement=placement, overrides=[role or None for role in overrides])
+    hosts, overrides, all_settings = zip(*cards, strict=True)
+    _check_agreement(all_settings)
+    roles = deal(hosts, overrides=[role or None for role in overrides])
     world_rank = comm.Get_rank()
     is_trainer = roles[world_rank] == TRAINER
     trainer_comm = comm.Split(0 if is_trainer else mpi.UNDEFINED, world_rank)
@@ -189,7 +213,9 @@ def join_world(*, num_shards: int, placement: Placement, timeout_s: float = 600.
     )
 
 
-def check_launch(environ: Mapping[str, str], *, world_size: int, num_shards: int, library: str) -> None:
+def check_launch(
+    environ: Mapping[str, str], *, world_size: int, num_shards: int, num_builders: int = 0, library: str
+) -> None:
     """Tells apart, for a process alone in its world, a launcher that MPI did not understand from no launcher at all."""
     if world_size > 1:
         return
@@ -204,9 +230,13 @@ def check_launch(environ: Mapping[str, str], *, world_size: int, num_shards: int
                 "`--launcher openmpi|mpich|slurm`"
             )
     if num_shards:
+        least = num_shards + num_builders + 1
+        settings = f"index.num_shards={num_shards} needs"
+        if num_builders:
+            settings = f"index.num_shards={num_shards} and index.builders={num_builders} need"
         raise ConfigError(
-            f"index.num_shards={num_shards} needs at least {num_shards + 1} processes in one MPI world, this one was "
-            f"started alone ({library}): launch with {HOW_TO_LAUNCH.format(n=num_shards + 1)}"
+            f"{settings} at least {least} processes in one MPI world, this one was started alone ({library}): launch "
+            f"with {HOW_TO_LAUNCH.format(n=least)}"
         )
 
 

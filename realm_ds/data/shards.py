@@ -191,12 +191,14 @@ def read_passages(
                 yield passage_from_json(data, where=f"{path}, record {key}", max_tokens=max_tokens)
 
 
-def passage_range(total: int, shard: int, num_shards: int) -> tuple[int, int]:
-    """Start and stop of the passages of one of `num_shards` index ranks: contiguous, sizes at most 1 apart."""
+def passage_range(total: int, shard: int, num_shards: int, *, setting: str = "index.num_shards") -> tuple[int, int]:
+    """Start and stop of the passages of one of `num_shards` index ranks: contiguous, sizes at most 1 apart.
+
+    Or of one of so many builder ranks; `setting` is where their number is set.
+    """
     if num_shards > total:
         raise ConfigError(
-            f"index.num_shards={num_shards} is more than the {total} passages of the corpus; "
-            f"set index.num_shards to at most {total}"
+            f"{setting}={num_shards} is more than the {total} passages of the corpus; set {setting} to at most {total}"
         )
     return total * shard // num_shards, total * (shard + 1) // num_shards
 

@@ -50,7 +50,8 @@ class ShardEmbedder:
                 f"the passage tower gives vectors of shape {vectors_BP.shape} for {num_passages} passages, but the "
                 f"index is {self._width} wide (model.projection_size): the snapshot is of another model"
             )
-        kept_BP: np.ndarray = vectors_BP.astype(dtype, copy=False)
+        with np.errstate(over="ignore"):  # Said below, in words.
+            kept_BP: np.ndarray = vectors_BP.astype(dtype, copy=False)
         if not np.isfinite(kept_BP).all():
             raise IndexFault(
                 f"passage vectors are not finite as {dtype}: the passage tower has diverged; resume from an earlier "

@@ -18,6 +18,8 @@ from realm_ds.index.passages import PassageShard
 LONGEST_NGRAM = 512
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 """Odd, of the golden ratio: what an n-gram's hash is a polynomial in."""
+QUERY_MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
+"""Odd, and of no simple ratio to the other: tells the n-grams of queries apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ def _rolling(tokens_L: np.ndarray, lengths: np.ndarray, ngram: int) -> tuple[np.
 
 def _keys(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     """One number for (query, hash); two pairs share one with a chance of about 2**-64."""
-    keys: np.ndarray = (hashes.view(np.uint64) ^ ((rows.astype(np.uint64) + np.uint64(1)) * MULTIPLIER)).view(np.int64)
+    keys: np.ndarray = hashes.view(np.uint64) ^ (rows.astype(np.uint64) * QUERY_MULTIPLIER)
     return keys
 
 

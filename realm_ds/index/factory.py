@@ -48,6 +48,15 @@ def spec_of(index: IndexConfig) -> IndexSpec:
     )
 
 
+def audits_of(index: IndexConfig, *, num_passages: int) -> int:
+    """One search of how many is to be audited: 0 where every shard of such a corpus looks at all of its passages."""
+    factory = index.factory
+    if factory == AUTO:
+        largest = -(-num_passages // index.num_shards)
+        factory, _ = choose_factory(largest, width=1)
+    return 0 if is_exact(factory, index.vectors) else index.audit_every
+
+
 def choose_factory(num_passages: int, *, width: int) -> tuple[str, str]:
     """The factory string that `auto` stands for in a shard of so many passages, and the reason, for the log."""
     if num_passages <= LARGEST_FLAT:

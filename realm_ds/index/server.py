@@ -167,7 +167,7 @@ class _Server:
             self._ready.append(asked)
         elif query.version in self._known or self._may_be_on_its_way(query.version):
             self._parked.append(asked)
-        else:
+        elif not query.is_audit:  # nobody waits for an audit, so it may come too late
             what = "is dropped" if 0 <= query.version <= self._launched else "was never launched"
             raise IndexFault(
                 f"{self._name}: rank {source}, step {query.step}, asks for index version {query.version}, which {what} "
@@ -245,6 +245,9 @@ class _Server:
         for held in (self._known, self._launched_at, self._built, self._assemblies):
             for old in [known for known in held if known < version]:
                 del held[old]
+        self._parked = deque(
+            parked for parked in self._parked if parked.query.version >= version or not parked.query.is_audit
+        )
         for parked in self._parked:
             if parked.query.version < version:
                 raise IndexFault(

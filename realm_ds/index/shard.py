@@ -2,11 +2,12 @@
 
 Which version to ask for is versions.py's business; where the vectors come from is builder.py's.
 
-**Scores do not depend on the batch.** faiss rounds differently in batches of other sizes. So it only proposes hits,
-some more than asked for, and each pair's score is computed anew, by itself; whatever could still be among the best if
-every rounding had gone against it is fetched too. So a request has the same answer whatever it is batched with.
+**Scores do not depend on the batch.** Matrix products round differently in batches of other sizes. So exact.py or faiss
+only propose hits, some more than asked for, and each pair's score is computed anew, by itself; whatever could still be
+among the best if every rounding had gone against it is fetched too. So a request has the same answer whatever it is
+batched with.
 
-Shapes: N passages of the shard, B queries, K hits per query, F hits fetched from faiss, P embedding.
+Shapes: N passages of the shard, B queries, K hits per query, F hits fetched, P embedding.
 """
 
 import logging
@@ -18,6 +19,8 @@ import faiss
 import numpy as np
 
 from realm_ds.errors import ConfigError, IndexFault
+from realm_ds.index import exact
+from realm_ds.index.exact import NOWHERE, ExactSearch
 from realm_ds.index.exclusion import Exclusion
 from realm_ds.index.factory import (
     AUTO,
@@ -34,8 +37,6 @@ from realm_ds.index.passages import PassageShard
 
 log = logging.getLogger(__name__)
 
-NOWHERE = -1
-"""The place of no passage, as faiss says it."""
 SPARE_HITS = 4
 """Fetched beyond those asked for: one may be excluded, the others show that the last hit is no tie."""
 MOST_HITS = 2**16
@@ -48,8 +49,9 @@ DTYPES: dict[VectorType, Any] = {"fp32": np.float32, "fp16": np.float16}
 
 
 def use_threads(num_threads: int) -> None:
-    """Give faiss this many threads, in the calling thread only (faiss keeps the number per thread)."""
+    """Search and build with this many threads, in the calling thread only (faiss, too, keeps the number per thread)."""
     faiss.omp_set_num_threads(num_threads)
+    exact.use_threads(num_threads)
 
 
 class VectorTable:
@@ -163,7 +165,7 @@ class BuiltShard:
         self._check(vectors_BP, num_hits=num_hits, num_exclusions=len(exclusion), is_audit=is_audit)
         queries_BP = np.require(vectors_BP, dtype=np.float32, requirements=["C", "A"])
         if self.is_exact or is_audit:
-            fetcher = self._table.index if is_audit and self._table is not None else self._fetcher
+            fetcher = ExactSearch(self._table.vectors_NP) if is_audit and self._table is not None else self._fetcher
             finder = _Finder(self._passages, fetcher=fetcher, table=self._table, slack_B=self._slack(queries_BP))
             num_fetched = num_hits + SPARE_HITS
         else:
@@ -191,8 +193,8 @@ class BuiltShard:
             )
         if num_exclusions != len(vectors_BP) or not 1 <= num_hits <= MOST_HITS:
             raise IndexFault(
-                f"{len(vectors_BP)} queries came with {num_exclusions} exclusions and num_hits={num_hits}: give as many "
-                f"as queries, and 1 to {MOST_HITS} hits"
+                f"{len(vectors_BP)} queries came with {num_exclusions} exclusions and num_hits={num_hits}: give as "
+                f"many of these as queries, and 1 to {MOST_HITS} hits"
             )
         if not np.isfinite(vectors_BP).all():
             raise IndexFault("the queries hold values that are not finite: the query tower has diverged")
@@ -289,11 +291,13 @@ def build_shard(
     if factory == AUTO:
         factory, reason = choose_factory(len(passages), width=table.width)
         log.info("index.factory auto is %s: %s", factory, reason)
-    exact = is_exact(factory, spec.vectors)
-    fetcher = table.index if exact else _approximate(table, factory=factory, spec=spec)
+    looks_at_all = is_exact(factory, spec.vectors)
+    index = table.index if looks_at_all else _approximate(table, factory=factory, spec=spec)
+    on_gpu = _on_gpu(index, device)
     return BuiltShard(
-        version=version, passages=passages, fetcher=_on_device(fetcher, device), width=table.width,
-        table=table if exact or spec.keeps_exact else None, rerank=spec.rerank, is_exact=exact,
+        version=version, passages=passages, width=table.width, rerank=spec.rerank, is_exact=looks_at_all,
+        fetcher=on_gpu or (ExactSearch(table.vectors_NP) if looks_at_all else index),
+        table=table if looks_at_all or spec.keeps_exact else None,
     )  # fmt: skip
 
 
@@ -325,10 +329,10 @@ def _approximate(table: VectorTable, *, factory: str, spec: IndexSpec) -> Any:
     return index
 
 
-def _on_device(index: Any, device: int | None) -> Any:
-    """The index itself, or a copy of it on a GPU, where faiss has GPUs at all."""
+def _on_gpu(index: Any, device: int | None) -> Any:
+    """A copy of the index on a GPU; None where none is wanted or this faiss has no GPUs."""
     if device is None or not hasattr(faiss, "StandardGpuResources"):
-        return index
+        return None
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device, index)
 
 

@@ -26,6 +26,8 @@ from realm_ds.files import durable, write_durably
 log = logging.getLogger(__name__)
 
 FORMAT = 2
+SNAPSHOT_FILE = "snapshot.safetensors"
+"""Weights of both towers of a version, in its folder: train/refresh.py writes it."""
 VERSION_NAME = re.compile(r"version-(\d{5,})")
 PART_NAME = re.compile(r"part-(\d{9,})-(\d{9,})\.json")
 PIECE_BYTES = 4 * 2**20

@@ -3,6 +3,7 @@
 Ranks that embed come first: weights never pass through a rank that does not need them. Passing on is relay.py's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CHILDREN = 2
@@ -18,6 +19,14 @@ class SnapshotTree:
     """Who needs the weights: builder ranks, or where there are none, index ranks."""
     others: tuple[int, ...] = ()
     """Who only needs to know that a version is launched: index ranks, where builder ranks embed for them."""
+
+    @classmethod
+    def of_roles(
+        cls, *, trainer_ranks: Sequence[int], index_ranks: Sequence[int], builder_ranks: Sequence[int]
+    ) -> "SnapshotTree":
+        """The one way of snapshots through a world of these roles."""
+        embedders, others = (builder_ranks, index_ranks) if builder_ranks else (index_ranks, ())
+        return cls(trainer=trainer_ranks[0], embedders=tuple(embedders), others=tuple(others))
 
     @property
     def ranks(self) -> tuple[int, ...]:

@@ -1,5 +1,9 @@
-"""What an index rank is made of: a shard of the corpus, the builder thread, the server loop. Trainers are node.py's."""
+"""What index and builder ranks are made of: a part of the corpus, a thread that builds, a loop that speaks MPI.
 
+Trainers are node.py's.
+"""
+
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,33 +11,45 @@ import torch
 
 from realm_ds.comm.world import World
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.shards import Manifest, open_manifest
+from realm_ds.data.shards import Manifest, open_manifest, passage_range
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.eval.corpus import embed_with
 from realm_ds.index.builder import Builder
+from realm_ds.index.builder_rank import BuilderTotals, ShardRange, send_vectors
 from realm_ds.index.embedding import Embed
 from realm_ds.index.factory import spec_of
 from realm_ds.index.messages import MESSAGES
 from realm_ds.index.passages import PassageShard, load_shard
+from realm_ds.index.range_embedder import RangeEmbedder, load_pieces
 from realm_ds.index.server import ServeTotals, serve
+from realm_ds.index.shard import use_threads
 from realm_ds.index.store import IndexStore
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.models.realm import frozen_tower, tower_from_snapshot
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread keeps the interpreter that another waits for. With Python's own 5 ms a search would wait so long
+whenever the builder's thread collates passages."""
+
 
 def serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: int) -> ServeTotals:
     """Hold one shard of the corpus and serve it until every trainer has taken leave."""
-    tokenizer = load_tokenizer(config.data.tokenizer)
-    manifest = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    tokenizer, manifest = _open_corpus(config)
     passages = load_shard(
         config.data.corpus, manifest, shard_rank=shard_rank, num_shards=config.index.num_shards,
         max_tokens=config.data.passage_tokens,
     )  # fmt: skip
+    builder = _builder(world, config, folder=folder, passages=passages, manifest=manifest, tokenizer=tokenizer)
+    # After the builder has taken its own number from what the rank has: both belong to the thread that sets them.
+    num_threads = config.index.search_threads or torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    use_threads(num_threads)
     return serve(
         world.mailbox(MESSAGES, timeout_s=config.runtime.wait_timeout_s),
         passages=passages,
-        builder=_builder(world, config, folder=folder, passages=passages, manifest=manifest, tokenizer=tokenizer),
-        tree=SnapshotTree(trainer=world.trainer_ranks[0], embedders=world.index_ranks),
+        builder=builder,
+        tree=_tree(world),
         trainer_ranks=world.trainer_ranks,
         shard_rank=shard_rank,
         timeout_s=config.runtime.wait_timeout_s,
@@ -41,20 +57,72 @@ def serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: 
     )
 
 
+def build_vectors(world: World, config: RealmConfig, *, folder: Path, builder_rank: int) -> BuilderTotals:
+    """Embed one range of the corpus for every version that is launched, until trainer 0 takes leave."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    tokenizer, manifest = _open_corpus(config)
+    pieces = load_pieces(
+        config.data.corpus, manifest, builder_rank=builder_rank, num_builders=world.num_builders,
+        max_tokens=config.data.passage_tokens,
+    )  # fmt: skip
+    embedder = RangeEmbedder(
+        pieces,
+        embed_factory=_embed_factory(config, device=_device(world), vocab_size=tokenizer.vocab_size),
+        special=tokenizer.special,
+        passage_tokens=config.data.passage_tokens,
+        width=config.model.projection_size,
+        dtype=config.index.vectors,
+        batch_tokens=config.index.embed_batch_tokens,
+        num_threads=config.index.build_threads or torch.get_num_threads(),
+        store=_store(config, folder=folder, manifest=manifest),
+    )
+    ranges = [passage_range(manifest.count, shard, world.num_shards) for shard in range(world.num_shards)]
+    return send_vectors(
+        world.mailbox(MESSAGES, timeout_s=config.runtime.wait_timeout_s),
+        embedder=embedder,
+        builder_rank=builder_rank,
+        shards=[
+            ShardRange(world_rank=rank, start=start, stop=stop)
+            for rank, (start, stop) in zip(world.index_ranks, ranges, strict=True)
+        ],
+        tree=_tree(world),
+        message_bytes=config.index.snapshot_chunk_bytes,
+        timeout_s=config.runtime.wait_timeout_s,
+        build_timeout_s=config.index.build_timeout_s,
+    )
+
+
+def _tree(world: World) -> SnapshotTree:
+    return SnapshotTree.of_roles(
+        trainer_ranks=world.trainer_ranks, index_ranks=world.index_ranks, builder_ranks=world.builder_ranks
+    )
+
+
+def _open_corpus(config: RealmConfig) -> tuple[Tokenizer, Manifest]:
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    return tokenizer, open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+
+
 def _builder(
     world: World, config: RealmConfig, *, folder: Path, passages: PassageShard, manifest: Manifest, tokenizer: Tokenizer
 ) -> Builder:
+    device = _device(world)
     return Builder(
         passages,
-        embed_factory=_embed_factory(config, device=_device(world), vocab_size=tokenizer.vocab_size),
+        embed_factory=_embed_factory(config, device=device, vocab_size=tokenizer.vocab_size),
         special=tokenizer.special,
         passage_tokens=config.data.passage_tokens,
         width=config.model.projection_size,
         spec=spec_of(config.index),
         batch_tokens=config.index.embed_batch_tokens,
-        num_threads=torch.get_num_threads(),
-        store=IndexStore(folder / "index", corpus_sha256=manifest.digest, dtype=config.index.vectors),
+        num_threads=config.index.build_threads or torch.get_num_threads(),
+        store=_store(config, folder=folder, manifest=manifest),
+        device=device.index,
     )
+
+
+def _store(config: RealmConfig, *, folder: Path, manifest: Manifest) -> IndexStore:
+    return IndexStore(folder / "index", corpus_sha256=manifest.digest, dtype=config.index.vectors)
 
 
 def _embed_factory(config: RealmConfig, *, device: torch.device, vocab_size: int) -> Callable[[bytes], Embed]:

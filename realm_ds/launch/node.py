@@ -1,6 +1,6 @@
-"""What each process of a training run does: learn its role, then train or serve the index until the run ends.
+"""What each process of a training run does: learn its role, then train, serve or embed until the run ends.
 
-Heavy libraries are imported once the role is known: an index rank never loads DeepSpeed.
+Heavy libraries are imported once the role is known: only trainers load DeepSpeed.
 """
 
 from pathlib import Path
@@ -14,16 +14,23 @@ from realm_ds.observe.sinks import Sinks
 
 
 def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool) -> None:
-    """One rank of a stage, from start to end. Only pre-training has index ranks."""
-    num_shards = config.index.num_shards if name == "pretrain" else 0
+    """One rank of a stage, from start to end. Only pre-training has other ranks than trainers."""
+    num_shards, num_builders = (config.index.num_shards, config.index.builders) if name == "pretrain" else (0, 0)
     timeout_s = config.runtime.wait_timeout_s
-    world = join_world(num_shards=num_shards, placement=config.index.placement, timeout_s=timeout_s)
+    world = join_world(
+        num_shards=num_shards, num_builders=num_builders, placement=config.index.placement, timeout_s=timeout_s
+    )
     with as_rank(world, folder=folder, stage=name, threads=config.runtime.threads_per_rank) as sinks:
         if world.shard_rank is not None:
             from realm_ds.launch.index_rank import serve_index
 
-            totals = serve_index(world, config, folder=folder, shard_rank=world.shard_rank)
-            sinks.write("done", **vars(totals))
+            served = serve_index(world, config, folder=folder, shard_rank=world.shard_rank)
+            sinks.write("done", **vars(served))
+        elif world.builder_rank is not None:
+            from realm_ds.launch.index_rank import build_vectors
+
+            sent = build_vectors(world, config, folder=folder, builder_rank=world.builder_rank)
+            sinks.write("done", **vars(sent))
         else:
             _train(name, world, config, folder=folder, resume=resume, sinks=sinks)
         world.barrier(timeout_s=timeout_s, waiting_for="all ranks to finish")

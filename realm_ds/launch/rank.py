@@ -62,7 +62,7 @@ def run_as_rank(folder: Path, job: Callable[[], None]) -> None:
 @contextmanager
 def as_rank(world: World, *, folder: Path, stage: str, threads: int = 0) -> Iterator[Sinks]:
     """Logs, events, record and threads of a rank that has joined its world."""
-    role_rank = world.trainer_rank if world.trainer_rank is not None else world.shard_rank or 0
+    role_rank = world.role_rank
     leads = world.trainer_rank == 0
     limit_threads(threads_for_rank(threads, ranks_here=len(world.ranks_here)))
     log_file = start_logs(folder, role=world.role, role_rank=role_rank, leads=leads)

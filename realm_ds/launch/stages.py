@@ -1,6 +1,6 @@
 """Starts a stage of training, or takes part in it: the same command line is both, as a launcher's variables tell.
 
-realm-ds pretrain --config C --run R                       here: starts mpiexec with trainers and index ranks
+realm-ds pretrain --config C --run R                       here: starts mpiexec with all ranks
 srun python -m mpi4py -m realm_ds pretrain --config C ...  there: this process is one of the ranks
 """
 
@@ -80,6 +80,8 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
         open_manifest(config.data.pretrain, kind="pretrain", fingerprint=tokenizer.fingerprint)
     if stage == "pretrain":
         passage_range(corpus.count, 0, config.index.num_shards)
+        if config.index.builders:
+            passage_range(corpus.count, 0, config.index.builders, setting="index.builders")
         _check_candidates(config, num_passages=corpus.count)
     if stage == "qa":
         if config.qa.data is None:
@@ -131,9 +133,9 @@ def stage_command(stage: StageName, *, config: RealmConfig, run_folder: Path, re
 
 
 def num_processes(stage: StageName, config: RealmConfig) -> int:
-    """Ranks to start on this machine: trainers, and for pre-training the index ranks."""
+    """Ranks to start on this machine: trainers, and for pre-training the index ranks and builder ranks."""
     trainers = config.runtime.trainers or DEFAULT_TRAINERS
-    return trainers + (config.index.num_shards if stage == "pretrain" else 0)
+    return trainers + (config.index.num_shards + config.index.builders if stage == "pretrain" else 0)
 
 
 def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -> None:

@@ -5,7 +5,7 @@ follow_run() draws a run that other processes make, from the events they write; 
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -20,9 +20,6 @@ _STEP_WORDS: Mapping[str, Callable[[float], str]] = {
     "in_batch_accuracy": lambda value: f"in-batch accuracy {value:.0%}",
     "retrieval_utility": lambda value: f"retrieval utility {value:+.3f}",
     "null_share": lambda value: f"null share {value:.0%}",
-    "wait_for_index_ms": lambda value: f"waits {value:.0f} ms for the index",
-    "staleness_steps": lambda value: f"index {value:.0f} steps old",
-    "rebuilt_share": lambda value: f"next one {value:.0%} built",
 }
 
 
@@ -195,7 +192,20 @@ def follow_run(run_folder: Path, *, stage: str, bar: Bar) -> Callable[[], None]:
 def describe_step(record: Mapping[str, Any]) -> str:
     """The numbers of a step that people watch."""
     known = [(record[name], words) for name, words in _STEP_WORDS.items() if name in record]
-    return ", ".join(words(value) for value, words in known if isinstance(value, int | float))
+    said = [words(value) for value, words in known if isinstance(value, int | float)]
+    return ", ".join([*said, *_index_words(record)])
+
+
+def _index_words(record: Mapping[str, Any]) -> Iterator[str]:
+    """Of the index: which version answers and how old it is, how far the next one is, how long answers took."""
+    if "version" in record:
+        age = f" (age {record['staleness_steps']})" if "staleness_steps" in record else ""
+        yield f"index v{record['version']}{age}"
+    if record.get("rebuilt_share", 1.0) < 1.0:
+        left = f" {clock_text(record['rebuild_eta_s'])} left" if "rebuild_eta_s" in record else ""
+        yield f"next {record['rebuilt_share']:.0%}{left}"
+    if "wait_for_index_ms" in record:
+        yield f"wait {record['wait_for_index_ms']:.1f} ms"
 
 
 def clock_text(seconds: float) -> str:

@@ -2,7 +2,8 @@
 
     checkpoints/step-00000100/{zero/, trainer-00000.json, ..., manifest.json}    checkpoints/latest
 
-Which index versions belong to a step follows from the step (index/versions.py); their files are refresh.py's business.
+Which index versions belong to a step follows from the step and the launches (index/versions.py); their files are
+refresh.py's business.
 """
 
 import hashlib
@@ -23,6 +24,18 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexState:
+    """What the next launches are decided by, so that a resumed run decides alike."""
+
+    launches: tuple[int, ...]
+    """Steps at which versions were or will be launched, by version; none where the settings say it."""
+    probe_uids: tuple[tuple[int, ...], ...]
+    """What this trainer's probe queries found in the adopted version (train/staleness.py)."""
+    changed_share: float | None
+    """Share of the hits that the newest adoption changed, over all trainers."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainState:
     """Where one trainer stood: everything that is not in DeepSpeed's shards. Dropout is a function of the step."""
 
@@ -34,6 +47,8 @@ class TrainState:
     """Of the examples consumed by these steps, not of those prefetched."""
     fixed: Mapping[str, str]
     """Settings that a resumed run must share with this one, by name: positions and index versions count on them."""
+    index: IndexState | None = None
+    """Of stages that have an index."""
 
 
 def step_folder(run_folder: Path, step: int) -> Path:
@@ -149,7 +164,16 @@ def load(engine: Engine, folder: Path, *, stage: str, trainers: Trainers, fixed:
             "from this one's export with model.start_from"
         )
     engine.load(folder)
-    return TrainState(**{**data, "stream": StreamState(**data["stream"])})
+    index = _index_state(data["index"]) if data.get("index") else None
+    return TrainState(**{**data, "stream": StreamState(**data["stream"]), "index": index})
+
+
+def _index_state(data: Mapping[str, Any]) -> IndexState:
+    return IndexState(
+        launches=tuple(data["launches"]),
+        probe_uids=tuple(map(tuple, data["probe_uids"])),
+        changed_share=data["changed_share"],
+    )
 
 
 def _trainer_file(trainer_rank: int) -> str:

@@ -20,7 +20,7 @@ import deepspeed
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from realm_ds.config.schema import OptimizerConfig, StageConfig
-from realm_ds.errors import CheckpointError
+from realm_ds.errors import CheckpointError, IndexFault
 from realm_ds.models.objectives import Measures
 
 CHECKPOINT_TAG = "zero"
@@ -116,14 +116,21 @@ class Engine:
             measures.append(measured)
         return measures
 
-    def copy_weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """A CPU copy of a sub-module's full weights, on every trainer; under ZeRO-3 gathered one layer at a time."""
+    def copy_weights(
+        self, module: nn.Module, *, dtype: torch.dtype = torch.float32, keeps: bool = True
+    ) -> dict[str, Tensor]:
+        """A CPU copy of a sub-module's full weights in `dtype`; nothing on trainers that do not keep it.
+
+        Under ZeRO-3 gathered by all trainers, layer by layer: beside its copy none ever has more than one layer whole.
+        Raises IndexFault where `dtype` is too narrow for a weight.
+        """
         copies: dict[str, Tensor] = {}
         for prefix, layer in module.named_modules():
             own = list(layer.named_parameters(recurse=False))
             with deepspeed.zero.GatheredParameters([parameter for _, parameter in own], modifier_rank=None):
-                for name, parameter in own:
-                    copies[f"{prefix}.{name}" if prefix else name] = parameter.detach().float().cpu().clone()
+                for name, parameter in own if keeps else ():
+                    whole_name = f"{prefix}.{name}" if prefix else name
+                    copies[whole_name] = _rounded(parameter.detach(), dtype, name=whole_name)
         return copies
 
     def save(self, folder: Path) -> None:
@@ -144,6 +151,17 @@ class Engine:
             raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
         if path is None:
             raise CheckpointError(f"{folder}/{CHECKPOINT_TAG} is missing or empty: not a checkpoint of this run")
+
+
+def _rounded(weights: Tensor, dtype: torch.dtype, *, name: str) -> Tensor:
+    """A copy on the CPU. Values that are not finite already are those of a diverged run, which others will tell."""
+    copy = torch.empty(weights.shape, dtype=dtype).copy_(weights)
+    if dtype == torch.float16 and copy.isinf().any() and weights.isfinite().all():
+        raise IndexFault(
+            f"the weights of {name} reach {weights.abs().max().item():.3g}, more than float16 holds (65504): set "
+            "refresh.snapshot_dtype=bf16, which has the range of float32, and resume"
+        )
+    return copy
 
 
 def consolidate(folder: Path) -> dict[str, Tensor]:

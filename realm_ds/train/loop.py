@@ -14,7 +14,7 @@ from realm_ds.models.objectives import Measures
 from realm_ds.observe.meters import Meters
 from realm_ds.observe.progress import describe_step
 from realm_ds.train import checkpoint
-from realm_ds.train.checkpoint import TrainState
+from realm_ds.train.checkpoint import IndexState, TrainState
 from realm_ds.train.engine import Engine
 from realm_ds.train.stage import Stage
 
@@ -33,8 +33,12 @@ class StepInfo:
     """Of each micro-batch."""
     waits: Mapping[str, float] = field(default_factory=dict)
     """Further figures of the step, averaged over steps and trainers."""
+    shares: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Likewise, as (value, weight). The names are the same in every step of every trainer, if only with weight 0."""
     facts: Mapping[str, float] = field(default_factory=dict)
-    """What is the same on all trainers and has no mean, such as the index version."""
+    """What has no mean: the same on all trainers, such as the index version, or known to trainer 0 alone."""
+    index: IndexState | None = None
+    """For the checkpoint."""
 
 
 def seed_step(seed: int, *, trainer_rank: int, step: int) -> None:
@@ -64,7 +68,7 @@ def run_steps(
         if info.step % settings.save_every_steps == 0 or is_last:
             state = TrainState(
                 stage=name, step=info.step, num_trainers=trainers.size, stream=info.stream,
-                fixed=stage.fixed_settings(name),
+                fixed=stage.fixed_settings(name), index=info.index,
             )  # fmt: skip
             checkpoint.save(
                 engine, stage.folder, state=state, trainers=trainers,
@@ -81,3 +85,5 @@ def _pairs(info: StepInfo) -> Iterator[tuple[str, Any, float]]:
             yield name, value, weight
     for name, value in info.waits.items():
         yield name, value, 1.0
+    for name, (value, weight) in info.shares.items():
+        yield name, value, weight

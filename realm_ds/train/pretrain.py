@@ -6,6 +6,7 @@ The index ranks' side is launch/node.py's. They share one rule: an index version
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from realm_ds.comm.mailbox import Mailbox
@@ -13,7 +14,9 @@ from realm_ds.config.schema import StageName
 from realm_ds.data.masking import MaskedExample, masked_examples
 from realm_ds.data.stream import ExampleStream, StreamState
 from realm_ds.index.client import IndexClient
-from realm_ds.index.versions import age_in_steps
+from realm_ds.index.factory import audits_of
+from realm_ds.index.tree import SnapshotTree
+from realm_ds.index.versions import Schedule
 from realm_ds.models.objectives import MarginalObjective
 from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import Embedder
@@ -21,8 +24,9 @@ from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
 from realm_ds.train.loop import StepInfo, run_steps, seed_step
 from realm_ds.train.refresh import BuildWatch, Refresher
-from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead
+from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead, exclusion_of
 from realm_ds.train.stage import Stage
+from realm_ds.train.staleness import Probe, Staleness
 
 STAGE: StageName = "pretrain"
 
@@ -40,80 +44,130 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
         num_trainers=stage.trainers.size,
         learning_rate_of=lambda name: retriever_rate if "_tower." in name else settings.learning_rate,
     )
+    first_step, state, index = 0, StreamState(), None
+    if resume:
+        folder = checkpoint.find(stage.folder, trainers=stage.trainers)
+        fixed = stage.fixed_settings(STAGE)
+        restored = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers, fixed=fixed)
+        first_step, state, index = restored.step, restored.stream, restored.index
+    schedule = Schedule(config.refresh, launches=index.launches if index else ())
     refresher = Refresher(
         engine=engine,
         model=model,
         new_tower=partial(_tower_on_device, stage),
         mailbox=mailbox,
-        index_ranks=stage.world.index_ranks,
-        refresh=config.refresh,
+        tree=SnapshotTree.of_roles(
+            trainer_ranks=stage.world.trainer_ranks,
+            index_ranks=stage.world.index_ranks,
+            builder_ranks=stage.world.builder_ranks,
+        ),
+        schedule=schedule,
         index_folder=stage.folder / "index",
+        snapshot_dtype=config.refresh.snapshot_dtype,
         chunk_bytes=config.index.snapshot_chunk_bytes,
         is_first_trainer=stage.trainers.rank == 0,
     )
     client = IndexClient(
         mailbox, index_ranks=stage.world.index_ranks, timeout_s=config.runtime.wait_timeout_s,
-        build_timeout_s=config.index.build_timeout_s,
+        build_timeout_s=config.index.build_timeout_s, replies=config.index.replies,
+        audit_every=audits_of(config.index, num_passages=stage.corpus.count),
+        builder_ranks=stage.world.builder_ranks if stage.trainers.rank == 0 else (),
     )  # fmt: skip
-    first_step, state = 0, StreamState()
-    if resume:
-        folder = checkpoint.find(stage.folder, trainers=stage.trainers)
-        fixed = stage.fixed_settings(STAGE)
-        restored = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers, fixed=fixed)
-        first_step, state = restored.step, restored.stream
-        refresher.relaunch(first_step)
-    steps = _steps(stage, engine, refresher, client, first_step=first_step, state=state)
+    refresher.relaunch(first_step)
+    staleness = Staleness(
+        probe=_probe(stage), schedule=schedule, refresher=refresher, client=client, trainers=stage.trainers,
+        sinks=stage.sinks, state=index,
+    )  # fmt: skip
+    ahead = _search_ahead(stage, refresher, client, first_step=first_step, state=state)
+    steps = _steps(
+        stage, engine, refresher=refresher, client=client, schedule=schedule, staleness=staleness, ahead=ahead,
+        first_step=first_step,
+    )  # fmt: skip
     run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
     client.close()
     _write_totals(stage, client)
 
 
 def _steps(
-    stage: Stage, engine: Engine, refresher: Refresher, client: IndexClient, *, first_step: int, state: StreamState
+    stage: Stage,
+    engine: Engine,
+    *,
+    refresher: Refresher,
+    client: IndexClient,
+    schedule: Schedule,
+    staleness: Staleness,
+    ahead: SearchAhead,
+    first_step: int,
 ) -> Iterator[StepInfo]:
-    config, settings, refresh = stage.config, stage.config.pretrain, stage.config.refresh
-    collator = stage.collator()
-    ahead = SearchAhead(
-        micro_batches=_micro_batches(stage, state),
-        micro_batches_per_step=settings.gradient_accumulation_steps,
-        collator=collator,
-        refresher=refresher,
-        client=client,
-        num_hits=settings.candidates - 1,
-        ahead=settings.search_ahead,
-        first_step=first_step,
-        last_step=settings.steps - 1,
-    )
+    collator, rank = stage.collator(), stage.trainers.rank
     builds = BuildWatch(stage.corpus.count, sinks=stage.sinks)
-    for step in range(first_step, settings.steps):
+    for step in range(first_step, stage.config.pretrain.steps):
         launched = refresher.launch_if_due(step)
         if launched is not None:
             stage.sinks.write("launched", version=launched, step=step)
-            if stage.trainers.rank == 0:
+            if rank == 0:
                 refresher.prune(checkpoint.saved_steps(stage.folder))
         retrieved = ahead.take(step)
-        seed_step(config.runtime.seed, trainer_rank=stage.trainers.rank, step=step)
+        staleness.ask(step)
+        seed_step(stage.config.runtime.seed, trainer_rank=rank, step=step)
         inputs = [collator.marginal(part.examples, part.candidates) for part in retrieved]
         measures = engine.train_step(inputs, step=step)
+        probe_wait_s = staleness.measure(step)
         builds.take(client.build_reports())
-        version = retrieved[0].candidates.version
         yield StepInfo(
             step=step + 1,
             stream=retrieved[-1].state,
             measures=measures,
             waits={
-                "wait_for_index_ms": 1e3 * sum(part.candidates.wait_s for part in retrieved),
+                "wait_for_index_ms": 1e3 * (probe_wait_s + sum(part.candidates.wait_s for part in retrieved)),
                 "search_ms": sum(part.candidates.search_ms for part in retrieved) / len(retrieved),
             },
+            shares={"index_recall": _recall(client)},
             facts={
-                "version": version,
-                "rebuilt_share": builds.share(),
+                "version": retrieved[0].candidates.version,
+                "staleness_steps": schedule.age_in_steps(step),
                 "retrieved_crc32": _digest(retrieved),
-                "staleness_steps": age_in_steps(
-                    step, every_steps=refresh.every_steps, adopt_after_steps=refresh.adopt_after_steps
-                ),
+                **builds.facts(),
+                **({} if staleness.changed_share is None else {"changed_share": staleness.changed_share}),
             },
+            index=staleness.state,
         )
+
+
+def _search_ahead(
+    stage: Stage, refresher: Refresher, client: IndexClient, *, first_step: int, state: StreamState
+) -> SearchAhead:
+    settings = stage.config.pretrain
+    return SearchAhead(
+        micro_batches=_micro_batches(stage, state),
+        micro_batches_per_step=settings.gradient_accumulation_steps,
+        collator=stage.collator(),
+        refresher=refresher,
+        client=client,
+        exclude=partial(exclusion_of, index=stage.config.index),
+        num_hits=settings.candidates - 1,
+        ahead=settings.search_ahead,
+        first_step=first_step,
+        last_step=settings.steps - 1,
+    )
+
+
+def _probe(stage: Stage) -> Probe:
+    """The first sentences of this trainer's stream, wherever the run goes on."""
+    config = stage.config
+    examples = islice(_masked(stage, StreamState()), config.refresh.probe_queries)
+    return Probe(
+        examples=[example for example, _ in examples],
+        collator=stage.collator(),
+        exclude=partial(exclusion_of, index=config.index),
+        num_hits=config.pretrain.candidates - 1,
+    )
+
+
+def _recall(client: IndexClient) -> tuple[float, float]:
+    """(share, weight): of the hits of an exact search, those that the index had found; weight 0 without audits."""
+    found, wanted = client.take_recall()
+    return (found / wanted if wanted else 0.0), float(wanted)
 
 
 def _digest(retrieved: Sequence[Retrieved]) -> int:
@@ -123,6 +177,16 @@ def _digest(retrieved: Sequence[Retrieved]) -> int:
 
 def _micro_batches(stage: Stage, state: StreamState) -> Iterator[MicroBatch]:
     """Masked sentences of X in micro-batches, without end, each with the stream's state after it."""
+    examples: list[MaskedExample] = []
+    for example, after in _masked(stage, state):
+        examples.append(example)
+        if len(examples) == stage.config.pretrain.micro_batch_size:
+            yield examples, after
+            examples = []
+
+
+def _masked(stage: Stage, state: StreamState) -> Iterator[tuple[MaskedExample, StreamState]]:
+    """This trainer's sentences of X, masked, from `state` on."""
     config = stage.config
     stream = ExampleStream(
         stage.pretrain_folder,
@@ -132,19 +196,13 @@ def _micro_batches(stage: Stage, state: StreamState) -> Iterator[MicroBatch]:
         num_readers=stage.trainers.size,
     )
     stream.start_at(state)
-    masked = masked_examples(
+    return masked_examples(
         stream,
         special=stage.tokenizer.special,
         query_tokens=config.data.query_tokens,
         max_masks=config.data.max_masks,
         seed=config.runtime.seed,
     )
-    examples: list[MaskedExample] = []
-    for example, after in masked:
-        examples.append(example)
-        if len(examples) == config.pretrain.micro_batch_size:
-            yield examples, after
-            examples = []
 
 
 def _tower_on_device(stage: Stage) -> Embedder:
@@ -155,7 +213,10 @@ def _tower_on_device(stage: Stage) -> Embedder:
 def _write_totals(stage: Stage, client: IndexClient) -> None:
     """What the index did for all trainers of this run, in one line."""
     totals = client.totals
-    names = ("searches", "queries", "wait_s", "mixed_version_replies", "strangers")
+    names = (
+        "searches", "queries", "wait_s", "two_phase", "audited_hits", "audited_found", "mixed_version_replies",
+        "strangers",
+    )  # fmt: skip
     sums = stage.trainers.all_reduce_sum([getattr(totals, name) for name in names])
     counted: dict[str, Any] = dict(zip(names, sums, strict=True))
     stage.sinks.write("done", **counted)

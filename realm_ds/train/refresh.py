@@ -1,48 +1,46 @@
 """Index versions, seen from the trainers: launch one, keep its query tower, resume with it.
 
-A snapshot goes to the index ranks over MPI and to `index/version-N/snapshot.safetensors` in the run folder, from which
-a resumed run launches it again. Building and serving is index/'s business; which version a step uses is versions.py's.
+A snapshot goes to the root of a tree of ranks over MPI and to `index/version-N/snapshot.safetensors` in the run folder,
+from which a resumed run launches it again. Building and serving is index/'s business; which version a step uses is
+versions.py's, and how much versions differ staleness.py's.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
+import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from realm_ds.comm.mailbox import Mailbox
-from realm_ds.config.schema import RefreshConfig
 from realm_ds.errors import CheckpointError
 from realm_ds.files import write_durably
-from realm_ds.index.messages import BuildReport, SnapshotChunk, SnapshotStart
-from realm_ds.index.store import prune, version_folder
-from realm_ds.index.versions import launch_at, oldest_kept, version_at
+from realm_ds.index.messages import NO_SHARD, BuildReport
+from realm_ds.index.relay import snapshot_messages
+from realm_ds.index.store import SNAPSHOT_FILE, prune, version_folder
+from realm_ds.index.tree import SnapshotTree
+from realm_ds.index.versions import Schedule, oldest_kept
 from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER
-from realm_ds.models.realm import RealmModel, strip_prefix
+from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.engine import Engine
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT_FILE = "snapshot.safetensors"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Weights = dict[str, Tensor]
 
 
-def needed_versions(step: int, refresh: RefreshConfig) -> range:
-    """Versions that a run resumed after `step` optimizer steps still asks for and has already launched."""
-    if step == 0:
-        return range(0)
-    oldest = version_at(step, every_steps=refresh.every_steps, adopt_after_steps=refresh.adopt_after_steps)
-    return range(oldest, (step - 1) // refresh.every_steps + 1)
-
-
 class Refresher:
-    """Launches versions on schedule and holds the frozen query tower of each live one (the consistent pair)."""
+    """Launches versions on schedule and holds the frozen query tower of each live one (the consistent pair).
+
+    Both towers of a version are made of the snapshot's own numbers: a tower that the trainers rounded less than the
+    index ranks did would not be of the same version.
+    """
 
     def __init__(
         self,
@@ -51,86 +49,73 @@ class Refresher:
         model: RealmModel,
         new_tower: Callable[[], Embedder],
         mailbox: Mailbox,
-        index_ranks: Sequence[int],
-        refresh: RefreshConfig,
+        tree: SnapshotTree,
+        schedule: Schedule,
         index_folder: Path,
+        snapshot_dtype: Literal["fp32", "bf16", "fp16"],
         chunk_bytes: int,
         is_first_trainer: bool,
     ) -> None:
         self._engine, self._model, self._new_tower = engine, model, new_tower
-        self._mailbox, self._index_ranks = mailbox, index_ranks
-        self._refresh, self._index_folder, self._chunk_bytes = refresh, index_folder, chunk_bytes
+        self._mailbox, self._tree, self._schedule = mailbox, tree, schedule
+        self._index_folder, self._chunk_bytes = index_folder, chunk_bytes
+        self._dtype = DTYPES[snapshot_dtype]
         self._is_first_trainer = is_first_trainer
         self._query_towers: dict[int, Embedder] = {}
 
     def query_tower(self, step: int) -> tuple[int, Embedder]:
         """The version that answers `step`, and the query tower of the same snapshot."""
-        version = version_at(
-            step, every_steps=self._refresh.every_steps, adopt_after_steps=self._refresh.adopt_after_steps
-        )
+        version = self._schedule.version_at(step)
         return version, self._query_towers[version]
 
     def launch_if_due(self, step: int) -> int | None:
         """Before `step` is trained: launch the version that is due, if one is, and name it. Collective of trainers."""
-        version = launch_at(step, every_steps=self._refresh.every_steps)
+        version = self._schedule.launch_at(step)
         if version is None:
             return None
-        query = self._engine.copy_weights(self._model.query_tower)
-        passage = query if self._model.shares_towers else self._engine.copy_weights(self._model.passage_tower)
+        query = self._engine.copy_weights(self._model.query_tower, dtype=self._dtype, keeps=True)
+        passage = query if self._model.shares_towers else self._engine.copy_weights(
+            self._model.passage_tower, dtype=self._dtype, keeps=self._is_first_trainer
+        )  # fmt: skip
         if self._is_first_trainer:
+            self._send(version, step=step, passage=passage)
             self._write(version, step=step, query=query, passage=passage)
-        self._launch(version, step=step, query=query, passage=passage)
+        self._hold(version, query)
         return version
 
     def relaunch(self, step: int) -> list[int]:
         """After a resume at `step`: launch again, from disk, the versions that the run still needs."""
-        versions = needed_versions(step, self._refresh)
+        versions = self._schedule.needed_versions(step)
         for version in versions:
             path = version_folder(self._index_folder, version) / SNAPSHOT_FILE
-            if not path.is_file():
-                raise CheckpointError(
-                    f"{path} is missing: index version {version} cannot be rebuilt for step {step}; "
-                    "resume with the run's own refresh settings, or from another checkpoint"
-                )
-            launched_at = version * self._refresh.every_steps
-            _check_step(path, version=version, launched_at=launched_at, every_steps=self._refresh.every_steps)
-            state = load_file(path)
-            passage = strip_prefix(state, PASSAGE_TOWER)
-            query = strip_prefix(state, QUERY_TOWER) or passage
-            self._launch(version, step=launched_at, query=query, passage=passage)
+            launched_at = self._schedule.launched_at(version)
+            _check(path, version=version, launched_at=launched_at, needed_at=step)
+            if self._is_first_trainer:
+                self._send(version, step=launched_at, passage=_read(path, PASSAGE_TOWER))
+            self._hold(version, _read(path, PASSAGE_TOWER if self._model.shares_towers else QUERY_TOWER))
         return list(versions)
 
     def prune(self, kept_steps: Sequence[int]) -> None:
         """Delete the files of versions that no kept checkpoint and no step to come needs. First trainer only."""
-        needed = {version for step in kept_steps for version in needed_versions(step, self._refresh)}
+        needed = {version for step in kept_steps for version in self._schedule.needed_versions(step)}
         prune(self._index_folder, keep=needed | set(self._query_towers))
 
-    def _launch(self, version: int, *, step: int, query: Weights, passage: Weights) -> None:
+    def _hold(self, version: int, query: Weights) -> None:
+        """Keep the version's query tower (float32, of the rounded numbers), and let go of those no longer asked for."""
         tower = self._new_tower()
         tower.load_state_dict(query)
         self._query_towers[version] = tower
         for old in [live for live in self._query_towers if live < oldest_kept(version)]:
             del self._query_towers[old]
-        if self._is_first_trainer:
-            self._send(version, step=step, data=save(passage))
 
-    def _send(self, version: int, *, step: int, data: bytes) -> None:
-        """To every index rank, without waiting: chunks travel while training goes on."""
-        array = np.frombuffer(data, dtype=np.uint8)
-        chunks = [array[start:][: self._chunk_bytes] for start in range(0, len(array), self._chunk_bytes)]
-        start = SnapshotStart(
-            version=version,
-            step=step,
-            num_bytes=len(data),
-            num_chunks=len(chunks),
-            sha256=hashlib.sha256(data).hexdigest(),
-        )
-        for shard_rank in self._index_ranks:
-            self._mailbox.send(start, to=shard_rank)
-            for index, chunk in enumerate(chunks):
-                self._mailbox.send(SnapshotChunk(version=version, index=index, data=chunk), to=shard_rank)
-        log.info("index version %d launched at step %d: %.1f MB to %d shards",
-                 version, step, len(data) / 1e6, len(self._index_ranks))  # fmt: skip
+    def _send(self, version: int, *, step: int, passage: Weights) -> None:
+        """To the root of the tree, without waiting: chunks travel on from there while training goes on."""
+        data = save(passage)
+        messages = snapshot_messages(data, version=version, step=step, chunk_bytes=self._chunk_bytes)
+        for message in messages:
+            self._mailbox.send(message, to=self._tree.root)
+        log.info("index version %d launched at step %d: %.1f MB to rank %d and on from there",
+                 version, step, len(data) / 1e6, self._tree.root)  # fmt: skip
 
     def _write(self, version: int, *, step: int, query: Weights, passage: Weights) -> None:
         state = {f"{PASSAGE_TOWER}.{name}": value for name, value in passage.items()}
@@ -148,26 +133,60 @@ class BuildWatch:
         self._latest: dict[int, BuildReport] = {}
 
     def take(self, reports: Sequence[tuple[int, BuildReport]]) -> None:
-        """Keep each rank's newest report, and write down the builds that are finished."""
-        for index_rank, report in reports:
-            self._latest[index_rank] = report
-            if report.passages_done == report.passages_total:
-                self._sinks.write("built", version=report.version, index_rank=index_rank, took_s=report.took_s)
+        """Keep each shard's newest report, and write down what is finished: builds, and ranges of builder ranks."""
+        for rank, report in reports:
+            is_done = report.passages_done == report.passages_total
+            if report.shard == NO_SHARD:
+                # The shards report the same passages once they have them: counted here, each would count twice.
+                if is_done:
+                    self._sinks.write("embedded", version=report.version, builder_rank=rank, took_s=report.took_s)
+                continue
+            self._latest[rank] = report
+            if is_done:
+                self._sinks.write("built", version=report.version, index_rank=rank, took_s=report.took_s)
 
-    def share(self) -> float:
-        """Share of the corpus embedded for the newest version that anything was heard of; 1 before that."""
+    def facts(self) -> dict[str, float]:
+        """Of the newest version that anything was heard of: share of the corpus done, passages a second of all ranks
+        together, seconds until the last of them is done. Speed and time only while it is being built."""
         newest = max((report.version for report in self._latest.values()), default=None)
         if newest is None:
-            return 1.0
-        done = sum(report.passages_done for report in self._latest.values() if report.version == newest)
-        return done / self._num_passages
+            return {}
+        reports = [report for report in self._latest.values() if report.version == newest]
+        done = sum(report.passages_done for report in reports)
+        facts = {"rebuilt_share": done / self._num_passages}
+        at_work = [report for report in reports if 0 < report.passages_done < report.passages_total]
+        if at_work:
+            facts["rebuild_passages_per_s"] = sum(map(_rate, at_work))
+            facts["rebuild_eta_s"] = max((r.passages_total - r.passages_done) / _rate(r) for r in at_work)
+        return facts
 
 
-def _check_step(path: Path, *, version: int, launched_at: int, every_steps: int) -> None:
+def _rate(report: BuildReport) -> float:
+    """Passages a second of one rank, from the start of its build."""
+    return report.passages_done / max(report.took_s, 1e-3)
+
+
+def _check(path: Path, *, version: int, launched_at: int, needed_at: int) -> None:
+    """Raise CheckpointError unless the file is the snapshot that was taken at `launched_at`."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing: index version {version} cannot be rebuilt for step {needed_at}; "
+            "resume with the run's own refresh settings, or from another checkpoint"
+        )
     with safe_open(path, framework="pt") as file:
         found = (file.metadata() or {}).get("step", "unknown")
     if found != str(launched_at):
         raise CheckpointError(
-            f"{path} is of step {found}, but with refresh.every_steps={every_steps} index version {version} is that of "
-            f"step {launched_at}: resume with the refresh settings that the run was started with"
+            f"{path} is of step {found}, but by this run's refresh settings index version {version} is that of step "
+            f"{launched_at}: resume with the settings that the run was started with"
         )
+
+
+def _read(path: Path, tower: str) -> Weights:
+    """One tower of a snapshot on disk."""
+    with safe_open(path, framework="pt") as file:
+        return {
+            name.removeprefix(f"{tower}."): file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118
+            if name.startswith(f"{tower}.")
+        }

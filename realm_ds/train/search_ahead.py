@@ -5,14 +5,17 @@ on (example, version) alone. Merging and counting is index/client.py's business.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from realm_ds.config.schema import IndexConfig
 from realm_ds.data.masking import MaskedExample
+from realm_ds.data.records import NO_ARTICLE
 from realm_ds.data.stream import StreamState
 from realm_ds.index.client import IndexClient
+from realm_ds.index.exclusion import Exclusion, ngrams_of
 from realm_ds.index.merge import Candidates
 from realm_ds.models.towers import embed
 from realm_ds.train.collate import Collator
@@ -51,6 +54,7 @@ class SearchAhead:
         collator: Collator,
         refresher: Refresher,
         client: IndexClient,
+        exclude: Callable[[Sequence[MaskedExample]], Exclusion],
         num_hits: int,
         ahead: int,
         first_step: int,
@@ -58,6 +62,7 @@ class SearchAhead:
     ) -> None:
         self._micro_batches, self._per_step = micro_batches, micro_batches_per_step
         self._collator, self._refresher, self._client = collator, refresher, client
+        self._exclude = exclude
         self._num_hits, self._ahead, self._last_step = num_hits, ahead, last_step
         self._next_step = first_step
         self._asked: deque[list[Asked]] = deque()
@@ -70,6 +75,7 @@ class SearchAhead:
         while self._next_step <= min(step + self._ahead, self._last_step):
             self._asked.append([self._ask(self._next_step) for _ in range(self._per_step)])
             self._next_step += 1
+        self._client.progress()  # Once a step, so that tokens of answers for later steps are fetched behind this one.
         return [
             Retrieved(examples=asked.examples, state=asked.state, candidates=self._client.collect(asked.request))
             for asked in self._asked.popleft()
@@ -80,9 +86,27 @@ class SearchAhead:
         version, tower = self._refresher.query_tower(step)
         request = self._client.submit(
             embed(tower, self._collator.masked_queries(examples)).numpy(),
+            exclusion=self._exclude(examples),
+            num_hits=self._num_hits,
             step=step,
             version=version,
-            exclude_B=np.array([example.origin_uid for example in examples], dtype=np.int64),
-            num_hits=self._num_hits,
         )
         return Asked(examples=examples, state=state, request=request)
+
+
+def exclusion_of(examples: Sequence[MaskedExample], *, index: IndexConfig) -> Exclusion:
+    """What must not be retrieved for these sentences, as the settings have it."""
+    nothing = np.empty(0, dtype=np.int64)
+    ngrams = [
+        ngrams_of(np.array(example.plain_ids, dtype=np.int64), index.ngram) if index.most_shared < 1 else nothing
+        for example in examples
+    ]
+    articles = [example.origin_article if index.exclude == "article" else NO_ARTICLE for example in examples]
+    return Exclusion(
+        uids_B=np.array([example.origin_uid for example in examples], dtype=np.int64),
+        articles_B=np.array(articles, dtype=np.int64),
+        ngrams_G=np.concatenate([nothing, *ngrams]),
+        num_ngrams_B=np.array([len(own) for own in ngrams], dtype=np.int32),
+        ngram=index.ngram,
+        most_shared=index.most_shared,
+    )

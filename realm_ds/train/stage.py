@@ -61,8 +61,10 @@ class Stage:
         }
         if name == "pretrain":
             fixed["data.pretrain"] = self.pretrain_manifest().digest[:12]
-            fixed["refresh.every_steps"] = config.refresh.every_steps
-            fixed["refresh.adopt_after_steps"] = config.refresh.adopt_after_steps
+            names = ["every_steps", "adopt_after_steps"]
+            if config.refresh.every_steps == "auto":
+                names += ["target_change", "shortest_steps", "longest_steps", "probe_queries"]
+            fixed |= {f"refresh.{setting}": getattr(config.refresh, setting) for setting in names}
         return {key: str(value) for key, value in fixed.items()}
 
     def model(self) -> RealmModel:

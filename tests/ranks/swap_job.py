@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from realm_ds.comm.world import World, join_world, polled_barrier
+from realm_ds.config.schema import RefreshConfig
 from realm_ds.data.batches import Tokens
 from realm_ds.index.client import IndexClient
+from realm_ds.index.exclusion import exclude_passages
 from realm_ds.index.messages import MESSAGES
 from realm_ds.index.server import serve
-from realm_ds.index.versions import launch_at, version_at
+from realm_ds.index.tree import SnapshotTree
+from realm_ds.index.versions import Schedule
 from tests.support.index_cases import (
     WIDTH,
     check_candidates,
@@ -34,6 +37,7 @@ from tests.support.index_cases import (
 
 NUM_VERSIONS, EVERY_STEPS, ADOPT_AFTER_STEPS, SEARCH_AHEAD = 40, 3, 2, 2
 NUM_STEPS = NUM_VERSIONS * EVERY_STEPS
+SCHEDULE = Schedule(RefreshConfig(every_steps=EVERY_STEPS, adopt_after_steps=ADOPT_AFTER_STEPS))
 SEARCHES_PER_STEP, NUM_QUERIES, NUM_HITS = 3, 6, 5
 TIMEOUT_S = 60.0
 PASSAGES = make_passages(list(range(1000, 1150)))
@@ -45,10 +49,14 @@ def index_rank(world: World) -> None:
     assert (shard.start, shard.stop) == (start, stop)
     totals = serve(
         world.mailbox(MESSAGES), passages=shard, builder=make_builder(shard, embed_factory=embed_factory),
-        trainer_ranks=world.trainer_ranks, shard_rank=world.shard_rank or 0, timeout_s=TIMEOUT_S,
+        tree=tree_of(world), trainer_ranks=world.trainer_ranks, shard_rank=world.shard_rank or 0, timeout_s=TIMEOUT_S,
         build_timeout_s=TIMEOUT_S,
     )  # fmt: skip
     tell(world, {"shard": world.shard_rank, "searches": totals.searches, "built": totals.versions_built})
+
+
+def tree_of(world: World) -> SnapshotTree:
+    return SnapshotTree(trainer=world.trainer_ranks[0], embedders=world.index_ranks)
 
 
 def embed_factory(snapshot: bytes) -> Callable[[Tokens], np.ndarray]:
@@ -70,9 +78,9 @@ def trainer(world: World) -> None:
     requests: dict[int, list[int]] = {}
     digest, finished = hashlib.sha256(), 0
     for step in range(NUM_STEPS):
-        version = launch_at(step, every_steps=EVERY_STEPS)
+        version = SCHEDULE.launch_at(step)
         if version is not None and world.trainer_rank == 0:
-            send_snapshot(mailbox, version, index_ranks=world.index_ranks)
+            send_snapshot(mailbox, version, to=tree_of(world).root)
         for ahead in range(step + SEARCH_AHEAD + 1):
             if ahead not in requests and ahead < NUM_STEPS:
                 requests[ahead] = submit(client, world, step=ahead)
@@ -101,11 +109,13 @@ def queries_of(world: World, step: int, number: int) -> tuple[np.ndarray, np.nda
 
 
 def submit(client: IndexClient, world: World, *, step: int) -> list[int]:
-    version = version_at(step, every_steps=EVERY_STEPS, adopt_after_steps=ADOPT_AFTER_STEPS)
+    version = SCHEDULE.version_at(step)
     requests = []
     for number in range(SEARCHES_PER_STEP):
         queries, exclude = queries_of(world, step, number)
-        requests.append(client.submit(queries, exclude_B=exclude, num_hits=NUM_HITS, step=step, version=version))
+        requests.append(
+            client.submit(queries, exclusion=exclude_passages(exclude), num_hits=NUM_HITS, step=step, version=version)
+        )
     return requests
 
 

@@ -36,5 +36,5 @@ def test_dozens_of_swaps_under_load_give_no_mixed_and_no_wrong_answer_whatever_t
 def test_a_failed_build_ends_the_world_with_its_reason() -> None:
     outcome = run_ranks(swap_job, processes=4, env={"BREAK_VERSION": "2"}, timeout_s=60)
     assert outcome.code != 0
-    assert "building index version 2 of passages" in outcome.output
+    assert "building index version 2 (step 2) of passages" in outcome.output
     assert "failed: ValueError: weights of another model" in outcome.output

@@ -1,6 +1,7 @@
 """Whole small runs under the real launcher: the same seed gives the same run, stopped and resumed or not."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,13 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from realm_ds.config.load import dump
+from realm_ds.launch.index_check import verify_index
+from realm_ds.launch.index_open import Wanted
+from realm_ds.launch.index_search import search_index
+from realm_ds.launch.stages import num_processes
 from realm_ds.models.realm import strip_prefix
 from realm_ds.models.towers import Embedder
+from realm_ds.observe.logs import log_path
 from realm_ds.observe.sinks import metrics_path, read_events
 from realm_ds.train.engine import consolidate
 from realm_ds.train.export import export_run
@@ -24,14 +30,15 @@ from realm_ds.launch.stages import launch_stage
 folder = Path({folder!r})
 launch_stage({stage!r}, load_config=lambda: load(folder / "config.yaml"), run_folder=folder, resume={resume})
 """
-COMPARED = ("step", "loss", "retrieval_utility", "null_share", "version", "retrieved_crc32")
+COMPARED = ("step", "loss", "retrieval_utility", "null_share", "version", "retrieved_crc32", "changed_share")
 
 
 def train(folder: Path, data: Path, *, stage: str = "pretrain", resume: bool = False, **changes: object) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump(tiny_config(data, **changes)))
+    config = tiny_config(data, **changes)
+    (folder / "config.yaml").write_text(dump(config))
     program = PROGRAM.format(folder=str(folder), stage=stage, resume=resume)
-    outcome = run_ranks(program, processes=4 if stage == "pretrain" else 2, timeout_s=240)
+    outcome = run_ranks(program, processes=num_processes(stage, config), timeout_s=240)  # type: ignore[arg-type]
     assert outcome.code == 0, outcome.output
     return outcome
 
@@ -39,7 +46,23 @@ def train(folder: Path, data: Path, *, stage: str = "pretrain", resume: bool = F
 def steps(folder: Path) -> list[tuple[object, ...]]:
     """The logged steps of both trainers."""
     paths = [metrics_path(folder, role="trainer", role_rank=rank) for rank in (0, 1)]
-    return [tuple(row[name] for name in COMPARED) for path in paths for row in read_events(path, event="step")]
+    return [tuple(row.get(name) for name in COMPARED) for path in paths for row in read_events(path, event="step")]
+
+
+def adoptions(folder: Path) -> list[tuple[object, ...]]:
+    """What both trainers measured at the adoption of each version."""
+    paths = [metrics_path(folder, role="trainer", role_rank=rank) for rank in (0, 1)]
+    names = ("version", "step", "changed_share", "mean_age_steps", "interval_steps")
+    return [tuple(row[name] for name in names) for path in paths for row in read_events(path, event="adopted")]
+
+
+def forget_after(folder: Path, step: int, *, last: int) -> None:
+    """A run as it was when it was killed after `step`, its vectors of an adopted version lost."""
+    shutil.rmtree(folder / "checkpoints" / f"step-{last:08d}")
+    shutil.rmtree(folder / "metrics")
+    assert (folder / "checkpoints" / f"step-{step:08d}").is_dir()
+    for part in (folder / "index" / "version-00001").glob("part-*"):
+        part.unlink()
 
 
 def check_export(export: Path, checkpoint: Path) -> None:
@@ -75,20 +98,51 @@ def test_versions_follow_the_steps(whole_run: Path) -> None:
     assert versions == [0, 0, 0, 0, 0, 1, 1, 1, 2]
     (done,) = read_events(metrics_path(whole_run, role="trainer", role_rank=0), event="done")
     assert done["mixed_version_replies"] == 0
-    assert done["searches"] == 2 * 9
+    assert done["searches"] == 2 * (9 + 3)  # of the steps, and at each adoption of the probe queries
+    own, other = adoptions(whole_run)[:3], adoptions(whole_run)[3:]
+    assert own == other  # measured over both
+    assert [row[:2] + row[3:] for row in own] == [(0, 0, None, 3), (1, 5, 2.0, 3), (2, 8, 3.0, 3)]
+    assert own[0][2] is None
+    assert all(0.0 <= share <= 1.0 for _, _, share, _, _ in own[1:])
+    assert [row[6] for row in steps(whole_run)[:9]] == [None] * 5 + [own[1][2]] * 3 + [own[2][2]]
 
 
 def test_resume_is_exact(data: Path, whole_run: Path, tmp_path: Path) -> None:
     """Also when the adopted version must be rebuilt: the vectors of one version are taken away, another is kept."""
     folder = tmp_path / "resumed"
     shutil.copytree(whole_run, folder)
-    shutil.rmtree(folder / "checkpoints" / "step-00000009")
-    shutil.rmtree(folder / "metrics")
-    for part in (folder / "index" / "version-00001").glob("part-*"):
-        part.unlink()
+    forget_after(folder, 5, last=9)
     train(folder, data, resume=True, **{"pretrain.save_every_steps": 5})
     expected = [row for row in steps(whole_run) if row[0] > 5]
     assert steps(folder) == expected
+
+
+def test_an_auto_schedule_resumes_exactly(data: Path, tmp_path: Path) -> None:
+    """With all that changes what is found and when: measured intervals, rounded snapshots, an approximate index that is
+    audited, articles excluded, tokens in a second phase."""
+    changes = {
+        "refresh.every_steps": "auto", "refresh.shortest_steps": 2, "refresh.longest_steps": 6,
+        "refresh.target_change": 0.5, "refresh.snapshot_dtype": "bf16", "index.exclude": "article",
+        "index.most_shared": 0.8, "index.ngram": 2, "index.factory": "IVF4,SQ8", "index.search_parameters": "nprobe=3",
+        "index.audit_every": 1, "index.replies": "two_phase", "pretrain.steps": 14, "pretrain.save_every_steps": 7,
+        "pretrain.search_ahead": 2,
+    }  # fmt: skip
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train(whole, data, **changes)
+    intervals = [row[4] for row in adoptions(whole)]
+    assert len(set(intervals)) > 1, intervals  # it has decided something
+    path = metrics_path(whole, role="trainer", role_rank=0)
+    recalls = [row["index_recall"] for row in read_events(path, event="step") if "index_recall" in row]
+    assert recalls
+    assert all(0.5 < recall <= 1.0 for recall in recalls)
+    (done,) = read_events(path, event="done")
+    assert done["audited_hits"] > 0
+    assert done["two_phase"] == done["searches"]
+    shutil.copytree(whole, resumed)
+    forget_after(resumed, 7, last=14)
+    train(resumed, data, resume=True, **changes)
+    assert steps(resumed) == [row for row in steps(whole) if row[0] > 7]
+    assert adoptions(resumed) == [row for row in adoptions(whole) if row[1] >= 7]
 
 
 def test_same_seed_same_run_whatever_the_zero_stage(data: Path, whole_run: Path, tmp_path: Path) -> None:
@@ -108,8 +162,36 @@ def test_same_seed_same_run_whatever_the_zero_stage(data: Path, whole_run: Path,
         check_export(export_run(folder, step=None, out=None), folder / "checkpoints" / "step-00000009")
 
 
+def test_builder_ranks_change_nothing_but_who_embeds(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    """A run goes on with two of them: they read version 1 from disk and embed those that come after."""
+    folder = tmp_path / "resumed"
+    shutil.copytree(whole_run, folder)
+    shutil.rmtree(folder / "checkpoints" / "step-00000009")
+    for name in ("metrics", "logs", "index/version-00002"):
+        shutil.rmtree(folder / name)
+    train(folder, data, resume=True, **{"pretrain.save_every_steps": 5, "index.builders": 2})
+    assert steps(folder) == [row for row in steps(whole_run) if row[0] > 5]
+    parts = [path.name for path in (folder / "index" / "version-00002").glob("part-*.json")]
+    assert sorted(parts) == ["part-000000000-000000036.json", "part-000000036-000000072.json"]
+    for number in (0, 1):
+        log = log_path(folder, role="builder", role_rank=number).read_text()
+        last = 36 * number + 35
+        assert re.findall(rf"version (\d): passages {last - 35} to {last} (\w+)", log)[:2] == [
+            ("1", "read"),
+            ("2", "embedded"),
+        ]
+
+
 def test_warm_start_trains_towers_and_encoder(data: Path, tmp_path: Path) -> None:
     train(tmp_path, data, stage="ict")
     rows = list(read_events(metrics_path(tmp_path, role="trainer", role_rank=0), event="step"))
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["masked_loss"] < rows[0]["masked_loss"]
+
+
+def test_the_index_of_a_run_is_searched_on_its_own(whole_run: Path) -> None:
+    """By the towers of the version's snapshot, whose digest is that of what the index ranks were sent."""
+    assert verify_index(whole_run, version=None) == 0
+    wanted = Wanted(store=whole_run, queries=("the mayor of delft",), num_hits=3, version=None, factory=None)
+    (hits,) = search_index(wanted, processes=0, scratch=None) or []
+    assert [hit.rank for hit in hits] == [1, 2, 3]

@@ -124,7 +124,21 @@ def test_roles_by_environment_and_a_launch_that_disagrees_with_itself() -> None:
     assert "rank 0: index None 0" in outcome.stdout
     assert "rank 1: trainer 0 None" in outcome.stdout
     assert outcome.stdout.count("REALM_ROLE is set in 1 of 2 processes, not in world rank(s) 1") == 2
-    assert outcome.stdout.count("world rank 1 was started with index.num_shards=1, tail but rank 0 with") == 2
+    settings = "index.num_shards=1, index.builders=0, tail"
+    assert outcome.stdout.count(f"world rank 1 was started with {settings} but rank 0 with") == 2
+
+
+def test_a_builder_is_no_trainer_and_no_shard() -> None:
+    program = """
+    from realm_ds.comm.world import join_world
+    world = join_world(num_shards=1, num_builders=1, placement="per_node")
+    print(f"<{world.role} {world.role_rank} {world.trainer_comm is not None} {world.device_number}>", flush=True)
+    world.barrier(timeout_s=60, waiting_for="the others to finish")
+    """
+    outcome = run_ranks(program, processes=3, timeout_s=60)
+    assert outcome.code == 0, outcome.output
+    said = sorted(re.findall("<(.*?)>", outcome.stdout))  # not by lines: launchers may join those of two ranks
+    assert said == ["builder 0 False 1", "index 0 False 2", "trainer 0 True 0"]
 
 
 def test_a_world_too_small_is_one_line_on_every_rank() -> None:

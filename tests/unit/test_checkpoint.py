@@ -11,7 +11,7 @@ from realm_ds.comm.trainers import Trainers
 from realm_ds.comm.world import singleton
 from realm_ds.data.stream import StreamState
 from realm_ds.errors import CheckpointError
-from realm_ds.train.checkpoint import TrainState, find, load, save, saved_steps, step_folder
+from realm_ds.train.checkpoint import IndexState, TrainState, find, load, save, saved_steps, step_folder
 from realm_ds.train.loop import seed_step
 
 
@@ -46,6 +46,15 @@ def test_the_newest_are_kept_and_found(tmp_path: Path) -> None:
     assert find(tmp_path) == step_folder(tmp_path, 6)
     restored = load_step(find(tmp_path, 4))
     assert (restored.step, restored.stream) == (4, StreamState(epoch=1, position=4))
+
+
+def test_what_the_next_launches_hang_on_is_kept(tmp_path: Path) -> None:
+    fixed = IndexState(launches=(), probe_uids=(), changed_share=None)
+    auto = IndexState(launches=(0, 7), probe_uids=((2**62, -1), (3, 4)), changed_share=1 / 3)
+    for step, index in enumerate((fixed, auto)):
+        state = TrainState(stage="ict", step=step, num_trainers=1, stream=StreamState(), fixed=FIXED, index=index)
+        save(FileEngine(), tmp_path, state=state, trainers=Trainers(singleton()), keep=2, timeout_s=5)
+        assert load_step(find(tmp_path)) == state
 
 
 def test_a_run_killed_while_saving_resumes_from_the_checkpoint_before(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from realm_ds import cli
+from realm_ds.cli import main as cli
 from realm_ds.errors import CheckpointError
 
-CLI = Path(cli.__file__)
+CLI = Path(cli.__file__).parent
 DATA = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
 VERBS = (
     "", "demo", "prepare", "prepare demo", "ict", "pretrain", "qa", "qa train", "qa eval", "export", "config",
@@ -75,7 +75,7 @@ def test_help_starts_without_heavy_libraries() -> None:
     heavy = ["torch", "deepspeed", "transformers", "faiss", "mpi4py", "numpy", "webdataset", "pydantic"]
     program = (
         "import sys; sys.argv = ['realm-ds', '--help']\n"
-        "from realm_ds.cli import main\n"
+        "from realm_ds.cli.main import main\n"
         "try: main()\n"
         f"except SystemExit: print('LOADED', [name for name in {heavy} if name in sys.modules])"
     )
@@ -87,7 +87,7 @@ def test_help_starts_without_heavy_libraries() -> None:
 def test_settings_are_shown_without_torch() -> None:
     program = (
         "import sys; sys.argv = ['realm-ds', 'config', 'explain']\n"
-        "from realm_ds.cli import main\n"
+        "from realm_ds.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: print('LOADED', [name for name in ('torch', 'numpy', 'mpi4py') if name in sys.modules])"
     )
@@ -97,18 +97,20 @@ def test_settings_are_shown_without_torch() -> None:
 
 
 def test_every_function_behind_a_verb_exists() -> None:
-    imports = [node for node in ast.walk(ast.parse(CLI.read_text())) if isinstance(node, ast.ImportFrom)]
+    trees = [ast.parse(path.read_text()) for path in CLI.glob("*.py")]
+    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     ours = [
         (node.module, alias.name) for node in imports if node.module.startswith("realm_ds.") for alias in node.names
     ]
     assert ours
     for module, name in ours:
         spec = importlib.util.find_spec(module)
-        assert spec is not None, f"cli.py imports {module}, which is not there"
+        assert spec is not None, f"cli imports {module}, which is not there"
         tree = ast.parse(Path(spec.origin).read_text())
         names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        names |= {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}
-        assert name in names, f"cli.py imports {name} from {module}, which has none"
+        assigned = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        names |= {name.id for target in assigned for name in ast.walk(target) if isinstance(name, ast.Name)}
+        assert name in names, f"cli imports {name} from {module}, which has none"
 
 
 @pytest.mark.parametrize(("verb", "stage"), [("ict", "ict"), ("pretrain", "pretrain"), ("qa train", "qa")])

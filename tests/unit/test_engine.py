@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from realm_ds.train.engine import learning_rate_factor, parameter_groups
+from realm_ds.errors import IndexFault
+from realm_ds.train.engine import Engine, learning_rate_factor, parameter_groups
 
 
 def test_the_rate_rises_to_the_line_that_falls_from_the_first_step() -> None:
@@ -41,3 +42,30 @@ def test_groups_are_by_rate_and_decay() -> None:
         (0.2, 0.01): ["encoder.weight", "encoder.embedding"],
         (0.2, 0.0): ["encoder.norm.weight"],
     }
+
+
+def copied(layer: nn.Module, **how: object) -> dict[str, torch.Tensor]:
+    """Without DeepSpeed's engine, which copying does not touch; sharded weights are test_zero.py's."""
+    return Engine.copy_weights(object.__new__(Engine), nn.Sequential(layer), **how)
+
+
+def test_weights_are_copied_in_the_dtype_asked_for() -> None:
+    layer = nn.Linear(3, 2)
+    assert copied(layer, dtype=torch.bfloat16, keeps=False) == {}
+    copies = copied(layer, dtype=torch.bfloat16)
+    assert torch.equal(copies["0.weight"], layer.weight.bfloat16())
+    whole = copied(layer)
+    layer.weight.data.zero_()
+    assert whole["0.weight"].abs().sum() > 0
+
+
+def test_weights_too_large_for_float16_are_named() -> None:
+    layer = nn.Linear(3, 2)
+    layer.bias.data[1] = -1e5
+    message = r"weights of 0.bias reach 1e\+05, more than float16 holds .*: set refresh.snapshot_dtype=bf16"
+    with pytest.raises(IndexFault, match=message):
+        copied(layer, dtype=torch.float16)
+    assert copied(layer, dtype=torch.bfloat16)["0.bias"].isfinite().all()
+    layer.bias.data[1] = 0.0
+    layer.weight.data[0, 0] = float("inf")  # a run that has diverged fails elsewhere, with words for that
+    assert copied(layer, dtype=torch.float16)["0.weight"].isinf().any()

@@ -78,6 +78,14 @@ def test_the_shard_returns_the_best_of_what_is_not_excluded(corpus, queries, ngr
         assert found.uids_BK[row].tolist() == best + (num_hits - len(best)) * [NO_HIT]
 
 
+def test_ngrams_of_one_query_are_not_taken_for_those_of_another():
+    """A corpus and queries that keys of too simple a form once mixed up."""
+    passages = [passage(number + 1, "a", body) for number, body in enumerate([(1,), (4, 3), (1,), (1,), (1,), (1,)])]
+    shard = PassageShard.from_passages(passages, start=0)
+    out = exclusion(5 * [0], 5 * [""], [(1,), (1, 3), (1,), (1,), (1,)], most_shared=0.2)
+    assert not out.of(np.tile(np.arange(6), (5, 1)), shard).any()
+
+
 def test_rows_of_an_exclusion_keep_their_own_ngrams():
     whole = exclusion([1, 2, 3], ["a", "", "b"], [(1, 2, 3), (4,), (5, 6)])
     part = whole.at(np.array([2, 0]))

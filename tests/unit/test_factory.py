@@ -1,14 +1,24 @@
 """Factory strings: what they need, what `auto` picks, and every kind of index against exact search."""
 
+import faiss
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm_ds.config.schema import IndexConfig
 from realm_ds.errors import ConfigError
 from realm_ds.index.exclusion import exclude_nothing, exclude_passages
-from realm_ds.index.factory import IndexSpec, choose_factory, is_exact, least_passages, parameters_of, spec_of
+from realm_ds.index.factory import (
+    IndexSpec,
+    audits_of,
+    choose_factory,
+    is_exact,
+    least_passages,
+    parameters_of,
+    spec_of,
+)
 from realm_ds.index.shard import BuiltShard, VectorTable, build_shard
 from tests.support.index_cases import brute_force, make_passages, make_shards
 
@@ -130,6 +140,13 @@ def test_auto_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture):
     assert "index.factory auto is Flat: 3 passages are few enough to look at all of them" in caplog.text
 
 
+def test_only_what_is_approximate_is_audited():
+    assert audits_of(IndexConfig(audit_every=7), num_passages=10) == 0
+    assert audits_of(IndexConfig(audit_every=7, factory="SQ8"), num_passages=10) == 7
+    assert audits_of(IndexConfig(audit_every=7, factory="auto", num_shards=2), num_passages=2_000_000) == 0
+    assert audits_of(IndexConfig(audit_every=7, factory="auto", num_shards=2), num_passages=2_000_001) == 7
+
+
 def test_what_is_exact_and_how_wide_auto_looks():
     assert is_exact("Flat", "fp32")
     assert is_exact("Flat", "fp16")
@@ -143,3 +160,20 @@ def test_what_is_exact_and_how_wide_auto_looks():
     assert parameters_of("nprobe=3", "IVF4,Flat") == "nprobe=3"
     assert not spec_of(IndexConfig(rerank=0, audit_every=0)).keeps_exact
     assert spec_of(IndexConfig(rerank=0, audit_every=5)).keeps_exact
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not hasattr(faiss, "StandardGpuResources"), reason="this faiss has no GPU part (faiss-gpu has)")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat"])
+def test_an_index_on_a_gpu_finds_what_one_in_memory_finds(factory: str):
+    random = np.random.default_rng(3)
+    vectors, queries = (random.standard_normal((rows, WIDTH)).astype("f4") for rows in (2000, 64))
+    part = make_shards(make_passages(list(range(1, 2001))), [])[0]
+    spec = IndexSpec(factory=factory, search_parameters="nprobe=8" if "IVF" in factory else "auto", rerank=8)
+    here, there = (
+        build_shard(part, VectorTable.of(vectors), version=0, spec=spec, device=device) for device in (None, 0)
+    )
+    answers = [index.search(queries, num_hits=5, exclusion=exclude_nothing(64)) for index in (here, there)]
+    assert answers[0].uids_BK.tolist() == answers[1].uids_BK.tolist()
+    assert answers[0].scores_BK.tobytes() == answers[1].scores_BK.tobytes()  # both are of the table in memory

@@ -27,9 +27,12 @@ DOORS = {
     "faiss": {"index/shard.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py"},
     "matplotlib": {"launch/plots.py", "bench/plots.py"},
-    "typer": {"cli.py"},
+    "typer": {"cli"},
 }
-TORCH_DOORS = {"comm", "models", "train", "index/builder.py", "eval", "launch/index_rank.py", "bench/towers.py"}
+TORCH_DOORS = {
+    "comm", "models", "train", "index/builder.py", "index/range_embedder.py", "eval", "launch/index_rank.py",
+    "launch/index_towers.py", "bench/towers.py",
+}  # fmt: skip
 """Tensors are the models' language: what trains, embeds and evaluates them speaks it. Config, data and cli do not."""
 ONLY_INSIDE_FUNCTIONS = {"tensorboard", "rich", "matplotlib", "mpi4py"}
 FORBIDDEN = {"pickle", "cPickle", "dill", "shelve", "marshal"}

@@ -163,6 +163,19 @@ def test_a_dropped_version_is_a_fault(hub: LoopbackHub):
     )
 
 
+def test_an_audit_that_comes_too_late_is_let_go(hub: LoopbackHub):
+    trainer = hub.mailbox(TRAINER)
+    with serving(hub) as server:
+        client = client_of(trainer)
+        for version in (0, 1, 2):
+            send_snapshot(trainer, version, to=SERVER)
+        trainer.send(query(0, shard=0, is_audit=1, request=99), to=SERVER)
+        check_candidates(ask(client, 2), PASSAGES, vectors_of(PASSAGES, 2), QUERIES, EXCLUDE.tolist())
+        client.close()
+    assert server.totals is not None
+    assert server.totals.searches == 1
+
+
 def test_dropping_a_version_someone_waits_for_is_a_fault(hub: LoopbackHub):
     trainer = hub.mailbox(TRAINER)
     trainer.send(query(0), to=SERVER)

@@ -13,7 +13,7 @@ import pytest
 
 from realm_ds.observe import logs
 from realm_ds.observe.meters import Meters
-from realm_ds.observe.progress import Progress, clock_text, follow_run
+from realm_ds.observe.progress import Progress, clock_text, describe_step, follow_run
 from realm_ds.observe.sinks import Sinks, last_of_each_step, metrics_path, read_events
 from realm_ds.observe.waiting import answer_sigusr2, current_waits, waiting_for
 
@@ -240,3 +240,13 @@ def test_a_run_of_others_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59.6, "1m00s"), (187, "3m07s"), (7500, "2h05m")])
 def test_durations_as_people_say_them(seconds: float, text: str) -> None:
     assert clock_text(seconds) == text
+
+
+def test_the_line_of_a_step_tells_how_the_index_is() -> None:
+    row = {"loss": 2.0, "version": 3, "staleness_steps": 40, "wait_for_index_ms": 0.31}
+    assert describe_step(row) == "loss 2.000, index v3 (age 40), wait 0.3 ms"
+    building = {"rebuilt_share": 0.62, "rebuild_passages_per_s": 900.0, "rebuild_eta_s": 70.2}
+    assert describe_step(row | building) == "loss 2.000, index v3 (age 40), next 62% 1m10s left, wait 0.3 ms"
+    assert describe_step(row | {"rebuilt_share": 0.0}).endswith("index v3 (age 40), next 0%, wait 0.3 ms")
+    assert describe_step(row | {"rebuilt_share": 1.0}) == describe_step(row)
+    assert describe_step({"loss": "nan", "null_share": 0.5}) == "null share 50%"

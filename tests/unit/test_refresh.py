@@ -2,37 +2,58 @@
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load
+from torch import Tensor, nn
 
 from realm_ds.comm.loopback import LoopbackHub
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.schema import RefreshConfig
 from realm_ds.errors import CheckpointError
-from realm_ds.index.messages import MESSAGES, SnapshotChunk, SnapshotStart
+from realm_ds.index.messages import MESSAGES, NO_SHARD, BuildReport, SnapshotChunk, SnapshotStart
+from realm_ds.index.tree import SnapshotTree
+from realm_ds.index.versions import Schedule
 from realm_ds.models.realm import RealmModel, build_model, frozen_tower, tower_from_snapshot
-from realm_ds.train.refresh import Refresher, needed_versions
+from realm_ds.observe.sinks import Sinks, metrics_path, read_events
+from realm_ds.train.refresh import BuildWatch, Refresher
 from tests.support.tiny import tiny_config
 
 TRAINER, SHARDS = 0, (1, 2)
 REFRESH = RefreshConfig(every_steps=3, adopt_after_steps=2)
+AUTO = RefreshConfig(every_steps="auto", adopt_after_steps=2, shortest_steps=3, longest_steps=9)
 VOCABULARY = 50
+
+
+class Engine:
+    """Hands out a model's weights as DeepSpeed's would."""
+
+    def __init__(self) -> None:
+        self.kept: list[bool] = []
+
+    def copy_weights(self, module: nn.Module, *, dtype: torch.dtype, keeps: bool) -> dict[str, Tensor]:
+        self.kept.append(keeps)
+        return {name: value.to(dtype, copy=True) for name, value in module.state_dict().items()} if keeps else {}
 
 
 class Run:
     """A trainer with a model that a stand-in for DeepSpeed hands out, and two shards that only listen."""
 
-    def __init__(self, folder: Path, *, refresh: RefreshConfig = REFRESH, share_towers: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, refresh: RefreshConfig = REFRESH, share_towers: bool = False,
+        launches: tuple[int, ...] = (), is_first_trainer: bool = True,
+    ) -> None:  # fmt: skip
         config = tiny_config(folder, **{"model.share_towers": share_towers})
         self.hub = LoopbackHub(3, MESSAGES)
+        self.tree = SnapshotTree(trainer=TRAINER, embedders=SHARDS, others=())
         self.model: RealmModel = build_model(config.model, vocab_size=VOCABULARY, max_tokens=48, seed=0)
         self.new_tower = partial(frozen_tower, config.model, vocab_size=VOCABULARY, max_tokens=config.data.joint_tokens)
+        self.engine, self.schedule = Engine(), Schedule(refresh, launches=launches)
         self.refresher = Refresher(
-            engine=SimpleNamespace(copy_weights=lambda module: {k: v.clone() for k, v in module.state_dict().items()}),
-            model=self.model, new_tower=self.new_tower, mailbox=self.hub.mailbox(TRAINER), index_ranks=SHARDS,
-            refresh=refresh, index_folder=folder, chunk_bytes=1000, is_first_trainer=True,
+            engine=self.engine, model=self.model, new_tower=self.new_tower, mailbox=self.hub.mailbox(TRAINER),
+            tree=self.tree, schedule=self.schedule, index_folder=folder, snapshot_dtype=refresh.snapshot_dtype,
+            chunk_bytes=1000, is_first_trainer=is_first_trainer,
         )  # fmt: skip
 
     def train(self, first: int, last: int) -> None:
@@ -42,6 +63,9 @@ class Run:
             with torch.no_grad():
                 for parameter in self.model.parameters():
                     parameter.add_(0.01 * (step + 1))
+
+    def sent(self) -> list[tuple[SnapshotStart, bytes]]:
+        return received(self.hub.mailbox(self.tree.root))
 
 
 def received(mailbox: Mailbox) -> list[tuple[SnapshotStart, bytes]]:
@@ -57,29 +81,55 @@ def received(mailbox: Mailbox) -> list[tuple[SnapshotStart, bytes]]:
     return snapshots
 
 
-@pytest.mark.parametrize(
-    ("step", "expected"), [(0, []), (1, [0]), (3, [0]), (4, [0, 1]), (5, [1]), (6, [1]), (7, [1, 2])]
-)
-def test_versions_needed_after_a_resume(step: int, expected: list[int]) -> None:
-    assert list(needed_versions(step, REFRESH)) == expected
-
-
 @pytest.mark.parametrize("share_towers", [False, True])
-def test_every_shard_gets_every_version_and_a_resume_sends_the_same(tmp_path: Path, share_towers: bool) -> None:
-    run = Run(tmp_path, share_towers=share_towers)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_the_root_gets_every_version_and_a_resume_sends_the_same(
+    tmp_path: Path, share_towers: bool, dtype: str
+) -> None:
+    refresh = REFRESH.model_copy(update={"snapshot_dtype": dtype})
+    run = Run(tmp_path, refresh=refresh, share_towers=share_towers)
     run.train(0, 4)
-    first = received(run.hub.mailbox(1))
-    assert received(run.hub.mailbox(2)) == first
+    first = run.sent()
     assert [(start.version, start.step) for start, _ in first] == [(0, 0), (1, 3)]
-    again = Run(tmp_path, share_towers=share_towers)
+    assert {value.dtype for value in load(first[1][1]).values()} == {
+        {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    }
+    again = Run(tmp_path, refresh=refresh, share_towers=share_towers)
     assert again.refresher.relaunch(4) == [0, 1]
-    assert received(again.hub.mailbox(2)) == first
+    assert again.sent() == first
     version, tower = again.refresher.query_tower(5)
     assert version == 1
     for name, value in run.refresher.query_tower(5)[1].state_dict().items():
+        assert value.dtype == torch.float32
         assert torch.equal(tower.state_dict()[name], value), name
+    # The two towers start equal and are changed alike: a builder's tower is the trainers' query tower, bit for bit.
     built = tower_from_snapshot(first[1][1], again.new_tower())
     assert all(torch.equal(value, tower.state_dict()[name]) for name, value in built.state_dict().items())
+
+
+def test_other_trainers_keep_their_query_tower_alone(tmp_path: Path) -> None:
+    first, other = Run(tmp_path / "first"), Run(tmp_path / "other", is_first_trainer=False)
+    for run in (first, other):
+        run.train(0, 4)
+    assert (first.engine.kept, other.engine.kept) == ([True] * 4, [True, False] * 2)
+    assert other.sent() == []
+    assert not list((tmp_path / "other").glob("version-*"))
+    for name, value in first.refresher.query_tower(5)[1].state_dict().items():
+        assert torch.equal(other.refresher.query_tower(5)[1].state_dict()[name], value)
+    resumed = Run(tmp_path / "first", is_first_trainer=False)
+    assert resumed.refresher.relaunch(4) == [0, 1]
+    assert resumed.sent() == []
+
+
+def test_an_auto_schedule_is_resumed_by_its_launches(tmp_path: Path) -> None:
+    run = Run(tmp_path, refresh=AUTO)
+    run.train(0, 6)
+    run.schedule.decide(1, 0.0)  # nothing has changed: twice the interval
+    run.train(6, 10)
+    assert [(start.version, start.step) for start, _ in run.sent()] == [(0, 0), (1, 3), (2, 9)]
+    again = Run(tmp_path, refresh=AUTO, launches=run.schedule.launches)
+    assert again.refresher.relaunch(10) == [1, 2]
+    assert [(start.version, start.step) for start, _ in again.sent()] == [(1, 3), (2, 9)]
 
 
 def test_files_that_no_checkpoint_needs_are_deleted(tmp_path: Path) -> None:
@@ -95,8 +145,33 @@ def test_another_schedule_cannot_resume(tmp_path: Path) -> None:
     Run(tmp_path).train(0, 7)
     other = Run(tmp_path, refresh=RefreshConfig(every_steps=2, adopt_after_steps=2))
     with pytest.raises(
-        CheckpointError, match=r"is of step 6, but with refresh.every_steps=2 index version 2 is that of"
+        CheckpointError, match=r"is of step 6, but by this run's refresh settings index version 2 is that of step 4"
     ):
         other.refresher.relaunch(7)
     with pytest.raises(CheckpointError, match=r"snapshot.safetensors is missing: index version 3 .*refresh settings"):
         other.refresher.relaunch(8)
+
+
+def report(version: int, done: int, total: int, took_s: float, *, shard: int = 0) -> BuildReport:
+    return BuildReport(version=version, shard=shard, passages_done=done, passages_total=total, took_s=took_s)
+
+
+def test_a_build_is_watched_with_its_speed_and_the_time_it_will_take(tmp_path: Path) -> None:
+    sinks = Sinks(tmp_path, role="trainer", role_rank=0, stage="pretrain")
+    watch = BuildWatch(100, sinks=sinks)
+    assert watch.facts() == {}
+    watch.take([(3, report(0, 20, 50, 2.0)), (4, report(0, 10, 50, 4.0))])
+    expected = {"rebuilt_share": 0.3, "rebuild_passages_per_s": 12.5, "rebuild_eta_s": 16.0}
+    assert watch.facts() == pytest.approx(expected)
+    watch.take([(3, report(0, 50, 50, 5.0)), (4, report(0, 25, 50, 10.0))])
+    assert watch.facts() == pytest.approx({"rebuilt_share": 0.75, "rebuild_passages_per_s": 2.5, "rebuild_eta_s": 10})
+    watch.take([(5, report(0, 100, 100, 9.0, shard=NO_SHARD))])  # of a builder rank: the shards report the same ones
+    watch.take([(4, report(0, 50, 50, 20.0))])
+    assert watch.facts() == {"rebuilt_share": 1.0}
+    watch.take([(3, report(1, 0, 50, 0.0))])  # the newest alone counts
+    assert watch.facts() == {"rebuilt_share": 0.0}
+    sinks.close()
+    built = read_events(metrics_path(tmp_path, role="trainer", role_rank=0), event="built")
+    assert [(row["version"], row["index_rank"], row["took_s"]) for row in built] == [(0, 3, 5.0), (0, 4, 20.0)]
+    embedded = read_events(metrics_path(tmp_path, role="trainer", role_rank=0), event="embedded")
+    assert [(row["version"], row["builder_rank"], row["took_s"]) for row in embedded] == [(0, 5, 9.0)]

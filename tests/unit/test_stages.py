@@ -11,7 +11,7 @@ from realm_ds.config.load import RUN_CONFIG, load
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
 from realm_ds.launch import stages
 from realm_ds.launch.node import StageName
-from realm_ds.launch.stages import check_inputs, prepare_run_folder
+from realm_ds.launch.stages import check_inputs, num_processes, prepare_run_folder
 from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.train.export import export_run
 from tests.support.tiny import make_data, tiny_config
@@ -60,6 +60,17 @@ def test_more_candidates_than_passages_are_refused(tmp_path: Path) -> None:
     assert message.startswith("ConfigError: pretrain.candidates=13 needs 13 passages and one to exclude, but ")
     assert message.endswith("corpus holds 12: lower candidates, or index a larger corpus")
     check_inputs("ict", tiny_config(tmp_path, **{"pretrain.candidates": 13}))
+
+
+def test_builders_are_started_and_checked_like_shards(tmp_path: Path) -> None:
+    make_data(tmp_path, num_facts=1)
+    config = tiny_config(tmp_path, **{"index.builders": 3})
+    check_inputs("pretrain", config)
+    assert (num_processes("pretrain", config), num_processes("ict", config)) == (2 + 2 + 3, 2)
+    message = refused("pretrain", tmp_path, **{"index.builders": 13})
+    assert message.startswith(
+        "ConfigError: index.builders=13 is more than the 12 passages of the corpus; set index.bui"
+    )
 
 
 def test_weights_to_start_from_are_an_export(tmp_path: Path) -> None:

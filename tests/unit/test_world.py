@@ -37,6 +37,23 @@ def test_places_of_trainers_and_shards() -> None:
     assert worlds[5].name == "index 1 (world rank 5 on b)"
 
 
+def test_places_of_builders() -> None:
+    roles = ("trainer", "builder", "builder", "index", "trainer", "builder", "index")
+    worlds = [World(world_rank=rank, hosts=("a",) * 4 + ("b",) * 3, roles=roles) for rank in range(7)]
+    assert [(w.role_rank, w.builder_rank, w.local_rank, w.device_number) for w in worlds] == [
+        (0, None, 0, 0),
+        (0, 0, 0, 1),
+        (1, 1, 1, 2),
+        (0, None, 0, 3),
+        (1, None, 0, 0),
+        (2, 2, 0, 1),
+        (1, None, 0, 2),
+    ]
+    assert [(w.trainer_rank, w.shard_rank) for w in worlds if w.role == "builder"] == [(None, None)] * 3
+    assert (worlds[0].builder_ranks, worlds[0].num_builders, worlds[0].num_trainers) == ((1, 2, 5), 3, 2)
+    assert worlds[5].name == "builder 2 (world rank 5 on b)"
+
+
 def test_variables_for_deepspeed_count_trainers_only() -> None:
     environ = {"OMPI_COMM_WORLD_LOCAL_RANK": "4", "WORLD_SIZE": "6", "KEPT": "1"}
     set_variables(environ, world(4), address="10.0.0.7", port=4321)
@@ -107,6 +124,8 @@ def test_a_rank_is_told_from_a_shell(environ: dict[str, str], launched: bool) ->
 def test_shards_without_a_launcher_say_how_to_launch() -> None:
     with pytest.raises(ConfigError, match="num_shards=2 needs at least 3 processes.*mpiexec -n 3 python -m mpi4py"):
         check_launch({}, world_size=1, num_shards=2, library="MPICH")
+    with pytest.raises(ConfigError, match="num_shards=2 and index.builders=1 need at least 4 .*mpiexec -n 4 python"):
+        check_launch({}, world_size=1, num_shards=2, num_builders=1, library="MPICH")
 
 
 def test_the_world_of_one() -> None:

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -43,7 +44,8 @@ def model() -> torch.nn.Module:
 
 def under_zero(stage: int, rank: int, trainers) -> list[float]:
     objective = ClozeObjective(model(), gather=gather_with_gradient)
-    settings = {"zero_optimization": {"stage": stage}}
+    # So small a model would else stay whole on every rank under ZeRO-3.
+    settings = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}
     engine = engines.Engine(objective, stage=STAGE, optimizer=OPTIMIZER, deepspeed_json=settings, num_trainers=TRAINERS)
     rows = slice(rank * SIZE, (rank + 1) * SIZE)
     losses = []
@@ -51,6 +53,7 @@ def under_zero(stage: int, rank: int, trainers) -> list[float]:
         (measured,) = engine.train_step([batch(step, rows)], step=step)
         losses.append(trainers.all_reduce_sum([measured.loss.item() / TRAINERS])[0])
     check_consolidated(engine, objective, rank, trainers)
+    check_layer_by_layer(engine, objective, rank)
     return losses
 
 
@@ -63,6 +66,26 @@ def check_consolidated(engine: engines.Engine, objective: ClozeObjective, rank: 
     read = engines.consolidate(folder)
     for name, value in live.items():
         assert torch.equal(value, read[f"model.passage_tower.{name}"]), name
+
+
+def check_layer_by_layer(engine: engines.Engine, objective: ClozeObjective, rank: int) -> None:
+    """Nobody gathers more than a layer at once, and who keeps nothing does not stand in the way of the others."""
+    tower = objective.model.query_tower
+    whole, gathered = engine.copy_weights(tower), []
+
+    class Watched(engines.deepspeed.zero.GatheredParameters):
+        def __enter__(self) -> None:
+            super().__enter__()
+            gathered.append(sum(parameter.numel() for parameter in tower.parameters()))  # 0 of what is away in shards
+
+    with mock.patch.object(engines.deepspeed.zero, "GatheredParameters", Watched):
+        copies = engine.copy_weights(tower, dtype=torch.bfloat16, keeps=rank == 0)
+    assert copies.keys() == (whole.keys() if rank == 0 else set())
+    assert all(torch.equal(value, whole[name].bfloat16()) for name, value in copies.items())
+    is_sharded = hasattr(next(tower.parameters()), "ds_numel")
+    sizes = [sum(p.ds_numel if is_sharded else p.numel() for p in layer.parameters(recurse=False))
+             for layer in tower.modules()]  # fmt: skip
+    assert max(gathered) == (max(sizes) if is_sharded else sum(sizes))
 
 
 def in_plain_pytorch() -> list[float]:

@@ -5,23 +5,18 @@ Imports of anything but the standard library and typer stay inside the verbs: `-
 
 import functools
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from realm_ds.errors import ConfigError, RealmError
+from realm_ds.cli.bench import bench
+from realm_ds.cli.common import Overrides, Source, group, verb
+from realm_ds.cli.index import index
+from realm_ds.errors import ConfigError
 
 if TYPE_CHECKING:
     from realm_ds.config.schema import RealmConfig
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-"""Exit codes: something went wrong; the settings are wrong; Ctrl-C."""
 
 _ABOUT = """\
 REALM: retrieval-augmented pre-training, with an index that is rebuilt while training goes on.
@@ -39,6 +34,7 @@ A run of your own, step by step:
     realm-ds pretrain             REALM: trainers and index ranks in one MPI world
     realm-ds export               a run's models as transformers folders
     realm-ds qa train             fine-tune on questions, answer dev and test
+    realm-ds index search         ask the index by itself, without training
 
 Every setting has help: realm-ds config explain. Any setting can be given at the end of a line: pretrain.steps=500
 
@@ -48,41 +44,21 @@ On a cluster start the same line once per rank: srun -K1 python -m mpi4py -m rea
 app = typer.Typer(
     help=_ABOUT, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-prepare = typer.Typer(
-    help="Make tar shards, vocabulary and question files.", no_args_is_help=True, rich_markup_mode=None
-)
-qa = typer.Typer(help="Fine-tune on questions, and score the answers.", no_args_is_help=True, rich_markup_mode=None)
-config_app = typer.Typer(help="Look at settings: all of them, or a run's.", no_args_is_help=True, rich_markup_mode=None)
+prepare = group("Make tar shards, vocabulary and question files.")
+qa = group("Fine-tune on questions, and score the answers.")
+config_app = group("Look at settings: all of them, or a run's.")
 app.add_typer(prepare, name="prepare")
 app.add_typer(qa, name="qa")
+app.add_typer(index, name="index")
 app.add_typer(config_app, name="config")
-bench = typer.Typer(
-    help="Measure speed against a named reference, on this machine.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(bench, name="bench")
 
-Source = Annotated[
-    str | None,
-    typer.Option(
-        "--config", "-c",
-        help="A YAML file, a recipe (realm-base, demo, demo-quick) or a run folder. Left out: the run folder's own.",
-    ),
-]  # fmt: skip
 RunFolder = Annotated[
     Path, typer.Option("--run", "-r", help="The run folder: settings, checkpoints, metrics, logs of this run.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Settings that win over the config's.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settings and the command line, and start nothing.")]
 Split = Annotated[Literal["dev", "test"], typer.Option(help="Whose questions.")]
-
-Json = Annotated[
-    bool, typer.Option("--json", help="A line for each measure: measure, value, reference, ratio, bar, ok.")
-]
-Only = Annotated[str | None, typer.Option("--only", help="Measure only what has this in its name.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes, in seconds: does it run? Nothing is judged.")]
 
 
 def main() -> None:
@@ -90,32 +66,8 @@ def main() -> None:
     app(prog_name="realm-ds")
 
 
-def _verb(function: Callable[P, R]) -> Callable[P, R]:
-    """A verb whose errors, where a person can mend them, are one line on stderr and an exit code."""
-
-    @functools.wraps(function)
-    def run(*arguments: P.args, **options: P.kwargs) -> R:
-        try:
-            return function(*arguments, **options)
-        except RealmError as error:
-            print(f"realm-ds: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(MISUSED if isinstance(error, ConfigError) else FAILED) from None
-        except OSError as error:
-            if error.filename is None:  # of no file or folder that a person could look at: our mistake
-                raise
-            print(
-                f"realm-ds: cannot use {error.filename}: {error.strerror}; mend that or name another", file=sys.stderr
-            )
-            raise SystemExit(FAILED) from None
-        except KeyboardInterrupt:
-            print("realm-ds: interrupted", file=sys.stderr, flush=True)
-            raise SystemExit(INTERRUPTED) from None
-
-    return run
-
-
 @app.command()
-@_verb
+@verb
 def demo(
     overrides: Overrides = None,
     run: Annotated[
@@ -138,7 +90,7 @@ def demo(
 
 
 @prepare.command("demo")
-@_verb
+@verb
 def prepare_demo_data(
     folder: Annotated[Path, typer.Argument(help="Where to write tokenizer/, corpus/, pretrain/ and qa/.")],
     seed: Annotated[int, typer.Option(help="Of the split into train, dev and test.")] = 0,
@@ -151,7 +103,7 @@ def prepare_demo_data(
 
 
 @app.command()
-@_verb
+@verb
 def ict(
     overrides: Overrides = None, config: Source = None, run: RunFolder = Path("runs/ict"), resume: Resume = False,
     dry_run: DryRun = False,
@@ -161,7 +113,7 @@ def ict(
 
 
 @app.command()
-@_verb
+@verb
 def pretrain(
     overrides: Overrides = None, config: Source = None, run: RunFolder = Path("runs/pretrain"), resume: Resume = False,
     dry_run: DryRun = False,
@@ -174,7 +126,7 @@ def pretrain(
 
 
 @qa.command("train")
-@_verb
+@verb
 def qa_train(
     overrides: Overrides = None, config: Source = None, run: RunFolder = Path("runs/qa"), resume: Resume = False,
     dry_run: DryRun = False,
@@ -184,7 +136,7 @@ def qa_train(
 
 
 @qa.command("eval")
-@_verb
+@verb
 def qa_eval(
     run: RunFolder = Path("runs/qa"), split: Split = "test",
     as_json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,
@@ -197,7 +149,7 @@ def qa_eval(
 
 
 @app.command()
-@_verb
+@verb
 def export(
     run: RunFolder = Path("runs/pretrain"),
     step: Annotated[int | None, typer.Option(help="Which checkpoint; left out: the newest.")] = None,
@@ -211,7 +163,7 @@ def export(
 
 
 @config_app.command("explain")
-@_verb
+@verb
 def config_explain(
     name: Annotated[str, typer.Argument(help="A section or setting: pretrain, index.num_shards. Left out: all.")] = "",
 ) -> None:
@@ -222,7 +174,7 @@ def config_explain(
 
 
 @config_app.command("show")
-@_verb
+@verb
 def config_show(
     config: Annotated[str, typer.Argument(help="A YAML file, a recipe or a run folder.")], overrides: Overrides = None
 ) -> None:
@@ -230,58 +182,6 @@ def config_show(
     from realm_ds.config.load import dump, load
 
     print(dump(load(config, overrides or [])), end="")
-
-
-@bench.command("search")
-@_verb
-def bench_search(as_json: Json = False, only: Only = None, quick: Quick = False) -> None:
-    """Throughput, overhead and latency of the index, against FAISS in one process and faiss.contrib's servers.
-
-    Takes about four minutes and 3 GB. Exit code 1 when a bar is missed.
-    """
-    from realm_ds.bench.run import run_groups
-    from realm_ds.bench.search import search_groups
-
-    raise SystemExit(run_groups(search_groups(is_quick=quick), only=only, as_json=as_json))
-
-
-@bench.command("refresh")
-@_verb
-def bench_refresh(
-    as_json: Json = False, only: Only = None, quick: Quick = False,
-    corpus: Annotated[
-        Path | None, typer.Option(help="Tar shards to embed. Left out: the demo's, made anew.")
-    ] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer that those were made with.")] = None,
-    layers: Annotated[int, typer.Option(help="Of the passage tower.")] = 4,
-    hidden: Annotated[int, typer.Option(help="Width of the passage tower.")] = 256,
-) -> None:  # fmt: skip
-    """How fast the index is rebuilt, what that takes, and what it does to searches meanwhile.
-
-    Takes about six minutes and 4 GB. Exit code 1 when a bar is missed.
-    """
-    from realm_ds.bench.refresh import TowerSize, refresh_groups
-    from realm_ds.bench.run import run_groups
-
-    tower = TowerSize(layers=layers, hidden=hidden)
-    groups = refresh_groups(is_quick=quick, tower=tower, corpus=corpus, tokenizer=tokenizer)
-    raise SystemExit(run_groups(groups, only=only, as_json=as_json))
-
-
-@bench.command("scale")
-@_verb
-def bench_scale(
-    as_json: Json = False, only: Only = None, quick: Quick = False,
-    out: Annotated[Path, typer.Option(help="Where scale.json and scale.png go.")] = Path("runs/bench-scale"),
-) -> None:  # fmt: skip
-    """What a search costs against passages, shards and clients; a table, a plot, and the cost model that fits.
-
-    Takes about ten minutes and 4 GB.
-    """
-    from realm_ds.bench.run import run_groups
-    from realm_ds.bench.scale import scale_groups
-
-    raise SystemExit(run_groups(scale_groups(is_quick=quick, out=out), only=only, as_json=as_json))
 
 
 def _stage(

@@ -1,0 +1,68 @@
+"""`realm-ds bench`: how fast the parts are, as ratios to named references."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from realm_ds.cli.common import group, verb
+
+bench = group("Measure speed against a named reference, on this machine.")
+
+Json = Annotated[
+    bool, typer.Option("--json", help="A line for each measure: measure, value, reference, ratio, bar, ok.")
+]
+Only = Annotated[str | None, typer.Option("--only", help="Measure only what has this in its name.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes, in seconds: does it run? Nothing is judged.")]
+
+
+@bench.command("search")
+@verb
+def bench_search(as_json: Json = False, only: Only = None, quick: Quick = False) -> None:
+    """Throughput, overhead and latency of the index, against FAISS in one process and faiss.contrib's servers.
+
+    Takes about four minutes and 3 GB. Exit code 1 when a bar is missed.
+    """
+    from realm_ds.bench.run import run_groups
+    from realm_ds.bench.search import search_groups
+
+    raise SystemExit(run_groups(search_groups(is_quick=quick), only=only, as_json=as_json))
+
+
+@bench.command("refresh")
+@verb
+def bench_refresh(
+    as_json: Json = False, only: Only = None, quick: Quick = False,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Tar shards to embed. Left out: the demo's, made anew.")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer that those were made with.")] = None,
+    layers: Annotated[int, typer.Option(help="Of the passage tower.")] = 4,
+    hidden: Annotated[int, typer.Option(help="Width of the passage tower.")] = 256,
+) -> None:  # fmt: skip
+    """How fast the index is rebuilt, what that takes, and what it does to searches meanwhile.
+
+    Takes about six minutes and 4 GB. Exit code 1 when a bar is missed.
+    """
+    from realm_ds.bench.refresh import TowerSize, refresh_groups
+    from realm_ds.bench.run import run_groups
+
+    tower = TowerSize(layers=layers, hidden=hidden)
+    groups = refresh_groups(is_quick=quick, tower=tower, corpus=corpus, tokenizer=tokenizer)
+    raise SystemExit(run_groups(groups, only=only, as_json=as_json))
+
+
+@bench.command("scale")
+@verb
+def bench_scale(
+    as_json: Json = False, only: Only = None, quick: Quick = False,
+    out: Annotated[Path, typer.Option(help="Where scale.json and scale.png go.")] = Path("runs/bench-scale"),
+) -> None:  # fmt: skip
+    """What a search costs against passages, shards and clients; a table, a plot, and the cost model that fits.
+
+    Takes about ten minutes and 4 GB.
+    """
+    from realm_ds.bench.run import run_groups
+    from realm_ds.bench.scale import scale_groups
+
+    raise SystemExit(run_groups(scale_groups(is_quick=quick, out=out), only=only, as_json=as_json))
