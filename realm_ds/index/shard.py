@@ -162,7 +162,7 @@ class BuiltShard:
         An audit looks at all exact vectors, whatever the index is made of. Raises IndexFault for queries of another
         width or that are not finite.
         """
-        self._check(vectors_BP, num_hits=num_hits, num_exclusions=len(exclusion), is_audit=is_audit)
+        self.check(vectors_BP, num_hits=num_hits, num_exclusions=len(exclusion), is_audit=is_audit)
         queries_BP = np.require(vectors_BP, dtype=np.float32, requirements=["C", "A"])
         if self.is_exact or is_audit:
             fetcher = ExactSearch(self._table.vectors_NP) if is_audit and self._table is not None else self._fetcher
@@ -185,7 +185,8 @@ class BuiltShard:
         slack_B: np.ndarray = 4 * self.width * unit * self._longest * norms_B
         return slack_B
 
-    def _check(self, vectors_BP: np.ndarray, *, num_hits: int, num_exclusions: int, is_audit: bool) -> None:
+    def check(self, vectors_BP: np.ndarray, *, num_hits: int, num_exclusions: int, is_audit: bool) -> None:
+        """Raises IndexFault for a search that cannot be made."""
         if vectors_BP.ndim != 2 or vectors_BP.shape[1] != self.width:
             raise IndexFault(
                 f"queries are of shape {vectors_BP.shape}, but the vectors of index version {self.version} are "

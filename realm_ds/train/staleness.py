@@ -70,7 +70,7 @@ class Staleness:
         self._request = self._client.submit(
             embed(tower, self._probe.collator.masked_queries(self._probe.examples)).numpy(),
             exclusion=self._probe.exclude(self._probe.examples), num_hits=self._probe.num_hits, step=step,
-            version=version,
+            version=version, ids_only=True,
         )  # fmt: skip
 
     def measure(self, step: int) -> float:
