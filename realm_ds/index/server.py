@@ -5,6 +5,7 @@ version is built, or fails; it never chooses one. How waiting queries are search
 """
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from realm_ds.index.builder import Builder, Embedded, Snapshot
 from realm_ds.index.messages import BuildReport, Fetch, Query, SnapshotChunk, SnapshotStart, Stop, Vectors
 from realm_ds.index.passages import PassageShard
 from realm_ds.index.relay import SnapshotRelay
-from realm_ds.index.shard import BuiltShard
+from realm_ds.index.shard import BuiltShard, use_threads
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import oldest_kept
 
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 NONE_LAUNCHED = -1
 REPORT_EVERY_S = 0.5
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread keeps the interpreter that another waits for. With Python's own 5 ms a search would wait so long
+whenever the builder's thread collates passages."""
 MOST_TOGETHER = 64
 """Requests taken before the first of them is answered."""
 MOST_AHEAD = 2
@@ -42,6 +46,17 @@ class ServeTotals(Totals):
     versions_built: int = 0
     late_vectors: int = 0
     """Messages of builder ranks for versions that nobody asks for any more."""
+
+
+def prepare_serving(num_threads: int) -> None:
+    """Before `serve`, on its thread: searches get so many CPU threads."""
+    share_interpreter()
+    use_threads(num_threads)
+
+
+def share_interpreter() -> None:
+    """For a rank of two threads, of which one must answer soon."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def serve(

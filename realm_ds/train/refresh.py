@@ -102,11 +102,10 @@ class Refresher:
 
     def _hold(self, version: int, query: Weights) -> None:
         """Keep the version's query tower (float32, of the rounded numbers), and let go of those no longer asked for."""
-        tower = self._new_tower()
+        retired = [self._query_towers.pop(old) for old in list(self._query_towers) if old < oldest_kept(version)]
+        tower = retired[0] if retired else self._new_tower()
         tower.load_state_dict(query)
         self._query_towers[version] = tower
-        for old in [live for live in self._query_towers if live < oldest_kept(version)]:
-            del self._query_towers[old]
 
     def _send(self, version: int, *, step: int, passage: Weights) -> None:
         """To the root of the tree, without waiting: chunks travel on from there while training goes on."""

@@ -55,7 +55,6 @@ class Staleness:
         """Share of the hits that the newest adoption changed, over all trainers; None where nothing was compared."""
         self._uids_QK = np.array(state.probe_uids if state else (), dtype=np.int64)
 
-    @property
     def state(self) -> IndexState:
         """What a resumed run needs in order to decide as this one would."""
         uids = tuple(map(tuple, self._uids_QK.tolist()))
