@@ -22,7 +22,7 @@ def index_build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the index.")],
     overrides: Overrides = None, config: Source = None,
     run: Annotated[Path | None, typer.Option("--run", "-r", help="A run: its settings, its newest snapshot.")] = None,
-    tower: Annotated[Path | None, typer.Option(help="An export, or a snapshot of a run; left out: model.start_from.")] = None,
+    tower: Annotated[Path | None, typer.Option(help="An export, or a snapshot; left out: model.start_from.")] = None,
     processes: Annotated[int, typer.Option("--processes", "-n", min=1, help="Ranks to embed with, here.")] = 1,
     part_passages: Annotated[int, typer.Option(min=1, help="Passages in a file; a kill loses at most one.")] = 65_536,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
