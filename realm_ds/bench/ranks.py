@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from realm_ds.bench.client import Desk
     from realm_ds.data.batches import Tokens
     from realm_ds.index.embedding import Embed
-    from realm_ds.index.tree import SnapshotTree
 
 TIMEOUT_S = 900.0
 
@@ -36,24 +35,16 @@ def take_part(folder: Path) -> None:
     """One rank, from joining the world to leaving it."""
     work = read_work(folder)
     world = join_world(num_shards=work["shards"], placement="tail", timeout_s=TIMEOUT_S)
-    role_rank = world.trainer_rank if world.trainer_rank is not None else world.shard_rank or 0
     options = work["options"]
     # Before FAISS and torch are loaded, which read the environment.
     limit_threads(options.get("raw_threads", 1) if world.trainer_rank == 0 else 1)
-    start_logs(folder, role=world.role, role_rank=role_rank, leads=False)
-    record_rank(folder, world_rank=world.world_rank, role=world.role, role_rank=role_rank, host=world.hostname)
+    start_logs(folder, role=world.role, role_rank=world.role_rank, leads=False)
+    record_rank(folder, world_rank=world.world_rank, role=world.role, role_rank=world.role_rank, host=world.hostname)
     if world.shard_rank is not None:
         serve_numbered(world, options, shard_rank=world.shard_rank)
     else:
         _measure(world, work["job"], options, folder=folder)
     world.barrier(timeout_s=TIMEOUT_S, waiting_for="all ranks to finish")
-
-
-def snapshot_tree(world: World) -> "SnapshotTree":
-    """Every index rank embeds its own passages."""
-    from realm_ds.index.tree import SnapshotTree
-
-    return SnapshotTree(trainer=world.trainer_ranks[0], embedders=world.index_ranks)
 
 
 def serve_numbered(world: World, options: Mapping[str, Any], *, shard_rank: int) -> None:
@@ -63,10 +54,10 @@ def serve_numbered(world: World, options: Mapping[str, Any], *, shard_rank: int)
     from realm_ds.index.embedding import SPECIAL_TOKENS
     from realm_ds.index.factory import IndexSpec
     from realm_ds.index.messages import MESSAGES
-    from realm_ds.index.server import serve
-    from realm_ds.index.shard import use_threads
+    from realm_ds.index.server import prepare_serving, serve
+    from realm_ds.index.tree import SnapshotTree
 
-    use_threads(1)
+    prepare_serving(1)
     start, stop = passage_range(options["passages"], shard_rank, world.num_shards)
     passages = numbered_passages(start, stop, tokens=options["tokens"])
     tower = options.get("tower")
@@ -79,7 +70,7 @@ def serve_numbered(world: World, options: Mapping[str, Any], *, shard_rank: int)
     )  # fmt: skip
     serve(
         world.mailbox(MESSAGES, timeout_s=TIMEOUT_S), passages=passages, builder=builder,
-        trainer_ranks=world.trainer_ranks, shard_rank=shard_rank, tree=snapshot_tree(world), timeout_s=TIMEOUT_S,
+        trainer_ranks=world.trainer_ranks, shard_rank=shard_rank, tree=SnapshotTree.of(world), timeout_s=TIMEOUT_S,
         build_timeout_s=TIMEOUT_S,
     )  # fmt: skip
 
@@ -100,8 +91,9 @@ def _embed_factory(options: Mapping[str, Any], *, seen: int) -> "Callable[[bytes
 
 def _measure(world: World, job: str, options: Mapping[str, Any], *, folder: Path) -> None:
     from realm_ds.bench.client import Desk
+    from realm_ds.index.tree import SnapshotTree
 
-    with Desk(world, options, folder=folder, tree=snapshot_tree(world), timeout_s=TIMEOUT_S) as desk:
+    with Desk(world, options, folder=folder, tree=SnapshotTree.of(world), timeout_s=TIMEOUT_S) as desk:
         result = jobs()[job](desk, options)
     write_result(folder, desk.number, result)
 

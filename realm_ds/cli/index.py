@@ -11,7 +11,9 @@ from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 index = group("The index alone: build, ask, check it.")
 
 Store = Annotated[Path, typer.Argument(help="A folder of `realm-ds index build`; or a run folder, for the run's own.")]
-Version = Annotated[int | None, typer.Option(help="Which index version of a run.")]
+Version = Annotated[
+    int | None, typer.Option(help="Which index version; left out: the newest whole one, for verify all.")
+]
 
 
 @index.command("build")
@@ -20,9 +22,9 @@ def index_build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the index.")],
     overrides: Overrides = None, config: Source = None,
     run: Annotated[Path | None, typer.Option("--run", "-r", help="A run: its settings, its newest snapshot.")] = None,
-    tower: Annotated[Path | None, typer.Option(help="An export folder; left out: model.start_from.")] = None,
+    tower: Annotated[Path | None, typer.Option(help="An export, or a snapshot; left out: model.start_from.")] = None,
     processes: Annotated[int, typer.Option("--processes", "-n", min=1, help="Ranks to embed with, here.")] = 1,
-    part_passages: Annotated[int, typer.Option(min=1, help="Passages of a file: what a kill can cost.")] = 65_536,
+    part_passages: Annotated[int, typer.Option(min=1, help="Passages in a file; a kill loses at most one.")] = 65_536,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
 ) -> None:  # fmt: skip
     """Embed a corpus with the passage tower of an export, and write the vectors as an index to search.

@@ -165,7 +165,7 @@ class RefreshConfig(Section):
     target_change: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """every_steps auto: the share of the probe queries' hits that should differ between two versions."""
     shortest_steps: Steps = 250
-    """every_steps auto: no interval is shorter, nor than adopt_after_steps."""
+    """every_steps auto: the first interval, and the shortest later on; at least adopt_after_steps."""
     longest_steps: Steps = 2000
     """every_steps auto: no interval is longer."""
     probe_queries: Annotated[int, Field(ge=0)] = 32
@@ -207,7 +207,8 @@ class IndexConfig(Section):
     num_shards: Count = 1
     """Index ranks; each holds one shard of the passages."""
     placement: Literal["per_node", "tail"] = "per_node"
-    """per_node: the last local ranks of every node are index ranks. tail: the last ranks of the world are."""
+    """per_node: the last local ranks of every node are index ranks, those before them builder ranks. tail: the last
+    ranks of the world are."""
     builders: Annotated[int, Field(ge=0)] = 0
     """Further ranks that only embed passages, for clusters where embedding is the bottleneck of a rebuild; the shards
     then build and serve. 0: every shard embeds its own passages, beside serving."""
@@ -233,18 +234,19 @@ class IndexConfig(Section):
     """Passages that hold more than this share of a sentence's n-grams are not retrieved for it either: near-duplicates
     of its own passage. 1 excludes nothing."""
     ngram: Annotated[int, Field(ge=1, le=512)] = 5
-    """Wordpieces of such an n-gram."""
+    """Wordpieces of such an n-gram: fewer make chance matches, more miss copies that were edited."""
     replies: Literal["auto", "whole", "two_phase"] = "auto"
     """whole: every shard sends the tokens of all its hits. two_phase: ids first, then each shard the tokens of those
     that won: fewer bytes with many shards, one more round trip. auto: two_phase where it saves enough bytes."""
     search_threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of an index rank for searching; 0 takes all that the rank has."""
+    """CPU threads of an index rank for searching; 0 takes all that the rank has. A rebuild runs beside and competes:
+    where searches must not slow down meanwhile, let the two add up to the rank's cores."""
     build_threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of an index or builder rank for rebuilding, beside those for searching; 0 takes all it has."""
+    """CPU threads of an index or builder rank for rebuilding, beside those for searching; 0 takes all that it has."""
     embed_batch_tokens: Count = 8192
     """Padded wordpieces per forward pass while embedding passages."""
     snapshot_chunk_bytes: Count = 4 * 2**20
-    """Snapshots travel to the index ranks in messages of this size, between searches."""
+    """Snapshots, and vectors of builder ranks, travel in messages of at most this size, between searches."""
     build_timeout_s: Seconds = 3600.0
     """No answer is waited for longer than this, a rebuild that it needs included; a rank that dies is noticed by the
     launcher long before."""

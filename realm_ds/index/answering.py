@@ -1,4 +1,4 @@
-"""Queries to replies: those that wait together are searched together, in one call of faiss where that changes nothing.
+"""Queries to replies: those that wait together are searched together, in one call where that changes no answer.
 
 When a query may be answered is server.py's business.
 
@@ -18,7 +18,7 @@ from realm_ds.index.passages import PassageShard
 from realm_ds.index.shard import BuiltShard, Hits
 
 MOST_QUERIES = 1024
-"""Queries in one call of faiss: more share nothing that these do not."""
+"""Queries in one search: more share nothing that these do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Totals:
     """Requests answered."""
     queries: int = 0
     calls: int = 0
-    """Of faiss: fewer than searches where several waited together."""
+    """Of BuiltShard.search: fewer than searches where several waited together."""
     search_s: float = 0.0
     parked_s: float = 0.0
 
@@ -80,7 +80,7 @@ def _groups(asked: Sequence[Asked], *, built: BuiltShard) -> Iterator[list[Asked
         others: list[Asked] = []
         for other in waiting:
             fits = other is first or (
-                (built.is_exact or first.query.is_audit)
+                built.is_exact
                 and _kind(other.query) == _kind(first.query)
                 and num_queries + len(other.query.vectors_BP) <= MOST_QUERIES
             )
@@ -112,32 +112,44 @@ def _answer(
 
 
 def _search(together: Sequence[Asked], built: BuiltShard) -> Hits:
-    query = together[0].query
+    first = together[0].query
+    exclusions = [_checked(asked, built) for asked in together]
+    return built.search(
+        _joined([asked.query.vectors_BP for asked in together]),
+        num_hits=first.num_hits,
+        exclusion=Exclusion(
+            uids_B=_joined([each.uids_B for each in exclusions]),
+            articles_B=_joined([each.articles_B for each in exclusions]),
+            ngrams_G=_joined([each.ngrams_G for each in exclusions]),
+            num_ngrams_B=_joined([each.num_ngrams_B for each in exclusions]),
+            ngram=first.ngram,
+            most_shared=first.most_shared,
+        ),
+        is_audit=bool(first.is_audit),
+    )
+
+
+def _checked(asked: Asked, built: BuiltShard) -> Exclusion:
+    """What a query excludes, once it can be answered: found bad in company, nobody could say whose it was."""
+    query = asked.query
     try:
-        return built.search(
-            _joined([asked.query.vectors_BP for asked in together]),
-            num_hits=query.num_hits,
-            exclusion=_exclusion([asked.query for asked in together]),
-            is_audit=bool(query.is_audit),
+        exclusion = Exclusion(
+            uids_B=query.uids_B, articles_B=query.articles_B, ngrams_G=query.ngrams_G, num_ngrams_B=query.num_ngrams_B,
+            ngram=query.ngram, most_shared=query.most_shared,
+        )  # fmt: skip
+        built.check(
+            query.vectors_BP, num_hits=query.num_hits, num_exclusions=len(exclusion), is_audit=bool(query.is_audit)
         )
+        return exclusion
     except IndexFault as error:
-        who = ", ".join(f"rank {asked.source}, step {asked.query.step}" for asked in together)
-        raise IndexFault(f"shard {query.shard}, index version {query.version}, asked by {who}: {error}") from error
+        raise IndexFault(
+            f"shard {query.shard}, index version {query.version}, asked by rank {asked.source}, step {query.step}: "
+            f"{error}"
+        ) from error
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _exclusion(queries: Sequence[Query]) -> Exclusion:
-    return Exclusion(
-        uids_B=_joined([query.uids_B for query in queries]),
-        articles_B=_joined([query.articles_B for query in queries]),
-        ngrams_G=_joined([query.ngrams_G for query in queries]),
-        num_ngrams_B=_joined([query.num_ngrams_B for query in queries]),
-        ngram=queries[0].ngram,
-        most_shared=queries[0].most_shared,
-    )
 
 
 def _reply(asked: Asked, hits: Hits, rows: slice, *, passages: PassageShard, started_at: float) -> Reply:

@@ -28,8 +28,13 @@ class Snapshot:
     version: int
     step: int
     sha256: str
-    data: bytes
-    """A safetensors file."""
+    chunks: tuple[bytes, ...]
+    """Of a safetensors file, in order."""
+
+    @property
+    def data(self) -> bytes:
+        """The whole file; put together here, on the thread that builds, and not while searches wait."""
+        return b"".join(self.chunks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,9 @@ class _Open:
     num_queries: int
     num_hits: int
     wants_tokens: bool
+    """With the replies."""
+    fetches: bool = False
+    """Tokens in a second phase."""
     is_audit: bool = False
     replies: dict[int, Reply] = field(default_factory=dict)
     """By shard."""
@@ -85,30 +88,40 @@ class IndexClient:
         self._timeout_s, self._build_timeout_s = timeout_s, build_timeout_s
         self._replies, self._audit_every = replies, audit_every
         self._clock = clock
-        self._next_request = 0
+        self._next_request = self._num_submitted = 0
         self._open: dict[int, _Open] = {}
         self._audit_of: dict[int, int] = {}
         """Requests of audits, by the request that they judge."""
         self._to_judge: dict[int, np.ndarray] = {}
         """What the index had found for audited queries, by the request of the audit."""
         self._reports: list[tuple[int, BuildReport]] = []
+        self._newest_collected = 0
         self._tokens_per_hit = 0.0
         self._recall = (0, 0)
 
-    def submit(self, vectors_BP: np.ndarray, *, exclusion: Exclusion, num_hits: int, step: int, version: int) -> int:
-        """Ask every shard for its best `num_hits`; returns at once the number to collect the answer with."""
+    def submit(
+        self, vectors_BP: np.ndarray, *, exclusion: Exclusion, num_hits: int, step: int, version: int,
+        ids_only: bool = False,
+    ) -> int:  # fmt: skip
+        """Ask every shard for its best `num_hits`; returns at once the number to collect the answer with.
+
+        With `ids_only` the candidates come without their tokens.
+        """
         if not np.isfinite(vectors_BP).all():
             raise IndexFault(
                 f"the queries of step {step} (index version {version}) hold values that are not finite: the query "
                 "tower of that snapshot has diverged; resume from an earlier checkpoint with a lower learning rate"
             )
-        wants_tokens = not self._goes_in_two_phases(len(vectors_BP) * num_hits)
+        two_phase = not ids_only and self._goes_in_two_phases(len(vectors_BP) * num_hits)
         opened = _Open(
-            step=step, version=version, num_queries=len(vectors_BP), num_hits=num_hits, wants_tokens=wants_tokens
-        )
+            step=step, version=version, num_queries=len(vectors_BP), num_hits=num_hits,
+            wants_tokens=not ids_only and not two_phase, fetches=two_phase,
+        )  # fmt: skip
         request = self._send(opened, vectors_BP, exclusion)
-        if self._audit_every and request % self._audit_every == 0:
+        # Counted from another number on each trainer: all at once, they would hold up the shards.
+        if self._audit_every and (self._num_submitted + self._mailbox.rank) % self._audit_every == 0:
             self._audit(request, opened, vectors_BP, exclusion)
+        self._num_submitted += 1
         return request
 
     def collect(self, request: int) -> Candidates:
@@ -136,6 +149,10 @@ class IndexClient:
         for request, opened in list(self._open.items()):
             if self._move_on(request, opened) and request in self._to_judge:
                 self._judge(request, opened)
+            elif opened.is_audit and opened.version < self._newest_collected - 1:
+                # A shard lets go of audits of versions that it has dropped.
+                del self._open[request]
+                self._to_judge.pop(request, None)
 
     def take_recall(self) -> tuple[int, int]:
         """Hits that the index found and hits that there were, of the queries audited since the last call."""
@@ -207,19 +224,20 @@ class IndexClient:
         del self._open[request]
 
     def _count(self, request: int, opened: _Open, candidates: Candidates) -> None:
+        self._newest_collected = max(self._newest_collected, opened.version)
         totals = self.totals
         totals.searches += 1
         totals.queries += opened.num_queries
         totals.wait_s += candidates.wait_s
         totals.search_ms += candidates.search_ms
         totals.parked_ms += candidates.parked_ms
-        totals.two_phase += not opened.wants_tokens
+        totals.two_phase += opened.fetches
         num_hits = int((candidates.uids_BK != NO_HIT).sum())
-        if num_hits:
+        if num_hits and (opened.wants_tokens or opened.fetches):
             lengths = candidates.title_lengths_BK.sum() + candidates.body_lengths_BK.sum()
             self._tokens_per_hit = float(lengths) / num_hits
         audit = self._audit_of.pop(request, None)
-        if audit is not None:
+        if audit in self._open:
             self._to_judge[audit] = candidates.uids_BK[:AUDITED_QUERIES]
 
     def _move_on(self, request: int, opened: _Open) -> bool:
@@ -229,7 +247,7 @@ class IndexClient:
         if opened.winners is None:
             self._check_versions(opened)
             opened.winners = merge([opened.replies[shard] for shard in range(len(self._index_ranks))])
-            if not opened.wants_tokens and not opened.is_audit:
+            if opened.fetches:
                 self._fetch(request, opened, opened.winners)
         return not opened.fetching
 

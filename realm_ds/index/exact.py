@@ -11,6 +11,7 @@ import functools
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +28,7 @@ _own = threading.local()
 
 
 def use_threads(num_threads: int) -> None:
-    """Searches of the calling thread take this many, BLAS excepted: it gets one for each of them."""
+    """Searches of the calling thread take this many, each with a BLAS of one thread."""
     _own.num_threads = num_threads
     _hold_blas()
 
@@ -117,9 +118,12 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
 
 @functools.cache
 def _hold_blas() -> None:
-    """numpy's BLAS to one thread in this process: our threads share out the passages, and its own would be too many."""
+    """numpy's BLAS to one thread in this process: our threads share out the passages, and its own would be too many.
+
+    Only the one that numpy brings along: another may be torch's, too, which embeds with as many threads as it is given.
+    """
     from threadpoolctl import ThreadpoolController
 
     for library in ThreadpoolController().lib_controllers:
-        if library.user_api == "blas" and "faiss" not in library.filepath:
+        if library.user_api == "blas" and Path(library.filepath).parent.name == "numpy.libs":
             library.set_num_threads(1)

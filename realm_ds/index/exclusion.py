@@ -1,7 +1,7 @@
 """What must not be retrieved for a query: its own passage, its article, passages that share too much with it.
 
 The paper excludes trivial candidates (section 3.4): the passage that x was cut from. Near-duplicates of it (another
-cut of the same article, a copy elsewhere) are as trivial. Applied inside the shard, to hits that faiss has returned;
+cut of the same article, a copy elsewhere) are as trivial. Applied inside the shard, to hits that have been fetched;
 shard.py then fetches more until enough are left.
 
 Shapes: B queries, F hits fetched, G n-grams of all queries, L tokens of all hits.
@@ -79,10 +79,8 @@ class Exclusion:
         lengths_H, tokens_L = passages.bodies(places_BF[rows_H, columns_H])
         ngrams_L, is_whole_L = _rolling(tokens_L, lengths_H, self.ngram)
         hit_L = np.repeat(np.arange(len(lengths_H)), lengths_H)[: len(ngrams_L)]
-        # Query and hash as one sorted key: all queries are looked up in one search.
-        query_G = np.repeat(np.arange(len(self)), self.num_ngrams_B)
-        order_G = np.lexsort((self.ngrams_G, query_G))
-        keys_G = _keys(query_G[order_G], self.ngrams_G[order_G])
+        # Query and hash as one key: all queries are looked up in one go.
+        keys_G = _keys(np.repeat(np.arange(len(self)), self.num_ngrams_B), self.ngrams_G)
         found_L = np.isin(_keys(rows_H[hit_L], ngrams_L), keys_G) & is_whole_L
         # An n-gram that a passage repeats counts once.
         pairs = np.unique(np.stack([hit_L[found_L], ngrams_L[found_L]]), axis=1)

@@ -53,20 +53,24 @@ def audits_of(index: IndexConfig, *, num_passages: int) -> int:
     factory = index.factory
     if factory == AUTO:
         largest = -(-num_passages // index.num_shards)
-        factory, _ = choose_factory(largest, width=1)
+        factory, _ = choose_factory(largest, width=1, train_passages=index.train_passages)
     return 0 if is_exact(factory, index.vectors) else index.audit_every
 
 
-def choose_factory(num_passages: int, *, width: int) -> tuple[str, str]:
+def choose_factory(num_passages: int, *, width: int, train_passages: int = 262_144) -> tuple[str, str]:
     """The factory string that `auto` stands for in a shard of so many passages, and the reason, for the log."""
     if num_passages <= LARGEST_FLAT:
         return "Flat", f"{num_passages:,} passages are few enough to look at all of them (up to {LARGEST_FLAT:,})"
-    # FAISS's own advice: 4 to 16 times the root of the number of vectors.
-    cells = 1 << round(4 * num_passages**0.5).bit_length()
+    # FAISS's own advice: 4 to 16 times the root of the number of vectors, and 39 to train each of them with.
+    cells = 1 << min(round(4 * num_passages**0.5).bit_length(), (train_passages // 39).bit_length() - 1)
     if num_passages <= LARGEST_UNCOMPRESSED:
-        return f"IVF{cells},Flat", f"{num_passages:,} passages are too many to look at all, but not to keep whole"
+        return f"IVF{cells},Flat", f"{num_passages:,} passages are too many to look at all of them"
     codes = max(1, width // 4)
-    return f"IVF{cells},PQ{codes}", f"{num_passages:,} passages are too many to keep whole: {codes} bytes each"
+    return (
+        f"IVF{cells},PQ{codes}",
+        f"{num_passages:,} passages are too many to scan even some cells of whole vectors: {codes} bytes each; "
+        "index.rerank keeps the exact ones beside",
+    )
 
 
 def is_exact(factory: str, vectors: VectorType) -> bool:

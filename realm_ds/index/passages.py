@@ -70,7 +70,7 @@ class PassageShard:
             articles_N=np.array(articles, dtype=np.int64),
             title_lengths_N=np.array(titles, dtype=np.int32),
             body_lengths_N=np.array(bodies, dtype=np.int32),
-            tokens=np.array(tokens, dtype=np.uint16),
+            tokens=np.frombuffer(tokens, dtype=np.uint16),  # not a copy: they are most of what a shard holds
         )
 
     def __len__(self) -> int:
@@ -89,15 +89,6 @@ class PassageShard:
             middle = first + int(self.title_lengths_N[row])
             found.append((self.tokens[first:middle], self.tokens[middle : first + self.lengths_N[row]]))
         return found
-
-    @property
-    def num_bytes(self) -> int:
-        """Of memory, without vectors."""
-        arrays = (
-            self.uids_N, self.articles_N, self.title_lengths_N, self.body_lengths_N, self.lengths_N, self._starts_N,
-            self.tokens,
-        )  # fmt: skip
-        return sum(part.nbytes for part in arrays)
 
     def bodies(self, places_H: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Body lengths [H] and flat body tokens [L] of the passages at these places."""

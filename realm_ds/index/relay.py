@@ -114,10 +114,10 @@ class _Assembly:
         self._sha256.update(self._chunks[-1])
         if len(self._chunks) < start.num_chunks:
             return None
-        data, digest = b"".join(self._chunks), self._sha256.hexdigest()
-        if len(data) != start.num_bytes or digest != start.sha256:
+        num_bytes, digest = sum(map(len, self._chunks)), self._sha256.hexdigest()
+        if num_bytes != start.num_bytes or digest != start.sha256:
             raise IndexFault(
-                f"snapshot of index version {start.version} arrived damaged: {len(data)} bytes, sha256 {digest[:12]}; "
+                f"snapshot of index version {start.version} arrived damaged: {num_bytes} bytes, sha256 {digest[:12]}; "
                 f"trainer 0 announced {start.num_bytes} bytes, {start.sha256[:12]}"
             )
-        return Snapshot(version=start.version, step=start.step, sha256=digest, data=data)
+        return Snapshot(version=start.version, step=start.step, sha256=digest, chunks=tuple(self._chunks))

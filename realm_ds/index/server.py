@@ -5,6 +5,7 @@ version is built, or fails; it never chooses one. How waiting queries are search
 """
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from realm_ds.index.builder import Builder, Embedded, Snapshot
 from realm_ds.index.messages import BuildReport, Fetch, Query, SnapshotChunk, SnapshotStart, Stop, Vectors
 from realm_ds.index.passages import PassageShard
 from realm_ds.index.relay import SnapshotRelay
-from realm_ds.index.shard import BuiltShard
+from realm_ds.index.shard import BuiltShard, use_threads
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import oldest_kept
 
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 NONE_LAUNCHED = -1
 REPORT_EVERY_S = 0.5
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread keeps the interpreter that another waits for. With Python's own 5 ms a search would wait so long
+whenever the builder's thread collates passages."""
 MOST_TOGETHER = 64
 """Requests taken before the first of them is answered."""
 MOST_AHEAD = 2
@@ -42,6 +46,17 @@ class ServeTotals(Totals):
     versions_built: int = 0
     late_vectors: int = 0
     """Messages of builder ranks for versions that nobody asks for any more."""
+
+
+def prepare_serving(num_threads: int) -> None:
+    """Before `serve`, on its thread: searches get so many CPU threads."""
+    share_interpreter()
+    use_threads(num_threads)
+
+
+def share_interpreter() -> None:
+    """For a rank of two threads, of which one must answer soon."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def serve(
@@ -111,7 +126,11 @@ class _Server:
         self._launched_at: dict[int, float] = {}
         self._assemblies: dict[int, VectorAssembly] = {}
         """Vectors that builder ranks have sent, by version."""
+        self._submitted: set[int] = set()
+        """Versions of which all vectors had come from builder ranks."""
         self._ready: list[Asked] = []
+        self._audits: deque[Asked] = deque()
+        """Searches that nobody waits for, as exact ones take long: done one at a time, when there is nothing else."""
         self._parked: deque[Asked] = deque()
         self._reported_at = self._heard_at = clock.now()
 
@@ -120,7 +139,7 @@ class _Server:
         while self._senders:
             has_worked = self._take_messages()
             self._answer()
-            has_worked |= self._take_build()
+            has_worked |= self._take_build() or self._answer_audit()
             self._report_progress()
             if has_worked:
                 backoff.reset()
@@ -163,11 +182,13 @@ class _Server:
     def _take_query(self, source: int, query: Query) -> None:
         self._check_address(source, query)
         asked = Asked(source=source, query=query, asked_at=self._clock.now())
-        if query.version in self._built:
+        if query.is_audit:
+            self._audits.append(asked)
+        elif query.version in self._built:
             self._ready.append(asked)
-        elif query.version in self._known or self._may_be_on_its_way(query.version):
+        elif self._may_still_come(query.version):
             self._parked.append(asked)
-        elif not query.is_audit:  # nobody waits for an audit, so it may come too late
+        else:
             what = "is dropped" if 0 <= query.version <= self._launched else "was never launched"
             raise IndexFault(
                 f"{self._name}: rank {source}, step {query.step}, asks for index version {query.version}, which {what} "
@@ -190,12 +211,25 @@ class _Server:
         """All that is ready, one version after the other."""
         while self._ready:
             version = self._ready[0].query.version
-            together = [asked for asked in self._ready if asked.query.version == version]
+            self._answer_together([asked for asked in self._ready if asked.query.version == version])
             self._ready = [asked for asked in self._ready if asked.query.version != version]
-            for to, reply in answer_queries(
-                together, built=self._built[version], passages=self._passages, totals=self.totals
-            ):
-                self._mailbox.send(reply, to=to)
+
+    def _answer_audit(self) -> bool:
+        """One of those whose version is built and not yet dropped; a version that is dropped is judged no more."""
+        self._audits = deque(audit for audit in self._audits if self._may_still_come(audit.query.version))
+        ready = next((audit for audit in self._audits if audit.query.version in self._built), None)
+        if ready is not None:
+            self._audits.remove(ready)
+            self._answer_together([ready])
+        return ready is not None
+
+    def _answer_together(self, together: Sequence[Asked]) -> None:
+        built = self._built[together[0].query.version]
+        for to, reply in answer_queries(together, built=built, passages=self._passages, totals=self.totals):
+            self._mailbox.send(reply, to=to)
+
+    def _may_still_come(self, version: int) -> bool:
+        return version in self._known or self._may_be_on_its_way(version)
 
     def _take_snapshot(self, source: int, message: SnapshotStart | SnapshotChunk) -> None:
         taken = self._relay.take(source, message)
@@ -211,6 +245,7 @@ class _Server:
                 f"{self._launched + 1} was due: trainer 0 does not follow the refresh schedule"
             )
         log.info("%s: index version %d launched at step %d", self._name, start.version, start.step)
+        self._answer()  # What is ready may be of the version that is now dropped.
         self._launched = start.version
         self._known[start.version] = start
         self._launched_at[start.version] = self._clock.now()
@@ -222,10 +257,15 @@ class _Server:
         if version <= self._launched and version not in self._known:
             self.totals.late_vectors += 1  # The builder rank has not heard yet of the launch that dropped it.
             return
-        if version not in self._known and not self._may_be_on_its_way(version):
+        if not self._may_still_come(version):
             raise IndexFault(
                 f"{self._name}: vectors of index version {version} (step {message.step}) from rank {source}, but none "
                 f"later than {self._launched} was launched: a fault of the sender"
+            )
+        if version in self._submitted:
+            raise IndexFault(
+                f"{self._name}: vectors of passages from {message.start} on came from rank {source} for index version "
+                f"{version} (step {message.step}), of which all had come: a fault of the sender"
             )
         if version not in self._assemblies:
             self._assemblies[version] = VectorAssembly(
@@ -239,15 +279,13 @@ class _Server:
         assembly, start = self._assemblies.get(version), self._known.get(version)
         if assembly is not None and start is not None and assembly.is_complete:
             del self._assemblies[version]
+            self._submitted.add(version)
             self._builder.submit(Embedded(version=version, step=start.step, sha256=start.sha256, table=assembly.table))
 
     def _drop_before(self, version: int) -> None:
         for held in (self._known, self._launched_at, self._built, self._assemblies):
             for old in [known for known in held if known < version]:
                 del held[old]
-        self._parked = deque(
-            parked for parked in self._parked if parked.query.version >= version or not parked.query.is_audit
-        )
         for parked in self._parked:
             if parked.query.version < version:
                 raise IndexFault(
@@ -301,6 +339,7 @@ class _Server:
         if source in self._asking:
             self._asking.discard(source)
             self._ready = [ready for ready in self._ready if ready.source != source]
+            self._audits = deque(audit for audit in self._audits if audit.source != source)
             self._parked = deque(parked for parked in self._parked if parked.source != source)
             self._mailbox.send(Stop(shard=self._shard_rank), to=source)
 

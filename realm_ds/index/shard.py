@@ -1,4 +1,4 @@
-"""The vectors of one shard, in one version, and the index to search them with. The only door to faiss.
+"""The vectors of one shard, in one version, and the index to search them with. The product's only door to faiss.
 
 Which version to ask for is versions.py's business; where the vectors come from is builder.py's.
 
@@ -10,6 +10,7 @@ batched with.
 Shapes: N passages of the shard, B queries, K hits per query, F hits fetched, P embedding.
 """
 
+import functools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ SPARE_HITS = 4
 MOST_HITS = 2**16
 """Of one query: more is a mistake, or bytes gone wrong."""
 FETCHED_AT_ONCE = 2**22
-"""Hits that one faiss call may return while ties are sorted out; more rows go in several calls."""
+"""Hits that one call may return while ties are sorted out; more rows go in several calls."""
 ADDED_AT_ONCE = 65_536
 """Passages turned into codes at a time."""
 DTYPES: dict[VectorType, Any] = {"fp32": np.float32, "fp16": np.float16}
@@ -162,7 +163,7 @@ class BuiltShard:
         An audit looks at all exact vectors, whatever the index is made of. Raises IndexFault for queries of another
         width or that are not finite.
         """
-        self._check(vectors_BP, num_hits=num_hits, num_exclusions=len(exclusion), is_audit=is_audit)
+        self.check(vectors_BP, num_hits=num_hits, num_exclusions=len(exclusion), is_audit=is_audit)
         queries_BP = np.require(vectors_BP, dtype=np.float32, requirements=["C", "A"])
         if self.is_exact or is_audit:
             fetcher = ExactSearch(self._table.vectors_NP) if is_audit and self._table is not None else self._fetcher
@@ -174,6 +175,11 @@ class BuiltShard:
             )
             num_fetched = (num_hits + 1) * max(1, self._rerank)
         places_BK, scores_BK = finder.find(queries_BP, exclusion, num_hits=num_hits, num_fetched=num_fetched)
+        short = np.flatnonzero(places_BK[:, -1] == NOWHERE)
+        if len(short) and not self.is_exact and not is_audit and self._table is not None:
+            # The cells looked at held too few that are not excluded: for these queries, look at all.
+            certain = self.search(queries_BP[short], num_hits=num_hits, exclusion=exclusion.at(short), is_audit=True)
+            places_BK[short], scores_BK[short] = certain.places_BK, certain.scores_BK
         uids_BK = self._passages.uids_N.take(places_BK, mode="wrap")
         uids_BK[places_BK == NOWHERE] = NO_HIT
         return Hits(places_BK=places_BK, uids_BK=uids_BK, scores_BK=scores_BK)
@@ -185,7 +191,8 @@ class BuiltShard:
         slack_B: np.ndarray = 4 * self.width * unit * self._longest * norms_B
         return slack_B
 
-    def _check(self, vectors_BP: np.ndarray, *, num_hits: int, num_exclusions: int, is_audit: bool) -> None:
+    def check(self, vectors_BP: np.ndarray, *, num_hits: int, num_exclusions: int, is_audit: bool) -> None:
+        """Raises IndexFault for a search that cannot be made."""
         if vectors_BP.ndim != 2 or vectors_BP.shape[1] != self.width:
             raise IndexFault(
                 f"queries are of shape {vectors_BP.shape}, but the vectors of index version {self.version} are "
@@ -206,16 +213,16 @@ class BuiltShard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fetched:
-    """What faiss proposed for each query, in our order."""
+class _Proposed:
+    """What was fetched for each query, in our order."""
 
     places_BF: np.ndarray
     """Excluded ones NOWHERE, and last."""
     scores_BF: np.ndarray
     least_B: np.ndarray
-    """faiss's score of the last one: what it did not propose has no more."""
+    """The fetcher's score of the last one: what it did not propose has no more."""
     is_all_B: np.ndarray
-    """Whether faiss has no more to propose."""
+    """Whether there is no more to propose."""
 
 
 class _Finder:
@@ -250,7 +257,7 @@ class _Finder:
                     )
         return places_BK, scores_BK
 
-    def _is_sure(self, found: _Fetched, num_hits: int) -> np.ndarray:
+    def _is_sure(self, found: _Proposed, num_hits: int) -> np.ndarray:
         if found.places_BF.shape[1] < num_hits:
             return np.zeros(len(found.places_BF), dtype=bool)
         is_sure_B: np.ndarray = found.places_BF[:, num_hits - 1] != NOWHERE
@@ -258,7 +265,7 @@ class _Finder:
             is_sure_B &= found.scores_BF[:, num_hits - 1] > found.least_B + self._slack_B
         return is_sure_B
 
-    def _fetch(self, queries_BP: np.ndarray, exclusion: Exclusion, *, num_fetched: int) -> _Fetched:
+    def _fetch(self, queries_BP: np.ndarray, exclusion: Exclusion, *, num_fetched: int) -> _Proposed:
         scores_BF, places_BF = self._fetcher.search(queries_BP, num_fetched)
         is_empty_BF = places_BF < 0
         least_B = np.where(is_empty_BF[:, -1], -np.inf, scores_BF[:, -1])
@@ -275,7 +282,7 @@ class _Finder:
             order = np.lexsort((uids_RF, -scores_BF[rows]), axis=-1)
             places_BF[rows] = np.take_along_axis(places_BF[rows], order, axis=1)
             scores_BF[rows] = np.take_along_axis(scores_BF[rows], order, axis=1)
-        return _Fetched(places_BF=places_BF, scores_BF=scores_BF, least_B=least_B, is_all_B=is_all_B)
+        return _Proposed(places_BF=places_BF, scores_BF=scores_BF, least_B=least_B, is_all_B=is_all_B)
 
 
 def build_shard(
@@ -289,7 +296,7 @@ def build_shard(
         raise IndexFault(f"index version {version}: {len(table)} vectors for {len(passages)} passages: build it anew")
     factory = spec.factory
     if factory == AUTO:
-        factory, reason = choose_factory(len(passages), width=table.width)
+        factory, reason = choose_factory(len(passages), width=table.width, train_passages=spec.train_passages)
         log.info("index.factory auto is %s: %s", factory, reason)
     looks_at_all = is_exact(factory, spec.vectors)
     index = table.index if looks_at_all else _approximate(table, factory=factory, spec=spec)
@@ -302,10 +309,12 @@ def build_shard(
 
 
 def _approximate(table: VectorTable, *, factory: str, spec: IndexSpec) -> Any:
-    if len(table) < least_passages(factory):
+    least, given = least_passages(factory), min(len(table), spec.train_passages)
+    if given < least:
+        where = f"the shard has {given}" if given == len(table) else f"index.train_passages gives it {given}"
         raise ConfigError(
-            f"index.factory={factory!r} needs at least {least_passages(factory)} passages to train it, but the shard "
-            f"has {len(table)}: use fewer cells or shorter codes, fewer shards, or Flat"
+            f"index.factory={factory!r} needs at least {least} passages to train it, but {where}: use fewer cells or "
+            "shorter codes, fewer shards or more train_passages, or Flat"
         )
     num_threads = faiss.omp_get_max_threads()
     try:
@@ -329,11 +338,36 @@ def _approximate(table: VectorTable, *, factory: str, spec: IndexSpec) -> Any:
     return index
 
 
-def _on_gpu(index: Any, device: int | None) -> Any:
-    """A copy of the index on a GPU; None where none is wanted or this faiss has no GPUs."""
-    if device is None or not hasattr(faiss, "StandardGpuResources"):
+def _on_gpu(index: Any, device: int | None) -> "_GpuFetcher | None":
+    """A copy of the index on a GPU; None where none is wanted, or faiss has none or not this kind of index on it."""
+    if device is None or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         return None
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device, index)
+    try:
+        return _GpuFetcher(faiss.index_cpu_to_gpu(_gpu_resources(), device, index), beside=index)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        log.info("this index is searched on the CPU: faiss has no such one for GPUs (%s)", reason)
+        return None
+
+
+class _GpuFetcher:
+    """An index on a GPU, which returns at most 2048 hits; for more, as many ties need, the one in memory is asked."""
+
+    MOST_HITS = 2048
+
+    def __init__(self, index: Any, *, beside: Any) -> None:
+        self._index, self._beside = index, beside
+
+    def search(self, queries_BP: np.ndarray, num_hits: int) -> tuple[np.ndarray, np.ndarray]:
+        index = self._index if num_hits <= self.MOST_HITS else self._beside
+        found: tuple[np.ndarray, np.ndarray] = index.search(queries_BP, num_hits)
+        return found
+
+
+@functools.cache
+def _gpu_resources() -> Any:
+    """One for the process: each sets more than a gigabyte of the GPU aside."""
+    return faiss.StandardGpuResources()
 
 
 def _cut(array_BF: np.ndarray, width: int, empty: float) -> np.ndarray:

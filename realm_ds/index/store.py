@@ -194,7 +194,7 @@ class IndexStore:
 
         False unless all are there, intact: what is in `out_NP` then means nothing. Parts that are damaged are named in
         the log and never used: the caller builds the version again. Parts of float32 are rounded where `out_NP` is of
-        float16, as building into it would have done.
+        float16, as building into it would have done; parts of float16 are not used where it is of float32.
         """
         stop = start + len(out_NP)
         at = start
@@ -217,10 +217,20 @@ class IndexStore:
             if found != (snapshot, self._corpus_sha256, out_NP.shape[1]):
                 log.info("%s is of another snapshot, corpus or width: not used", part.vectors_path)
                 return False
+            if NUMPY_DTYPES[manifest.dtype].itemsize < out_NP.dtype.itemsize:
+                log.info("%s was rounded to %s: not used for index.vectors=fp32", part.vectors_path, manifest.dtype)
+                return False
+            is_finite = True
             for row, piece_RP in part.pieces(manifest):
                 low, high = max(row, skip), min(row + len(piece_RP), skip + len(out_NP))
                 if low < high:
-                    out_NP[low - skip : high - skip] = _as_dtype(piece_RP[low - row : high - row], out_NP.dtype)
+                    with np.errstate(over="ignore"):
+                        out_NP[low - skip : high - skip] = piece_RP[low - row : high - row]
+                    is_finite &= bool(np.isfinite(out_NP[low - skip : high - skip]).all())
+            # Known to be whole only now: before, what overflows might have been damage.
+            if not is_finite:
+                log.warning("%s holds vectors beyond what %s can: not used", part.vectors_path, out_NP.dtype)
+                return False
         except PartFault as fault:
             log.warning("%s is %s: its passages are embedded again", part.vectors_path, fault)
             return False

@@ -3,8 +3,9 @@
 Ranks that embed come first: weights never pass through a rank that does not need them. Passing on is relay.py's.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+from realm_ds.comm.world import World
 
 CHILDREN = 2
 
@@ -21,12 +22,10 @@ class SnapshotTree:
     """Who only needs to know that a version is launched: index ranks, where builder ranks embed for them."""
 
     @classmethod
-    def of_roles(
-        cls, *, trainer_ranks: Sequence[int], index_ranks: Sequence[int], builder_ranks: Sequence[int]
-    ) -> "SnapshotTree":
-        """The one way of snapshots through a world of these roles."""
-        embedders, others = (builder_ranks, index_ranks) if builder_ranks else (index_ranks, ())
-        return cls(trainer=trainer_ranks[0], embedders=tuple(embedders), others=tuple(others))
+    def of(cls, world: World) -> "SnapshotTree":
+        """The one way of snapshots through a world."""
+        embedders, others = (world.builder_ranks, world.index_ranks) if world.builder_ranks else (world.index_ranks, ())
+        return cls(trainer=world.trainer_ranks[0], embedders=embedders, others=others)
 
     @property
     def ranks(self) -> tuple[int, ...]:

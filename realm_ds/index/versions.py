@@ -1,7 +1,7 @@
 """Which index version belongs to which step: the whole rule, as arithmetic. Building and serving are elsewhere.
 
-Version v is launched (its snapshot taken) just before step launched_at(v), and every trainer asks for it from
-adopt_after_steps later on; version 0 is asked for from the start. With a fixed interval, launched_at(v) is
+Version v is launched (its snapshot taken) just before step launch_step(v), and every trainer asks for it from
+adopt_after_steps later on; version 0 is asked for from the start. With a fixed interval, launch_step(v) is
 v * every_steps. With `every_steps: auto` the launch of v + 1 is decided once v is adopted, by what all trainers have
 measured together.
 
@@ -26,7 +26,7 @@ must not carry the schedule away."""
 def oldest_kept(launched: int) -> int:
     """The oldest version that can still be asked for once `launched` is being built.
 
-    Trainers are in lockstep: whoever launches v at step launched_at(v) has seen all of them finish the step before,
+    Trainers are in lockstep: whoever launches v at step launch_step(v) has seen all of them finish the step before,
     answers included, and from that step on nobody asks for less than v - 1, which is adopted by then.
     """
     return max(0, launched - 1)
@@ -53,34 +53,34 @@ class Schedule:
     def launch_at(self, step: int) -> int | None:
         """The version whose snapshot is taken just before `step`, if one is."""
         version = self._newest(step)
-        return version if self.launched_at(version) == step else None
+        return version if self.launch_step(version) == step else None
 
     def adoption_at(self, step: int) -> int | None:
         """The version that `step` is the first to ask for, if it is."""
         version = self.version_at(step)
-        return version if self.adopted_at(version) == step else None
+        return version if self.adoption_step(version) == step else None
 
-    def launched_at(self, version: int) -> int:
+    def launch_step(self, version: int) -> int:
         return version * self._fixed if self._fixed else self._launches[version]
 
-    def adopted_at(self, version: int) -> int:
+    def adoption_step(self, version: int) -> int:
         """The first step that asks for `version`."""
-        return self.launched_at(version) + self._refresh.adopt_after_steps if version else 0
+        return self.launch_step(version) + self._refresh.adopt_after_steps if version else 0
 
     def age_in_steps(self, step: int) -> int:
         """How many steps old the weights are that the index of `step` was built with."""
-        return step - self.launched_at(self.version_at(step))
+        return step - self.launch_step(self.version_at(step))
 
     def mean_age_until(self, version: int) -> float | None:
         """Mean age, in steps, of the index that answered from the adoption before that of `version` up to it."""
         if version == 0:
             return None
-        first, last = self.adopted_at(version - 1), self.adopted_at(version) - 1
+        first, last = self.adoption_step(version - 1), self.adoption_step(version) - 1
         return (self.age_in_steps(first) + self.age_in_steps(last)) / 2
 
     def interval_after(self, version: int) -> int:
         """Steps from the launch of `version` to the next."""
-        return self.launched_at(version + 1) - self.launched_at(version)
+        return self.launch_step(version + 1) - self.launch_step(version)
 
     def needed_versions(self, step: int) -> range:
         """Versions that a run resumed after `step` optimizer steps still asks for and has already launched."""
@@ -97,7 +97,7 @@ class Schedule:
         wanted = min(max(wanted, last / STRETCH), last * STRETCH)
         interval = min(max(round(wanted), refresh.shortest_steps), refresh.longest_steps)
         # Behind the adoption that decided it, also where the shortest interval is adopt_after_steps itself.
-        self._launches.append(max(self.adopted_at(version) + 1, self.launched_at(version) + interval))
+        self._launches.append(max(self.adoption_step(version) + 1, self.launch_step(version) + interval))
 
     def _newest(self, step: int) -> int:
         """The newest version launched at `step` or before; version 0 before its launch."""

@@ -80,9 +80,10 @@ def verify_index(path: Path, *, version: int | None, say: Callable[[str], None] 
     corpus = _corpus(index, config, states)
     problems = [f"the corpus in {corpus['path']} has changed: {corpus['reason']}"] if corpus["state"] == CHANGED else []
     unbuilt = [state for state in states if not state.parts and not state.faults and not state.others]
-    # The run's last launches may never have been built: their snapshots are what it resumes from.
+    # A run's last launches may not have been built, or not by all shards: it resumes from their snapshots.
     if version is None and len(unbuilt) < len(states):
         states = [state for state in states if state not in unbuilt]
+        states = _without_unfinished(states, num_passages=corpus["passages"], say=say)
     total = sum(part.stop - part.start for state in states for part, _ in state.parts)
     with Progress() as progress:
         bar = progress.stage(f"reading {index.folder}", total=total)
@@ -98,6 +99,18 @@ def verify_index(path: Path, *, version: int | None, say: Callable[[str], None] 
     for problem in problems:
         say(problem)
     return len(problems)
+
+
+def _without_unfinished(
+    states: list[VersionState], *, num_passages: int | None, say: Callable[[str], None]
+) -> list[VersionState]:
+    """Without the version that a run was building when it ended, or is: newer than a whole one, and in parts so far."""
+    *older, newest = states
+    is_whole = [num_passages is not None and not gaps(state.covered, 0, num_passages) for state in states]
+    if newest.faults or newest.others or is_whole[-1] or not any(is_whole[:-1]):
+        return states
+    say(f"version {newest.version} is not finished, and not looked at: its run was building it, or is")
+    return older
 
 
 def _problems(state: VersionState, *, num_passages: int | None) -> Iterator[tuple[str, int]]:

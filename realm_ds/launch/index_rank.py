@@ -3,7 +3,6 @@
 Trainers are node.py's.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,35 +20,26 @@ from realm_ds.index.factory import spec_of
 from realm_ds.index.messages import MESSAGES
 from realm_ds.index.passages import PassageShard, load_shard
 from realm_ds.index.range_embedder import RangeEmbedder, load_pieces
-from realm_ds.index.server import ServeTotals, serve
-from realm_ds.index.shard import use_threads
+from realm_ds.index.server import ServeTotals, prepare_serving, serve, share_interpreter
 from realm_ds.index.store import IndexStore
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.models.realm import frozen_tower, tower_from_snapshot
 
-SWITCH_INTERVAL_S = 0.0005
-"""How long a thread keeps the interpreter that another waits for. With Python's own 5 ms a search would wait so long
-whenever the builder's thread collates passages."""
-
 
 def serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: int) -> ServeTotals:
     """Hold one shard of the corpus and serve it until every trainer has taken leave."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    prepare_serving(config.index.search_threads or torch.get_num_threads())
     tokenizer, manifest = _open_corpus(config)
     passages = load_shard(
         config.data.corpus, manifest, shard_rank=shard_rank, num_shards=config.index.num_shards,
         max_tokens=config.data.passage_tokens,
     )  # fmt: skip
     builder = _builder(world, config, folder=folder, passages=passages, manifest=manifest, tokenizer=tokenizer)
-    # After the builder has taken its own number from what the rank has: both belong to the thread that sets them.
-    num_threads = config.index.search_threads or torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    use_threads(num_threads)
     return serve(
         world.mailbox(MESSAGES, timeout_s=config.runtime.wait_timeout_s),
         passages=passages,
         builder=builder,
-        tree=_tree(world),
+        tree=SnapshotTree.of(world),
         trainer_ranks=world.trainer_ranks,
         shard_rank=shard_rank,
         timeout_s=config.runtime.wait_timeout_s,
@@ -59,7 +49,7 @@ def serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: 
 
 def build_vectors(world: World, config: RealmConfig, *, folder: Path, builder_rank: int) -> BuilderTotals:
     """Embed one range of the corpus for every version that is launched, until trainer 0 takes leave."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    share_interpreter()
     tokenizer, manifest = _open_corpus(config)
     pieces = load_pieces(
         config.data.corpus, manifest, builder_rank=builder_rank, num_builders=world.num_builders,
@@ -85,16 +75,10 @@ def build_vectors(world: World, config: RealmConfig, *, folder: Path, builder_ra
             ShardRange(world_rank=rank, start=start, stop=stop)
             for rank, (start, stop) in zip(world.index_ranks, ranges, strict=True)
         ],
-        tree=_tree(world),
+        tree=SnapshotTree.of(world),
         message_bytes=config.index.snapshot_chunk_bytes,
         timeout_s=config.runtime.wait_timeout_s,
         build_timeout_s=config.index.build_timeout_s,
-    )
-
-
-def _tree(world: World) -> SnapshotTree:
-    return SnapshotTree.of_roles(
-        trainer_ranks=world.trainer_ranks, index_ranks=world.index_ranks, builder_ranks=world.builder_ranks
     )
 
 

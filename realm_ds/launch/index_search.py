@@ -37,30 +37,33 @@ def search_verb(
     store: Path, *, queries: Sequence[str], file: Path | None, num_hits: int, version: int | None, factory: str | None,
     processes: int, scratch: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """What the command line asks for: search, and print what was found."""
-    wanted = Wanted(
-        store=store, queries=tuple(_read_queries(queries, file)), num_hits=num_hits, version=version, factory=factory
-    )  # fmt: skip
-    answers = search_index(wanted, processes=processes, scratch=scratch)
-    for query, hits in zip(wanted.queries, answers or [], strict=False):
-        if as_json:
-            print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False))
-        else:
-            print("\n".join([query, *(_shown(hit) for hit in hits), ""]))
+    """What the command line asks for: search, and print what was found. `scratch` is given to ranks that we started."""
+
+    def wanted() -> Wanted:
+        asked = tuple(_read_queries(queries, file))
+        return Wanted(store=store, queries=asked, num_hits=num_hits, version=version, factory=factory)
+
+    if not is_launched(os.environ):
+        here = wanted()
+        _print(here, search_index(here, processes=processes), as_json=as_json)
+        return
+
+    def take_part_and_print() -> None:
+        asked, answers = take_part(wanted, folder=folder)
+        if scratch is None and answers is not None:
+            _print(asked, answers, as_json=as_json)
+
+    folder = scratch or Path(tempfile.mkdtemp(prefix="realm-index-"))
+    run_as_rank(folder, take_part_and_print)
+    if scratch is None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def search_index(wanted: Wanted, *, processes: int, scratch: Path | None) -> Answers | None:
-    """The answers; None on ranks that have none to tell. `scratch` is given to ranks that search_index started.
+def search_index(wanted: Wanted, *, processes: int) -> Answers:
+    """The answers, by this process alone or by so many index ranks.
 
     Raises IndexFault, DataError, ConfigError or CheckpointError for what cannot work, LaunchError when a rank dies.
     """
-    if is_launched(os.environ):
-        answers: list[Answers | None] = []
-        folder = scratch or Path(tempfile.mkdtemp(prefix="realm-index-"))
-        run_as_rank(folder, lambda: answers.append(take_part(wanted, folder=folder)))
-        if scratch is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        return answers[0] if scratch is None else None
     if not wanted.queries:
         raise ConfigError(NO_QUERY)
     opened = open_index(wanted)
@@ -99,6 +102,14 @@ def _read_queries(queries: Sequence[str], file: Path | None) -> Iterator[str]:
             yield from filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines()))
         except UnicodeDecodeError as error:
             raise DataError(f"{file} is not UTF-8 text ({error}): save it as such") from error
+
+
+def _print(wanted: Wanted, answers: Answers, *, as_json: bool) -> None:
+    for query, hits in zip(wanted.queries, answers, strict=True):
+        if as_json:
+            print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False))
+        else:
+            print("\n".join([query, *(_shown(hit) for hit in hits), ""]))
 
 
 def _shown(hit: Found) -> str:

@@ -202,7 +202,9 @@ def _index_words(record: Mapping[str, Any]) -> Iterator[str]:
         age = f" (age {record['staleness_steps']})" if "staleness_steps" in record else ""
         yield f"index v{record['version']}{age}"
     if record.get("rebuilt_share", 1.0) < 1.0:
-        left = f" {clock_text(record['rebuild_eta_s'])} left" if "rebuild_eta_s" in record else ""
+        left = ""
+        if "rebuild_eta_s" in record:
+            left = f" {clock_text(record['rebuild_eta_s'])} left at {record['rebuild_passages_per_s']:.0f}/s"
         yield f"next {record['rebuilt_share']:.0%}{left}"
     if "wait_for_index_ms" in record:
         yield f"wait {record['wait_for_index_ms']:.1f} ms"

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +37,8 @@ class StepInfo:
     """Likewise, as (value, weight). The names are the same in every step of every trainer, if only with weight 0."""
     facts: Mapping[str, float] = field(default_factory=dict)
     """What has no mean: the same on all trainers, such as the index version, or known to trainer 0 alone."""
-    index: IndexState | None = None
-    """For the checkpoint."""
+    index: Callable[[], IndexState] | None = None
+    """For the checkpoint, as of this step."""
 
 
 def seed_step(seed: int, *, trainer_rank: int, step: int) -> None:
@@ -68,7 +68,7 @@ def run_steps(
         if info.step % settings.save_every_steps == 0 or is_last:
             state = TrainState(
                 stage=name, step=info.step, num_trainers=trainers.size, stream=info.stream,
-                fixed=stage.fixed_settings(name), index=info.index,
+                fixed=stage.fixed_settings(name), index=info.index() if info.index is not None else None,
             )  # fmt: skip
             checkpoint.save(
                 engine, stage.folder, state=state, trainers=trainers,

@@ -1,6 +1,6 @@
 """REALM pre-training from a trainer's side: refresh, search ahead, retrieve, predict (section 3, Figure 2).
 
-The index ranks' side is launch/node.py's. They share one rule: an index version is a function of the step.
+The index ranks' side is index/server.py's. They share one rule: an index version is a function of the step.
 """
 
 import zlib
@@ -56,11 +56,7 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
         model=model,
         new_tower=partial(_tower_on_device, stage),
         mailbox=mailbox,
-        tree=SnapshotTree.of_roles(
-            trainer_ranks=stage.world.trainer_ranks,
-            index_ranks=stage.world.index_ranks,
-            builder_ranks=stage.world.builder_ranks,
-        ),
+        tree=SnapshotTree.of(stage.world),
         schedule=schedule,
         index_folder=stage.folder / "index",
         snapshot_dtype=config.refresh.snapshot_dtype,

@@ -88,10 +88,10 @@ class Refresher:
         versions = self._schedule.needed_versions(step)
         for version in versions:
             path = version_folder(self._index_folder, version) / SNAPSHOT_FILE
-            launched_at = self._schedule.launched_at(version)
-            _check(path, version=version, launched_at=launched_at, needed_at=step)
+            launch_step = self._schedule.launch_step(version)
+            _check(path, version=version, launch_step=launch_step, needed_at=step)
             if self._is_first_trainer:
-                self._send(version, step=launched_at, passage=_read(path, PASSAGE_TOWER))
+                self._send(version, step=launch_step, passage=_read(path, PASSAGE_TOWER))
             self._hold(version, _read(path, PASSAGE_TOWER if self._model.shares_towers else QUERY_TOWER))
         return list(versions)
 
@@ -102,11 +102,10 @@ class Refresher:
 
     def _hold(self, version: int, query: Weights) -> None:
         """Keep the version's query tower (float32, of the rounded numbers), and let go of those no longer asked for."""
-        tower = self._new_tower()
+        retired = [self._query_towers.pop(old) for old in list(self._query_towers) if old < oldest_kept(version)]
+        tower = retired[0] if retired else self._new_tower()
         tower.load_state_dict(query)
         self._query_towers[version] = tower
-        for old in [live for live in self._query_towers if live < oldest_kept(version)]:
-            del self._query_towers[old]
 
     def _send(self, version: int, *, step: int, passage: Weights) -> None:
         """To the root of the tree, without waiting: chunks travel on from there while training goes on."""
@@ -166,8 +165,8 @@ def _rate(report: BuildReport) -> float:
     return report.passages_done / max(report.took_s, 1e-3)
 
 
-def _check(path: Path, *, version: int, launched_at: int, needed_at: int) -> None:
-    """Raise CheckpointError unless the file is the snapshot that was taken at `launched_at`."""
+def _check(path: Path, *, version: int, launch_step: int, needed_at: int) -> None:
+    """Raise CheckpointError unless the file is the snapshot that was taken at `launch_step`."""
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing: index version {version} cannot be rebuilt for step {needed_at}; "
@@ -175,10 +174,10 @@ def _check(path: Path, *, version: int, launched_at: int, needed_at: int) -> Non
         )
     with safe_open(path, framework="pt") as file:
         found = (file.metadata() or {}).get("step", "unknown")
-    if found != str(launched_at):
+    if found != str(launch_step):
         raise CheckpointError(
             f"{path} is of step {found}, but by this run's refresh settings index version {version} is that of step "
-            f"{launched_at}: resume with the settings that the run was started with"
+            f"{launch_step}: resume with the settings that the run was started with"
         )
 
 

@@ -55,7 +55,6 @@ class Staleness:
         """Share of the hits that the newest adoption changed, over all trainers; None where nothing was compared."""
         self._uids_QK = np.array(state.probe_uids if state else (), dtype=np.int64)
 
-    @property
     def state(self) -> IndexState:
         """What a resumed run needs in order to decide as this one would."""
         uids = tuple(map(tuple, self._uids_QK.tolist()))
@@ -70,7 +69,7 @@ class Staleness:
         self._request = self._client.submit(
             embed(tower, self._probe.collator.masked_queries(self._probe.examples)).numpy(),
             exclusion=self._probe.exclude(self._probe.examples), num_hits=self._probe.num_hits, step=step,
-            version=version,
+            version=version, ids_only=True,
         )  # fmt: skip
 
     def measure(self, step: int) -> float:

@@ -47,9 +47,7 @@ PASSAGES = make_passages(list(range(1000, 1150)))
 
 
 def tree_of(world: World) -> SnapshotTree:
-    return SnapshotTree.of_roles(
-        trainer_ranks=world.trainer_ranks, index_ranks=world.index_ranks, builder_ranks=world.builder_ranks
-    )
+    return SnapshotTree.of(world)
 
 
 def index_rank(world: World, shard_rank: int) -> None:

@@ -39,7 +39,7 @@ def build(ground: Path, out: Path, *, processes: int = 1, part_passages: int = 6
 
 def search(store: Path, *, processes: int = 0) -> Answers | None:
     wanted = Wanted(store=store, queries=QUERIES, num_hits=7, version=None, factory=None)
-    return search_index(wanted, processes=processes, scratch=None)
+    return search_index(wanted, processes=processes)
 
 
 def vectors_of(store: Path) -> np.ndarray:

@@ -193,5 +193,5 @@ def test_the_index_of_a_run_is_searched_on_its_own(whole_run: Path) -> None:
     """By the towers of the version's snapshot, whose digest is that of what the index ranks were sent."""
     assert verify_index(whole_run, version=None) == 0
     wanted = Wanted(store=whole_run, queries=("the mayor of delft",), num_hits=3, version=None, factory=None)
-    (hits,) = search_index(wanted, processes=0, scratch=None) or []
+    (hits,) = search_index(wanted, processes=0)
     assert [hit.rank for hit in hits] == [1, 2, 3]

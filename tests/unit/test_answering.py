@@ -75,10 +75,10 @@ def test_an_approximate_index_answers_one_at_a_time():
 
 
 def test_requests_of_different_kinds_go_in_calls_of_their_own():
-    queries = [query(0, 3), query(1, 3, num_hits=7), query(2, 3, is_audit=1), query(3, 3), query(4, 3, most_shared=0.9)]
+    queries = [query(0, 3), query(1, 3, num_hits=7), query(2, 3), query(3, 3, most_shared=0.9)]
     answers, totals = answer(queries, built())
-    assert totals.calls == 4
-    assert sorted(answers) == [0, 1, 2, 3, 4]
+    assert totals.calls == 3
+    assert sorted(answers) == [0, 1, 2, 3]
     assert answers[1][1].uids_BK.shape == (3, 7)
 
 
@@ -115,3 +115,9 @@ def test_places_that_the_shard_does_not_have_are_a_fault(place: int):
 def test_a_bad_query_is_a_fault_that_names_shard_version_rank_and_step(changes: dict[str, Any], says: str):
     with pytest.raises(IndexFault, match=f"shard 1, index version 2, asked by rank 7, step 10: .*{says}"):
         answer([query(0, 3, **changes)], built())
+
+
+def test_of_several_that_are_searched_together_the_bad_one_alone_is_named():
+    bad = query(1, 3, vectors_BP=np.full((3, WIDTH), np.inf, "f4"))
+    with pytest.raises(IndexFault, match="asked by rank 8, step 11: the queries hold values that are not finite"):
+        answer([query(0, 3), bad, query(2, 3)], built())

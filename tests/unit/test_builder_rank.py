@@ -51,7 +51,7 @@ class BuilderWorld:
     def __init__(self, *, num_builders: int = 1, num_shards: int = 2, message_bytes: int = 100, **embedder: object):
         builders = tuple(range(1, num_builders + 1))
         self.shards = tuple(range(num_builders + 1, num_builders + 1 + num_shards))
-        self.tree = SnapshotTree.of_roles(trainer_ranks=[TRAINER], index_ranks=self.shards, builder_ranks=builders)
+        self.tree = SnapshotTree(trainer=TRAINER, embedders=tuple(builders), others=tuple(self.shards))
         hub = LoopbackHub(1 + num_builders + num_shards, MESSAGES)
         self.trainer = hub.mailbox(TRAINER)
         self.shard_boxes = [hub.mailbox(rank) for rank in self.shards]
@@ -271,7 +271,7 @@ def test_who_leaves_while_embedding_goes_on_leaves_at_the_next_batch() -> None:
 def test_the_thread_waits_for_what_it_has_embedded_to_be_taken() -> None:
     embedder = make_embedder(piece_passages=5)
     try:
-        embedder.submit(Snapshot(version=0, step=0, sha256="", data=snapshot_of(0)))
+        embedder.submit(Snapshot(version=0, step=0, sha256="", chunks=(snapshot_of(0),)))
         taken = [take(embedder) for _ in range(2)]
         assert [piece.start for piece in taken] == [0, 5]
         threading.Event().wait(0.05)

@@ -26,7 +26,7 @@ def test_the_best_are_found_whatever_the_blocks_threads_and_order(
     random = np.random.default_rng(seed)
     vectors = random.integers(-4, 5, size=(num_passages, 3)).astype(dtype)
     if order in ("rising", "falling"):
-        vectors = np.linspace(1, 500, num_passages).astype(dtype)[:, None] * np.ones(3, dtype)
+        vectors = np.arange(1, num_passages + 1).astype(dtype)[:, None] * np.ones(3, dtype)
         vectors = vectors if order == "rising" else vectors[::-1].copy()
     elif order == "equal":
         vectors[:] = 1

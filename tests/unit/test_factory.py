@@ -19,6 +19,7 @@ from realm_ds.index.factory import (
     parameters_of,
     spec_of,
 )
+from realm_ds.index.messages import NO_HIT
 from realm_ds.index.shard import BuiltShard, VectorTable, build_shard
 from tests.support.index_cases import brute_force, make_passages, make_shards
 
@@ -125,7 +126,7 @@ def test_samples_are_the_same_in_every_run_and_of_everything():
 
 @pytest.mark.parametrize(
     ("num_passages", "factory"),
-    [(1, "Flat"), (1_000_000, "Flat"), (1_000_001, "IVF4096,Flat"), (20_000_000, "IVF32768,PQ32")],
+    [(1, "Flat"), (1_000_000, "Flat"), (1_000_001, "IVF4096,Flat"), (20_000_000, "IVF4096,PQ32")],
 )
 def test_auto_goes_by_the_size_of_the_shard(num_passages: int, factory: str):
     chosen, reason = choose_factory(num_passages, width=128)
@@ -165,15 +166,38 @@ def test_what_is_exact_and_how_wide_auto_looks():
 @pytest.mark.gpu
 @pytest.mark.skipif(not hasattr(faiss, "StandardGpuResources"), reason="this faiss has no GPU part (faiss-gpu has)")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat"])
-def test_an_index_on_a_gpu_finds_what_one_in_memory_finds(factory: str):
+@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat", "SQ8", "HNSW8"])
+@pytest.mark.parametrize("vectors_type", ["fp32", "fp16"])
+def test_an_index_on_a_gpu_finds_what_one_in_memory_finds(factory: str, vectors_type):
     random = np.random.default_rng(3)
     vectors, queries = (random.standard_normal((rows, WIDTH)).astype("f4") for rows in (2000, 64))
     part = make_shards(make_passages(list(range(1, 2001))), [])[0]
-    spec = IndexSpec(factory=factory, search_parameters="nprobe=8" if "IVF" in factory else "auto", rerank=8)
+    parameters = "nprobe=8" if "IVF" in factory else "auto"
+    spec = IndexSpec(factory=factory, search_parameters=parameters, rerank=8, vectors=vectors_type)
     here, there = (
-        build_shard(part, VectorTable.of(vectors), version=0, spec=spec, device=device) for device in (None, 0)
+        build_shard(part, VectorTable.of(vectors, dtype=vectors_type), version=0, spec=spec, device=device)
+        for device in (None, 0)
     )
     answers = [index.search(queries, num_hits=5, exclusion=exclude_nothing(64)) for index in (here, there)]
     assert answers[0].uids_BK.tolist() == answers[1].uids_BK.tolist()
     assert answers[0].scores_BK.tobytes() == answers[1].scores_BK.tobytes()  # both are of the table in memory
+
+
+def test_cells_that_hold_too_few_are_no_reason_to_answer_less():
+    """One cell in 64 holds some 6 of 400 passages: for 20 hits all are looked at, since the exact vectors are there."""
+    random = np.random.default_rng(4)
+    vectors, queries = (random.standard_normal((rows, WIDTH)).astype("f4") for rows in (400, 9))
+    built = build(vectors, factory="IVF64,Flat", search_parameters="nprobe=1")
+    found = built.search(queries, num_hits=20, exclusion=exclude_nothing(9))
+    expected, _ = brute_force(queries, vectors, list(range(1, 401)), num_hits=20, exclude=9 * [0])
+    assert found.uids_BK.tolist() == expected
+    alone = build(vectors, factory="IVF64,Flat", search_parameters="nprobe=1", rerank=0, keeps_exact=False)
+    assert (alone.search(queries, num_hits=20, exclusion=exclude_nothing(9)).uids_BK[:, -1] == NO_HIT).all()
+
+
+def test_too_few_passages_to_train_with_name_the_setting():
+    vectors = np.random.default_rng(5).standard_normal((100, WIDTH)).astype("f4")
+    with pytest.raises(
+        ConfigError, match=r"needs at least 64 passages to train it, but index\.train_passages gives it 50"
+    ):
+        build(vectors, factory="IVF64,Flat", train_passages=50)

@@ -18,6 +18,7 @@ from realm_ds.comm.waiting import Clock
 from realm_ds.errors import IndexFault
 from realm_ds.index.client import IndexClient
 from realm_ds.index.exclusion import exclude_passages
+from realm_ds.index.factory import IndexSpec
 from realm_ds.index.messages import MESSAGES, BuildReport, Query, Reply, SnapshotChunk, SnapshotStart, Stop
 from realm_ds.index.server import serve
 from realm_ds.index.store import IndexStore, version_folder
@@ -25,6 +26,7 @@ from realm_ds.index.tree import SnapshotTree
 from tests.support.index_cases import (
     WIDTH,
     ServerThread,
+    brute_force,
     check_candidates,
     fake_embed,
     make_builder,
@@ -174,6 +176,38 @@ def test_an_audit_that_comes_too_late_is_let_go(hub: LoopbackHub):
         client.close()
     assert server.totals is not None
     assert server.totals.searches == 1
+
+
+def test_what_is_ready_is_answered_before_its_version_is_dropped(hub: LoopbackHub):
+    """Query and launch arrive together: the launch drops the version that the query names."""
+    trainer = hub.mailbox(TRAINER)
+    start = SnapshotStart(version=2, step=2, num_bytes=4, num_chunks=1, sha256="0" * 64)
+    with serving(hub) as server:
+        client = client_of(trainer)
+        for version in (0, 1):
+            send_snapshot(trainer, version, to=SERVER)
+            ask(client, version)
+        inbox = hub._inboxes[SERVER]
+        # Both are there before the server looks again.
+        inbox.extend((TRAINER, hub._codec.encode(message)) for message in (query(0, shard=0, request=50), start))
+        reply = trainer.receive(Reply, source=SERVER, timeout_s=30, waiting_for="the answer of version 0")
+        assert reply.version == 0
+        client.close()
+    assert server.totals is not None
+    assert server.totals.searches == 3
+
+
+def test_audits_are_done_when_nothing_else_is_and_of_the_exact_vectors(hub: LoopbackHub):
+    trainer = hub.mailbox(TRAINER)
+    spec = IndexSpec(factory="SQ4", rerank=0)
+    with serving(hub, spec=spec):
+        trainer.send(query(0, shard=0, is_audit=1, wants_tokens=0, request=50), to=SERVER)
+        send_snapshot(trainer, 0, to=SERVER)
+        reply = trainer.receive(Reply, source=SERVER, timeout_s=30, waiting_for="the audit")
+        uids = [passage.uid for passage in PASSAGES]
+        expected, _ = brute_force(QUERIES, vectors_of(PASSAGES, 0), uids, num_hits=4, exclude=EXCLUDE.tolist())
+        assert reply.uids_BK.tolist() == expected
+        client_of(trainer).close()
 
 
 def test_dropping_a_version_someone_waits_for_is_a_fault(hub: LoopbackHub):

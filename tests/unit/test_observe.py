@@ -246,7 +246,7 @@ def test_the_line_of_a_step_tells_how_the_index_is() -> None:
     row = {"loss": 2.0, "version": 3, "staleness_steps": 40, "wait_for_index_ms": 0.31}
     assert describe_step(row) == "loss 2.000, index v3 (age 40), wait 0.3 ms"
     building = {"rebuilt_share": 0.62, "rebuild_passages_per_s": 900.0, "rebuild_eta_s": 70.2}
-    assert describe_step(row | building) == "loss 2.000, index v3 (age 40), next 62% 1m10s left, wait 0.3 ms"
+    assert describe_step(row | building) == "loss 2.000, index v3 (age 40), next 62% 1m10s left at 900/s, wait 0.3 ms"
     assert describe_step(row | {"rebuilt_share": 0.0}).endswith("index v3 (age 40), next 0%, wait 0.3 ms")
     assert describe_step(row | {"rebuilt_share": 1.0}) == describe_step(row)
     assert describe_step({"loss": "nan", "null_share": 0.5}) == "null share 50%"

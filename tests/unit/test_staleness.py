@@ -42,8 +42,10 @@ class Client:
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
 
-    def submit(self, vectors_BP: np.ndarray, *, exclusion: Exclusion, num_hits: int, step: int, version: int) -> int:
-        assert (len(vectors_BP), len(exclusion), num_hits) == (2, 2, 2)
+    def submit(
+        self, vectors_BP: np.ndarray, *, exclusion: Exclusion, num_hits: int, step: int, version: int, ids_only: bool
+    ) -> int:
+        assert (len(vectors_BP), len(exclusion), num_hits, ids_only) == (2, 2, 2, True)
         self.asked.append((step, version))
         return version
 
@@ -113,7 +115,7 @@ def test_a_stop_changes_nothing(tmp_path: Path, stop_at: int) -> None:
     before = Run(tmp_path)
     before.steps(0, stop_at)
     before.sinks.close()
-    after = Run(tmp_path, state=before.staleness.state)
+    after = Run(tmp_path, state=before.staleness.state())
     assert after.staleness.changed_share == before.staleness.changed_share
     after.steps(stop_at, 19)
     assert after.adoptions() == EXPECTED
@@ -124,7 +126,7 @@ def test_without_probe_queries_nothing_is_searched(tmp_path: Path) -> None:
     assert run.steps(0, 11) == 0.0
     assert run.client.asked == []
     assert run.adoptions() == [(0, 0, None, None, 4), (1, 6, None, 2.5, 4), (2, 10, None, 3.5, 4)]
-    assert run.staleness.state == IndexState(launches=(), probe_uids=(), changed_share=None)
+    assert run.staleness.state() == IndexState(launches=(), probe_uids=(), changed_share=None)
 
 
 def test_hits_are_counted_whatever_their_order() -> None:

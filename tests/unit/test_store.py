@@ -70,25 +70,27 @@ def test_absent_versions_snapshots_corpora_and_ranges_are_none(tmp_path: Path):
 @pytest.mark.parametrize("written", ["fp32", "fp16"])
 @pytest.mark.parametrize("asked", ["f4", "f2"])
 def test_parts_are_read_whatever_they_were_written_in(tmp_path: Path, written: str, asked: str):
-    """fp16 into float32 loses nothing; float32 into float16 rounds as building into float16 would have."""
+    """float32 into float16 rounds as building into float16 would have; float16 is not taken for float32."""
     store = write(tmp_path, dtype=written)
-    rounded = VECTORS.astype("f2") if "16" in written or asked == "f2" else VECTORS
     found = read(store, dtype=asked)
-    assert found.tobytes() == rounded.astype(asked).tobytes()
+    if (written, asked) == ("fp16", "f4"):
+        assert found is None
+    else:
+        assert found.tobytes() == VECTORS.astype(asked).tobytes()
     (part, _) = stored_parts(tmp_path, 3)
     assert part.manifest().dtype == written
     assert np.load(part.vectors_path).dtype == store_module.NUMPY_DTYPES[written]
 
 
-def test_vectors_beyond_fp16_are_refused_by_name(tmp_path: Path):
+def test_vectors_beyond_fp16_are_refused_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     large = np.full((2, 3), 1e5, dtype="f4")
     with pytest.raises(IndexFault, match=r"reach 100000, and fp16 holds at most 65504: set index\.vectors=fp32"):
         IndexStore(tmp_path, corpus_sha256="c", dtype="fp16").save(large, version=0, snapshot_sha256="s", start=0)
     assert stored_parts(tmp_path, 0) == []
     store = IndexStore(tmp_path, corpus_sha256="c")
     store.save(large, version=0, snapshot_sha256="s", start=0)
-    with pytest.raises(IndexFault, match="reach 100000"):
-        store.load(np.empty((2, 3), "f2"), version=0, snapshot_sha256="s", start=0)
+    assert not store.load(np.empty((2, 3), "f2"), version=0, snapshot_sha256="s", start=0)
+    assert "part-000000000-000000002.npy holds vectors beyond what float16 can: not used" in caplog.text
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -109,10 +111,10 @@ def test_memory_is_that_of_a_piece(tmp_path: Path):
     store = IndexStore(tmp_path, corpus_sha256="c", dtype="fp16")
     tracemalloc.start()
     store.save(vectors, version=0, snapshot_sha256="s", start=0)
-    assert store.load(vectors, version=0, snapshot_sha256="s", start=0)
+    assert store.load(np.empty(vectors.shape, "f2"), version=0, snapshot_sha256="s", start=0)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak_bytes < 4 * store_module.PIECE_BYTES
+    assert peak_bytes - vectors.nbytes // 2 < 4 * store_module.PIECE_BYTES  # the halves are the reader's own
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
@@ -153,7 +155,7 @@ def test_a_manifest_that_lies_is_found_out(tmp_path: Path, change: dict, complai
     store = write(tmp_path)
     path = version_folder(tmp_path, 3) / "part-000000000-000000010.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    assert read(store) is None
+    assert read(store, dtype="f2") is None
     if change != {"width": 0}:
         assert re.search(f"part-000000000-000000010.npy is damaged .*{complaint}", caplog.text)
 

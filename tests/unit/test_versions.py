@@ -64,7 +64,7 @@ def test_a_version_is_launched_before_it_is_asked_for_and_kept_until_nobody_asks
     for step, launched in enumerate(followed.launched_by_step):
         # Alive: from the version of this step to the newest. A shard keeps no more than that.
         assert launched - oldest_kept(launched) + 1 <= 2
-        assert followed.schedule.age_in_steps(step) == step - followed.schedule.launched_at(followed.asked[step])
+        assert followed.schedule.age_in_steps(step) == step - followed.schedule.launch_step(followed.asked[step])
         resumed = followed.schedule.needed_versions(step)
         assert list(resumed) == (list(range(followed.asked[step], followed.launched_by_step[step - 1] + 1))
                                  if step else [])  # fmt: skip
