@@ -25,13 +25,18 @@ POLL_S = 0.1
 Result = dict[str, Any]
 
 
-def run_in_world(job: str, options: Mapping[str, Any], *, clients: int, shards: int, bar: Bar) -> list[Result]:
-    """What each client of a world of so many clients and index ranks found in the job of that name (ranks.py)."""
+def run_in_world(
+    job: str, options: Mapping[str, Any], *, clients: int, shards: int, bar: Bar, part: int = 0, parts: int = 1
+) -> list[Result]:
+    """What each client of a world of so many clients and index ranks found in the job of that name (ranks.py).
+
+    `part` of `parts` is this world's place in what the bar shows.
+    """
     work = {"job": job, "shards": shards, "options": dict(options)}
     with _folder(work) as folder:
         run_world(
             [str(folder)], processes=clients + shards, run_folder=folder, env=ONE_THREAD,
-            on_poll=_follower(folder, bar), module="realm_ds.bench.ranks",
+            on_poll=_follower(folder, bar, part, parts), module="realm_ds.bench.ranks",
         )  # fmt: skip
         return [read_result(folder, client) for client in range(clients)]
 
@@ -91,13 +96,17 @@ def _folder(work: Mapping[str, Any]) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _follower(folder: Path, bar: Bar) -> Callable[[], None]:
+def _follower(folder: Path, bar: Bar, part: int = 0, parts: int = 1) -> Callable[[], None]:
     def follow() -> None:
         try:
             said = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return
-        bar.update(said["done"], total=said["total"], now=said["now"])
+        # Blocks of several worlds cost differently, so each world counts as much: as a hundred.
+        done, total = said["done"], said["total"]
+        if parts > 1:
+            done, total = 100 * part + 100 * done // max(1, total), 100 * parts
+        bar.update(done, total=total, now=said["now"])
 
     return follow
 

@@ -89,9 +89,9 @@ def measure_grid(grid: Grid, bar: progress.Bar) -> list[Point]:
     worlds += [replace(base, shards=number) for number in grid.shards]
     worlds += [replace(base, clients=number) for number in grid.clients]
     points: list[Point] = []
-    for world in dict.fromkeys([base, *worlds]):
-        bar.update(now=f"{world.passages:,} passages, {world.shards} shards, {world.clients} clients")
-        points += _in_one_world(grid, _kinds(grid, world), bar)
+    distinct = list(dict.fromkeys([base, *worlds]))
+    for part, world in enumerate(distinct):
+        points += _in_one_world(grid, _kinds(grid, world), bar, part=part, parts=len(distinct))
     return points
 
 
@@ -108,13 +108,15 @@ def _kinds(grid: Grid, world: Setting) -> list[Setting]:
     return list(dict.fromkeys(kinds))
 
 
-def _in_one_world(grid: Grid, kinds: Sequence[Setting], bar: progress.Bar) -> list[Point]:
+def _in_one_world(grid: Grid, kinds: Sequence[Setting], bar: progress.Bar, *, part: int, parts: int) -> list[Point]:
     world = kinds[0]
     options = {
         "passages": world.passages, "width": WIDTH, "tokens": world.tokens, "blocks": grid.blocks,
         "raw_threads": min(world.shards, world.cores), "kinds": [_kind(grid, kind) for kind in kinds],
     }  # fmt: skip
-    found = run_in_world("cost", options, clients=world.clients, shards=world.shards, bar=bar)[0]
+    found = run_in_world("cost", options, clients=world.clients, shards=world.shards, bar=bar, part=part, parts=parts)[
+        0
+    ]
     return [
         Point(setting=kind, ours_ms=found[f"ours-{number}"], raw_ms=found[f"raw-{number}"])
         for number, kind in enumerate(kinds)
