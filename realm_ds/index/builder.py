@@ -14,8 +14,9 @@ from realm_ds.data.records import SpecialIds
 from realm_ds.errors import IndexFault, RealmError
 from realm_ds.index.embedding import Embed, ShardEmbedder
 from realm_ds.index.factory import IndexSpec
+from realm_ds.index.faiss_index import VectorTable, use_threads
 from realm_ds.index.passages import PassageShard
-from realm_ds.index.shard import BuiltShard, VectorTable, build_shard, use_threads
+from realm_ds.index.shard import BuiltShard, build_shard
 from realm_ds.index.store import IndexStore
 
 log = logging.getLogger(__name__)
