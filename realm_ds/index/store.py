@@ -220,6 +220,10 @@ class IndexStore:
                 "free space there or choose another run folder, and resume"
             ) from error
 
+    def has_parts(self, version: int) -> bool:
+        """Whether there is anything of a version; `load` tells whether it is all and whole."""
+        return bool(stored_parts(self._folder, version))
+
     def load(self, out_NP: np.ndarray, *, version: int, snapshot_sha256: str, start: int) -> bool:
         """Fill `out_NP` (float32 or float16) with the vectors of passages start.., from whichever parts hold them.
 
