@@ -24,7 +24,7 @@ from faiss.contrib import client_server, rpc
 from realm_ds.bench.corpora import VectorsOf
 from realm_ds.bench.raw import id_mapped
 from realm_ds.errors import LaunchError
-from realm_ds.index.shard import use_threads
+from realm_ds.index.faiss_index import use_threads
 from realm_ds.launch.tether import die_with_parent
 
 LOOPBACK = "127.0.0.1"

@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 
 from realm_ds.bench.corpora import VectorsOf
-from realm_ds.index.shard import use_threads
+from realm_ds.index.faiss_index import use_threads
 
 ADDED_AT_ONCE = 2**16
 

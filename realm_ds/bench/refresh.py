@@ -76,6 +76,8 @@ def refresh_groups(
     """What the verb can measure. Raises ConfigError if only one of corpus and tokenizer is given."""
     if (corpus is None) != (tokenizer is None):
         raise ConfigError("--corpus and --tokenizer go together: the tar shards, and the tokenizer they were made with")
+    if tower.hidden % 64:
+        raise ConfigError(f"--hidden {tower.hidden} is no multiple of 64, the width of an attention head")
     sizes = QUICK if is_quick else FULL
     tower = TowerSize(layers=1, hidden=64) if is_quick else tower
     return [

@@ -114,7 +114,7 @@ def memory(options: Options, *, folder: Path) -> Result:
         batch_tokens=tower["batch_tokens"], num_threads=1, store=None,
     )  # fmt: skip
     model_bytes = Path(options["snapshot"]).stat().st_size
-    builder.submit(Snapshot(version=0, step=0, sha256="", chunks=(Path(options["snapshot"]).read_bytes(),)))
+    builder.submit(Snapshot(version=0, step=0, sha256="", chunks=[Path(options["snapshot"]).read_bytes()]))
     while (built := builder.take()) is None:
         time.sleep(POLL_S)
         progress = builder.progress

@@ -45,6 +45,7 @@ class Grid:
 
 def scale_groups(*, is_quick: bool, out: Path) -> list[Group]:
     """What the verb can measure: all of it, since the model needs all."""
+    out.mkdir(parents=True, exist_ok=True)  # before ten minutes are spent on what cannot be written
     grid = quick_grid() if is_quick else full_grid()
     return [Group(title="Cost of a search", names=("passages", "shards", "clients"),
                   run=functools.partial(scale, grid, out))]  # fmt: skip

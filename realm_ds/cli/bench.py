@@ -13,7 +13,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="A line for each measure: measure, value, reference, ratio, bar, ok.")
 ]
 Only = Annotated[str | None, typer.Option("--only", help="Measure only what has this in its name.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes, in seconds: does it run? Nothing is judged.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it runs: nothing is judged.")]
 
 
 @bench.command("search")
@@ -37,8 +37,8 @@ def bench_refresh(
         Path | None, typer.Option(help="Tar shards to embed. Left out: the demo's, made anew.")
     ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer that those were made with.")] = None,
-    layers: Annotated[int, typer.Option(help="Of the passage tower.")] = 4,
-    hidden: Annotated[int, typer.Option(help="Width of the passage tower.")] = 256,
+    layers: Annotated[int, typer.Option(min=1, help="Of the passage tower.")] = 4,
+    hidden: Annotated[int, typer.Option(min=64, help="Width of the passage tower; a multiple of 64.")] = 256,
 ) -> None:  # fmt: skip
     """How fast the index is rebuilt, what that takes, and what it does to searches meanwhile.
 

@@ -49,7 +49,7 @@ def index_build(
 def index_search(
     store: Store,
     queries: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="- reads texts, one a line.")] = None,
-    hits: Annotated[int, typer.Option("--hits", "-k", min=1, help="Passages for each text.")] = 5,
+    hits: Annotated[int, typer.Option("--hits", "-k", min=1, max=65_536, help="Passages for each text.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line for each text.")] = False,
     file: Annotated[Path | None, typer.Option(help="Read texts from this file, one a line.")] = None,
     processes: Annotated[int, typer.Option("--processes", "-n", min=0, help="Index ranks; 0: in this process.")] = 0,

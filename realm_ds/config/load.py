@@ -179,6 +179,8 @@ def _key(name: str) -> Key:
 def _explain_mistake(detail: Mapping[str, Any], origins: Mapping[Key, str]) -> str:
     """One line from one of pydantic's findings: name, value, where from, what is allowed, help."""
     key: Key = tuple(str(part) for part in detail["loc"])
+    while len(key) > 1 and field_of(key) is None and field_of(key[:-1]) is not None:
+        key = key[:-1]  # of a setting that may be one of several types, pydantic names the type too
     name = ".".join(key)
     if detail["type"] == "missing":
         about = help_of(key).split(". ")[0].rstrip(".")

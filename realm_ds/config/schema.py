@@ -243,8 +243,9 @@ class IndexConfig(Section):
     where searches must not slow down meanwhile, let the two add up to the rank's cores."""
     build_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of an index or builder rank for rebuilding, beside those for searching; 0 takes all that it has."""
-    embed_batch_tokens: Count = 8192
-    """Padded wordpieces per forward pass while embedding passages."""
+    embed_batch_tokens: Count = 2048
+    """Padded wordpieces per forward pass while embedding passages. On a CPU more is slower, as what is computed no
+    longer stays in its caches; a GPU wants 16384 and more."""
     snapshot_chunk_bytes: Count = 4 * 2**20
     """Snapshots, and vectors of builder ranks, travel in messages of at most this size, between searches."""
     build_timeout_s: Seconds = 3600.0

@@ -17,8 +17,9 @@ from realm_ds.data.shards import Manifest, read_passages
 from realm_ds.index.embedding import Embed
 from realm_ds.index.exclusion import exclude_nothing
 from realm_ds.index.factory import IndexSpec
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import PassageShard
-from realm_ds.index.shard import Hits, VectorTable, build_shard
+from realm_ds.index.shard import Hits, build_shard
 from realm_ds.models.towers import Embedder, TokenBatch, embed
 
 QUERIES_AT_ONCE = 64

@@ -6,7 +6,7 @@ Shapes: N passages of the shard, M passages of one message, P embedding.
 import numpy as np
 
 from realm_ds.errors import IndexFault
-from realm_ds.index.shard import VectorTable
+from realm_ds.index.faiss_index import VectorTable
 
 
 class VectorAssembly:

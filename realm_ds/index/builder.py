@@ -14,8 +14,9 @@ from realm_ds.data.records import SpecialIds
 from realm_ds.errors import IndexFault, RealmError
 from realm_ds.index.embedding import Embed, ShardEmbedder
 from realm_ds.index.factory import IndexSpec
+from realm_ds.index.faiss_index import VectorTable, use_threads
 from realm_ds.index.passages import PassageShard
-from realm_ds.index.shard import BuiltShard, VectorTable, build_shard, use_threads
+from realm_ds.index.shard import BuiltShard, build_shard
 from realm_ds.index.store import IndexStore
 
 log = logging.getLogger(__name__)
@@ -28,13 +29,14 @@ class Snapshot:
     version: int
     step: int
     sha256: str
-    chunks: tuple[bytes, ...]
+    chunks: list[bytes]
     """Of a safetensors file, in order."""
 
-    @property
-    def data(self) -> bytes:
-        """The whole file; put together here, on the thread that builds, and not while searches wait."""
-        return b"".join(self.chunks)
+    def take(self) -> bytes:
+        """The whole file, once: it is put together on the thread that builds, not while searches wait, and let go."""
+        data = b"".join(self.chunks)
+        self.chunks.clear()
+        return data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,11 +177,12 @@ class Builder:
         if isinstance(job, Embedded):
             table, source = job.table, "had from builder ranks"
         else:
-            table = self.empty_table()
-            is_stored = self._load(job, table)
-            source = "read from disk" if is_stored else "embedded"
-            if not is_stored and not self._embed(job, table):
+            stored = self._stored(job)
+            is_stored, source = stored is not None, "embedded" if stored is None else "read from disk"
+            made = stored or self._embedded(job)
+            if made is None:
                 return
+            table = made
         shard = build_shard(
             self._passages, table, version=job.version, spec=self._spec, device=self._device
         )  # fmt: skip
@@ -192,16 +195,24 @@ class Builder:
                 table.vectors_NP, version=job.version, snapshot_sha256=job.sha256, start=self._passages.start
             )
 
-    def _load(self, snapshot: Snapshot, table: VectorTable) -> bool:
-        return self._store is not None and self._store.load(
+    def _stored(self, snapshot: Snapshot) -> VectorTable | None:
+        """The vectors of all passages as an earlier run left them, if it did."""
+        if self._store is None or not self._store.has_parts(snapshot.version):
+            return None
+        table = self.empty_table()
+        is_whole = self._store.load(
             table.vectors_NP, version=snapshot.version, snapshot_sha256=snapshot.sha256, start=self._passages.start
         )
+        return table if is_whole else None
 
-    def _embed(self, snapshot: Snapshot, table: VectorTable) -> bool:
-        """Fill the table with the vectors of all passages, in corpus order; False if given up."""
+    def _embedded(self, snapshot: Snapshot) -> VectorTable | None:
+        """The vectors of all passages, in corpus order; None if given up."""
         self._progress = BuildProgress(version=snapshot.version, passages_done=0)
-        for num_done in self._embedder.run(self._embed_factory(snapshot.data), table.vectors_NP):
+        # Before there is a table: while weights are read they take several times their room.
+        embed = self._embed_factory(snapshot.take())
+        table = self.empty_table()
+        for num_done in self._embedder.run(embed, table.vectors_NP):
             if self._is_cancelled.is_set():
-                return False
+                return None
             self._progress = BuildProgress(version=snapshot.version, passages_done=num_done)
-        return True
+        return table

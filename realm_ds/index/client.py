@@ -22,8 +22,9 @@ from realm_ds.index.messages import NO_HIT, BuildReport, Fetch, Fetched, Message
 log = logging.getLogger(__name__)
 
 Replies = Literal["auto", "whole", "two_phase"]
-TWO_PHASE_BYTES = 2**20
-"""auto: fetch tokens in a second phase where the first would bring more than this of hits that lose."""
+TWO_PHASE_BYTES = 3 * 2**18
+"""auto: fetch tokens in a second phase where the first would bring more than this, for each shard, of hits that lose:
+measured by `realm-ds bench scale`."""
 AUDITED_QUERIES = 4
 """The first of an audited search are searched exactly: enough to tell, too few to slow the shards down."""
 
@@ -185,7 +186,7 @@ class IndexClient:
             return self._replies == "two_phase"
         # Known once something was answered; the first request brings its tokens.
         lost_bytes = 2 * self._tokens_per_hit * hits_per_shard * (len(self._index_ranks) - 1)
-        return lost_bytes > TWO_PHASE_BYTES
+        return lost_bytes > TWO_PHASE_BYTES * len(self._index_ranks)
 
     def _send(self, opened: _Open, vectors_BP: np.ndarray, exclusion: Exclusion) -> int:
         request = self._next_request

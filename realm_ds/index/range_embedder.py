@@ -212,7 +212,7 @@ class RangeEmbedder:
 
     def _embedded(self, snapshot: Snapshot) -> Iterator[np.ndarray]:
         """Vectors of one piece after the other; ends early if nobody wants them any more."""
-        embed = self._embed_factory(snapshot.data)
+        embed = self._embed_factory(snapshot.take())
         for piece, embedder in zip(self._pieces, self._embedders, strict=True):
             started_at = time.monotonic()
             vectors_NP = np.empty((len(piece), self._width), dtype=self._dtype)

@@ -120,4 +120,4 @@ class _Assembly:
                 f"snapshot of index version {start.version} arrived damaged: {num_bytes} bytes, sha256 {digest[:12]}; "
                 f"trainer 0 announced {start.num_bytes} bytes, {start.sha256[:12]}"
             )
-        return Snapshot(version=start.version, step=start.step, sha256=digest, chunks=tuple(self._chunks))
+        return Snapshot(version=start.version, step=start.step, sha256=digest, chunks=self._chunks)

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 SNAPSHOT_FILE = "snapshot.safetensors"
+SNAPSHOT_SUM = "snapshot.json"
+"""Beside it, written last: its sha256, and the step that it was taken at."""
 """Weights of both towers of a version, in its folder: train/refresh.py writes it."""
 VERSION_NAME = re.compile(r"version-(\d{5,})")
 PART_NAME = re.compile(r"part-(\d{9,})-(\d{9,})\.json")
@@ -131,11 +133,40 @@ class Part:
                     digest.update(piece_RP.data)
                     yield row, piece_RP
                 digest.update(handle.read(1))  # Nothing, unless something was added.
+        except FileNotFoundError as error:
+            raise PartFault("missing") from error
         except OSError as error:
             raise PartFault(f"damaged ({error.strerror or error})") from error
         found, told = digest.hexdigest(), str(manifest.vectors_sha256)
         if found != told:
             raise PartFault(f"damaged (its sha256 is {found[:12]}, but its manifest says {told[:12]})")
+
+
+def write_snapshot(index_folder: Path, version: int, data: bytes, *, step: int) -> None:
+    """Keep the weights that a version is of, a safetensors file, so that a resumed run can launch it again."""
+    folder = version_folder(index_folder, version)
+    write_durably(folder / SNAPSHOT_FILE, data)
+    write_durably(folder / SNAPSHOT_SUM, json.dumps({"step": step, "sha256": hashlib.sha256(data).hexdigest()}) + "\n")
+
+
+def check_snapshot(index_folder: Path, version: int) -> int:
+    """The step that the version's weights are of, once they are seen to be those that were written.
+
+    Raises PartFault if they are missing or damaged.
+    """
+    folder = version_folder(index_folder, version)
+    try:
+        told = json.loads((folder / SNAPSHOT_SUM).read_bytes())
+        with (folder / SNAPSHOT_FILE).open("rb") as handle:
+            found = hashlib.file_digest(handle, "sha256").hexdigest()
+        step = int(told["step"])
+    except FileNotFoundError as error:
+        raise PartFault(f"missing ({Path(error.filename).name})") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PartFault(f"damaged ({error})") from error
+    if found != told.get("sha256"):
+        raise PartFault(f"damaged (its sha256 is {found[:12]}, but {SNAPSHOT_SUM} says {str(told['sha256'])[:12]})")
+    return step
 
 
 def stored_parts(index_folder: Path, version: int) -> list[Part]:
@@ -189,6 +220,10 @@ class IndexStore:
                 "free space there or choose another run folder, and resume"
             ) from error
 
+    def has_parts(self, version: int) -> bool:
+        """Whether there is anything of a version; `load` tells whether it is all and whole."""
+        return bool(stored_parts(self._folder, version))
+
     def load(self, out_NP: np.ndarray, *, version: int, snapshot_sha256: str, start: int) -> bool:
         """Fill `out_NP` (float32 or float16) with the vectors of passages start.., from whichever parts hold them.
 
@@ -232,7 +267,7 @@ class IndexStore:
                 log.warning("%s holds vectors beyond what %s can: not used", part.vectors_path, out_NP.dtype)
                 return False
         except PartFault as fault:
-            log.warning("%s is %s: its passages are embedded again", part.vectors_path, fault)
+            log.warning("%s is %s: not used", part.vectors_path, fault)
             return False
         return True
 

@@ -25,6 +25,8 @@ from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.corpus import embed_with
 from realm_ds.files import write_durably
 from realm_ds.index.embedding import Embed, ShardEmbedder
+from realm_ds.index.factory import spec_of
+from realm_ds.index.faiss_index import check_factory
 from realm_ds.index.passages import PassageShard
 from realm_ds.index.store import SNAPSHOT_FILE, IndexStore, PartFault, stored_parts, stored_versions, version_folder
 from realm_ds.launch.failures import forget_last_world
@@ -140,6 +142,8 @@ def open_plan(
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     found = look_at_towers(path)
     check_towers(found, config, tokenizer)
+    # It will be searched by one shard or by several: what one of all passages cannot be, none can.
+    check_factory(spec_of(config.index), num_passages=corpus.count, width=found.width)
     return BuildPlan(
         config=config, out=out, towers=found, tokenizer=tokenizer, corpus=corpus, part_passages=part_passages
     )  # fmt: skip

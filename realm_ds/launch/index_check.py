@@ -1,6 +1,6 @@
 """`realm-ds index info` and `realm-ds index verify`: what is in an index on disk, and whether all of it is whole."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,15 @@ import numpy as np
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import open_manifest
 from realm_ds.errors import IndexFault, RealmError
-from realm_ds.index.store import Part, PartFault, PartManifest, stored_versions
+from realm_ds.index.store import (
+    SNAPSHOT_FILE,
+    Part,
+    PartFault,
+    PartManifest,
+    check_snapshot,
+    stored_versions,
+    version_folder,
+)
 from realm_ds.launch.index_store import (
     Ranges,
     StoredIndex,
@@ -96,9 +104,23 @@ def verify_index(path: Path, *, version: int | None, say: Callable[[str], None] 
         if not states:
             problems.append(f"{index.folder} holds no version")
         bar.finish(f"{done:,} passages in {sum(len(state.parts) for state in states)} parts read")
+    problems += _snapshot_problems(index, [state.version for state in states])
     for problem in problems:
         say(problem)
+    if not problems:
+        say(f"all is well: {len(states)} version(s), {done:,} vectors")
     return len(problems)
+
+
+def _snapshot_problems(index: StoredIndex, versions: Sequence[int]) -> Iterator[str]:
+    """What is wrong with the weights that a run's versions are of; an index that stands alone has none."""
+    for version in versions if index.card is None else ():
+        path = version_folder(index.folder, version) / SNAPSHOT_FILE
+        if path.exists():
+            try:
+                check_snapshot(index.folder, version)
+            except PartFault as fault:
+                yield f"version {version}: {path.name} is {fault}"
 
 
 def _without_unfinished(

@@ -119,7 +119,7 @@ def open_index(wanted: Wanted) -> Opened:
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     if index.card is not None and index.card.corpus_sha256 != corpus.digest:
         raise _changed(index, config, corpus, then=index.card.corpus_sha256)
-    state = choose_version(index, wanted.version, num_passages=corpus.count)
+    state = choose_version(index, wanted.version, num_passages=corpus.count, corpus_sha256=corpus.digest)
     if state.corpus_sha256 != corpus.digest:
         raise _changed(index, config, corpus, then=str(state.corpus_sha256))
     assert state.snapshot_sha256 is not None

@@ -22,8 +22,9 @@ from realm_ds.comm.world import is_launched
 from realm_ds.errors import ConfigError, DataError, IndexFault
 from realm_ds.index.exclusion import exclude_nothing
 from realm_ds.index.factory import spec_of
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import load_shard
-from realm_ds.index.shard import VectorTable, build_shard
+from realm_ds.index.shard import build_shard
 from realm_ds.launch.index_open import Answers, Found, Opened, Wanted, damaged, in_batches, open_index, with_texts
 from realm_ds.launch.local import run_world
 from realm_ds.launch.rank import run_as_rank

@@ -113,9 +113,11 @@ def find_index(path: Path) -> StoredIndex:
             return StoredIndex(
                 folder=folder, config_path=configs[0] if configs else None, card=read_card(folder)
             )  # fmt: skip
+    below = [folder.parent.parent for folder in sorted(path.glob("*/index/version-*"))] if path.is_dir() else []
+    hint = f"did you mean {below[0]}?" if below else "`realm-ds index build --out FOLDER` makes one"
     raise IndexFault(
-        f"no index in {path}: neither {CARD} nor a folder version-00000 or the like; `realm-ds index build --out "
-        f"{path}` makes one, and a pre-training run has one"
+        f"no index in {path}: neither {CARD} nor a folder version-00000 or the like; a pre-training run has one, and "
+        f"{hint}"
     )
 
 
@@ -160,8 +162,11 @@ def look_at(index: StoredIndex, version: int) -> VersionState:
     )
 
 
-def choose_version(index: StoredIndex, version: int | None, *, num_passages: int) -> VersionState:
-    """The version asked for, or the newest that covers all passages. Raises IndexFault if there is no such one."""
+def choose_version(index: StoredIndex, version: int | None, *, num_passages: int, corpus_sha256: str) -> VersionState:
+    """The version asked for, or the newest that covers all passages. Raises IndexFault if there is no such one.
+
+    One of another corpus is returned as it is: how many passages it lacks would mean nothing.
+    """
     there = stored_versions(index.folder)
     if version is not None and version not in there:
         known = ", ".join(map(str, there)) or "none"
@@ -170,7 +175,7 @@ def choose_version(index: StoredIndex, version: int | None, *, num_passages: int
         )
     states = [look_at(index, number) for number in ([version] if version is not None else reversed(there))]
     for state in states:
-        if not gaps(state.covered, 0, num_passages):
+        if state.corpus_sha256 not in (None, corpus_sha256) or not gaps(state.covered, 0, num_passages):
             return state
     if not states:
         raise IndexFault(f"{index.folder} holds no version yet: {_remedy(index)}")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
+from realm_ds.index.store import VERSION_NAME, PartFault, check_snapshot
 from realm_ds.launch.index_store import snapshot_step
 from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER, check_export
 from realm_ds.models.realm import frozen_tower, strip_prefix
@@ -117,6 +118,12 @@ def _of_export(folder: Path) -> Towers:
 
 
 def _of_snapshot(path: Path) -> Towers:
+    named = VERSION_NAME.fullmatch(path.parent.name)
+    if named is not None:
+        try:
+            check_snapshot(path.parent.parent, int(named[1]))
+        except PartFault as fault:
+            raise CheckpointError(f"{path} is {fault}: take another version, or an export") from fault
     passage = strip_prefix(load_file(path), PASSAGE_TOWER)
     # What trainer 0 sends to the index ranks, which name the versions they build and store by its digest.
     data = save(passage)

@@ -6,6 +6,7 @@ srun python -m mpi4py -m realm_ds pretrain --config C ...  there: this process i
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from realm_ds.data.shards import open_manifest, passage_range
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import write_durably
+from realm_ds.index.factory import spec_of
 from realm_ds.launch.failures import forget_last_world
 from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.node import run_rank
@@ -83,6 +85,7 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
         if config.index.builders:
             passage_range(corpus.count, 0, config.index.builders, setting="index.builders")
         _check_candidates(config, num_passages=corpus.count)
+        _check_index(config, num_passages=corpus.count)
     if stage == "qa":
         if config.qa.data is None:
             raise ConfigError("qa.data is not set: name the folder of train.jsonl, dev.jsonl and test.jsonl")
@@ -90,6 +93,24 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
             load_questions(config.qa.data / f"{split}.jsonl")
     if config.model.start_from is not None:
         check_export(config.model.start_from)
+
+
+def _check_index(config: RealmConfig, *, num_passages: int) -> None:
+    """faiss is loaded here: a mistake in its settings would else show after the corpus has been embedded."""
+    from realm_ds.index.faiss_index import check_factory
+
+    check_factory(
+        spec_of(config.index),
+        num_passages=num_passages // config.index.num_shards,
+        width=config.model.projection_size,
+    )
+    steps, interval = config.pretrain.steps, config.refresh.first_interval
+    if interval >= steps:
+        name = "shortest_steps" if config.refresh.every_steps == "auto" else "every_steps"
+        print(
+            f"realm-ds: the index stays that of step 0: refresh.{name} is {interval}, and pretrain.steps {steps}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
 
 
 def _check_candidates(config: RealmConfig, *, num_passages: int) -> None:

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.errors import CheckpointError
-from realm_ds.files import write_durably
 from realm_ds.index.messages import NO_SHARD, BuildReport
 from realm_ds.index.relay import snapshot_messages
-from realm_ds.index.store import SNAPSHOT_FILE, prune, version_folder
+from realm_ds.index.store import SNAPSHOT_FILE, PartFault, check_snapshot, prune, version_folder, write_snapshot
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import Schedule, oldest_kept
 from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER
@@ -87,9 +86,8 @@ class Refresher:
         """After a resume at `step`: launch again, from disk, the versions that the run still needs."""
         versions = self._schedule.needed_versions(step)
         for version in versions:
-            path = version_folder(self._index_folder, version) / SNAPSHOT_FILE
             launch_step = self._schedule.launch_step(version)
-            _check(path, version=version, launch_step=launch_step, needed_at=step)
+            path = self._checked(version, launch_step=launch_step, needed_at=step)
             if self._is_first_trainer:
                 self._send(version, step=launch_step, passage=_read(path, PASSAGE_TOWER))
             self._hold(version, _read(path, PASSAGE_TOWER if self._model.shares_towers else QUERY_TOWER))
@@ -99,6 +97,23 @@ class Refresher:
         """Delete the files of versions that no kept checkpoint and no step to come needs. First trainer only."""
         needed = {version for step in kept_steps for version in self._schedule.needed_versions(step)}
         prune(self._index_folder, keep=needed | set(self._query_towers))
+
+    def _checked(self, version: int, *, launch_step: int, needed_at: int) -> Path:
+        """The snapshot of `version` on disk; raises CheckpointError unless it is the one taken at `launch_step`."""
+        path = version_folder(self._index_folder, version) / SNAPSHOT_FILE
+        try:
+            found = check_snapshot(self._index_folder, version)
+        except PartFault as fault:
+            raise CheckpointError(
+                f"{path} is {fault}: index version {version} cannot be rebuilt for step {needed_at}; resume with the "
+                "run's own refresh settings, or from another checkpoint"
+            ) from fault
+        if found != launch_step:
+            raise CheckpointError(
+                f"{path} is of step {found}, but by this run's refresh settings index version {version} is that of "
+                f"step {launch_step}: resume with the settings that the run was started with"
+            )
+        return path
 
     def _hold(self, version: int, query: Weights) -> None:
         """Keep the version's query tower (float32, of the rounded numbers), and let go of those no longer asked for."""
@@ -120,8 +135,8 @@ class Refresher:
         state = {f"{PASSAGE_TOWER}.{name}": value for name, value in passage.items()}
         if query is not passage:
             state |= {f"{QUERY_TOWER}.{name}": value for name, value in query.items()}
-        path = version_folder(self._index_folder, version) / SNAPSHOT_FILE
-        write_durably(path, save(state, metadata={"step": str(step)}))  # save_file tells a full disk as no OSError
+        data = save(state, metadata={"step": str(step)})  # save_file tells a full disk as no OSError
+        write_snapshot(self._index_folder, version, data, step=step)
 
 
 class BuildWatch:
@@ -163,22 +178,6 @@ class BuildWatch:
 def _rate(report: BuildReport) -> float:
     """Passages a second of one rank, from the start of its build."""
     return report.passages_done / max(report.took_s, 1e-3)
-
-
-def _check(path: Path, *, version: int, launch_step: int, needed_at: int) -> None:
-    """Raise CheckpointError unless the file is the snapshot that was taken at `launch_step`."""
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing: index version {version} cannot be rebuilt for step {needed_at}; "
-            "resume with the run's own refresh settings, or from another checkpoint"
-        )
-    with safe_open(path, framework="pt") as file:
-        found = (file.metadata() or {}).get("step", "unknown")
-    if found != str(launch_step):
-        raise CheckpointError(
-            f"{path} is of step {found}, but by this run's refresh settings index version {version} is that of step "
-            f"{launch_step}: resume with the settings that the run was started with"
-        )
 
 
 def _read(path: Path, tower: str) -> Weights:

@@ -14,7 +14,7 @@ from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import embed_with
 from realm_ds.index.embedding import ShardEmbedder
 from realm_ds.index.passages import load_shard
-from realm_ds.index.store import SNAPSHOT_FILE, IndexStore, version_folder
+from realm_ds.index.store import IndexStore, version_folder, write_snapshot
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER
 from realm_ds.models.realm import RealmModel, build_model
 from tests.support.tiny import make_data, tiny_config
@@ -58,7 +58,7 @@ def make_run(folder: Path, config: RealmConfig, *, version: int = 2, num_shards:
     state |= {f"{QUERY_TOWER}.{name}": value for name, value in query.items()}
     place = version_folder(folder / "index", version)
     place.mkdir(parents=True)
-    (place / SNAPSHOT_FILE).write_bytes(save(state, metadata={"step": str(3 * version)}))
+    write_snapshot(place.parent, version, save(state, metadata={"step": str(3 * version)}), step=3 * version)
     (folder / "config.yaml").write_text(dump(config))
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)

@@ -11,8 +11,9 @@ from realm_ds.errors import IndexFault
 from realm_ds.index.answering import Asked, Totals, answer_fetch, answer_queries
 from realm_ds.index.exclusion import Exclusion, ngrams_of
 from realm_ds.index.factory import IndexSpec
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.messages import Fetch, Query, Reply
-from realm_ds.index.shard import BuiltShard, VectorTable, build_shard
+from realm_ds.index.shard import BuiltShard, build_shard
 from tests.support.index_cases import make_passages, make_shards
 
 WIDTH = 16

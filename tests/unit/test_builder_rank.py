@@ -271,7 +271,7 @@ def test_who_leaves_while_embedding_goes_on_leaves_at_the_next_batch() -> None:
 def test_the_thread_waits_for_what_it_has_embedded_to_be_taken() -> None:
     embedder = make_embedder(piece_passages=5)
     try:
-        embedder.submit(Snapshot(version=0, step=0, sha256="", chunks=(snapshot_of(0),)))
+        embedder.submit(Snapshot(version=0, step=0, sha256="", chunks=[snapshot_of(0)]))
         taken = [take(embedder) for _ in range(2)]
         assert [piece.start for piece in taken] == [0, 5]
         threading.Event().wait(0.05)

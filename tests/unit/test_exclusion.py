@@ -9,9 +9,10 @@ from realm_ds.data.records import NO_ARTICLE, NO_UID, article_id
 from realm_ds.errors import IndexFault
 from realm_ds.index.exclusion import Exclusion, exclude_nothing, ngrams_of
 from realm_ds.index.factory import IndexSpec
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.messages import NO_HIT
 from realm_ds.index.passages import PassageShard
-from realm_ds.index.shard import VectorTable, build_shard
+from realm_ds.index.shard import build_shard
 from tests.support.records import make_passage
 
 Ids = tuple[int, ...]

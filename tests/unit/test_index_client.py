@@ -243,7 +243,7 @@ def test_tokens_that_nobody_fetched_are_dropped(mailboxes):
 
 
 def test_auto_goes_in_two_phases_once_the_tokens_of_losers_are_many(mailboxes, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(client_module, "TWO_PHASE_BYTES", 7)
+    monkeypatch.setattr(client_module, "TWO_PHASE_BYTES", 3)
     trainer, *shards = mailboxes
     client = client_of(trainer)
     modes = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from typer.testing import CliRunner
 
 from realm_ds.cli import main as cli
@@ -20,7 +20,7 @@ from realm_ds.data.records import passage_uid
 from realm_ds.data.shards import open_manifest, read_passages
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import embed_queries, embed_with
-from realm_ds.index.store import IndexStore, stored_parts, version_folder
+from realm_ds.index.store import IndexStore, stored_parts, version_folder, write_snapshot
 from realm_ds.launch.index_build import _Pace
 from realm_ds.launch.index_store import gaps, joined, size_text, told
 from realm_ds.models.towers import Embedder
@@ -202,7 +202,7 @@ def test_info_tells_what_is_there(built: Path, ground: Path) -> None:
 
 
 def test_verify_names_every_fault(store: Path) -> None:
-    assert run("verify", store) == ""
+    assert run("verify", store).startswith("all is well: ")
     content = bytearray(part(store, 0, 20).read_bytes())
     content[-1] ^= 1
     part(store, 0, 20).write_bytes(content)
@@ -213,7 +213,7 @@ def test_verify_names_every_fault(store: Path) -> None:
     assert len(problems) == 4
     assert problems[0].startswith("version 0: passages 60 to 71: part-000000060-000000072.npy is of format None")
     assert "passages 0 to 19: part-000000000-000000020.npy is damaged (its sha256 is " in problems[1]
-    assert "passages 20 to 39: part-000000020-000000040.npy is damaged (No such file or directory)" in problems[2]
+    assert "passages 20 to 39: part-000000020-000000040.npy is missing" in problems[2]
     assert problems[3] == "version 0: passages 40 to 59 of 72 are missing"
     assert "is of format None" in run("info", store)
 
@@ -245,7 +245,7 @@ def test_a_run_is_searched_by_the_towers_of_its_snapshot(trained: Path, config: 
         assert [[hit["title"] for hit in hits] for hits in search(path, "-k", 3)] == expected
     info = json.loads(run("info", trained, "--json"))
     assert [(version["version"], version["step"]) for version in info["versions"]] == [(2, 6)]
-    assert run("verify", trained) == ""
+    assert run("verify", trained).startswith("all is well: ")
 
 
 def test_versions_of_a_run_are_chosen(ground: Path, config: RealmConfig, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_versions_of_a_run_are_chosen(ground: Path, config: RealmConfig, tmp_pat
         path.unlink()
     assert search(folder) == search(folder, "--version", 2)
     assert "version 3, of step 6\n    no vectors: not built yet" in run("info", folder)
-    assert run("verify", folder) == ""
+    assert run("verify", folder).startswith("all is well: ")
     assert "version 3: passages 0 to 71 of 72 are missing" in run("verify", folder, "--version", 3, code=1)
     assert "index version 3 in " in run("search", folder, "a", "--version", 3, code=1)
     assert f"no version 9 in {folder / 'index'}: there is 2, 3; leave --version out" in run(
@@ -279,7 +279,7 @@ def test_a_tower_kept_in_16_bits_is_widened(trained: Path, config: RealmConfig, 
     folder = Path(shutil.copytree(trained, tmp_path / "run"))
     path = version_folder(folder / "index", 2) / "snapshot.safetensors"
     state = {name: value.astype(np.float16) for name, value in load_file(path).items()}
-    save_file(state, path, metadata={"step": "6"})
+    write_snapshot(folder / "index", 2, save(state, metadata={"step": "6"}), step=6)
     run("build", "--run", folder, "-o", tmp_path / "out")
     titles = [[hit["title"] for hit in hits] for hits in search(tmp_path / "out", "-k", 1)]
     assert titles == [[hit["title"] for hit in hits] for hits in search(trained, "-k", 1)]
@@ -316,7 +316,7 @@ class TestMistakes:
         (store / "config.yaml").unlink()
         assert f"{store} has no config.yaml, in it or beside it" in run("search", store, "a", code=1)
         assert "72 passages\n  corpus     unknown\n" in run("info", store)
-        assert run("verify", store) == ""
+        assert run("verify", store).startswith("all is well: ")
 
     def test_a_corpus_that_has_changed(self, config: RealmConfig, store: Path, tmp_path: Path) -> None:
         make_data(tmp_path / "data", num_facts=5)
@@ -343,7 +343,7 @@ class TestMistakes:
         _settings(store, config, corpus=tmp_path / "gone")
         assert f"no folder {tmp_path / 'gone'} of corpus tar shards" in run("search", store, "a", code=1)
         assert "(unreadable: no folder " in run("info", store)
-        assert run("verify", store) == ""
+        assert run("verify", store).startswith("all is well: ")
 
     def test_towers_that_were_replaced(self, config: RealmConfig, ground: Path, store: Path, tmp_path: Path) -> None:
         other = make_export(tmp_path / "other", config, seed=4)
@@ -469,3 +469,22 @@ def test_ranges() -> None:
     assert told([(0, 5), (7, 8)]) == "passages 0 to 4, 7 to 7"
     assert told([(n, n + 1) for n in range(6)]).endswith("3 to 3 and 2 more ranges")
     assert [size_text(size) for size in (5, 4608, 3_100_000, 12 * 10**9)] == ["5 bytes", "4.61 kB", "3.1 MB", "12 GB"]
+
+
+def test_a_damaged_snapshot_is_named_and_not_built_from(trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    path = version_folder(folder / "index", 2) / "snapshot.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    assert "version 2: snapshot.safetensors is damaged (its sha256 is" in run("verify", folder, code=1)
+    assert "snapshot.safetensors is damaged" in run("build", "--run", folder, "-o", tmp_path / "out", code=1)
+
+
+def test_a_factory_that_cannot_work_is_refused_before_anything_is_embedded(ground: Path, tmp_path: Path) -> None:
+    build = ("build", "-c", ground / "config.yaml", "--tower", ground / "export", "-o", tmp_path / "out")
+    assert "needs at least 4096 passages to train it, but a shard has 72" in run(
+        *build, "index.factory=IVF4096,Flat", code=2
+    )
+    assert "is nothing that FAISS can make" in run(*build, "--dry-run", "index.factory=nonsense", code=2)
+    assert not (tmp_path / "out").exists()

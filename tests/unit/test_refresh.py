@@ -148,7 +148,7 @@ def test_another_schedule_cannot_resume(tmp_path: Path) -> None:
         CheckpointError, match=r"is of step 6, but by this run's refresh settings index version 2 is that of step 4"
     ):
         other.refresher.relaunch(7)
-    with pytest.raises(CheckpointError, match=r"snapshot.safetensors is missing: index version 3 .*refresh settings"):
+    with pytest.raises(CheckpointError, match=r"is missing \(snapshot.json\): index version 3 .*refresh settings"):
         other.refresher.relaunch(8)
 
 

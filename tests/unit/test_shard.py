@@ -13,10 +13,11 @@ from realm_ds.errors import ConfigError, DataError, IndexFault
 from realm_ds.index import shard as shard_module
 from realm_ds.index.exclusion import exclude_nothing, exclude_passages
 from realm_ds.index.factory import IndexSpec
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.merge import Candidates, merge, with_sent_tokens
 from realm_ds.index.messages import NO_HIT, Reply
 from realm_ds.index.passages import PassageShard, load_shard, take_ranges
-from realm_ds.index.shard import BuiltShard, VectorTable, build_shard
+from realm_ds.index.shard import BuiltShard, build_shard
 from tests.support.index_cases import brute_force, make_passages, make_shards
 
 
@@ -138,11 +139,16 @@ def test_wrong_query_width_names_both_numbers():
 
 def test_factory_that_cannot_work_is_a_config_error():
     part = make_shards(make_passages([1, 2, 3]), [])[0]
-    with pytest.raises(ConfigError, match=r"index.factory='IVF64,Flat' needs at least 64 passages .* the shard has 3"):
+    with pytest.raises(ConfigError, match=r"index.factory='IVF64,Flat' needs at least 64 passages .* a shard has 3"):
         build(part, np.ones((3, 4), "f4"), factory="IVF64,Flat")
-    with pytest.raises(ConfigError, match=r"index.factory='Nonsense' .* cannot index 3 passages of width 4"):
+    with pytest.raises(
+        ConfigError,
+        match=r"index.factory='Nonsense' is nothing that FAISS can make for vectors 4 wide .*could not parse",
+    ):
         build(part, np.ones((3, 4), "f4"), factory="Nonsense")
-    with pytest.raises(ConfigError, match=r"index.search_parameters='nprobs=3' cannot index 3 passages"):
+    with pytest.raises(
+        ConfigError, match=r"index.search_parameters='nprobs=3' is nothing that an index of .* give nprobe=16"
+    ):
         build(part, np.ones((3, 4), "f4"), factory="IVF2,Flat", search_parameters="nprobs=3")
 
 
