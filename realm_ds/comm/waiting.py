@@ -12,9 +12,9 @@ from realm_ds.errors import IndexFault, RealmError
 from realm_ds.observe.waiting import waiting_for as named
 
 SHORTEST_SLEEP_S = 0.05e-3
-LONGEST_SLEEP_S = 1.5e-3
-GROWTH = 1 / 16
-"""Of a sleep by the time waited so far: what was waited for is late by at most a sixteenth, and by LONGEST_SLEEP_S."""
+LONGEST_SLEEP_S = 2e-3
+GROWTH = 1 / 32
+"""Of a sleep by the time waited so far: late by at most a thirty-second part of it, and by LONGEST_SLEEP_S."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Clock:
 
 
 class Backoff:
-    """Sleeps that grow from 0.05 ms to 1.5 ms with the time waited; `reset` after something was heard."""
+    """Sleeps that grow from 0.05 ms to 2 ms with the time waited; `reset` after something was heard."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -19,8 +19,10 @@ NOWHERE = -1
 """The place of no passage, as faiss says it."""
 BLOCK_SCORES = 2**19
 """Scores of a block, which must stay in a core's cache: 2 MB."""
-LEAST_PASSAGES, MOST_PASSAGES = 1024, 32_768
+LEAST_PASSAGES, MOST_PASSAGES = 1024, 8192
 """Of a block."""
+FEW_QUERIES = 16
+"""Up to so many, BLAS is nearly twice as fast on passages x queries as on queries x passages."""
 LEAST_SCORES = 2**21
 """Scores that are worth a thread."""
 
@@ -80,7 +82,10 @@ class ExactSearch:
         return scores_BK, places_BK
 
     def _scores(self, queries_BP: np.ndarray, start: int, stop: int) -> np.ndarray:
-        scores_BM: np.ndarray = queries_BP @ self._vectors_NP[start:stop].astype(np.float32, copy=False).T
+        vectors_MP = self._vectors_NP[start:stop].astype(np.float32, copy=False)
+        if len(queries_BP) <= FEW_QUERIES:
+            return np.ascontiguousarray((vectors_MP @ queries_BP.T).T)
+        scores_BM: np.ndarray = queries_BP @ vectors_MP.T
         return scores_BM
 
 

@@ -217,6 +217,8 @@ class _Server:
 
     def _answer_audit(self) -> bool:
         """One of those whose version is built and not yet dropped; a version that is dropped is judged no more."""
+        if not self._audits:
+            return False
         self._audits = deque(audit for audit in self._audits if self._may_still_come(audit.query.version))
         ready = next((audit for audit in self._audits if audit.query.version in self._built), None)
         if ready is not None:

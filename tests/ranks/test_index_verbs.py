@@ -83,7 +83,7 @@ def test_a_launcher_builds_and_another_number_of_ranks_goes_on(ground: Path, tmp
     version_folder(out, 0).joinpath("part-000000036-000000043.npy").unlink()
     outcome = run_ranks(program, processes=3)
     assert outcome.code == 0, outcome.output
-    assert "part-000000036-000000043.npy is damaged" in outcome.output
+    assert "part-000000036-000000043.npy is missing" in outcome.output
     assert verify_index(out, version=None) == 0
 
 
