@@ -21,7 +21,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it
 def bench_search(as_json: Json = False, only: Only = None, quick: Quick = False) -> None:
     """Throughput, overhead and latency of the index, against FAISS in one process and faiss.contrib's servers.
 
-    Takes about four minutes and 3 GB. Exit code 1 when a bar is missed.
+    Takes about three minutes and 3 GB. Exit code 1 when a bar is missed.
     """
     from realm_ds.bench.run import run_groups
     from realm_ds.bench.search import search_groups
@@ -42,7 +42,7 @@ def bench_refresh(
 ) -> None:  # fmt: skip
     """How fast the index is rebuilt, what that takes, and what it does to searches meanwhile.
 
-    Takes about six minutes and 4 GB. Exit code 1 when a bar is missed.
+    Takes about seven minutes and 4 GB. Exit code 1 when a bar is missed.
     """
     from realm_ds.bench.refresh import TowerSize, refresh_groups
     from realm_ds.bench.run import run_groups
@@ -60,7 +60,7 @@ def bench_scale(
 ) -> None:  # fmt: skip
     """What a search costs against passages, shards and clients; a table, a plot, and the cost model that fits.
 
-    Takes about ten minutes and 4 GB.
+    Takes about five minutes and 4 GB.
     """
     from realm_ds.bench.run import run_groups
     from realm_ds.bench.scale import scale_groups
