@@ -32,6 +32,7 @@ from realm_ds.launch.search_ranks import ANSWERS_FILE, NO_QUERY, QUERIES_FILE, t
 from realm_ds.observe.progress import Progress
 
 _INDENT = 15 * " "
+MOST_RANKS_PER_CORE = 8
 
 
 def search_verb(
@@ -67,6 +68,12 @@ def search_index(wanted: Wanted, *, processes: int) -> Answers:
     """
     if not wanted.queries:
         raise ConfigError(NO_QUERY)
+    cores = len(os.sched_getaffinity(0))
+    if processes > MOST_RANKS_PER_CORE * cores:
+        raise ConfigError(
+            f"--processes {processes} on {cores} core(s): at most {MOST_RANKS_PER_CORE * cores} here; each takes memory of "
+            "its own, and more of them than there are cores make nothing faster"
+        )
     opened = open_index(wanted)
     if processes == 0:
         return with_texts(opened, *search_here(opened, wanted))

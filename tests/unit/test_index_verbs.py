@@ -488,3 +488,7 @@ def test_a_factory_that_cannot_work_is_refused_before_anything_is_embedded(groun
     )
     assert "is nothing that FAISS can make" in run(*build, "--dry-run", "index.factory=nonsense", code=2)
     assert not (tmp_path / "out").exists()
+
+
+def test_more_ranks_than_a_machine_bears_are_refused(built: Path) -> None:
+    assert "--processes 5000 on " in run("search", built, "x", "--processes", 5000, code=2)
