@@ -71,8 +71,8 @@ def search_index(wanted: Wanted, *, processes: int) -> Answers:
     cores = len(os.sched_getaffinity(0))
     if processes > MOST_RANKS_PER_CORE * cores:
         raise ConfigError(
-            f"--processes {processes} on {cores} core(s): at most {MOST_RANKS_PER_CORE * cores} here; each takes memory "
-            "of its own, and more of them than there are cores make nothing faster"
+            f"--processes {processes} on {cores} core(s): at most {MOST_RANKS_PER_CORE * cores} here; each takes "
+            "memory of its own, and more of them than there are cores make nothing faster"
         )
     opened = open_index(wanted)
     if processes == 0:
