@@ -14,7 +14,7 @@ from typing import Any
 from realm_ds.bench.measure import Bar, Measure, median, spread
 from realm_ds.bench.processes import run_alone, run_in_world
 from realm_ds.bench.run import Group
-from realm_ds.config.schema import IndexConfig
+from realm_ds.config.index import IndexConfig
 from realm_ds.errors import ConfigError, LaunchError
 from realm_ds.observe import progress
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from realm_ds.config.schema import IndexConfig
+from realm_ds.config.index import IndexConfig
 
 VectorType = Literal["fp32", "fp16"]
 AUTO = "auto"

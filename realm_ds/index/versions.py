@@ -16,7 +16,7 @@ Why two versions at a time are enough: v + 1 is launched no sooner than v is ado
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from realm_ds.config.schema import RefreshConfig
+from realm_ds.config.index import RefreshConfig
 
 STRETCH = 2
 """An auto interval is at most so many times the last one, and the last at most so many times it: one odd measurement

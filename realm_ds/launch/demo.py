@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from realm_ds.config.base import StageName
 from realm_ds.config.deepspeed import load_deepspeed, zero_stage
 from realm_ds.config.load import load
-from realm_ds.config.schema import RealmConfig, StageName
+from realm_ds.config.schema import RealmConfig
 from realm_ds.data.prepare import QUICK_ENTITIES, prepare_demo
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import Question

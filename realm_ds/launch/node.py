@@ -6,8 +6,9 @@ Heavy libraries are imported once the role is known: only trainers load DeepSpee
 from pathlib import Path
 
 from realm_ds.comm.world import World, join_world
+from realm_ds.config.base import StageName
 from realm_ds.config.deepspeed import load_deepspeed
-from realm_ds.config.schema import RealmConfig, StageName
+from realm_ds.config.schema import RealmConfig
 from realm_ds.index.messages import MESSAGES
 from realm_ds.launch.rank import as_rank
 from realm_ds.observe.sinks import Sinks

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from realm_ds.comm.world import is_launched, start_mpi
+from realm_ds.config.base import StageName
 from realm_ds.config.load import RUN_CONFIG, dump
-from realm_ds.config.schema import RealmConfig, StageName
+from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.shards import open_manifest, passage_range
 from realm_ds.data.tokenizer import load_tokenizer

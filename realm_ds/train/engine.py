@@ -5,8 +5,9 @@ What is computed in a step lives in models/objectives.py, what surrounds it in l
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 import deepspeed
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-from realm_ds.config.schema import OptimizerConfig, StageConfig
+from realm_ds.config.schema import OptimizerConfig
+from realm_ds.config.stages import StageConfig
 from realm_ds.errors import CheckpointError, IndexFault
 from realm_ds.models.objectives import Measures
+from realm_ds.train.optimizer import learning_rate_factor, parameter_groups, rate_of
 
 CHECKPOINT_TAG = "zero"
 """The folder of DeepSpeed's own files inside one of our checkpoints."""
@@ -42,25 +45,6 @@ def join(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def learning_rate_factor(step: int, *, steps: int, warmup_steps: int | None) -> float:
-    """Share of the peak learning rate at a 0-based step: linear warm-up, then BERT's line that falls from step 0 on."""
-    warmup = min(10_000, max(100, steps // 10)) if warmup_steps is None else warmup_steps
-    if step < warmup:
-        return (step + 1) / warmup
-    return max(0.0, 1.0 - step / steps)
-
-
-def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], *, learning_rate_of: Callable[[str], float], weight_decay: float
-) -> list[dict[str, Any]]:
-    """Groups of one learning rate and one weight decay each; biases and LayerNorms (1-d parameters) do not decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in named:
-        decay = weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((learning_rate_of(name), decay), []).append(parameter)
-    return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
-
-
 class Engine:
     """An objective under ZeRO. Every method is a collective of all trainers."""
 
@@ -77,7 +61,7 @@ class Engine:
         self.stage = stage
         groups = parameter_groups(
             objective.named_parameters(),
-            learning_rate_of=learning_rate_of or (lambda name: stage.learning_rate),
+            learning_rate_of=learning_rate_of or partial(rate_of, stage=stage),
             weight_decay=optimizer.weight_decay,
         )
         adamw = torch.optim.AdamW(groups, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True)

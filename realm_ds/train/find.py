@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realm_ds.config.schema import QaConfig
+from realm_ds.config.stages import QaConfig
 from realm_ds.data.answer_spans import AnswerSpans, find_answer_spans, gold_span_mask
 from realm_ds.data.records import Question
 from realm_ds.data.tokenizer import Tokenizer

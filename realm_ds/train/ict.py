@@ -6,7 +6,8 @@ from itertools import islice
 from typing import Any
 
 from realm_ds.comm.gather import gather_with_gradient
-from realm_ds.config.schema import IctConfig, StageName
+from realm_ds.config.base import StageName
+from realm_ds.config.stages import IctConfig
 from realm_ds.data.ict import IctExample, IctSettings, ict_batches
 from realm_ds.data.masking import MaskedExample, mask_more, masked_examples
 from realm_ds.data.records import Passage
@@ -17,6 +18,7 @@ from realm_ds.models.objectives import ClozeObjective
 from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
 from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.optimizer import rate_of
 from realm_ds.train.stage import Stage
 
 STAGE: StageName = "ict"
@@ -48,8 +50,8 @@ def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) 
 def _learning_rate(name: str, *, settings: IctConfig) -> float:
     """Of a parameter by its name. An encoder that is not warmed up stands still: not even weight decay touches it."""
     if not name.startswith("model.encoder."):
-        return settings.learning_rate
-    return (settings.encoder_learning_rate or settings.learning_rate) if settings.encoder_warmup else 0.0
+        return rate_of(name, stage=settings)
+    return rate_of(name, stage=settings) if settings.encoder_warmup else 0.0
 
 
 def _steps(stage: Stage, engine: Engine, *, first_step: int, state: StreamState) -> Iterator[StepInfo]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from realm_ds.config.schema import StageConfig, StageName
+from realm_ds.config.base import StageName
+from realm_ds.config.stages import StageConfig
 from realm_ds.data.stream import StreamState
 from realm_ds.models.objectives import Measures
 from realm_ds.observe.meters import Meters
@@ -72,7 +73,7 @@ def run_steps(
             )  # fmt: skip
             checkpoint.save(
                 engine, stage.folder, state=state, trainers=trainers,
-                keep=runtime.keep_checkpoints, timeout_s=runtime.wait_timeout_s,
+                keep=runtime.keep_last, timeout_s=runtime.wait_timeout_s,
             )  # fmt: skip
             sinks.write("saved", step=info.step)
         started_at = time.perf_counter()

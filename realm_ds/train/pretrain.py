@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from realm_ds.comm.mailbox import Mailbox
-from realm_ds.config.schema import StageName
+from realm_ds.config.base import StageName
 from realm_ds.data.masking import MaskedExample, masked_examples
 from realm_ds.data.stream import ExampleStream, StreamState
 from realm_ds.index.client import IndexClient
@@ -35,14 +35,12 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
     """Train to pretrain.steps, from the newest checkpoint if `resume`; then let the index ranks go."""
     config, settings = stage.config, stage.config.pretrain
     model = stage.model()
-    retriever_rate = settings.retriever_learning_rate or settings.learning_rate
     engine = Engine(
         MarginalObjective(model, form=settings.marginal),
         stage=settings,
         optimizer=config.optimizer,
         deepspeed_json=deepspeed_json,
         num_trainers=stage.trainers.size,
-        learning_rate_of=lambda name: retriever_rate if "_tower." in name else settings.learning_rate,
     )
     first_step, state, index = 0, StreamState(), None
     if resume:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from realm_ds.comm.trainers import Trainers
-from realm_ds.config.schema import QaConfig, StageName
+from realm_ds.config.base import StageName
+from realm_ds.config.stages import QaConfig
 from realm_ds.data.question_files import load_questions, question_order
 from realm_ds.data.records import Question
 from realm_ds.data.stream import StreamState

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from realm_ds.config.schema import IndexConfig
+from realm_ds.config.index import IndexConfig
 from realm_ds.data.masking import MaskedExample
 from realm_ds.data.records import NO_ARTICLE
 from realm_ds.data.stream import StreamState

@@ -7,7 +7,8 @@ import torch
 
 from realm_ds.comm.trainers import Trainers, init_trainers
 from realm_ds.comm.world import World
-from realm_ds.config.schema import RealmConfig, StageName
+from realm_ds.config.base import StageName
+from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Manifest, open_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from realm_ds.comm.world import World, join_world, polled_barrier
-from realm_ds.config.schema import RefreshConfig
+from realm_ds.config.index import RefreshConfig
 from realm_ds.data.batches import Tokens
 from realm_ds.index.client import IndexClient
 from realm_ds.index.exclusion import exclude_passages

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from realm_ds.errors import IndexFault
-from realm_ds.train.engine import Engine, learning_rate_factor, parameter_groups
+from realm_ds.train.engine import Engine
+from realm_ds.train.optimizer import learning_rate_factor, parameter_groups
 
 
 def test_the_rate_rises_to_the_line_that_falls_from_the_first_step() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realm_ds.config.schema import IndexConfig
+from realm_ds.config.index import IndexConfig
 from realm_ds.errors import ConfigError
 from realm_ds.index.exclusion import exclude_nothing, exclude_passages
 from realm_ds.index.factory import (

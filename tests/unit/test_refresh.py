@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from realm_ds.comm.loopback import LoopbackHub
 from realm_ds.comm.mailbox import Mailbox
-from realm_ds.config.schema import RefreshConfig
+from realm_ds.config.index import RefreshConfig
 from realm_ds.errors import CheckpointError
 from realm_ds.index.messages import MESSAGES, NO_SHARD, BuildReport, SnapshotChunk, SnapshotStart
 from realm_ds.index.tree import SnapshotTree

@@ -11,7 +11,7 @@ import torch
 
 from realm_ds.comm.trainers import Trainers
 from realm_ds.comm.world import singleton
-from realm_ds.config.schema import IndexConfig, RefreshConfig
+from realm_ds.config.index import IndexConfig, RefreshConfig
 from realm_ds.data.masking import MaskedExample
 from realm_ds.data.records import NO_ARTICLE, article_id
 from realm_ds.index.exclusion import Exclusion, ngrams_of

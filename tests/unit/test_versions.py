@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realm_ds.config.schema import RefreshConfig
+from realm_ds.config.index import RefreshConfig
 from realm_ds.index.versions import STRETCH, Schedule, oldest_kept
 
 fixed_settings = st.integers(1, 40).flatmap(

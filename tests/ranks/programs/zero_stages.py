@@ -10,7 +10,8 @@ import torch
 from realm_ds.comm.gather import gather_with_gradient
 from realm_ds.comm.trainers import init_trainers
 from realm_ds.comm.world import join_world
-from realm_ds.config.schema import IctConfig, ModelConfig, OptimizerConfig
+from realm_ds.config.schema import ModelConfig, OptimizerConfig
+from realm_ds.config.stages import IctConfig
 from realm_ds.models.objectives import ClozeBatch, ClozeObjective, MaskedBatch
 from realm_ds.models.realm import build_model
 from realm_ds.models.towers import TokenBatch

@@ -1,0 +1,20 @@
+"""What every section of settings is made of. The sections themselves are schema.py's, stages.py's and index.py's."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+StageName = Literal["ict", "pretrain", "qa"]
+"""Stages of training; each has the section of settings of its name."""
+
+Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
