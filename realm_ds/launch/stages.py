@@ -115,10 +115,10 @@ def _check_index(config: RealmConfig, *, num_passages: int) -> None:
 
 
 def _check_candidates(config: RealmConfig, *, num_passages: int) -> None:
-    candidates = config.pretrain.candidates
-    if num_passages < candidates:
+    candidates, needed = config.pretrain.candidates, config.pretrain.num_retrieved
+    if num_passages < needed + 1:
         raise ConfigError(
-            f"pretrain.candidates={candidates} needs {candidates} passages and one to exclude, but "
+            f"pretrain.candidates={candidates} needs {needed} passages and one to exclude, but "
             f"{config.data.corpus} holds {num_passages}: lower candidates, or index a larger corpus"
         )
 

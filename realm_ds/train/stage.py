@@ -48,6 +48,7 @@ class Stage:
             passage_tokens=data.passage_tokens,
             max_masks=data.max_masks,
             device=self.device,
+            has_null=self.config.pretrain.null_passage,
         )
 
     def fixed_settings(self, name: StageName) -> dict[str, str]:

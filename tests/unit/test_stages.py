@@ -57,9 +57,11 @@ def test_more_candidates_than_passages_are_refused(tmp_path: Path) -> None:
     make_data(tmp_path, num_facts=1)
     check_inputs("pretrain", tiny_config(tmp_path, **{"pretrain.candidates": 12}))
     message = refused("pretrain", tmp_path, **{"pretrain.candidates": 13})
-    assert message.startswith("ConfigError: pretrain.candidates=13 needs 13 passages and one to exclude, but ")
+    assert message.startswith("ConfigError: pretrain.candidates=13 needs 12 passages and one to exclude, but ")
     assert message.endswith("corpus holds 12: lower candidates, or index a larger corpus")
     check_inputs("ict", tiny_config(tmp_path, **{"pretrain.candidates": 13}))
+    message = refused("pretrain", tmp_path, **{"pretrain.candidates": 12, "pretrain.null_passage": False})
+    assert message.startswith("ConfigError: pretrain.candidates=12 needs 12 passages and one to exclude, but ")
 
 
 def test_builders_are_started_and_checked_like_shards(tmp_path: Path) -> None:
