@@ -1,5 +1,6 @@
-"""Masks part of an example, another one each epoch: a salient span, or, as in the paper's ablations, wordpieces or a span
-at random. Every choice is a pure function of (seed, epoch, id). Finding the salient spans is spans.py's business."""
+"""Masks part of an example, another one each epoch: a salient span, or, as in the paper's ablations, wordpieces or a
+span at random. Every choice is a pure function of (seed, epoch, id). Finding the salient spans is spans.py's business.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -137,6 +138,7 @@ def _fixed(special: SpecialIds) -> tuple[int, ...]:
 def _random_wordpiece(vocab_size: int, special: SpecialIds, *made_for: int | str) -> int:
     """Uniform over the vocabulary without special tokens."""
     fixed = sorted(_fixed(special))
+    assert vocab_size > len(fixed)
     piece = pick(vocab_size - len(fixed), *made_for)
     for token in fixed:
         piece += token <= piece

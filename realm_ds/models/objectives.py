@@ -1,7 +1,7 @@
 """What an optimizer step computes: the inverse cloze task, and REALM's marginal likelihood. Batches come from train/.
 
-Shapes: B queries, C candidates (the null passage first, where there is one), U distinct passages, N joint sequences, M masks, L tokens, P embedding,
-A passages (or sentences) of all trainers.
+Shapes: B queries, C candidates (the null passage first, where there is one), U distinct passages, N joint sequences,
+M masks, L tokens, P embedding, A passages (or sentences) of all trainers.
 """
 
 from collections.abc import Callable
