@@ -11,8 +11,7 @@ from typing import Any
 
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.base import StageName
-from realm_ds.config.stages import PretrainConfig
-from realm_ds.data.masking import MaskedExample, Masking, masked_examples
+from realm_ds.data.masking import MaskedExample
 from realm_ds.data.stream import ExampleStream, StreamState
 from realm_ds.index.client import IndexClient
 from realm_ds.index.factory import audits_of
@@ -193,21 +192,7 @@ def _masked(stage: Stage, state: StreamState) -> Iterator[tuple[MaskedExample, S
         num_readers=stage.trainers.size,
     )
     stream.start_at(state)
-    return masked_examples(
-        stream,
-        special=stage.tokenizer.special,
-        query_tokens=config.data.query_tokens,
-        max_masks=config.data.max_masks,
-        seed=config.runtime.seed,
-        masking=masking_of(config.pretrain, vocab_size=stage.tokenizer.vocab_size),
-    )
-
-
-def masking_of(settings: PretrainConfig, *, vocab_size: int) -> Masking:
-    """How the sentences of X are masked, as the settings have it."""
-    return Masking(
-        kind=settings.masking, rate=settings.mask_rate, vocab_size=vocab_size, again_each_epoch=settings.remask
-    )
+    return stage.masked(stream, seed=config.runtime.seed)
 
 
 def _tower_on_device(stage: Stage) -> Embedder:
