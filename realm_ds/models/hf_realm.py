@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import BertConfig
 
 from realm_ds.errors import CheckpointError
-from realm_ds.models.names import HF_EMBEDDER, HF_ENCODER
+from realm_ds.models.names import HF_EMBEDDER, HF_ENCODER, QUERY_TOWER
+from realm_ds.models.towers import Embedder, with_dropout
 
 Names = tuple[tuple[str, str | None], ...]
 """Pairs of prefixes, theirs and ours (None: it has no use here); of several that fit the first counts."""
@@ -29,6 +31,7 @@ ENCODER_NAMES: Names = (("realm.pooler.", None), ("realm.", "mlm.bert."), ("cls.
 """Of a RealmKnowledgeAugEncoder and models/encoder.py's."""
 BUFFERS = (".position_ids", ".token_type_ids")
 """No weights, though older versions stored them."""
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 BERT_SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
     "max_position_embeddings", "type_vocab_size", "layer_norm_eps",
@@ -73,15 +76,28 @@ def read_hf_realm(folder: Path, *, sizes: Mapping[str, Any]) -> HfRealm:
     """
     for name in (HF_EMBEDDER, HF_ENCODER):
         _check_sizes(folder / name, sizes)
-    state = _read_weights(folder / HF_EMBEDDER)
-    passage = _of_scorer(state, "embedder.")
-    query = _of_scorer(state, "query_embedder.")
-    passage_tower = renamed(passage or state, TOWER_NAMES)
-    # A scorer with one embedder holds it twice, or, where its file was written by hand, once.
-    query_tower = renamed(query, TOWER_NAMES) if query else passage_tower
+    query_tower, passage_tower = _read_towers(folder / HF_EMBEDDER)
     encoder = renamed(_read_weights(folder / HF_ENCODER), ENCODER_NAMES)
     _tie_head(encoder, folder / HF_ENCODER)
     return HfRealm(query_tower=query_tower, passage_tower=passage_tower, encoder=encoder)
+
+
+def open_tower(folder: Path, name: str) -> Embedder:
+    """One of the two towers, of the sizes that the checkpoint says, to embed with. Raises CheckpointError likewise."""
+    config = read_config(folder / HF_EMBEDDER)
+    bert = BertConfig(**{size: config[size] for size in BERT_SIZES}, pad_token_id=0)
+    tower = Embedder(
+        with_dropout(bert, 0.0), projection_size=config["retriever_proj_size"], norm_eps=config["layer_norm_eps"],
+        dropout=0.0,
+    )  # fmt: skip
+    query_tower, passage_tower = _read_towers(folder / HF_EMBEDDER)
+    try:
+        tower.load_state_dict(query_tower if name == QUERY_TOWER else passage_tower)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder / HF_EMBEDDER} does not hold the weights that its config.json says: copy the checkpoint again"
+        ) from error
+    return tower.eval().requires_grad_(False)
 
 
 def renamed(state: Mapping[str, Tensor], names: Names) -> Weights:
@@ -97,6 +113,15 @@ def renamed(state: Mapping[str, Tensor], names: Names) -> Weights:
 def flipped(names: Names) -> Names:
     """The table the other way round."""
     return tuple((ours, theirs) for theirs, ours in names if ours is not None)
+
+
+def _read_towers(folder: Path) -> tuple[Weights, Weights]:
+    """Of queries and of passages; the same object where there is one embedder."""
+    state = _read_weights(folder)
+    passage, query = _of_scorer(state, "embedder."), _of_scorer(state, "query_embedder.")
+    passage_tower = renamed(passage or state, TOWER_NAMES)
+    # A scorer with one embedder holds it twice, or, where its file was written by hand, once.
+    return (renamed(query, TOWER_NAMES) if query else passage_tower), passage_tower
 
 
 def _of_scorer(state: Mapping[str, Tensor], prefix: str) -> Weights:
@@ -115,7 +140,7 @@ def _tie_head(encoder: Weights, folder: Path) -> None:
 
 
 def _check_sizes(folder: Path, sizes: Mapping[str, Any]) -> None:
-    theirs = _read_config(folder)
+    theirs = read_config(folder)
     if folder.name == HF_ENCODER:  # It has no projection of its own.
         theirs |= {name: sizes[name] for name in ("retriever_proj_size", "projection_norm_eps")}
     differences = [
@@ -133,7 +158,8 @@ def _word(value: object) -> object:
     return "none" if value is None else value
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings of one of the two models. Raises CheckpointError if it is not Google's REALM."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -146,14 +172,20 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return {**config, "projection_norm_eps": config["layer_norm_eps"]}
 
 
+def weights_file(folder: Path) -> Path:
+    """Where the weights of one of the two models are. Raises CheckpointError if they are not there."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder} holds neither {' nor '.join(WEIGHT_FILES)}: copy the weights there")
+
+
 def _read_weights(folder: Path) -> Weights:
-    safe, old = folder / "model.safetensors", folder / "pytorch_model.bin"
+    path = weights_file(folder)
     try:
-        if safe.is_file():
-            return dict(load_file(safe))
-        if old.is_file():
-            return dict(torch.load(old, map_location="cpu", weights_only=True))
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # Of two libraries, which raise many kinds; torch refuses whatever is no weight.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(f"the weights in {folder} cannot be read ({reason}): copy them again") from error
-    raise CheckpointError(f"{folder} holds neither {safe.name} nor {old.name}: copy the weights there")

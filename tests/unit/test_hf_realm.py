@@ -21,7 +21,7 @@ from realm_ds.data.masking import MaskedExample
 from realm_ds.errors import CheckpointError
 from realm_ds.index.merge import Candidates
 from realm_ds.models import objectives
-from realm_ds.models.hf_realm import ENCODER_NAMES, TOWER_NAMES, flipped, renamed
+from realm_ds.models.hf_realm import ENCODER_NAMES, TOWER_NAMES, flipped, open_tower, renamed
 from realm_ds.models.names import check_start
 from realm_ds.models.objectives import MarginalObjective
 from realm_ds.models.realm import RealmModel, build_model
@@ -228,6 +228,16 @@ def test_what_is_no_checkpoint_of_google_realm(copied: Path) -> None:
     torch.save({"weights": Path("a")}, embedder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"weights in .*embedder cannot be read"):  # and is not unpickled
         started(copied)
+
+
+def test_a_tower_alone_has_the_sizes_that_the_checkpoint_says(copied: Path) -> None:
+    """For an index of it, which needs no encoder."""
+    shutil.rmtree(copied / "encoder")
+    for name in ("query_tower", "passage_tower"):
+        assert same(open_tower(copied, name), started().get_submodule(name))
+    write(copied, "embedder", weights("embedder"), num_hidden_layers=3)
+    with pytest.raises(CheckpointError, match=r"embedder does not hold the weights that its config.json says: copy"):
+        open_tower(copied, "query_tower")
 
 
 def test_the_folder_is_looked_at_before_anything_is_started(copied: Path) -> None:
