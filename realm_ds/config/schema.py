@@ -41,8 +41,10 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The two towers and the knowledge-augmented encoder, all BERT-like."""
 
-    encoder: Path | None = None
-    """Folder of a BERT-like transformers model to start all three encoders from; null builds one of the sizes below."""
+    encoder: Path | str | None = None
+    """A BERT-like transformers model to start all three encoders from: its folder, or its name on the Hugging Face hub,
+    fetched before ranks start. It brings its own layers, hidden_size, heads and intermediate_size: those below are then
+    not looked at. null builds a BERT of these."""
     num_layers: Count = 12
     hidden_size: Count = 768
     num_heads: Count = 12

@@ -90,12 +90,17 @@ class PretrainConfig(StageConfig):
     """salient: one salient span of x (section 3.4). bert: single wordpieces at random, mask_rate of them. random_span:
     one span anywhere, of random length. The latter two are the paper's ablations (Table 2)."""
     mask_rate: Annotated[float, Field(gt=0, le=1)] = 0.15
-    """masking bert: share of the wordpieces that are predicted, at most data.max_masks."""
+    """masking bert: share of the wordpieces that are predicted, at least one and at most data.max_masks."""
     remask: bool = True
     """Mask another part of x in every epoch; false: the same in all."""
     search_ahead: Annotated[int, Field(ge=0)] = 2
     """Steps between sending a query and needing its answer; hides the search behind training. At most
     refresh.adopt_after_steps. Results do not depend on it: queries come from the index's own snapshot."""
+
+    @property
+    def num_retrieved(self) -> int:
+        """Passages to find for each query."""
+        return self.candidates - self.null_passage
 
 
 class EvaluateConfig(Section):

@@ -83,7 +83,7 @@ def summarise_pretrain(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "steps": steps[-1]["step"],
         "loss_first": _mean(steps[:tenth], "loss"),
         "loss_last": _mean(steps[-tenth:], "loss"),
-        "retrieval_utility_last": _mean(steps[-tenth:], "retrieval_utility"),
+        "retrieval_utility_last": _utility(steps[-tenth:]),
         "versions_adopted": len(adoptions(steps)),
         "mixed_version_replies": _counted(done, "mixed_version_replies"),
         "trainer_wait_for_index_share": _wait_share(steps[1:]),
@@ -176,7 +176,7 @@ def _pretrain_lines(pretrain: Mapping[str, Any], ict: Mapping[str, Any]) -> list
         ["in-batch accuracy of the warm start (ICT)", _percent(ict["in_batch_accuracy"])],
         ["steps", f"{pretrain['steps']:,}"],
         ["loss, first to last tenth", f"{pretrain['loss_first']:.3f} to {pretrain['loss_last']:.3f}"],
-        ["retrieval utility, last tenth", f"{pretrain['retrieval_utility_last']:.3f}"],
+        ["retrieval utility, last tenth", _utility_word(pretrain["retrieval_utility_last"])],
         ["index versions adopted", str(pretrain["versions_adopted"])],
         ["searches", _count(pretrain["searches"])],
         ["replies of mixed versions", _count(pretrain["mixed_version_replies"])],
@@ -238,6 +238,15 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     if lacking:
         raise DataError(f"the metrics of step {lacking[0]} hold no {name}; they were written by another version")
     return sum(float(row[name]) for row in rows) / len(rows)
+
+
+def _utility(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """None, which is not 0, in a run without a null passage to measure against."""
+    return _mean(rows, "retrieval_utility") if any("retrieval_utility" in row for row in rows) else None
+
+
+def _utility_word(utility: float | None) -> str:
+    return "none: no null passage" if utility is None else f"{utility:.3f}"
 
 
 def _counted(done: Sequence[Mapping[str, Any]], name: str) -> int | None:

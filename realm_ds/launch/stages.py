@@ -25,7 +25,8 @@ from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.node import run_rank
 from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.tether import TAG_VARIABLE
-from realm_ds.models.names import check_export
+from realm_ds.models.hub import encoder_folder
+from realm_ds.models.names import check_start
 from realm_ds.observe.progress import Progress, follow_run
 
 DEFAULT_TRAINERS = 2
@@ -46,7 +47,7 @@ def launch_stage(
     if is_launched(os.environ):
         run_as_rank(run_folder, lambda: _take_part(stage, load_config, run_folder=run_folder, resume=resume))
         return
-    config = load_config()
+    config = with_local_encoder(load_config())
     check_inputs(stage, config)
     prepare_run_folder(run_folder, config, resume=resume)
     run_world(
@@ -93,7 +94,19 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
         for split in ("train", "dev", "test"):
             load_questions(config.qa.data / f"{split}.jsonl")
     if config.model.start_from is not None:
-        check_export(config.model.start_from)
+        check_start(config.model.start_from)
+
+
+def with_local_encoder(config: RealmConfig) -> RealmConfig:
+    """The config with model.encoder as a folder: a name on the hub is fetched here, once, before any rank needs it.
+
+    Raises ConfigError if there is no such model.
+    """
+    encoder = config.model.encoder
+    if encoder is None or isinstance(encoder, Path):
+        return config
+    folder = encoder_folder(encoder, download=True)
+    return config.model_copy(update={"model": config.model.model_copy(update={"encoder": folder})})
 
 
 def _check_index(config: RealmConfig, *, num_passages: int) -> None:
@@ -115,10 +128,10 @@ def _check_index(config: RealmConfig, *, num_passages: int) -> None:
 
 
 def _check_candidates(config: RealmConfig, *, num_passages: int) -> None:
-    candidates = config.pretrain.candidates
-    if num_passages < candidates:
+    candidates, needed = config.pretrain.candidates, config.pretrain.num_retrieved
+    if num_passages < needed + 1:
         raise ConfigError(
-            f"pretrain.candidates={candidates} needs {candidates} passages and one to exclude, but "
+            f"pretrain.candidates={candidates} needs {needed} passages and one to exclude, but "
             f"{config.data.corpus} holds {num_passages}: lower candidates, or index a larger corpus"
         )
 
@@ -129,6 +142,7 @@ def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_
     config = load_config()
     if TAG_VARIABLE not in os.environ and (mpi is None or mpi.COMM_WORLD.Get_rank() == 0):
         # Started by srun or mpiexec, so nobody has done this yet. The others wait for this rank when they join.
+        config = with_local_encoder(config)
         check_inputs(stage, config)
         prepare_run_folder(run_folder, config, resume=resume)
         forget_last_world(run_folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.base import StageName
-from realm_ds.data.masking import MaskedExample, masked_examples
+from realm_ds.data.masking import MaskedExample
 from realm_ds.data.stream import ExampleStream, StreamState
 from realm_ds.index.client import IndexClient
 from realm_ds.index.factory import audits_of
@@ -36,7 +36,9 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
     config, settings = stage.config, stage.config.pretrain
     model = stage.model()
     engine = Engine(
-        MarginalObjective(model, form=settings.marginal),
+        MarginalObjective(
+            model, form=settings.marginal, temperature=settings.temperature, has_null=settings.null_passage
+        ),
         stage=settings,
         optimizer=config.optimizer,
         deepspeed_json=deepspeed_json,
@@ -139,7 +141,7 @@ def _search_ahead(
         refresher=refresher,
         client=client,
         exclude=partial(exclusion_of, index=stage.config.index),
-        num_hits=settings.candidates - 1,
+        num_hits=settings.num_retrieved,
         ahead=settings.search_ahead,
         first_step=first_step,
         last_step=settings.steps - 1,
@@ -154,7 +156,7 @@ def _probe(stage: Stage) -> Probe:
         examples=[example for example, _ in examples],
         collator=stage.collator(),
         exclude=partial(exclusion_of, index=config.index),
-        num_hits=config.pretrain.candidates - 1,
+        num_hits=config.pretrain.num_retrieved,
     )
 
 
@@ -190,13 +192,7 @@ def _masked(stage: Stage, state: StreamState) -> Iterator[tuple[MaskedExample, S
         num_readers=stage.trainers.size,
     )
     stream.start_at(state)
-    return masked_examples(
-        stream,
-        special=stage.tokenizer.special,
-        query_tokens=config.data.query_tokens,
-        max_masks=config.data.max_masks,
-        seed=config.runtime.seed,
-    )
+    return stage.masked(stream, seed=config.runtime.seed)
 
 
 def _tower_on_device(stage: Stage) -> Embedder:

@@ -93,6 +93,17 @@ def test_pretraining_by_hand() -> None:
     assert (summary["searches"], summary["mixed_version_replies"]) == (200, 0)
 
 
+def test_a_run_without_a_null_passage_has_no_retrieval_utility(tmp_path: Path) -> None:
+    rows = [{name: value for name, value in row.items() if name not in ("retrieval_utility", "null_share")}
+            for row in metrics()]  # fmt: skip
+    report = build_report(results(), rows)
+    assert report["pretrain"]["retrieval_utility_last"] is None
+    write_report(tmp_path, report, examples=examples())
+    assert "| retrieval utility, last tenth | none: no null passage |" in (tmp_path / "report.md").read_text()
+    with pytest.raises(DataError, match="the metrics of step 200 hold no retrieval_utility"):  # in some steps only
+        summarise_pretrain([*metrics()[:-2], *rows[-2:]])
+
+
 def test_a_step_done_again_after_a_resume_counts_once_as_it_was_last() -> None:
     summary = summarise_pretrain([step_row(10), step_row(20, loss=99.0), step_row(20, loss=1.0)])
     assert summary["loss_last"] == 1.0

@@ -89,6 +89,23 @@ def check_layer_by_layer(engine: engines.Engine, objective: ClozeObjective, rank
     assert max(gathered) == (max(sizes) if is_sharded else sum(sizes))
 
 
+def check_symmetric(rank: int, trainers) -> None:
+    """Both directions of inverse cloze over the trainers: loss and gradients are those of one process with it all."""
+    ours = ClozeObjective(model(), gather=gather_with_gradient, symmetric=True)
+    whole = ClozeObjective(model(), gather=lambda block: (block, 0), symmetric=True)
+    loss = ours(batch(0, slice(rank * SIZE, (rank + 1) * SIZE))).loss
+    expected = whole(batch(0, slice(None))).loss
+    loss.backward()
+    expected.backward()
+    sums = trainers.all_reduce_sum([loss.item(), *gradients(ours).tolist()])
+    found = torch.tensor(sums) / TRAINERS
+    torch.testing.assert_close(found, torch.cat([expected.detach()[None], gradients(whole)]), rtol=1e-4, atol=1e-6)
+
+
+def gradients(objective: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])
+
+
 def in_plain_pytorch() -> list[float]:
     """One process, the whole batch, nothing of DeepSpeed."""
     objective = ClozeObjective(model(), gather=lambda block: (block, 0))
@@ -112,6 +129,7 @@ def main() -> None:
     world = join_world(num_shards=0, placement="tail")
     trainers = init_trainers(world, timeout_s=60)
     engines.join(world.local_rank)
+    check_symmetric(trainers.rank, trainers)
     losses = {f"zero{stage}": under_zero(stage, trainers.rank, trainers) for stage in (0, 1, 2, 3)}
     if trainers.rank == 0:
         print("LOSSES", json.dumps({"plain": in_plain_pytorch(), **losses}), flush=True)
