@@ -11,7 +11,7 @@ from typing import Any
 
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.base import StageName
-from realm_ds.data.masking import MaskedExample, masked_examples
+from realm_ds.data.masking import MaskedExample
 from realm_ds.data.stream import ExampleStream, StreamState
 from realm_ds.index.client import IndexClient
 from realm_ds.index.factory import audits_of
@@ -22,6 +22,7 @@ from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import Embedder
 from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
+from realm_ds.train.evaluate import evaluation_of
 from realm_ds.train.loop import StepInfo, run_steps, seed_step
 from realm_ds.train.refresh import BuildWatch, Refresher
 from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead, exclusion_of
@@ -77,7 +78,12 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
         stage, engine, refresher=refresher, client=client, schedule=schedule, staleness=staleness, ahead=ahead,
         first_step=first_step,
     )  # fmt: skip
-    run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
+    evaluate = evaluation_of(
+        stage, engine, model=model, refresher=refresher, client=client, first_step=first_step
+    )  # fmt: skip
+    run_steps(
+        steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step, evaluate=evaluate
+    )
     client.close()
     _write_totals(stage, client)
 
@@ -190,13 +196,7 @@ def _masked(stage: Stage, state: StreamState) -> Iterator[tuple[MaskedExample, S
         num_readers=stage.trainers.size,
     )
     stream.start_at(state)
-    return masked_examples(
-        stream,
-        special=stage.tokenizer.special,
-        query_tokens=config.data.query_tokens,
-        max_masks=config.data.max_masks,
-        seed=config.runtime.seed,
-    )
+    return stage.masked(stream, seed=config.runtime.seed)
 
 
 def _tower_on_device(stage: Stage) -> Embedder:
