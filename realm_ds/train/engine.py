@@ -113,7 +113,7 @@ class Engine:
         finally:
             for module, was_training in zip(modules, were_training, strict=True):
                 module.training = was_training
-            # ZeRO-3 is fetching weights for a backward pass that does not come: a snapshot would find them half there.
+            # ZeRO-3 keeps weights whole, and fetches more, for a backward pass that does not come.
             self._engine.empty_partition_cache()
 
     def copy_weights(
