@@ -181,6 +181,7 @@ def test_it_measures_at_multiples_and_at_the_end(data: Path, tmp_path: Path) -> 
     assert [row["step"] for row in trial.rows()] == [4, 8, 9]
     assert trial.steps == [3, 7, 8]  # of the index that the step before was trained with
     assert [row["version"] for row in trial.rows()] == [1, 3, 4]
+    assert all(row["held_out_log_likelihood"] == -2.0 * 9 / 18 for row in trial.rows())  # 1, 2, 3 masks in turn
     assert {(asked["step"], asked["version"]) for asked in trial.client.asked} == {(3, 1), (7, 3), (8, 4)}
     assert not any(asked["counts"] for asked in trial.client.asked)
     assert trial.client.most == 3  # searched while an earlier batch is worked on
@@ -198,6 +199,14 @@ def test_sentences_are_searched_as_in_training_and_questions_without_excluding(d
     assert (row["held_out_loss"], row["held_out_size"]) == (2.0, 1.0)
     assert row["held_out_recall_at_20"] == 0.0
     assert row["evaluate_ms"] > 0
+
+
+def test_without_a_null_passage_one_passage_more_is_retrieved(data: Path, tmp_path: Path) -> None:
+    changes = {"pretrain.null_passage": False, "evaluate.questions": None, "pretrain.micro_batch_size": 9}
+    trial = Trial(tmp_path, evaluating(data, **changes))
+    assert trial.evaluate is not None
+    trial.evaluate(4)
+    assert [(asked["num_queries"], asked["num_hits"]) for asked in trial.client.asked] == [(9, 3)]
 
 
 def test_the_sentences_and_their_masks_are_the_same_for_every_seed(data: Path, tmp_path: Path) -> None:
