@@ -41,7 +41,7 @@ def publish_folder(new: Path, final: Path) -> None:
     No system call exchanges folders everywhere, so for a moment nothing has the name: recover_folder mends what a stop
     in that moment leaves.
     """
-    for path in sorted(path for path in new.rglob("*") if path.is_file()):
+    for path in (*new.rglob("*"), new):
         sync(path)
     old = _set_aside(final)
     shutil.rmtree(old, ignore_errors=True)
