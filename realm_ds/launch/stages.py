@@ -17,7 +17,7 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.shards import open_manifest, passage_range
 from realm_ds.data.tokenizer import load_tokenizer
-from realm_ds.errors import CheckpointError, ConfigError
+from realm_ds.errors import CheckpointError, ConfigError, DataError
 from realm_ds.files import write_durably
 from realm_ds.index.factory import spec_of
 from realm_ds.launch.failures import forget_last_world
@@ -88,6 +88,7 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
             passage_range(corpus.count, 0, config.index.builders, setting="index.builders")
         _check_candidates(config, num_passages=corpus.count)
         _check_index(config, num_passages=corpus.count)
+        _check_evaluation(config, fingerprint=tokenizer.fingerprint)
     if stage == "qa":
         if config.qa.data is None:
             raise ConfigError("qa.data is not set: name the folder of train.jsonl, dev.jsonl and test.jsonl")
@@ -134,6 +135,32 @@ def _check_candidates(config: RealmConfig, *, num_passages: int) -> None:
             f"pretrain.candidates={candidates} needs {needed} passages and one to exclude, but "
             f"{config.data.corpus} holds {num_passages}: lower candidates, or index a larger corpus"
         )
+
+
+def _check_evaluation(config: RealmConfig, *, fingerprint: str) -> None:
+    """What is held out is there, can be read, and is not what is trained on."""
+    settings, held_out = config.evaluate, config.data.held_out
+    if settings.every_steps is None:
+        return
+    if held_out is None and settings.questions is None:
+        raise ConfigError(
+            f"evaluate.every_steps={settings.every_steps}, but there is nothing to evaluate: name data.held_out (tar "
+            "shards like those of data.pretrain) or evaluate.questions (a JSONL file), or both, or set "
+            "evaluate.every_steps=null"
+        )
+    if held_out is not None:
+        try:
+            sentences = open_manifest(held_out, kind="pretrain", fingerprint=fingerprint)
+        except DataError as error:
+            raise DataError(f"data.held_out: {error}") from error
+        assert config.data.pretrain is not None
+        if sentences.digest == open_manifest(config.data.pretrain, kind="pretrain", fingerprint=None).digest:
+            raise ConfigError(
+                f"data.held_out={held_out} holds the same sentences as data.pretrain={config.data.pretrain}: what is "
+                "trained on tells nothing of what is not; name shards of other text"
+            )
+    if settings.questions is not None:
+        load_questions(settings.questions, needed_by="mend evaluate.questions, or set it to null")
 
 
 def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool) -> None:

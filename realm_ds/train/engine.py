@@ -5,8 +5,8 @@ What is computed in a step lives in models/objectives.py, what surrounds it in l
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -99,6 +99,22 @@ class Engine:
             self._engine.step()
             measures.append(measured)
         return measures
+
+    @contextmanager
+    def measuring(self) -> Iterator[Callable[[Any], Measures]]:
+        """Forward passes alone, without dropout or gradient, as many on every trainer; training goes on as if there had
+        been none."""
+        modules = list(self._engine.module.modules())
+        were_training = [module.training for module in modules]
+        self._engine.module.eval()
+        try:
+            with torch.no_grad():  # Not inference mode: ZeRO-3 keeps some of the weights that it gathers meanwhile.
+                yield self._engine
+        finally:
+            for module, was_training in zip(modules, were_training, strict=True):
+                module.training = was_training
+            # ZeRO-3 keeps weights whole, and fetches more, for a backward pass that does not come.
+            self._engine.empty_partition_cache()
 
     def copy_weights(
         self, module: nn.Module, *, dtype: torch.dtype = torch.float32, keeps: bool = True

@@ -22,6 +22,7 @@ from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import Embedder
 from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
+from realm_ds.train.evaluate import evaluation_of
 from realm_ds.train.loop import StepInfo, run_steps, seed_step
 from realm_ds.train.refresh import BuildWatch, Refresher
 from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead, exclusion_of
@@ -79,7 +80,12 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
         stage, engine, refresher=refresher, client=client, schedule=schedule, staleness=staleness, ahead=ahead,
         first_step=first_step,
     )  # fmt: skip
-    run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
+    evaluate = evaluation_of(
+        stage, engine, model=model, refresher=refresher, client=client, first_step=first_step
+    )  # fmt: skip
+    run_steps(
+        steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step, evaluate=evaluate
+    )
     client.close()
     _write_totals(stage, client)
 

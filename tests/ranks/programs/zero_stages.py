@@ -53,9 +53,27 @@ def under_zero(stage: int, rank: int, trainers) -> list[float]:
     for step in range(STEPS):
         (measured,) = engine.train_step([batch(step, rows)], step=step)
         losses.append(trainers.all_reduce_sum([measured.loss.item() / TRAINERS])[0])
+    check_measuring(engine, objective, batch(STEPS, rows), is_sharded=stage == 3)
     check_consolidated(engine, objective, rank, trainers)
     check_layer_by_layer(engine, objective, rank)
     return losses
+
+
+def check_measuring(
+    engine: engines.Engine, objective: ClozeObjective, held_out: ClozeBatch, *, is_sharded: bool
+) -> None:
+    """A forward pass alone is without dropout and gradient, and leaves modules in their mode and weights in shards."""
+    objective.model.encoder.eval()
+    with engine.measuring() as measure:
+        loss = measure(held_out).loss
+        assert not objective.training
+        assert not loss.requires_grad
+        assert torch.equal(measure(held_out).loss, loss)
+    assert objective.training
+    assert not objective.model.encoder.mlm.training
+    objective.train()
+    if is_sharded:
+        assert all(parameter.numel() == 0 for parameter in objective.parameters())
 
 
 def check_consolidated(engine: engines.Engine, objective: ClozeObjective, rank: int, trainers) -> None:
