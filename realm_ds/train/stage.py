@@ -44,6 +44,10 @@ class Stage:
     def pretrain_manifest(self) -> Manifest:
         return open_manifest(self.pretrain_folder, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
 
+    def held_out_manifest(self) -> Manifest:
+        assert self.config.data.held_out is not None
+        return open_manifest(self.config.data.held_out, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
+
     def collator(self) -> Collator:
         data = self.config.data
         return Collator(
