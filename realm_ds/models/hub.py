@@ -4,8 +4,10 @@ from pathlib import Path
 
 from realm_ds.errors import ConfigError
 
-MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model.bin")
+MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 """Of a repository; others hold the same weights for other frameworks."""
+OLD_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+"""What older ones have instead."""
 
 
 def encoder_folder(encoder: Path | str, *, download: bool = False) -> Path:
@@ -17,8 +19,12 @@ def encoder_folder(encoder: Path | str, *, download: bool = False) -> Path:
         return encoder
     from huggingface_hub import snapshot_download
 
+    def fetch(*patterns: str) -> Path:
+        return Path(snapshot_download(encoder, allow_patterns=list(patterns), local_files_only=not download))
+
     try:
-        return Path(snapshot_download(encoder, allow_patterns=list(MODEL_FILES), local_files_only=not download))
+        folder = fetch(*MODEL_FILES)
+        return folder if any(folder.glob("*.safetensors")) else fetch(*MODEL_FILES, *OLD_FILES)
     except Exception as error:  # The hub's client raises many kinds; all mean that there is no model.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         where = "neither a folder here nor a model that the hub gives" if download else "not in this host's hub cache"

@@ -135,7 +135,10 @@ def test_an_encoder_named_on_the_hub_is_fetched_once_before_ranks_start(
         asked.append((name, local_files_only))
         if name == "org/none":
             raise OSError("404\nand more")
-        return str(tmp_path / "cache" / name)
+        folder = tmp_path / "cache" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").touch()
+        return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     config = with_local_encoder(tiny_config(tmp_path, **{"model.encoder": "org/small"}))

@@ -19,6 +19,7 @@ from realm_ds.config.schema import ModelConfig
 from realm_ds.config.stages import IctConfig, ModuleRates
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.models.encoder import KnowledgeAugEncoder, masked_language_model
+from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import HEAD_PARTS
 from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import build_model
@@ -156,6 +157,25 @@ def test_a_name_is_looked_up_in_the_hubs_cache_of_this_host(
         ConfigError, match=r"encoder=org/none is not in this host's hub cache \(no snapshot\): run `hf d"
     ):
         bert_config(ModelConfig(encoder="org/none"), vocab_size=VOCABULARY, max_tokens=64)
+
+
+def test_weights_of_the_old_kind_are_fetched_only_where_there_are_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most repositories have them twice."""
+    asked: list[list[str]] = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append(allow_patterns)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "model.safetensors").touch()
+    assert encoder_folder("new", download=True) == tmp_path / "new"
+    assert not any(".bin" in pattern for patterns in asked for pattern in patterns)
+    assert encoder_folder("old", download=True) == tmp_path / "old"
+    assert "pytorch_model*.bin" in asked[-1]
 
 
 @pytest.mark.parametrize(
