@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from realm_ds.data.chance import chosen, fraction, permutation, pick
 from realm_ds.data.records import NO_ARTICLE, Example, SpecialIds, article_id
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import StreamState
 from realm_ds.errors import DataError
 
 MAX_IDLE_EPOCHS = 2

@@ -9,7 +9,7 @@ import torch
 
 from realm_ds.comm.trainers import Trainers
 from realm_ds.comm.world import singleton
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import StreamState
 from realm_ds.errors import CheckpointError
 from realm_ds.train.checkpoint import IndexState, TrainState, find, load, save, saved_steps, step_folder
 from realm_ds.train.loop import seed_step

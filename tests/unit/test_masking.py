@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from realm_ds.data.masking import MaskedExample, mask_more, mask_span, masked_examples
 from realm_ds.data.records import Example
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import StreamState
 from realm_ds.errors import DataError
 from tests.support.records import SPECIAL, make_example
 
