@@ -7,8 +7,8 @@ one line, the earliest epoch first, which is cut into as many parts as there are
 the number changed nothing is read twice and nothing is left out; the epochs after it are plain again.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 
@@ -37,7 +37,7 @@ class StreamState:
 def redeal(states: Sequence[StreamState], *, total: int, num_readers: int) -> tuple[StreamState, ...]:
     """States of `num_readers` readers that go on together where those of `states`, of one stream, left off."""
     last = max(_epoch_begun(state) for state in states)
-    unread = sorted(_unread(states, total=total, last=last), key=lambda part: (part.epoch, part.start))
+    unread = _in_line(_unread(states, total=total, last=last))
     count = sum(part.stop - part.start for part in unread)
     cuts = [count * number // num_readers for number in range(num_readers + 1)]
     return tuple(
@@ -68,6 +68,16 @@ def _unread(states: Sequence[StreamState], *, total: int, last: int) -> Iterator
     left_over = total - share * len(states)
     for epoch in range(first_plain, last + 1) if left_over else ():
         yield Interval(epoch=epoch, start=total - left_over, stop=total)
+
+
+def _in_line(parts: Iterable[Interval]) -> list[Interval]:
+    """By epoch and place; what stands side by side is one."""
+    line: list[Interval] = []
+    for part in sorted(parts, key=lambda part: (part.epoch, part.start)):
+        if line and (line[-1].epoch, line[-1].stop) == (part.epoch, part.start):
+            part = replace(line.pop(), stop=part.stop)
+        line.append(part)
+    return line
 
 
 def _cut(parts: Sequence[Interval], start: int, stop: int) -> tuple[Interval, ...]:
