@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, also when the disk is full or the power goes; what is in them is not known
 here."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,11 @@ def write_durably(path: Path, data: bytes | str, *, open_file: Callable[[Path], 
     path.parent.mkdir(parents=True, exist_ok=True)
     with durable(path, open_file=open_file) as handle:
         handle.write(data.encode() if isinstance(data, str) else data)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the disk, or one's share of it, has no room left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def sync(path: Path) -> None:

