@@ -209,7 +209,7 @@ def _read_state(folder: Path, trainer_rank: int) -> TrainState:
         streams = {name: _stream_state(state) for name, state in data["streams"].items()}
         index = _index_state(data["index"]) if data["index"] else None
         return TrainState(**{**data, "streams": streams, "index": index})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): resume from another checkpoint") from error
 
 

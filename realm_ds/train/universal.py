@@ -57,8 +57,8 @@ def mend_groups(optimizer: Any, groups: Sequence[Mapping[str, Any]]) -> None:
     """
     if len(optimizer.param_groups) != len(groups):
         raise CheckpointError(
-            f"the checkpoint has {len(groups)} groups of parameters with a learning rate and weight decay of their own, this "
-            f"run {len(optimizer.param_groups)}: resume with the rates of modules that the run had"
+            f"the checkpoint has {len(groups)} groups of parameters with a learning rate and weight decay of their "
+            f"own, this run {len(optimizer.param_groups)}: resume with the rates of modules that the run had"
         )
     for group, saved in zip(optimizer.param_groups, groups, strict=True):
         for key, value in saved.items():
