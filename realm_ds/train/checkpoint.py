@@ -6,7 +6,6 @@ Which index versions belong to a step follows from the step and the launches (in
 refresh.py's business. How a run goes on from a checkpoint is resume.py's.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -21,12 +20,11 @@ from realm_ds.data.redeal import Interval, StreamState
 from realm_ds.errors import CheckpointError
 from realm_ds.files import sync, write_durably
 from realm_ds.train.engine import Engine
+from realm_ds.train.manifest import OtherFormat, check, saved_steps, seal, step_folder
 from realm_ds.train.writer import Writer
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
-MANIFEST = "manifest.json"
 UNFINISHED, CONVERTED, DAMAGED = "unfinished-", "universal-", "damaged-"
 """What stands before the name of a folder that no search for checkpoints may match."""
 
@@ -62,16 +60,6 @@ class TrainState:
     """Settings that a resumed run must share with this one, by name: positions and index versions count on them."""
     index: IndexState | None = None
     """Of stages that have an index."""
-
-
-def step_folder(run_folder: Path, step: int) -> Path:
-    return run_folder / "checkpoints" / f"step-{step:08d}"
-
-
-def saved_steps(run_folder: Path) -> list[int]:
-    """Steps with a whole checkpoint, ascending."""
-    folders = (run_folder / "checkpoints").glob("step-*")
-    return sorted(int(f.name.removeprefix("step-")) for f in folders if (f / MANIFEST).is_file())
 
 
 def kept_steps(steps: Sequence[int], *, last: int, every: int | None) -> set[int]:
@@ -125,15 +113,6 @@ def _publish(
         shutil.rmtree(converted)
 
 
-def seal(folder: Path, **facts: object) -> None:
-    """Make all files of a folder durable and write their sums into its manifest, with what else is to be known."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {str(path.relative_to(folder)): sha256(path) for path in files}
-    for path in files:  # DeepSpeed does not; a rename must not outlive what it names
-        sync(path)
-    write_durably(folder / MANIFEST, _json({"format": FORMAT, **facts, "sha256": sums}))
-
-
 def find(run_folder: Path, step: int | None = None, *, on_damage: Callable[[Path, str], None] | None = None) -> Path:
     """The checkpoint of a step, or the newest that is whole; all its files are checked against their sums.
 
@@ -154,6 +133,8 @@ def find(run_folder: Path, step: int | None = None, *, on_damage: Callable[[Path
         folder = step_folder(run_folder, newest)
         try:
             check(folder)
+        except OtherFormat:
+            raise
         except CheckpointError as fault:
             faults.append(str(fault))
             (on_damage or _log_damage)(folder, str(fault))
@@ -164,36 +145,6 @@ def find(run_folder: Path, step: int | None = None, *, on_damage: Callable[[Path
 
 def _log_damage(folder: Path, fault: str) -> None:
     log.warning("%s: the checkpoint before it is used", fault)
-
-
-def check(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder whose files are those that it tells of; CheckpointError if one is not."""
-    manifest = _read_manifest(folder)
-    for name, expected in manifest["sha256"].items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        if sha256(path) != expected:
-            raise CheckpointError(f"{path} is damaged (its sha256 is not the manifest's)")
-    return manifest
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error})") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise CheckpointError(
-            f"{folder} is of format {found!r}, but this realm-ds reads {FORMAT}: "
-            "use the version that wrote it (code.txt in the run folder names it)"
-        )
-    sums = manifest.get("sha256")
-    if not isinstance(sums, dict) or not sums:
-        raise CheckpointError(f"{path} has no sha256 of the checkpoint's files")
-    return dict(manifest)
 
 
 def read_states(folder: Path) -> list[TrainState]:
@@ -227,11 +178,6 @@ def _index_state(data: Mapping[str, Any]) -> IndexState:
 
 def _trainer_file(trainer_rank: int) -> str:
     return f"trainer-{trainer_rank:05d}.json"
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(data: object) -> str:

@@ -21,9 +21,9 @@ from realm_ds.index.versions import Schedule
 from realm_ds.models.objectives import MarginalObjective
 from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import Embedder
-from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
 from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.manifest import saved_steps
 from realm_ds.train.refresh import BuildWatch, Refresher
 from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead, exclusion_of
@@ -101,7 +101,7 @@ def _steps(
         if launched is not None:
             stage.sinks.write("launched", version=launched, step=step)
             if rank == 0:
-                refresher.prune(partial(checkpoint.saved_steps, stage.folder))
+                refresher.prune(partial(saved_steps, stage.folder))
         retrieved = ahead.take(step)
         staleness.ask(step)
         seed_step(stage.config.runtime.seed, trainer_rank=rank, step=step)

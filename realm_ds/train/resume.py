@@ -18,6 +18,7 @@ from realm_ds.observe.sinks import Sinks
 from realm_ds.train import checkpoint
 from realm_ds.train.checkpoint import CONVERTED, DAMAGED, UNFINISHED, IndexState, TrainState
 from realm_ds.train.engine import CHECKPOINT_TAG, Engine
+from realm_ds.train.manifest import MANIFEST, check, saved_steps, seal, sha256
 from realm_ds.train.stage import Stage
 from realm_ds.train.universal import convert
 
@@ -69,7 +70,7 @@ def _find(run_folder: Path, *, trainers: Trainers, sinks: Sinks) -> Path | None:
             folder.rename(aside)
             _tell(sinks, f"{fault}; {folder.name} is set aside as {aside.name}, the checkpoint before it is used")
 
-        there = checkpoint.saved_steps(run_folder)
+        there = saved_steps(run_folder)
         name = checkpoint.find(run_folder, on_damage=set_aside).name if there else ""
         if not name:
             _tell(sinks, f"{run_folder} was stopped before its first checkpoint: it begins again")
@@ -136,14 +137,14 @@ def _converted(folder: Path, *, trainers: Trainers, timeout_s: float) -> Path:
     """
     converted = folder.with_name(CONVERTED + folder.name)
     if trainers.rank == 0:
-        source = checkpoint.sha256(folder / checkpoint.MANIFEST)
+        source = sha256(folder / MANIFEST)
         if not _is_converted(converted, source=source):
             unfinished = folder.with_name(UNFINISHED + converted.name)
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             log.info("converting %s for another number of trainers", folder)
             convert(folder / CHECKPOINT_TAG, unfinished / CHECKPOINT_TAG)
-            checkpoint.seal(unfinished, source=source)
+            seal(unfinished, source=source)
             shutil.rmtree(converted, ignore_errors=True)
             unfinished.rename(converted)
     trainers.barrier(timeout_s=timeout_s, waiting_for=f"trainer 0 to convert {folder} for another number of trainers")
@@ -153,7 +154,7 @@ def _converted(folder: Path, *, trainers: Trainers, timeout_s: float) -> Path:
 def _is_converted(converted: Path, *, source: str) -> bool:
     """Whether an earlier start has left this checkpoint converted, and whole: it will be unpickled."""
     try:
-        return converted.is_dir() and checkpoint.check(converted).get("source") == source
+        return converted.is_dir() and check(converted).get("source") == source
     except CheckpointError as fault:
         log.warning("%s: converted again", fault)
         return False

@@ -22,10 +22,9 @@ from realm_ds.train.checkpoint import (
     kept_steps,
     read_states,
     save,
-    saved_steps,
-    step_folder,
 )
 from realm_ds.train.loop import seed_step
+from realm_ds.train.manifest import saved_steps, step_folder
 from realm_ds.train.writer import Writer
 
 
@@ -148,6 +147,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert "step-00000004/zero/weights is missing: the checkpoint before it is used" in said[1]
     with pytest.raises(CheckpointError, match="step-00000006/zero/weights is damaged"):
         find(tmp_path, 6)  # who asks for one gets no other
+    (step_folder(tmp_path, 2) / "zero" / "more.pt").touch()
+    with pytest.raises(CheckpointError, match="step-00000002/zero/more.pt is no file of the manifest's"):
+        find(tmp_path, 2)
     shutil.rmtree(step_folder(tmp_path, 2) / "zero")
     with pytest.raises(
         CheckpointError, match=r"no whole checkpoint: .*6/zero.*; .*4/zero.*; .*2/zero.*Start a new run"

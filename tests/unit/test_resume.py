@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,8 @@ from realm_ds.data.redeal import StreamState
 from realm_ds.errors import CheckpointError
 from realm_ds.observe.sinks import Sinks, metrics_path, read_events
 from realm_ds.train import checkpoint, resume
-from realm_ds.train.checkpoint import IndexState, TrainState, step_folder
+from realm_ds.train.checkpoint import IndexState, TrainState
+from realm_ds.train.manifest import saved_steps, seal, step_folder
 from realm_ds.train.resume import Resumed, go_on
 from tests.support.tiny import tiny_config
 
@@ -78,8 +79,8 @@ def write(run: Path, step: int, *, num_trainers: int = 2, **changes: Any) -> Pat
     (folder / "zero" / "weights").write_text(str(step))
     for rank in range(num_trainers):
         state = state_of(step, num_trainers=num_trainers, trainer_rank=rank, **changes)
-        (folder / checkpoint._trainer_file(rank)).write_text(checkpoint._json(checkpoint.asdict(state)))
-    checkpoint.seal(folder, step=step)
+        (folder / checkpoint._trainer_file(rank)).write_text(checkpoint._json(asdict(state)))
+    seal(folder, step=step)
     return folder
 
 
@@ -136,7 +137,17 @@ def test_trainer_0_reads_all_files_and_tells_the_others(tmp_path: Path) -> None:
         "step-00000004/zero/weights is damaged (its sha256 is not the manifest's); step-00000004 is set aside as "
         "damaged-step-00000004, the checkpoint before it is used"
     )
-    assert checkpoint.saved_steps(tmp_path) == [2]  # so that keep_last does not count it
+    assert saved_steps(tmp_path) == [2]  # so that keep_last does not count it
+
+
+def test_a_checkpoint_of_another_version_is_not_damaged(tmp_path: Path) -> None:
+    for step in (2, 4):
+        folder = write(tmp_path, step)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
+    with pytest.raises(CheckpointError, match="is of format 1, but this realm-ds reads 2"):
+        resumed(tmp_path, Engine())
+    assert saved_steps(tmp_path) == [2, 4]
 
 
 def test_a_run_that_was_cut_off_in_its_first_save_begins_again(tmp_path: Path) -> None:
