@@ -58,13 +58,15 @@ class Refresher:
         chunk_bytes: int,
         is_first_trainer: bool,
     ) -> None:
-        self._engine, self._model, self._new_tower = engine, model, new_tower
+        self._engine, self._model = engine, model
         self._mailbox, self._tree, self._schedule = mailbox, tree, schedule
         self._writer = writer
         self._index_folder, self._chunk_bytes = index_folder, chunk_bytes
         self._dtype = DTYPES[snapshot_dtype]
         self._is_first_trainer = is_first_trainer
         self._query_towers: dict[int, Embedder] = {}
+        # Two versions are alive at a time. Made here: initialising a tower in mid-training takes longer than a step.
+        self._spare_towers = [new_tower() for _ in range(2)]
 
     def query_tower(self, step: int) -> tuple[int, Embedder]:
         """The version that answers `step`, and the query tower of the same snapshot."""
@@ -130,7 +132,8 @@ class Refresher:
     def _hold(self, version: int, query: Weights) -> None:
         """Keep the version's query tower (float32, of the rounded numbers), and let go of those no longer asked for."""
         retired = [self._query_towers.pop(old) for old in list(self._query_towers) if old < oldest_kept(version)]
-        tower = retired[0] if retired else self._new_tower()
+        self._spare_towers += retired
+        tower = self._spare_towers.pop()
         tower.load_state_dict(query)
         self._query_towers[version] = tower
 
