@@ -16,7 +16,7 @@ def seen(folder: Path, mode: str, *, processes: int) -> dict[str, Any]:
     assert outcome.code == 0, outcome.output
     line = next(line for line in outcome.stdout.splitlines() if line.startswith("SEEN "))
     found: dict[str, Any] = json.loads(line.removeprefix("SEEN "))
-    assert len(found) == 8
+    assert len(found) == len(layouts.RUNS)
     return found
 
 
