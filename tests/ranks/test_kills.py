@@ -1,5 +1,5 @@
-"""kill -9 of any process of a run, at any moment, also in the middle of a save: resumed until it ends, it ends as the run
-that nobody touched. Nothing is left behind, and nobody outlives a death by long."""
+"""kill -9 of any process of a run, at any moment, also in the middle of a save: resumed until it ends, it ends as the
+run that nobody touched. Nothing is left behind, and nobody outlives a death by long."""
 
 import os
 import random
