@@ -1,4 +1,4 @@
-"""What DeepSpeed's own loading leaves to be mended, and what is said where it cannot. Real worlds: ranks/test_layouts."""
+"""What DeepSpeed's own loading leaves to be mended, and what is said where it cannot. Real worlds: test_layouts.py."""
 
 from pathlib import Path
 from types import SimpleNamespace
