@@ -131,13 +131,16 @@ def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_
     # Before anything can fail: a rank that dies before MPI is there leaves the others waiting for it in MPI_Init.
     mpi = start_mpi()
     config = load_config()
+    is_on_its_own = TAG_VARIABLE not in os.environ  # started by srun or mpiexec: nobody has looked at anything yet
     leads = mpi is None or mpi.COMM_WORLD.Get_rank() == 0
-    if resume and has_finished(stage, config, run_folder):  # Each rank sees the same, and none starts.
+    if (
+        is_on_its_own and resume and has_finished(stage, config, run_folder)
+    ):  # Each rank sees the same, and none starts.
         if leads:
             print(_nothing_left(stage, config, run_folder), file=sys.stderr, flush=True)
         return
-    if TAG_VARIABLE not in os.environ and leads:
-        # Started by srun or mpiexec, so nobody has done this yet. The others wait for this rank when they join.
+    if is_on_its_own and leads:
+        # The others wait for this rank when they join.
         check_inputs(stage, config)
         prepare_run_folder(run_folder, config, resume=resume)
         forget_last_world(run_folder)

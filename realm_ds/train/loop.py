@@ -68,13 +68,13 @@ def run_steps(
             sinks.write("step", step=info.step, steps=settings.steps, **row)
             log.info("%s step %d/%d: %s", name, info.step, settings.steps, describe_step(row))
         if info.step % settings.save_every_steps == 0 or is_last:
-            save_checkpoint(info, name=name, stage=stage, engine=engine)
+            _save(info, name=name, stage=stage, engine=engine)
         stage.writer.check()
         started_at = time.perf_counter()
     stage.writer.drain()
 
 
-def save_checkpoint(info: StepInfo, *, name: StageName, stage: Stage, engine: Engine) -> None:
+def _save(info: StepInfo, *, name: StageName, stage: Stage, engine: Engine) -> None:
     """Write the checkpoint of a step that is done; it is published behind the steps to come. Collective."""
     runtime, settings, trainers = stage.config.runtime, engine.stage, stage.trainers
     started_at = time.perf_counter()
