@@ -108,9 +108,9 @@ class RuntimeConfig(Section):
     stacks_after_s: Seconds = 120.0
     """A rank that waits longer than this for one thing writes the stacks of its threads to its log."""
     keep_last: Count = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept; the newest of all is never removed."""
     keep_every_steps: Steps | None = None
-    """Checkpoints at multiples of this step are kept as well, for ever."""
+    """Checkpoints at multiples of this step are kept as well, for ever, with the index versions that they need."""
     activation_checkpointing: bool = False
     """Compute the layers' activations again in the backward pass instead of keeping them: less memory, a third more
     work."""

@@ -4,7 +4,6 @@ RUN/ranks/<world_rank>.json says who runs where, RUN/failures/*.json what went w
 world ends within milliseconds of its first death and the other ranks die of that.
 """
 
-import errno
 import json
 import os
 import signal
@@ -16,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import RealmError
-from realm_ds.files import write_durably
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+from realm_ds.files import is_disk_full, write_durably
 
 
 def forget_last_world(folder: Path) -> None:
@@ -49,7 +46,7 @@ def describe_error(error: BaseException) -> str:
     """An exception as one line that says what to do, where we know it."""
     if isinstance(error, RealmError):
         return f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    if isinstance(error, OSError) and is_disk_full(error):
         place = error.filename or "the run folder"
         return f"the disk is full, {place} could not be written: free some space, then go on with --resume"
     text = " ".join(str(error).split())

@@ -54,13 +54,13 @@ class Bar:
             self.done = done
         self._draw.changed(self)
 
+    def say(self, text: str) -> None:
+        """A line of this stage that stays, above the bar."""
+        self._draw.say(f"{self.title}: {text}")
+
     def finish(self, result: str) -> None:
         """The stage is over: one line stays."""
         self._draw.finished(self, f"{self.title}: {result} ({clock_text(self._clock() - self.started_at)})")
-
-    def say(self, text: str) -> None:
-        """A line of this stage that stays."""
-        self._draw.say(f"{self.title}: {text}")
 
     def left_s(self) -> float | None:
         """Seconds to go at the pace since the first known count: starting up does not count as slowness."""
@@ -197,8 +197,10 @@ class RunFollower:
     def _take(self, writer: str, record: Mapping[str, Any]) -> None:
         if record["event"] == "step" and writer == "trainer-0":
             self._bar.update(int(record["step"]), total=record.get("steps"), now=describe_step(record))
-        if record["event"] == "evaluated" and writer == "trainer-0":
+        elif record["event"] == "evaluated" and writer == "trainer-0":
             self._bar.say(f"held out, after step {record['step']}: {describe_evaluation(record)}")
+        elif record["event"] == "notice":
+            self._bar.say(str(record["text"]))
 
 
 def follow_run(run_folder: Path, *, stage: str, bar: Bar) -> Callable[[], None]:

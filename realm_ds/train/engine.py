@@ -25,6 +25,7 @@ from realm_ds.config.stages import StageConfig
 from realm_ds.errors import CheckpointError, IndexFault
 from realm_ds.models.objectives import Measures
 from realm_ds.train.optimizer import learning_rate_factor, parameter_groups, rate_of
+from realm_ds.train.universal import loads_universal, mend_groups
 
 CHECKPOINT_TAG = "zero"
 """The folder of DeepSpeed's own files inside one of our checkpoints."""
@@ -133,6 +134,16 @@ class Engine:
                     copies[whole_name] = _rounded(parameter.detach(), dtype, name=whole_name)
         return copies
 
+    @property
+    def zero_stage(self) -> int:
+        return int(self._engine.zero_optimization_stage())
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The settings of each parameter group, such as its weight decay."""
+        return [
+            {key: value for key, value in group.items() if key != "params"} for group in self._optimizer.param_groups
+        ]
+
     def save(self, folder: Path) -> None:
         """Write DeepSpeed's shards of this step into `folder`. Raises CheckpointError if they cannot be written."""
         try:
@@ -151,6 +162,12 @@ class Engine:
             raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
         if path is None:
             raise CheckpointError(f"{folder}/{CHECKPOINT_TAG} is missing or empty: not a checkpoint of this run")
+
+    def load_converted(self, folder: Path, *, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Likewise, from a checkpoint of another layout that universal.py has converted; `groups` are those saved."""
+        with loads_universal(self._engine):
+            self.load(folder)
+        mend_groups(self._optimizer, groups)
 
 
 def _rounded(weights: Tensor, dtype: torch.dtype, *, name: str) -> Tensor:

@@ -4,13 +4,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from realm_ds.config.base import StageName
 from realm_ds.config.stages import StageConfig
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import StreamState
 from realm_ds.models.objectives import Measures
 from realm_ds.observe.meters import Meters
 from realm_ds.observe.progress import describe_step
@@ -28,8 +29,8 @@ class StepInfo:
 
     step: int
     """1-based: steps done, this one included."""
-    stream: StreamState
-    """After the last example of the step."""
+    streams: Mapping[str, StreamState]
+    """By name, after the last record of the step."""
     measures: Sequence[Measures]
     """Of each micro-batch."""
     waits: Mapping[str, float] = field(default_factory=dict)
@@ -56,7 +57,7 @@ def run_steps(
 
     `evaluate` is called after every step with the number of steps done, and knows itself when it is due.
     """
-    trainers, runtime, sinks = stage.trainers, stage.config.runtime, stage.sinks
+    trainers, sinks = stage.trainers, stage.sinks
     sinks.write("start", step=first_step, steps=settings.steps, trainers=trainers.size)
     meters, started_at = None, time.perf_counter()
     for info in infos:
@@ -73,16 +74,28 @@ def run_steps(
         if evaluate is not None:  # before the checkpoint: a run that is stopped in between measures this step again
             evaluate(info.step)
         if info.step % settings.save_every_steps == 0 or is_last:
-            state = TrainState(
-                stage=name, step=info.step, num_trainers=trainers.size, stream=info.stream,
-                fixed=stage.fixed_settings(name), index=info.index() if info.index is not None else None,
-            )  # fmt: skip
-            checkpoint.save(
-                engine, stage.folder, state=state, trainers=trainers,
-                keep=runtime.keep_last, timeout_s=runtime.wait_timeout_s,
-            )  # fmt: skip
-            sinks.write("saved", step=info.step)
+            _save(info, name=name, stage=stage, engine=engine)
+        stage.writer.check()
         started_at = time.perf_counter()
+    stage.writer.drain()
+
+
+def _save(info: StepInfo, *, name: StageName, stage: Stage, engine: Engine) -> None:
+    """Write the checkpoint of a step that is done; it is published behind the steps to come. Collective."""
+    runtime, settings, trainers = stage.config.runtime, engine.stage, stage.trainers
+    started_at = time.perf_counter()
+    state = TrainState(
+        stage=name, step=info.step, num_trainers=trainers.size, zero_stage=engine.zero_stage,
+        global_batch=trainers.size * settings.micro_batch_size * settings.gradient_accumulation_steps,
+        streams=info.streams, groups=engine.groups(), fixed=stage.fixed_settings(name),
+        index=info.index() if info.index is not None else None,
+    )  # fmt: skip
+    checkpoint.save(
+        engine, stage.folder, state=state, trainers=trainers, writer=stage.writer,
+        keep=partial(checkpoint.kept_steps, last=runtime.keep_last, every=runtime.keep_every_steps),
+        timeout_s=runtime.wait_timeout_s,
+    )  # fmt: skip
+    stage.sinks.write("saved", step=info.step, stall_ms=1e3 * (time.perf_counter() - started_at))
 
 
 def _pairs(info: StepInfo) -> Iterator[tuple[str, Any, float]]:

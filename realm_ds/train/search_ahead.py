@@ -13,7 +13,7 @@ import numpy as np
 from realm_ds.config.index import IndexConfig
 from realm_ds.data.masking import MaskedExample
 from realm_ds.data.records import NO_ARTICLE
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import StreamState
 from realm_ds.index.client import IndexClient
 from realm_ds.index.exclusion import Exclusion, ngrams_of
 from realm_ds.index.merge import Candidates

@@ -12,14 +12,15 @@ from realm_ds.config.base import StageName
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.masking import MaskedExample, Masking, masked_examples
 from realm_ds.data.records import Example
+from realm_ds.data.redeal import StreamState
 from realm_ds.data.shards import Manifest, open_manifest
-from realm_ds.data.stream import StreamState
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.collate import Collator
 from realm_ds.train.engine import join
+from realm_ds.train.writer import Writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Stage:
     tokenizer: Tokenizer
     corpus: Manifest
     sinks: Sinks
+    writer: Writer
+    """For what trainer 0 writes behind the training; on the others it has nothing to do."""
 
     @property
     def pretrain_folder(self) -> Path:
@@ -79,13 +82,7 @@ class Stage:
     def fixed_settings(self, name: StageName) -> dict[str, str]:
         """What may not change between a run and its resumption, by setting; contents of folders by their digest."""
         config = self.config
-        settings = {"ict": config.ict, "pretrain": config.pretrain, "qa": config.qa}[name]
-        fixed: dict[str, object] = {
-            "runtime.seed": config.runtime.seed,
-            f"{name}.micro_batch_size": settings.micro_batch_size,
-            f"{name}.gradient_accumulation_steps": settings.gradient_accumulation_steps,
-            "data.corpus": self.corpus.digest[:12],
-        }
+        fixed: dict[str, object] = {"runtime.seed": config.runtime.seed, "data.corpus": self.corpus.digest[:12]}
         if name == "pretrain":
             fixed["data.pretrain"] = self.pretrain_manifest().digest[:12]
             names = ["every_steps", "adopt_after_steps"]
@@ -113,6 +110,7 @@ def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks)
         tokenizer=tokenizer,
         corpus=corpus,
         sinks=sinks,
+        writer=Writer(timeout_s=config.runtime.wait_timeout_s),
     )
 
 
