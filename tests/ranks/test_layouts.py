@@ -46,4 +46,5 @@ def test_another_number_of_trainers_goes_on_within_rounding(
         if name.startswith("zero3"):
             # What mend_groups is for. Once DeepSpeed does it itself, this says so.
             assert run["as_loaded"]["decays"] == before[name]["decays"][:1] * 4, name
+        if name == "zero3-adamw":  # It alone counts its steps.
             assert run["as_loaded"]["losses"] != pytest.approx(expected, rel=1e-4), name
