@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from realm_ds.config.deepspeed import is_packaged_name
 from realm_ds.config.fields import field_of, help_of, is_path, nearest, section_of
 from realm_ds.config.recipes import recipe_names, recipe_path
 from realm_ds.config.schema import RealmConfig
@@ -43,7 +44,7 @@ class _Gathered:
         if field_of(key) is None:
             self.mistakes.append(f"{'.'.join(key)} ({origin}) is no setting{_hint(key)}")
             return
-        if is_path(key) and isinstance(value, str):
+        if is_path(key) and isinstance(value, str) and not _is_name(key, value):
             value = Path(os.path.normpath(relative_to / Path(value).expanduser()))
         self.values[key] = value
         self.origins[key] = origin
@@ -196,6 +197,11 @@ def _explain_mistake(detail: Mapping[str, Any], origins: Mapping[Key, str]) -> s
 def _hint(key: Key) -> str:
     best = nearest(key)
     return f"; did you mean {best}?" if best else "; `realm-ds config explain` lists them all"
+
+
+def _is_name(key: Key, value: str) -> bool:
+    """Whether a setting that may be a path is a name instead: no folder makes that absolute."""
+    return key == ("runtime", "deepspeed") and is_packaged_name(value)
 
 
 def _did_you_mean(name: str, names: Sequence[str]) -> str:

@@ -59,7 +59,7 @@ class MarginalObjective(nn.Module):
         query_BP = self.model.query_tower(batch.queries)
         passage_UP = torch.cat([self.model.passage_tower(bucket) for bucket in batch.passages])
         # Candidates come from an index a few hundred steps old; their scores do not (section 3.3).
-        relevance_BC = torch.einsum("bp,bcp->bc", query_BP, passage_UP[batch.passage_rows_BC]).float()
+        relevance_BC = torch.einsum("bp,bcp->bc", query_BP.float(), passage_UP.float()[batch.passage_rows_BC])
         log_p_BCM, is_right_BCM = self._read(batch)
         marginal = marginal_likelihood(relevance_BC, log_p_BCM, batch.masks_BM, self.form)
         num_queries, num_masks = float(len(query_BP)), float(batch.masks_BM.sum())
@@ -114,7 +114,7 @@ class ClozeObjective(nn.Module):
     def forward(self, batch: ClozeBatch) -> Measures:
         query_BP = self.model.query_tower(batch.queries)
         passage_AP, first_own = self.gather(self.model.passage_tower(batch.passages))
-        scores_BA = (query_BP @ passage_AP.T).float()
+        scores_BA = query_BP.float() @ passage_AP.float().T
         labels_B = first_own + torch.arange(len(query_BP), device=scores_BA.device)
         cloze_loss = functional.cross_entropy(scores_BA, labels_B)
         num_queries = float(len(query_BP))
