@@ -1,6 +1,6 @@
-"""The DeepSpeed JSON of a run: found, read, checked, and without what the run's own config owns. The engine adds the rest.
+"""The DeepSpeed JSON of a run: found, read, checked, and without what the run's own config owns.
 
-Nothing here loads DeepSpeed: a mistake is told before any process is started.
+The engine adds the rest. Nothing here loads DeepSpeed: a mistake is told before any process is started.
 """
 
 import json
@@ -100,8 +100,8 @@ def check_deepspeed(config: RealmConfig) -> dict[str, Any]:
     if config.optimizer.clip == "local" and config.optimizer.clip_norm:
         if stage > 1:
             raise ConfigError(
-                f"optimizer.clip=local needs each trainer's whole gradient, but {source} is ZeRO {stage}, which divides "
-                "it: choose runtime.deepspeed=zero1, or optimizer.clip=global"
+                f"optimizer.clip=local needs each trainer's whole gradient, but {source} is ZeRO {stage}, which "
+                "divides it: choose runtime.deepspeed=zero1, or optimizer.clip=global"
             )
         if settings.get("zero_optimization", {}).get("overlap_comm") or "data_types" in settings:
             raise ConfigError(

@@ -54,6 +54,15 @@ def join(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def build_disk_operator() -> None:
+    """Compile what offloading to a disk needs, unless that is done. launch/offload.py has it done before ranks start."""
+    builder = deepspeed.ops.op_builder.AsyncIOBuilder()
+    if not builder.is_compatible(verbose=False):
+        raise RuntimeError("libaio or its headers are missing")
+    with redirect_stdout(StringIO()):
+        builder.load(verbose=False)
+
+
 class Engine:
     """An objective under ZeRO. Every method but facts() is a collective of all trainers."""
 

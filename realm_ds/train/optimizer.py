@@ -1,4 +1,4 @@
-"""How weights are moved: the update, and the learning rate and weight decay of each parameter. Steps are engine.py's."""
+"""How weights are moved: the update, and learning rate and weight decay of each parameter. Steps are engine.py's."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,7 +1,7 @@
 """Whether the numbers of training are still numbers. Reading one waits for the device, so it is done when it is asked.
 
-A loss that is not finite makes every later one so: nothing is gained by going on, and a checkpoint of such weights, were
-it kept, would push the good ones out.
+A loss that is not finite makes every later one so: nothing is gained by going on, and a checkpoint of such weights would
+push the good ones out.
 """
 
 import math
@@ -13,8 +13,8 @@ from torch import Tensor
 from realm_ds.errors import TrainingFault
 
 REMEDY = (
-    "go on with --resume from the last checkpoint after lowering the stage's learning_rate or optimizer.clip_norm; data "
-    "that the same step always fails on is at fault itself"
+    "go on with --resume from the last checkpoint after lowering the stage's learning_rate or optimizer.clip_norm; "
+    "data that the same step always fails on is at fault itself"
 )
 
 

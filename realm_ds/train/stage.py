@@ -108,6 +108,8 @@ def run_encoders(model: RealmModel, *, checkpointed: bool, compiled: bool) -> No
     towers = (model.query_tower, model.passage_tower)
     for bert in dict.fromkeys([*(tower.bert for tower in towers), model.encoder.mlm.base_model]):
         if checkpointed:
-            bert.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # transformers 5 has renamed it; the argument is for torch.utils.checkpoint, first in both.
+            enable = getattr(bert, "activation_checkpointing_enable", None) or bert.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         if compiled:
             bert.compile(dynamic=True)  # else every new length of a batch would be compiled again

@@ -62,4 +62,6 @@ def test_numbers_that_are_none_end_the_run_by_name(told: dict[str, Any]) -> None
 def test_a_loss_scale_that_can_fall_no_further_ends_the_run(told: dict[str, Any]) -> None:
     """From 2**8 at step 2: one step is forgiven, then it is halved eight times."""
     for said in told["overflow zero2-fp16"]:
-        assert said.startswith("the gradient of step 11 overflows fp16 at the lowest loss scale, 1: use bf16 (runtime.d")
+        assert said.startswith(
+            "the gradient of step 11 overflows fp16 at the lowest loss scale, 1: use bf16 (runtime.d"
+        )

@@ -227,7 +227,9 @@ def plain_masked(optimizer: OptimizerConfig) -> list[float]:
     halves = [slice(0, SIZE), slice(SIZE, None)]
 
     def losses_of(step: int) -> list[torch.Tensor]:
-        losses = [objective(masked_batch(step, half)).loss * weight for half, weight in zip(halves, WEIGHTS, strict=True)]
+        losses = [
+            objective(masked_batch(step, half)).loss * weight for half, weight in zip(halves, WEIGHTS, strict=True)
+        ]
         return losses if optimizer.clip == "local" else [sum(losses) / len(losses)]
 
     return plain(objective, losses_of, optimizer=optimizer)
@@ -243,7 +245,9 @@ def main() -> None:
         if name not in ON_DISK:
             told[f"shape {name}"] = under_shape(shape(name), trainers)
     told["shape zero3 checkpointed"] = under_shape(shape("zero3"), trainers, checkpointed=True)
-    told["shape zero3-bf16-offload in fp32"] = under_shape(shape("zero3-bf16-offload", bf16={"enabled": False}), trainers)
+    told["shape zero3-bf16-offload in fp32"] = under_shape(
+        shape("zero3-bf16-offload", bf16={"enabled": False}), trainers
+    )
     for kind, clip in (("adamw", "global"), ("bert", "global"), ("adamw", "local"), ("bert", "local")):
         optimizer = OptimizerConfig(kind=kind, clip=clip, clip_norm=0.5)
         told[f"{kind} {clip}"] = plain_masked(optimizer)
