@@ -22,11 +22,12 @@ import deepspeed
 from deepspeed.git_version_info import installed_ops
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-from realm_ds.config.deepspeed import is_on, offload_device, zero_stage
+from realm_ds.config.deepspeed import is_on, needs_nvme, offload_device, zero_stage
 from realm_ds.config.schema import OptimizerConfig
 from realm_ds.config.stages import StageConfig
 from realm_ds.errors import CheckpointError, IndexFault
 from realm_ds.models.objectives import Measures
+from realm_ds.train.disk_states import consolidate_states, load_states, save_states
 from realm_ds.train.optimizer import BertAdam, learning_rate_factor, parameter_groups, rate_of
 from realm_ds.train.soundness import Losses, gradient_fault, scale_fault
 
@@ -55,7 +56,7 @@ def join(local_rank: int) -> torch.device:
 
 
 def build_disk_operator() -> None:
-    """Compile what offloading to a disk needs, unless that is done. launch/offload.py has it done before ranks start."""
+    """Compile what offloading to a disk needs, unless that is done; launch/offload.py calls it before ranks start."""
     builder = deepspeed.ops.op_builder.AsyncIOBuilder()
     if not builder.is_compatible(verbose=False):
         raise RuntimeError("libaio or its headers are missing")
@@ -104,6 +105,7 @@ class Engine:
         _forget_steps(self._optimizer)
         if self._clipping == "local":
             self._engine.enable_backward_allreduce = False  # train_step combines, once each has clipped its own
+        self._is_on_disk = needs_nvme(deepspeed_json)
         self._is_fp16 = is_on(deepspeed_json, "fp16")
         if self._is_fp16 and hasattr(self._optimizer.loss_scaler, "raise_error_at_min_scale"):
             self._optimizer.loss_scaler.raise_error_at_min_scale = False  # _check_applied says it in better words
@@ -201,6 +203,11 @@ class Engine:
         TrainingFault if there is nothing in them to go on from."""
         self._losses.check()
         try:
+            if self._is_on_disk:
+                save_states(
+                    self._optimizer, self.module, folder / CHECKPOINT_TAG, trainer_rank=self._engine.global_rank
+                )
+                return
             self._engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False)
         except (OSError, RuntimeError) as error:  # of torch's writer, which tells a full disk as a RuntimeError
             raise CheckpointError(
@@ -210,6 +217,12 @@ class Engine:
 
     def load(self, folder: Path) -> None:
         """Take weights and optimizer state from `folder`. Raises CheckpointError if it does not fit this run."""
+        if self._is_on_disk:
+            load_states(
+                self._optimizer, folder / CHECKPOINT_TAG,
+                trainer_rank=self._engine.global_rank, num_trainers=self._engine.dp_world_size,
+            )  # fmt: skip
+            return
         try:
             path, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
         except Exception as error:  # DeepSpeed raises many kinds; all mean the same to a person
@@ -282,6 +295,9 @@ def consolidate(folder: Path) -> dict[str, Tensor]:
     Raises CheckpointError if shards are missing.
     """
     try:
+        on_disk = consolidate_states(folder / CHECKPOINT_TAG)
+        if on_disk:
+            return on_disk
         if list((folder / CHECKPOINT_TAG).glob("*_optim_states.pt")):
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # It tells and draws its progress.
                 return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=CHECKPOINT_TAG))

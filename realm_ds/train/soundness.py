@@ -1,7 +1,7 @@
 """Whether the numbers of training are still numbers. Reading one waits for the device, so it is done when it is asked.
 
-A loss that is not finite makes every later one so: nothing is gained by going on, and a checkpoint of such weights would
-push the good ones out.
+A loss that is not finite makes every later one so: nothing is gained by going on, and a checkpoint of such weights
+would push the good ones out.
 """
 
 import math

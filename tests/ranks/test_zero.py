@@ -12,7 +12,7 @@ from tests.support.worlds import run_ranks
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
-    outcome = run_ranks(zero_stages, processes=2, timeout_s=400)
+    outcome = run_ranks(zero_stages, processes=2, timeout_s=500)
     assert outcome.code == 0, outcome.output
     assert "untested optimizer" not in outcome.output
     line = next(line for line in outcome.stdout.splitlines() if line.startswith("TOLD "))

@@ -23,7 +23,7 @@ def main() -> None:
     engines.join(world.local_rank)
     settings = zero_stages.shape("zero3-bf16-nvme", bf16={"enabled": False})
     settings["zero_optimization"]["offload_param"]["buffer_size"] = 300_000
-    losses = zero_stages.under_shape(settings, trainers)
+    losses = zero_stages.under_shape(settings, trainers, resumed=True)
     files = [path.stat().st_size for path in Path(os.environ["REALM_NVME"]).rglob("*") if path.is_file()]
     trainers.all_reduce_sum([0.0])  # neither ends, and takes its files along, before the other has counted
     if trainers.rank == 0:

@@ -97,16 +97,30 @@ def new_engine(objective: nn.Module, settings: dict[str, Any], **options: Any) -
     return engines.Engine(objective, deepspeed_json=settings, num_trainers=TRAINERS, **options)
 
 
-def under_shape(settings: dict[str, Any], trainers: Trainers, *, checkpointed: bool = False) -> list[float]:
+def under_shape(
+    settings: dict[str, Any], trainers: Trainers, *, checkpointed: bool = False, resumed: bool = False
+) -> list[float]:
+    """Losses of all steps; if `resumed` the last is made again by an engine that took up a checkpoint: the same."""
+    engine = cloze_engine(settings, checkpointed=checkpointed)
+    rows = slice(trainers.rank * SIZE, (trainers.rank + 1) * SIZE)
+    losses = [trained(engine, [cloze_batch(step, rows)], step, trainers) for step in range(STEPS - 1)]
+    check_facts(engine.facts(), step=STEPS - 2, is_fp16=settings["fp16"]["enabled"])
+    folder = check_consolidated(engine, trainers)
+    check_layer_by_layer(engine, trainers.rank)
+    last = cloze_batch(STEPS - 1, rows)
+    losses.append(trained(engine, [last], STEPS - 1, trainers))
+    if resumed:
+        del engine  # its files on a disk are the next one's
+        fresh = cloze_engine(settings, checkpointed=checkpointed)
+        fresh.load(folder)
+        assert trained(fresh, [last], STEPS - 1, trainers) == losses[-1]
+    return losses
+
+
+def cloze_engine(settings: dict[str, Any], *, checkpointed: bool) -> engines.Engine:
     objective = ClozeObjective(model(), gather=gather_with_gradient)
     run_encoders(objective.model, checkpointed=checkpointed, compiled=False)
-    engine = new_engine(objective, settings)
-    rows = slice(trainers.rank * SIZE, (trainers.rank + 1) * SIZE)
-    losses = [trained(engine, [cloze_batch(step, rows)], step, trainers) for step in range(STEPS)]
-    check_facts(engine.facts(), is_fp16=settings["fp16"]["enabled"])
-    check_consolidated(engine, objective, trainers)
-    check_layer_by_layer(engine, objective, trainers.rank)
-    return losses
+    return new_engine(objective, settings)
 
 
 def in_parts(settings: dict[str, Any], trainers: Trainers, optimizer: OptimizerConfig) -> list[float]:
@@ -125,29 +139,30 @@ def trained(engine: engines.Engine, batches: Sequence[Any], step: int, trainers:
     return trainers.all_reduce_sum([total])[0] / len(measures) / TRAINERS
 
 
-def check_facts(facts: dict[str, float], *, is_fp16: bool) -> None:
+def check_facts(facts: dict[str, float], *, step: int, is_fp16: bool) -> None:
     scaling = {"loss_scale", "skipped_steps"} if is_fp16 else set()
     assert facts.keys() == {"learning_rate", "grad_norm"} | scaling, facts
-    assert abs(facts["learning_rate"] - 1e-2 * (1 - (STEPS - 1) / STEPS)) < 1e-9, facts
+    assert abs(facts["learning_rate"] - 1e-2 * (1 - step / STEPS)) < 1e-9, facts
     assert facts["grad_norm"] > 0, facts
     assert not is_fp16 or (facts["loss_scale"], facts["skipped_steps"]) == (256, 0), facts
 
 
-def check_consolidated(engine: engines.Engine, objective: ClozeObjective, trainers: Trainers) -> None:
+def check_consolidated(engine: engines.Engine, trainers: Trainers) -> Path:
     """What is gathered from the live engine, and what is read back from its shards, are the same weights."""
-    live = engine.copy_weights(objective.model.passage_tower)
+    live = engine.copy_weights(engine.module.model.passage_tower)
     made = tempfile.mkdtemp().encode() if trainers.rank == 0 else None
     folder = Path(trainers.broadcast_bytes(made).decode())
     engine.save(folder)
     read = engines.consolidate(folder)
-    dtype = next(objective.parameters()).dtype  # in 16 bits trainers compute with the rounded, and keep whole ones
+    dtype = next(engine.module.parameters()).dtype  # in 16 bits trainers compute with the rounded, and keep whole ones
     for name, value in live.items():
         assert torch.equal(value, read[f"model.passage_tower.{name}"].to(dtype).float()), name
+    return folder
 
 
-def check_layer_by_layer(engine: engines.Engine, objective: ClozeObjective, rank: int) -> None:
+def check_layer_by_layer(engine: engines.Engine, rank: int) -> None:
     """Nobody gathers more than a layer at once, and who keeps nothing does not stand in the way of the others."""
-    tower = objective.model.query_tower
+    tower = engine.module.model.query_tower
     whole, gathered = engine.copy_weights(tower), []
 
     class Watched(engines.deepspeed.zero.GatheredParameters):
@@ -243,7 +258,7 @@ def main() -> None:
     told: dict[str, Any] = {"cloze": plain_cloze()}
     for name in packaged_names():
         if name not in ON_DISK:
-            told[f"shape {name}"] = under_shape(shape(name), trainers)
+            told[f"shape {name}"] = under_shape(shape(name), trainers, resumed="-" in name)
     told["shape zero3 checkpointed"] = under_shape(shape("zero3"), trainers, checkpointed=True)
     told["shape zero3-bf16-offload in fp32"] = under_shape(
         shape("zero3-bf16-offload", bf16={"enabled": False}), trainers
