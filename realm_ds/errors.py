@@ -21,5 +21,9 @@ class CheckpointError(RealmError):
     """A checkpoint or export that is absent, damaged or of another run."""
 
 
+class TrainingFault(RealmError):
+    """Training cannot go on: losses or gradients are no longer numbers."""
+
+
 class LaunchError(RealmError):
     """A rank died or could not be started; names the rank and the cause."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from realm_ds.comm.world import is_launched, start_mpi
 from realm_ds.config.base import StageName
+from realm_ds.config.deepspeed import check_deepspeed
 from realm_ds.config.load import RUN_CONFIG, dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import load_questions
@@ -23,6 +24,7 @@ from realm_ds.index.factory import spec_of
 from realm_ds.launch.failures import forget_last_world
 from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.node import run_rank
+from realm_ds.launch.offload import check_offload
 from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.models.hub import encoder_folder
@@ -80,6 +82,7 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
 
     Raises DataError, ConfigError or CheckpointError for what is absent, damaged, of another tokenizer or too small.
     """
+    check_offload(check_deepspeed(config))
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     if stage == "pretrain" or (stage == "ict" and config.ict.encoder_warmup):

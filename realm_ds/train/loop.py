@@ -68,7 +68,7 @@ def run_steps(
         is_last = info.step == settings.steps
         if info.step % settings.log_every_steps == 0 or is_last or info.step == first_step + 1:
             means = meters.drain(trainers.all_reduce_sum)
-            row = {**means, **info.facts}
+            row = {**means, **info.facts, **engine.facts()}
             sinks.write("step", step=info.step, steps=settings.steps, **row)
             log.info("%s step %d/%d: %s", name, info.step, settings.steps, describe_step(row))
         if evaluate is not None:  # before the checkpoint: a run that is stopped in between measures this step again

@@ -92,8 +92,11 @@ class Stage:
         return {key: str(value) for key, value in fixed.items()}
 
     def model(self) -> RealmModel:
-        """The starting weights, on this trainer's device; the same on all trainers."""
-        return starting_model(self.config, vocab_size=self.tokenizer.vocab_size).to(self.device)
+        """The starting weights, on this trainer's device, the same on all trainers; run as the settings have it."""
+        model = starting_model(self.config, vocab_size=self.tokenizer.vocab_size).to(self.device)
+        runtime = self.config.runtime
+        run_encoders(model, checkpointed=runtime.activation_checkpointing, compiled=runtime.compile)
+        return model
 
 
 def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks) -> Stage:
@@ -119,3 +122,18 @@ def starting_model(config: RealmConfig, *, vocab_size: int) -> RealmModel:
     return build_model(
         config.model, vocab_size=vocab_size, max_tokens=config.data.joint_tokens, seed=config.runtime.seed
     )
+
+
+def run_encoders(model: RealmModel, *, checkpointed: bool, compiled: bool) -> None:
+    """Switch how the three BERTs of a model are run, in place: the names of their weights stay what they are.
+
+    To be done before DeepSpeed takes the model. Checkpointing draws the same dropout again in the backward pass.
+    """
+    towers = (model.query_tower, model.passage_tower)
+    for bert in dict.fromkeys([*(tower.bert for tower in towers), model.encoder.mlm.base_model]):
+        if checkpointed:
+            # transformers 5 has renamed it; the argument is for torch.utils.checkpoint, first in both.
+            enable = getattr(bert, "activation_checkpointing_enable", None) or bert.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        if compiled:
+            bert.compile(dynamic=True)  # else every new length of a batch would be compiled again
