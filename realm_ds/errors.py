@@ -23,3 +23,12 @@ class CheckpointError(RealmError):
 
 class LaunchError(RealmError):
     """A rank died or could not be started; names the rank and the cause."""
+
+
+REQUEUE = 75
+"""Exit code of a run that was asked to end and can go on: EX_TEMPFAIL of sysexits.h, which no shell, MPI or Python
+uses for anything else. A batch script that sees it queues the job again."""
+
+
+class Preempted(RealmError):
+    """No failure: a signal asked the run to end, and all ranks did so together. Says what `--resume` goes on from."""

@@ -3,56 +3,114 @@
 Heavy libraries are imported once the role is known: only trainers load DeepSpeed.
 """
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realm_ds.comm.world import World, join_world
 from realm_ds.config.base import StageName
 from realm_ds.config.deepspeed import load_deepspeed
 from realm_ds.config.schema import RealmConfig
+from realm_ds.errors import Preempted
 from realm_ds.index.messages import MESSAGES
+from realm_ds.index.vitals import Tell
+from realm_ds.launch.failures import explain_preemption, record_preemption
 from realm_ds.launch.rank import as_rank
+from realm_ds.observe.logs import log_path
+from realm_ds.observe.notice import Notice
+from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
 
+if TYPE_CHECKING:
+    from realm_ds.train.loop import Ending
 
-def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool) -> None:
-    """One rank of a stage, from start to end. Only pre-training has other ranks than trainers."""
+log = logging.getLogger(__name__)
+
+
+def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool, notice: Notice) -> None:
+    """One rank of a stage, from start to end. Only pre-training has other ranks than trainers.
+
+    Raises Preempted, on every rank, when trainers have ended early because one of them was asked to.
+    """
     num_shards, num_builders = (config.index.num_shards, config.index.builders) if name == "pretrain" else (0, 0)
     timeout_s = config.runtime.wait_timeout_s
     world = join_world(
         num_shards=num_shards, num_builders=num_builders, placement=config.index.placement, timeout_s=timeout_s
     )
-    with as_rank(world, folder=folder, stage=name, threads=config.runtime.threads_per_rank) as sinks:
+    is_early = False
+    with (
+        as_rank(world, folder=folder, stage=name, threads=config.runtime.threads_per_rank) as sinks,
+        _pulse(world, config, folder=folder, sinks=sinks) as pulse,
+    ):
+        tell = _telling(pulse, notice)
         if world.shard_rank is not None:
             from realm_ds.launch.index_rank import serve_index
 
-            served = serve_index(world, config, folder=folder, shard_rank=world.shard_rank)
+            served = serve_index(world, config, folder=folder, shard_rank=world.shard_rank, tell=tell)
             sinks.write("done", **vars(served))
         elif world.builder_rank is not None:
             from realm_ds.launch.index_rank import build_vectors
 
-            sent = build_vectors(world, config, folder=folder, builder_rank=world.builder_rank)
+            sent = build_vectors(world, config, folder=folder, builder_rank=world.builder_rank, tell=tell)
             sinks.write("done", **vars(sent))
         else:
-            _train(name, world, config, folder=folder, resume=resume, sinks=sinks)
-        world.barrier(timeout_s=timeout_s, waiting_for="all ranks to finish")
+            ending = _train(name, world, config, folder=folder, resume=resume, sinks=sinks, notice=notice, pulse=pulse)
+            is_early = ending.is_early
+            if is_early and world.trainer_rank == 0:
+                sinks.write("preempted", step=ending.step, signal=notice.name)
+                record_preemption(folder, step=ending.step)
+                log.info("%s", explain_preemption(folder))
+        is_early = world.any(is_early, timeout_s=timeout_s, waiting_for="all ranks to finish")
+    if is_early:
+        world.leave()
+        raise Preempted(explain_preemption(folder))
 
 
-def _train(name: StageName, world: World, config: RealmConfig, *, folder: Path, resume: bool, sinks: Sinks) -> None:
+def _pulse(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks) -> Pulse:
+    log_file = log_path(folder, role=world.role, role_rank=world.role_rank)
+    return Pulse(sinks, log_file, stacks_after_s=config.runtime.stacks_after_s)
+
+
+def _telling(pulse: Pulse, notice: Notice) -> Tell:
+    """For index and builder ranks, that go on until the trainers take leave, whatever they were asked."""
+    said: list[str] = []
+
+    def tell(**figures: float) -> None:
+        pulse.tell(**figures)
+        if notice.is_given and not said:
+            said.append(notice.name)
+            log.info("%s: this rank goes on until the trainers take leave", notice.name)
+
+    return tell
+
+
+def _train(
+    name: StageName,
+    world: World,
+    config: RealmConfig,
+    *,
+    folder: Path,
+    resume: bool,
+    sinks: Sinks,
+    notice: Notice,
+    pulse: Pulse,
+) -> "Ending":
     from realm_ds.train.stage import open_stage
 
-    stage = open_stage(world, config, folder=folder, sinks=sinks)
+    stage = open_stage(world, config, folder=folder, sinks=sinks, notice=notice, pulse=pulse)
     deepspeed_json = load_deepspeed(config.runtime.deepspeed)
     if name == "pretrain":
         from realm_ds.train.pretrain import pretrain
 
         mailbox = world.mailbox(MESSAGES, timeout_s=config.runtime.wait_timeout_s)
-        pretrain(stage, mailbox, deepspeed_json=deepspeed_json, resume=resume)
+        ending = pretrain(stage, mailbox, deepspeed_json=deepspeed_json, resume=resume)
     elif name == "ict":
         from realm_ds.train.ict import train_ict
 
-        train_ict(stage, deepspeed_json=deepspeed_json, resume=resume)
+        ending = train_ict(stage, deepspeed_json=deepspeed_json, resume=resume)
     else:
         from realm_ds.train.qa import train_qa
 
-        train_qa(stage, deepspeed_json=deepspeed_json, resume=resume)
+        ending = train_qa(stage, deepspeed_json=deepspeed_json, resume=resume)
     stage.trainers.close()
+    return ending

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from realm_ds.comm.world import World
-from realm_ds.errors import RealmError
+from realm_ds.errors import REQUEUE, Preempted, RealmError
 from realm_ds.launch.failures import record_death, record_error, record_rank
 from realm_ds.launch.tether import die_with_parent, kill_own_session
 from realm_ds.observe.logs import start_logs
@@ -44,6 +44,8 @@ def run_as_rank(folder: Path, job: Callable[[], None]) -> None:
         code = INTERRUPTED
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except Preempted:  # Every rank ends so, and trainer 0 has said why.
+        code = REQUEUE
     except BaseException as error:
         _tell(folder, error)
         code = 1

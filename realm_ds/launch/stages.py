@@ -21,11 +21,12 @@ from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import write_durably
 from realm_ds.index.factory import spec_of
 from realm_ds.launch.failures import forget_last_world
-from realm_ds.launch.local import run_world, world_command
+from realm_ds.launch.local import leaving_when_asked, run_world, world_command
 from realm_ds.launch.node import run_rank
 from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.models.names import check_export
+from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
 
 DEFAULT_TRAINERS = 2
@@ -41,20 +42,26 @@ def launch_stage(
 ) -> None:
     """Run a whole stage from here, or this process's part of it if a launcher started it.
 
-    Raises ConfigError or CheckpointError for what cannot work, LaunchError when a rank dies.
+    Raises ConfigError or CheckpointError for what cannot work, LaunchError when a rank dies, Preempted when a signal
+    has asked the run to end.
     """
     if is_launched(os.environ):
-        run_as_rank(run_folder, lambda: _take_part(stage, load_config, run_folder=run_folder, resume=resume))
+
+        def take_part() -> None:
+            _take_part(stage, load_config, run_folder=run_folder, resume=resume, notice=Notice().listen())
+
+        run_as_rank(run_folder, take_part)
         return
-    config = load_config()
-    check_inputs(stage, config)
-    prepare_run_folder(run_folder, config, resume=resume)
-    run_world(
-        rank_arguments(stage, run_folder=run_folder, resume=resume),
-        processes=num_processes(stage, config),
-        run_folder=run_folder,
-        on_poll=on_poll,
-    )
+    with leaving_when_asked(run_folder):
+        config = load_config()
+        check_inputs(stage, config)
+        prepare_run_folder(run_folder, config, resume=resume)
+        run_world(
+            rank_arguments(stage, run_folder=run_folder, resume=resume),
+            processes=num_processes(stage, config),
+            run_folder=run_folder,
+            on_poll=on_poll,
+        )
 
 
 def show_stage(stage: StageName, *, load_config: Callable[[], RealmConfig], run_folder: Path, resume: bool) -> None:
@@ -123,7 +130,9 @@ def _check_candidates(config: RealmConfig, *, num_passages: int) -> None:
         )
 
 
-def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool) -> None:
+def _take_part(
+    stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool, notice: Notice
+) -> None:
     # Before anything can fail: a rank that dies before MPI is there leaves the others waiting for it in MPI_Init.
     mpi = start_mpi()
     config = load_config()
@@ -132,7 +141,8 @@ def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_
         check_inputs(stage, config)
         prepare_run_folder(run_folder, config, resume=resume)
         forget_last_world(run_folder)
-    run_rank(stage, config=config, folder=run_folder, resume=resume)
+    resume = resume and has_checkpoint(run_folder)
+    run_rank(stage, config=config, folder=run_folder, resume=resume, notice=notice)
 
 
 def rank_arguments(stage: StageName, *, run_folder: Path, resume: bool) -> list[str]:
@@ -162,14 +172,23 @@ def num_processes(stage: StageName, config: RealmConfig) -> int:
 
 def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -> None:
     """Write what the run is before it starts. A folder that holds a run is not overwritten without being told."""
-    # A whole checkpoint: a run that ended before its first one can only be started again.
-    has_run = any((run_folder / "checkpoints").glob("step-*/manifest.json"))
+    has_run = has_checkpoint(run_folder)
     if has_run and not resume:
         raise ConfigError(f"{run_folder} holds a run already: add --resume to go on with it, or name another folder")
-    if resume and not has_run:
+    if resume and not has_run and not (run_folder / RUN_CONFIG).is_file():
         raise CheckpointError(f"{run_folder} holds no checkpoint to resume from: start the run without --resume")
+    if resume and not has_run:
+        # A batch script that was stopped early cannot know: it says --resume each time.
+        print(
+            f"realm-ds: {run_folder} has no checkpoint yet: it starts from the beginning", file=sys.stderr, flush=True
+        )
     write_durably(run_folder / RUN_CONFIG, dump(config))  # at once: other ranks may be reading the one before
     (run_folder / "code.txt").write_text(_code_version(), encoding="utf-8")
+
+
+def has_checkpoint(run_folder: Path) -> bool:
+    """A whole one: a run that ended before its first can only be started again."""
+    return any((run_folder / "checkpoints").glob("step-*/manifest.json"))
 
 
 def _code_version() -> str:

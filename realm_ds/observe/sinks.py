@@ -7,6 +7,7 @@ whole or absent, and is there as soon as it is written: readers follow the file 
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ class Sinks:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _end_torn_line(self._path)
         self._file = self._path.open("ab", buffering=0)
+        self._lock = threading.Lock()
         self._stage = stage
         self._clock = clock
         self._board = _Board(run_folder / "events" / stage) if tensorboard else None
@@ -46,8 +48,9 @@ class Sinks:
         record.update({name: _plain(value) for name, value in values.items()})
         try:
             line = f"{json.dumps(record, allow_nan=False)}\n".encode()
-            while line:
-                line = line[self._file.write(line) :]
+            with self._lock:  # The pulse's thread writes, too.
+                while line:
+                    line = line[self._file.write(line) :]
         except OSError as error:  # a full disk: say of which file
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         if self._board is not None and step is not None:

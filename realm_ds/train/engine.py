@@ -25,6 +25,7 @@ from realm_ds.config.stages import StageConfig
 from realm_ds.errors import CheckpointError, IndexFault
 from realm_ds.models.objectives import Measures
 from realm_ds.train.optimizer import learning_rate_factor, parameter_groups, rate_of
+from realm_ds.train.timing import StepTimer
 
 CHECKPOINT_TAG = "zero"
 """The folder of DeepSpeed's own files inside one of our checkpoints."""
@@ -87,16 +88,19 @@ class Engine:
         """The objective, for reading."""
         return self._engine.module
 
-    def train_step(self, batches: Sequence[Any], *, step: int) -> list[Measures]:
+    def train_step(self, batches: Sequence[Any], *, step: int, timer: StepTimer | None = None) -> list[Measures]:
         """Forward and backward over the accumulated micro-batches, then one optimizer step at the rate of `step`."""
         factor = learning_rate_factor(step, steps=self.stage.steps, warmup_steps=self.stage.warmup_steps)
         for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * factor
-        measures = []
+        measures, timer = [], timer or StepTimer()
         for batch in batches:
-            measured: Measures = self._engine(batch)
-            self._engine.backward(measured.loss)
-            self._engine.step()
+            with timer.phase("forward"):
+                measured: Measures = self._engine(batch)
+            with timer.phase("backward"):
+                self._engine.backward(measured.loss)
+            with timer.phase("optimizer"):
+                self._engine.step()
             measures.append(measured)
         return measures
 

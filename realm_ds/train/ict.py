@@ -17,7 +17,7 @@ from realm_ds.errors import DataError
 from realm_ds.models.objectives import ClozeObjective
 from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
-from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.optimizer import rate_of
 from realm_ds.train.stage import Stage
 
@@ -25,7 +25,7 @@ STAGE: StageName = "ict"
 Warmup = Iterator[tuple[MaskedExample, Passage]]
 
 
-def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
+def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
     """Train to ict.steps, from the newest checkpoint if `resume`."""
     settings = stage.config.ict
     model = stage.model()
@@ -44,7 +44,7 @@ def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) 
         restored = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers, fixed=fixed)
         first_step, state = restored.step, restored.stream
     steps = _steps(stage, engine, first_step=first_step, state=state)
-    run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
+    return run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
 
 
 def _learning_rate(name: str, *, settings: IctConfig) -> float:
@@ -56,18 +56,20 @@ def _learning_rate(name: str, *, settings: IctConfig) -> float:
 
 def _steps(stage: Stage, engine: Engine, *, first_step: int, state: StreamState) -> Iterator[StepInfo]:
     settings, seed, collator = stage.config.ict, stage.config.runtime.seed, stage.collator()
+    timer = stage.timer
     batches = _cloze_batches(stage, state)
     warmup_size = settings.warmup_micro_batch_size or settings.micro_batch_size
     num_used = first_step * settings.gradient_accumulation_steps * warmup_size
     warmup = _warmup(stage, skip=num_used) if settings.encoder_warmup else None
     for step in range(first_step, settings.steps):
         seed_step(seed, trainer_rank=stage.trainers.rank, step=step)
-        micro_batches = list(islice(batches, settings.gradient_accumulation_steps))
-        inputs = []
-        for examples, _ in micro_batches:
-            pairs = list(islice(warmup, warmup_size)) if warmup else []
-            inputs.append(collator.cloze(examples, pairs))
-        measures = engine.train_step(inputs, step=step)
+        with timer.phase("data"):
+            micro_batches = list(islice(batches, settings.gradient_accumulation_steps))
+            inputs = []
+            for examples, _ in micro_batches:
+                pairs = list(islice(warmup, warmup_size)) if warmup else []
+                inputs.append(collator.cloze(examples, pairs))
+        measures = engine.train_step(inputs, step=step, timer=timer)
         yield StepInfo(
             step=step + 1,
             stream=micro_batches[-1][1],

@@ -27,7 +27,7 @@ from realm_ds.models.towers import Embedder
 from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
 from realm_ds.train.find import PassageFinder
-from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.recall import embed_passages
 from realm_ds.train.stage import Stage
 
@@ -36,8 +36,8 @@ EVALUATED = ("dev", "test")
 """Splits that are answered once training is over. Nothing is chosen by either."""
 
 
-def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> dict[str, dict[str, Any]]:
-    """Train to qa.steps, then answer dev and test questions; returns their scores, on every trainer.
+def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
+    """Train to qa.steps, then answer dev and test questions.
 
     Writes `export/` (query tower and reader), `qa/SPLIT.json` (scores) and `qa/SPLIT.jsonl` (a row for each question).
     """
@@ -58,11 +58,17 @@ def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -
         fixed = stage.fixed_settings(STAGE)
         first_step = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers, fixed=fixed).step
     steps = _steps(stage, engine, train, finder, first_step=first_step)
-    run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
+    ending = run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
+    if ending.is_early:
+        return ending
     trained = _whole_copy(stage, engine, model)
     if stage.trainers.rank == 0:
         trained.save(stage.folder / "export")
-    return {split: evaluate_split(stage, trained, corpus, train, split=split) for split in EVALUATED}
+    for split in EVALUATED:
+        if stage.must_leave():  # The last checkpoint is there: what follows it can be done again.
+            return Ending(step=ending.step, is_early=True)
+        evaluate_split(stage, trained, corpus, train, split=split)
+    return ending
 
 
 def evaluate_split(
@@ -103,13 +109,14 @@ def _steps(
     for step in range(first_step, settings.steps):
         seed_step(seed, trainer_rank=trainers.rank, step=step)
         batches = []
-        for micro_step in range(step * accumulated, (step + 1) * accumulated):
-            start = (micro_step * trainers.size + trainers.rank) * size
-            numbers = question_order(len(train), start=start, stop=start + size, seed=seed)
-            ids = [finder.question_ids[number] for number in numbers]
-            questions = collator.queries(ids, max_tokens=settings.question_tokens)
-            batches.append(QaBatch(questions=questions, numbers=tuple(numbers)))
-        measures = engine.train_step(batches, step=step)
+        with stage.timer.phase("data"):
+            for micro_step in range(step * accumulated, (step + 1) * accumulated):
+                start = (micro_step * trainers.size + trainers.rank) * size
+                numbers = question_order(len(train), start=start, stop=start + size, seed=seed)
+                ids = [finder.question_ids[number] for number in numbers]
+                questions = collator.queries(ids, max_tokens=settings.question_tokens)
+                batches.append(QaBatch(questions=questions, numbers=tuple(numbers)))
+        measures = engine.train_step(batches, step=step, timer=stage.timer)
         epoch, position = divmod((step + 1) * accumulated * trainers.size * size, len(train))
         yield StepInfo(
             step=step + 1,

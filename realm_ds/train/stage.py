@@ -13,9 +13,12 @@ from realm_ds.data.shards import Manifest, open_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError
 from realm_ds.models.realm import RealmModel, build_model
+from realm_ds.observe.notice import Notice
+from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.collate import Collator
 from realm_ds.train.engine import join
+from realm_ds.train.timing import StepTimer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,9 @@ class Stage:
     tokenizer: Tokenizer
     corpus: Manifest
     sinks: Sinks
+    notice: Notice
+    pulse: Pulse
+    timer: StepTimer
 
     @property
     def pretrain_folder(self) -> Path:
@@ -39,6 +45,10 @@ class Stage:
 
     def pretrain_manifest(self) -> Manifest:
         return open_manifest(self.pretrain_folder, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
+
+    def must_leave(self) -> bool:
+        """Whether any trainer was asked to end, the same on all. Collective."""
+        return self.trainers.any(self.notice.is_given, waiting_for="all trainers to say whether they were asked to end")
 
     def collator(self) -> Collator:
         data = self.config.data
@@ -73,20 +83,24 @@ class Stage:
         return starting_model(self.config, vocab_size=self.tokenizer.vocab_size).to(self.device)
 
 
-def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks) -> Stage:
+def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks, notice: Notice, pulse: Pulse) -> Stage:
     """Join the trainers and open what they share. Raises DataError or ConfigError for what does not fit."""
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     trainers = init_trainers(world, timeout_s=config.runtime.wait_timeout_s)
+    device = join(world.local_rank)
     return Stage(
         config=config,
         folder=folder,
         world=world,
         trainers=trainers,
-        device=join(world.local_rank),
+        device=device,
         tokenizer=tokenizer,
         corpus=corpus,
         sinks=sinks,
+        notice=notice,
+        pulse=pulse,
+        timer=StepTimer(device),
     )
 
 
