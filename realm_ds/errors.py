@@ -32,3 +32,8 @@ uses for anything else. A batch script that sees it queues the job again."""
 
 class Preempted(RealmError):
     """No failure: a signal asked the run to end, and all ranks did so together. Says what `--resume` goes on from."""
+
+    def __init__(self, message: str, *, exit_code: int = REQUEUE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        """Of this process."""

@@ -144,8 +144,7 @@ class World:
         return polled_any(self.comm, is_so, timeout_s=timeout_s, waiting_for=waiting_for)
 
     def leave(self) -> None:
-        """MPI's own end, after which this rank may exit with any code: launchers take a rank that leaves without it
-        for dead, and kill the others. Only once nothing is under way between ranks."""
+        """MPI's own end. Only once nothing is under way between ranks."""
         if self.comm is not None:
             from mpi4py import MPI
 

@@ -4,14 +4,15 @@ Heavy libraries are imported once the role is known: only trainers load DeepSpee
 """
 
 import logging
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from realm_ds.comm.world import World, join_world
 from realm_ds.config.base import StageName
 from realm_ds.config.deepspeed import load_deepspeed
 from realm_ds.config.schema import RealmConfig
-from realm_ds.errors import Preempted
+from realm_ds.errors import REQUEUE, Preempted
 from realm_ds.index.messages import MESSAGES
 from realm_ds.index.vitals import Tell
 from realm_ds.launch.failures import explain_preemption, record_preemption
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from realm_ds.train.loop import Ending
 
 log = logging.getLogger(__name__)
+
+LAST_S = 1.0
+"""Rank 0 gives the others so long to be gone: a process with much memory takes a while to end."""
 
 
 def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool, notice: Notice) -> None:
@@ -62,8 +66,17 @@ def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool
                 log.info("%s", explain_preemption(folder))
         is_early = world.any(is_early, timeout_s=timeout_s, waiting_for="all ranks to finish")
     if is_early:
-        world.leave()
-        raise Preempted(explain_preemption(folder))
+        _leave_early(world, folder=folder)
+
+
+def _leave_early(world: World, *, folder: Path) -> NoReturn:
+    """End with the code that has a batch script queue the job again: once, by the last of all ranks to go, since
+    `srun -K1` kills whatever is left at the first code that is not 0, and then gives that of the killed."""
+    world.leave()
+    is_last = world.world_rank == 0
+    if is_last:
+        time.sleep(LAST_S)
+    raise Preempted(explain_preemption(folder), exit_code=REQUEUE if is_last else 0)
 
 
 def _pulse(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks) -> Pulse:
