@@ -21,6 +21,7 @@ from realm_ds.observe.logs import log_path
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
+from realm_ds.observe.trackers import open_tracker
 
 if TYPE_CHECKING:
     from realm_ds.train.loop import Ending
@@ -46,6 +47,9 @@ def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool
         as_rank(world, folder=folder, stage=name, threads=config.runtime.threads_per_rank) as sinks,
         _pulse(world, config, folder=folder, sinks=sinks) as pulse,
     ):
+        if world.trainer_rank == 0:
+            settings = config.model_dump(mode="json")
+            sinks.also_to(open_tracker(config.runtime.tracker, folder, stage=name, settings=settings))
         tell = _telling(pulse, notice)
         if world.shard_rank is not None:
             from realm_ds.launch.index_rank import serve_index
@@ -65,6 +69,7 @@ def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool
                 record_preemption(folder, step=ending.step)
                 log.info("%s", explain_preemption(folder))
         is_early = world.any(is_early, timeout_s=timeout_s, waiting_for="all ranks to finish")
+        sinks.write("ended")
     if is_early:
         _leave_early(world, folder=folder)
 

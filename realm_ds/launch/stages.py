@@ -28,6 +28,7 @@ from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.models.names import check_export
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
+from realm_ds.observe.trackers import check_tracker
 
 DEFAULT_TRAINERS = 2
 
@@ -82,6 +83,7 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
 
     Raises DataError, ConfigError or CheckpointError for what is absent, damaged, of another tokenizer or too small.
     """
+    check_tracker(config.runtime.tracker)
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     if stage == "pretrain" or (stage == "ict" and config.ict.encoder_warmup):

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from realm_ds.observe.trackers import Tracker
+
 logger = logging.getLogger(__name__)
 
 Value = float | int | str | bool | None
@@ -39,6 +41,11 @@ class Sinks:
         self._stage = stage
         self._clock = clock
         self._board = _Board(run_folder / "events" / stage) if tensorboard else None
+        self._tracker: Tracker | None = None
+
+    def also_to(self, tracker: Tracker | None) -> None:
+        """From now on means of steps go there as well; closed with these."""
+        self._tracker = tracker
 
     def write(self, event: str, *, step: int | None = None, **values: Value) -> None:
         """One event; numbers of a step also become curves."""
@@ -55,12 +62,17 @@ class Sinks:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         if self._board is not None and step is not None:
             self._board.write(step, {f"{self._stage}/{name}": value for name, value in values.items()}, record["time"])
+        if self._tracker is not None and step is not None and event == "step":
+            numbers = {name: value for name, value in record.items() if name not in _NO_CURVE and _is_number(value)}
+            self._tracker.log(step, {f"{self._stage}/{name}": value for name, value in numbers.items()})
 
     def close(self) -> None:
         """Close the files; events after this are an error."""
         self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def __enter__(self) -> Self:
         return self
@@ -92,6 +104,13 @@ def parse_event(line: str) -> dict[str, Any] | None:
 def last_of_each_step(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """Steps in order, each once: a resumed run repeats the steps after its checkpoint, and the later record counts."""
     return [record for _, record in sorted({record["step"]: record for record in records}.items())]
+
+
+_NO_CURVE = ("step", "steps", "time")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _plain(value: Any) -> Any:
@@ -133,7 +152,7 @@ class _Board:
         scalars = [
             self._summary.Value(tag=name, simple_value=float(value))
             for name, value in values.items()
-            if isinstance(value, int | float) and not isinstance(value, bool) and not name.endswith("/steps")
+            if _is_number(value) and not name.endswith("/steps")
         ]
         self._writer.add_event(self._event(step=step, wall_time=at, summary=self._summary(value=scalars)))
 

@@ -13,6 +13,7 @@ from realm_ds.launch import stages
 from realm_ds.launch.node import StageName
 from realm_ds.launch.stages import check_inputs, num_processes, prepare_run_folder
 from realm_ds.launch.tether import TAG_VARIABLE
+from realm_ds.observe.notice import Notice
 from realm_ds.train.export import export_run
 from tests.support.tiny import make_data, tiny_config
 from tests.support.tiny_qa import make_questions
@@ -118,12 +119,13 @@ def test_under_srun_the_first_rank_prepares_the_run_folder(
     monkeypatch.delenv(TAG_VARIABLE, raising=False)
     if tag:
         monkeypatch.setenv(TAG_VARIABLE, tag)
-    stages._take_part("pretrain", lambda: config, run_folder=run, resume=False)
+    notice = Notice()
+    stages._take_part("pretrain", lambda: config, run_folder=run, resume=False, notice=notice)
     assert (run / RUN_CONFIG).exists() == prepares
     (run / "checkpoints" / "step-00000002").mkdir(parents=True)
     (run / "checkpoints" / "step-00000002" / "manifest.json").touch()
     if prepares:
         with pytest.raises(ConfigError, match="holds a run already"):
-            stages._take_part("pretrain", lambda: config, run_folder=run, resume=False)
-    stages._take_part("pretrain", lambda: config, run_folder=run, resume=True)
+            stages._take_part("pretrain", lambda: config, run_folder=run, resume=False, notice=notice)
+    stages._take_part("pretrain", lambda: config, run_folder=run, resume=True, notice=notice)
     assert took_part == [False, True]
