@@ -42,36 +42,50 @@ def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool
     world = join_world(
         num_shards=num_shards, num_builders=num_builders, placement=config.index.placement, timeout_s=timeout_s
     )
-    is_early = False
-    with (
-        as_rank(world, folder=folder, stage=name, threads=config.runtime.threads_per_rank) as sinks,
-        _pulse(world, config, folder=folder, sinks=sinks) as pulse,
-    ):
-        if world.trainer_rank == 0:
-            settings = config.model_dump(mode="json")
-            sinks.also_to(open_tracker(config.runtime.tracker, folder, stage=name, settings=settings))
-        tell = _telling(pulse, notice)
-        if world.shard_rank is not None:
-            from realm_ds.launch.index_rank import serve_index
-
-            served = serve_index(world, config, folder=folder, shard_rank=world.shard_rank, tell=tell)
-            sinks.write("done", **vars(served))
-        elif world.builder_rank is not None:
-            from realm_ds.launch.index_rank import build_vectors
-
-            sent = build_vectors(world, config, folder=folder, builder_rank=world.builder_rank, tell=tell)
-            sinks.write("done", **vars(sent))
-        else:
-            ending = _train(name, world, config, folder=folder, resume=resume, sinks=sinks, notice=notice, pulse=pulse)
-            is_early = ending.is_early
-            if is_early and world.trainer_rank == 0:
-                sinks.write("preempted", step=ending.step, signal=notice.name)
-                record_preemption(folder, step=ending.step)
-                log.info("%s", explain_preemption(folder))
-        is_early = world.any(is_early, timeout_s=timeout_s, waiting_for="all ranks to finish")
+    log_file = log_path(folder, role=world.role, role_rank=world.role_rank)
+    with as_rank(world, folder=folder, stage=name, threads=config.runtime.threads_per_rank) as sinks:
+        with Pulse(sinks, log_file, stacks_after_s=config.runtime.stacks_after_s) as pulse:
+            is_early = _work(name, world, config, folder=folder, resume=resume, sinks=sinks, notice=notice, pulse=pulse)
+            is_early = world.any(is_early, timeout_s=timeout_s, waiting_for="all ranks to finish")
         sinks.write("ended")
     if is_early:
         _leave_early(world, folder=folder)
+
+
+def _work(
+    name: StageName,
+    world: World,
+    config: RealmConfig,
+    *,
+    folder: Path,
+    resume: bool,
+    sinks: Sinks,
+    notice: Notice,
+    pulse: Pulse,
+) -> bool:
+    """What this rank is for. Whether it ended early: only trainers know."""
+    tell = _telling(pulse, notice)
+    if world.shard_rank is not None:
+        from realm_ds.launch.index_rank import serve_index
+
+        served = serve_index(world, config, folder=folder, shard_rank=world.shard_rank, tell=tell)
+        sinks.write("done", **vars(served))
+        return False
+    if world.builder_rank is not None:
+        from realm_ds.launch.index_rank import build_vectors
+
+        sent = build_vectors(world, config, folder=folder, builder_rank=world.builder_rank, tell=tell)
+        sinks.write("done", **vars(sent))
+        return False
+    if world.trainer_rank == 0:
+        settings = config.model_dump(mode="json")
+        sinks.also_to(open_tracker(config.runtime.tracker, folder, stage=name, settings=settings))
+    ending = _train(name, world, config, folder=folder, resume=resume, sinks=sinks, notice=notice, pulse=pulse)
+    if ending.is_early and world.trainer_rank == 0:
+        sinks.write("preempted", step=ending.step, signal=notice.name)
+        record_preemption(folder, step=ending.step)
+        log.info("%s", explain_preemption(folder))
+    return ending.is_early
 
 
 def _leave_early(world: World, *, folder: Path) -> NoReturn:
@@ -82,11 +96,6 @@ def _leave_early(world: World, *, folder: Path) -> NoReturn:
     if is_last:
         time.sleep(LAST_S)
     raise Preempted(explain_preemption(folder), exit_code=REQUEUE if is_last else 0)
-
-
-def _pulse(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks) -> Pulse:
-    log_file = log_path(folder, role=world.role, role_rank=world.role_rank)
-    return Pulse(sinks, log_file, stacks_after_s=config.runtime.stacks_after_s)
 
 
 def _telling(pulse: Pulse, notice: Notice) -> Tell:

@@ -37,11 +37,11 @@ def look(
     """
     run, stages = _run_in(folder)
     now = time.time() if now is None else now
-    seen = dict(now=now, host=host or socket.gethostname(), lives=lives or _lives)
-    ranks = [_rank(run, card, **seen) for card in _cards(run)]
+    host, lives = host or socket.gethostname(), lives or _lives
+    ranks = [_rank(run, card, now=now, host=host, lives=lives) for card in _cards(run)]
     events = _events(run, "trainer", 0)
     step = _last(events, "step") or {}
-    state, why = _state(run, ranks, step=step, is_ended=_since_start(events, "ended"))
+    state, why = _state(run, ranks, step=step, is_ended=_ends_with(events, "ended"))
     return RunView(
         folder=str(run), stage=str((step or (events[-1] if events else {})).get("stage", "")), state=state, why=why,
         step=step, ranks=tuple(ranks), stages_done=tuple(stages), is_over=_is_over(folder, run, state),
@@ -86,7 +86,7 @@ def _rank(run: Path, card: dict[str, Any], *, now: float, host: str, lives: Call
     alive = [event for event in events if event["event"] == "alive"]
     last = alive[-1] if alive else {}
     age_s = now - events[-1]["time"] if events else None
-    if _since_start(events, "ended"):
+    if _ends_with(events, "ended"):
         state = "ended"
     elif card["host"] == host:
         state = "works" if lives(int(card["pid"])) else "gone"
@@ -143,7 +143,7 @@ def _last(events: Sequence[Event], name: str) -> Event | None:
     return next((event for event in reversed(events) if event["event"] == name), None)
 
 
-def _since_start(events: Sequence[Event], name: str) -> bool:
+def _ends_with(events: Sequence[Event], name: str) -> bool:
     """Whether that is the last thing that happened: a resumed run writes on in the same file."""
     return bool(events) and events[-1]["event"] == name
 

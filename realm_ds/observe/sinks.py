@@ -152,7 +152,7 @@ class _Board:
         scalars = [
             self._summary.Value(tag=name, simple_value=float(value))
             for name, value in values.items()
-            if _is_number(value) and not name.endswith("/steps")
+            if isinstance(value, int | float) and not isinstance(value, bool) and not name.endswith("/steps")
         ]
         self._writer.add_event(self._event(step=step, wall_time=at, summary=self._summary(value=scalars)))
 

@@ -4,6 +4,7 @@ launch/watch.py's business."""
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from realm_ds.observe.progress import clock_text, describe_step
@@ -59,13 +60,14 @@ class RunView:
     is_over: bool
 
 
-def show(views: Iterator[RunView], *, out: TextIO | None = None) -> RunView | None:
-    """Draw each, in place on a terminal, else a line for each that is new; the last one stays, whole."""
+def show(views: Iterator[RunView], *, out: TextIO | None = None) -> RunView:
+    """Draw each, in place on a terminal, else a line for each that is new; the last one, returned, stays whole."""
     from rich.console import Console
     from rich.live import Live
 
     out = out or sys.stdout
-    console, last, said = Console(file=out), None, ""
+    console, last, said = Console(file=out), next(views), ""
+    views = chain([last], views)
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, transient=True) as live:
             for last in views:
@@ -75,8 +77,7 @@ def show(views: Iterator[RunView], *, out: TextIO | None = None) -> RunView | No
             if headline(last) != said:
                 said = headline(last)
                 print(said, file=out, flush=True)
-    if last is not None:
-        print_once(last, out=out)
+    print_once(last, out=out)
     return last
 
 

@@ -1,5 +1,5 @@
-"""Metrics of trainer 0 for Weights & Biases or MLflow, beside the run folder's own. Neither is needed, and neither can end
-a run: one that fails is let go with a warning.
+"""Metrics of trainer 0 for Weights & Biases or MLflow, beside the run folder's own. Neither is needed, and neither can
+end a run: one that fails is let go with a warning.
 
 Both work without a network. wandb keeps its files in RUN/wandb unless an account is configured (`wandb sync` sends them
 later), mlflow in RUN/mlruns unless MLFLOW_TRACKING_URI says where else. A resumed run goes on in the same curves.
@@ -46,7 +46,7 @@ def open_tracker(name: TrackerName, run_folder: Path, *, stage: str, settings: M
     """Curves of a stage of a run; None where none are wanted, or where the library does not start."""
     if name == "none":
         return None
-    kind = {"wandb": _Wandb, "mlflow": _Mlflow}[name]
+    kind = _Wandb if name == "wandb" else _Mlflow
     try:
         return _Tolerant(kind(run_folder, stage=stage, settings=settings), name=name)
     except Exception as error:
@@ -101,7 +101,9 @@ class _Mlflow:
         from mlflow.entities import Metric
 
         self._metric = Metric
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_folder / 'mlflow.db'}"
+        # Later versions want a database, which the skinny package lacks; files are enough for one run's curves.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or (run_folder / "mlruns").as_uri()
         self._client = MlflowClient(tracking_uri=uri)
         experiment = self._client.get_experiment_by_name(PROJECT)
         number = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
@@ -120,7 +122,7 @@ class _Mlflow:
 
 
 def _wandb_mode() -> str:
-    """As WANDB_MODE says; else offline where no account is configured, since wandb would wait for one to be typed in."""
+    """As WANDB_MODE says; else offline without an account, since wandb would wait for one to be typed in."""
     said = os.environ.get("WANDB_MODE")
     if said:
         return said
