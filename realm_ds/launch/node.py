@@ -49,7 +49,7 @@ def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool
             is_early = world.any(is_early, timeout_s=timeout_s, waiting_for="all ranks to finish")
         sinks.write("ended")
     if is_early:
-        _leave_early(world, folder=folder)
+        leave_early(world, folder=folder)
 
 
 def _work(
@@ -88,7 +88,7 @@ def _work(
     return ending.is_early
 
 
-def _leave_early(world: World, *, folder: Path) -> NoReturn:
+def leave_early(world: World, *, folder: Path) -> NoReturn:
     """End with the code that has a batch script queue the job again: once, by the last of all ranks to go, since
     `srun -K1` kills whatever is left at the first code that is not 0, and then gives that of the killed."""
     world.leave()
