@@ -1,7 +1,8 @@
 """What happened, for machines: one JSON line per event per rank, and TensorBoard from the leading trainer.
 
-Events: `step` (step, steps, means), `result` (the closing numbers of a stage), and what else a caller names. A line is
-whole or absent, and is there as soon as it is written: readers follow the file of a live run.
+Events: `step` (step, steps, means), `result` (the closing numbers of a stage), `alive` (every few seconds: pulse.py),
+`ended` (the last of a rank that was not killed), and what else a caller names. A line is whole or absent, and is there
+as soon as it is written: readers follow the file of a live run.
 """
 
 import json
