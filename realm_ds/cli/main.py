@@ -178,14 +178,14 @@ def watch(
     """
     import dataclasses
 
-    from realm_ds.launch import watch as watching
+    from realm_ds.launch.watch import keep_looking, look
     from realm_ds.observe.table import print_once, show
 
     if as_json or once:
-        view = watching.look(run.absolute())
+        view = look(run.absolute())
         print(json.dumps(dataclasses.asdict(view), default=dict)) if as_json else print_once(view)
     else:
-        view = show(watching.watch(run.absolute(), every_s=every_s))
+        view = show(keep_looking(run.absolute(), every_s=every_s))
     if view.state in ("failed", "dead"):
         raise SystemExit(FAILED)
 

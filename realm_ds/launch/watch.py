@@ -48,7 +48,7 @@ def look(
     )  # fmt: skip
 
 
-def watch(folder: Path, *, every_s: float, sleep: Callable[[float], None] = time.sleep) -> Iterator[RunView]:
+def keep_looking(folder: Path, *, every_s: float, sleep: Callable[[float], None] = time.sleep) -> Iterator[RunView]:
     """Looks again and again, until the run is over: the last look says how it ended."""
     while True:
         view = look(folder)

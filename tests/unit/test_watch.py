@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from realm_ds.cli.main import app
 from realm_ds.errors import ConfigError, IndexFault
 from realm_ds.launch.failures import record_error, record_preemption, record_rank
-from realm_ds.launch.watch import SILENT_S, look, watch
+from realm_ds.launch.watch import SILENT_S, keep_looking, look
 from realm_ds.observe.sinks import Sinks
 from realm_ds.observe.table import headline, print_once, show
 
@@ -131,7 +131,7 @@ def test_watching_ends_with_the_run(run: Path) -> None:
 
     write(run, "trainer", (time.time(), "alive", {}))
     out = io.StringIO()
-    view = show(watch(run, every_s=3.0, sleep=end_it), out=out)
+    view = show(keep_looking(run, every_s=3.0, sleep=end_it), out=out)
     assert view.state == "done"
     running, done, *table = out.getvalue().splitlines()
     assert running.startswith("pretrain running step 2/9: loss 2.500")
