@@ -27,3 +27,17 @@ class TrainingFault(RealmError):
 
 class LaunchError(RealmError):
     """A rank died or could not be started; names the rank and the cause."""
+
+
+REQUEUE = 75
+"""Exit code of a run that was asked to end and can go on: EX_TEMPFAIL of sysexits.h, which no shell, MPI or Python
+uses for anything else. A batch script that sees it queues the job again."""
+
+
+class Preempted(RealmError):
+    """No failure: a signal asked the run to end, and all ranks did so together. Says what `--resume` goes on from."""
+
+    def __init__(self, message: str, *, exit_code: int = REQUEUE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        """Of this process."""

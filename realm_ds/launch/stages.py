@@ -22,14 +22,16 @@ from realm_ds.errors import CheckpointError, ConfigError, DataError
 from realm_ds.files import write_durably
 from realm_ds.index.factory import spec_of
 from realm_ds.launch.failures import forget_last_world
-from realm_ds.launch.local import run_world, world_command
+from realm_ds.launch.local import leaving_when_asked, run_world, world_command
 from realm_ds.launch.node import run_rank
 from realm_ds.launch.offload import check_offload
 from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import check_start
+from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
+from realm_ds.observe.trackers import check_tracker
 from realm_ds.train.manifest import check, saved_steps, step_folder
 
 DEFAULT_TRAINERS = 2
@@ -45,23 +47,29 @@ def launch_stage(
 ) -> None:
     """Run a whole stage from here, or this process's part of it if a launcher started it.
 
-    Raises ConfigError or CheckpointError for what cannot work, LaunchError when a rank dies.
+    Raises ConfigError or CheckpointError for what cannot work, LaunchError when a rank dies, Preempted when a signal
+    has asked the run to end.
     """
     if is_launched(os.environ):
-        run_as_rank(run_folder, lambda: _take_part(stage, load_config, run_folder=run_folder, resume=resume))
+
+        def take_part() -> None:
+            _take_part(stage, load_config, run_folder=run_folder, resume=resume, notice=Notice().listen())
+
+        run_as_rank(run_folder, take_part)
         return
-    config = with_local_encoder(load_config())
-    check_inputs(stage, config)
-    if resume and has_finished(stage, config, run_folder):
-        print(_nothing_left(stage, config, run_folder), file=sys.stderr, flush=True)
-        return
-    prepare_run_folder(run_folder, config, resume=resume)
-    run_world(
-        rank_arguments(stage, run_folder=run_folder, resume=resume),
-        processes=num_processes(stage, config),
-        run_folder=run_folder,
-        on_poll=on_poll,
-    )
+    with leaving_when_asked(run_folder):
+        config = with_local_encoder(load_config())
+        check_inputs(stage, config)
+        if resume and has_finished(stage, config, run_folder):
+            print(_nothing_left(stage, config, run_folder), file=sys.stderr, flush=True)
+            return
+        prepare_run_folder(run_folder, config, resume=resume)
+        run_world(
+            rank_arguments(stage, run_folder=run_folder, resume=resume),
+            processes=num_processes(stage, config),
+            run_folder=run_folder,
+            on_poll=on_poll,
+        )
 
 
 def show_stage(stage: StageName, *, load_config: Callable[[], RealmConfig], run_folder: Path, resume: bool) -> None:
@@ -83,6 +91,7 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
     Raises DataError, ConfigError or CheckpointError for what is absent, damaged, of another tokenizer or too small.
     """
     check_offload(check_deepspeed(config))
+    check_tracker(config.runtime.tracker)
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     if stage == "pretrain" or (stage == "ict" and config.ict.encoder_warmup):
@@ -170,7 +179,9 @@ def _check_evaluation(config: RealmConfig, *, fingerprint: str) -> None:
         load_questions(settings.questions, needed_by="mend evaluate.questions, or set it to null")
 
 
-def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool) -> None:
+def _take_part(
+    stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool, notice: Notice
+) -> None:
     # Before anything can fail: a rank that dies before MPI is there leaves the others waiting for it in MPI_Init.
     mpi = start_mpi()
     config = load_config()
@@ -186,7 +197,8 @@ def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_
         check_inputs(stage, config)
         prepare_run_folder(run_folder, config, resume=resume)
         forget_last_world(run_folder)
-    run_rank(stage, config=config, folder=run_folder, resume=resume)
+    resume = resume and has_checkpoint(run_folder)
+    run_rank(stage, config=config, folder=run_folder, resume=resume, notice=notice)
 
 
 def rank_arguments(stage: StageName, *, run_folder: Path, resume: bool) -> list[str]:
@@ -253,6 +265,11 @@ def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -
         write_durably(run_folder / f"config-{number}.yaml", path.read_bytes())
     write_durably(path, text)  # at once: other ranks may be reading the one before
     (run_folder / "code.txt").write_text(_code_version(), encoding="utf-8")
+
+
+def has_checkpoint(run_folder: Path) -> bool:
+    """A whole one: a run that ended before its first can only be started again."""
+    return any((run_folder / "checkpoints").glob("step-*/manifest.json"))
 
 
 def _code_version() -> str:

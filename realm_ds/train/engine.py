@@ -30,6 +30,7 @@ from realm_ds.models.objectives import Measures
 from realm_ds.train.disk_states import consolidate_states, load_states, save_states
 from realm_ds.train.optimizer import BertAdam, learning_rate_factor, parameter_groups, rate_of
 from realm_ds.train.soundness import Losses, gradient_fault, scale_fault
+from realm_ds.train.timing import StepTimer
 from realm_ds.train.universal import loads_universal, mend_groups
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class Engine:
         """The objective, for reading."""
         return self._engine.module
 
-    def train_step(self, batches: Sequence[Any], *, step: int) -> list[Measures]:
+    def train_step(self, batches: Sequence[Any], *, step: int, timer: StepTimer | None = None) -> list[Measures]:
         """Forward and backward over the accumulated micro-batches, then one optimizer step at the rate of `step`.
 
         Raises TrainingFault if DeepSpeed finds the gradient not finite, but for fp16's search for a loss scale.
@@ -128,15 +129,18 @@ class Engine:
         self._rate_factor = learning_rate_factor(step, steps=self.stage.steps, warmup_steps=self.stage.warmup_steps)
         for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * self._rate_factor
-        scale = self._loss_scale()
+        scale, timer = self._loss_scale(), timer or StepTimer()
         measures: list[Measures] = []
         for batch in batches:
-            measured: Measures = self._engine(batch)
-            self._engine.backward(measured.loss)
+            with timer.phase("forward"):
+                measured: Measures = self._engine(batch)
+            with timer.phase("backward"):
+                self._engine.backward(measured.loss)
             measures.append(measured)
-            if len(measures) == len(batches):
-                self._clip(scale)
-            self._engine.step()
+            with timer.phase("optimizer"):
+                if len(measures) == len(batches):
+                    self._clip(scale)
+                self._engine.step()
         self._losses.add(step, [measured.loss for measured in measures])
         self._check_applied(scale)
         return measures

@@ -17,7 +17,7 @@ from realm_ds.data.stream import ExampleStream, PassageStream, RecordStream
 from realm_ds.errors import DataError
 from realm_ds.models.objectives import ClozeObjective
 from realm_ds.train.engine import Engine
-from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.optimizer import rate_of
 from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.stage import Stage
@@ -28,7 +28,7 @@ PASSAGES, WARMUP = "passages", "warmup"
 Warmup = Iterator[tuple[tuple[MaskedExample, Passage], StreamState]]
 
 
-def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
+def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
     """Train to ict.steps, from the newest checkpoint if `resume`."""
     settings = stage.config.ict
     model = stage.model()
@@ -42,7 +42,7 @@ def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) 
     )
     resumed = go_on(engine, stage, STAGE) if resume else Resumed()
     steps = _steps(stage, engine, resumed)
-    run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=resumed.step)
+    return run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=resumed.step)
 
 
 def _learning_rate(name: str, *, settings: IctConfig) -> float:
@@ -59,15 +59,16 @@ def _steps(stage: Stage, engine: Engine, resumed: Resumed) -> Iterator[StepInfo]
     warmup = _warmup(stage, resumed.stream(WARMUP)) if settings.encoder_warmup else None
     for step in range(resumed.step, settings.steps):
         seed_step(seed, trainer_rank=stage.trainers.rank, step=step)
-        micro_batches = list(islice(batches, settings.gradient_accumulation_steps))
-        streams = {PASSAGES: micro_batches[-1][1]}
-        inputs = []
-        for examples, _ in micro_batches:
-            drawn = list(islice(warmup, warmup_size)) if warmup else []
-            if drawn:
-                streams[WARMUP] = drawn[-1][1]
-            inputs.append(collator.cloze(examples, [pair for pair, _ in drawn]))
-        measures = engine.train_step(inputs, step=step)
+        with stage.timer.phase("data"):
+            micro_batches = list(islice(batches, settings.gradient_accumulation_steps))
+            streams = {PASSAGES: micro_batches[-1][1]}
+            inputs = []
+            for examples, _ in micro_batches:
+                drawn = list(islice(warmup, warmup_size)) if warmup else []
+                if drawn:
+                    streams[WARMUP] = drawn[-1][1]
+                inputs.append(collator.cloze(examples, [pair for pair, _ in drawn]))
+        measures = engine.train_step(inputs, step=step, timer=stage.timer)
         yield StepInfo(
             step=step + 1,
             streams=streams,

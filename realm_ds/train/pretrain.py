@@ -23,7 +23,7 @@ from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import Embedder
 from realm_ds.train.engine import Engine
 from realm_ds.train.evaluate import evaluation_of
-from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.manifest import saved_steps
 from realm_ds.train.refresh import BuildWatch, Refresher
 from realm_ds.train.resume import Resumed, go_on
@@ -36,7 +36,7 @@ EXAMPLES = "examples"
 """The stream of sentences of X."""
 
 
-def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
+def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
     """Train to pretrain.steps, from the newest checkpoint if `resume`; then let the index ranks go."""
     config, settings = stage.config, stage.config.pretrain
     model = stage.model()
@@ -70,6 +70,7 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
         build_timeout_s=config.index.build_timeout_s, replies=config.index.replies,
         audit_every=audits_of(config.index, num_passages=stage.corpus.count),
         builder_ranks=stage.world.builder_ranks if stage.trainers.rank == 0 else (),
+        trainer_ranks=stage.world.trainer_ranks,
     )  # fmt: skip
     refresher.relaunch(first_step)
     staleness = Staleness(
@@ -84,11 +85,12 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
     evaluate = evaluation_of(
         stage, engine, model=model, refresher=refresher, client=client, first_step=first_step
     )  # fmt: skip
-    run_steps(
+    ending = run_steps(
         steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step, evaluate=evaluate
     )
-    client.close()
+    client.close(early=ending.is_early)
     _write_totals(stage, client)
+    return ending
 
 
 def _steps(
@@ -102,29 +104,37 @@ def _steps(
     ahead: SearchAhead,
     first_step: int,
 ) -> Iterator[StepInfo]:
-    collator, rank = stage.collator(), stage.trainers.rank
+    collator, rank, timer = stage.collator(), stage.trainers.rank, stage.timer
     builds = BuildWatch(stage.corpus.count, sinks=stage.sinks)
     for step in range(first_step, stage.config.pretrain.steps):
-        launched = refresher.launch_if_due(step)
+        with timer.phase("snapshot"):
+            launched = refresher.launch_if_due(step)
         if launched is not None:
             stage.sinks.write("launched", version=launched, step=step)
             if rank == 0:
                 refresher.prune(partial(saved_steps, stage.folder))
-        retrieved = ahead.take(step)
-        staleness.ask(step)
+        if step == first_step or schedule.adoption_at(step) is not None:
+            # The version may still be being built, for minutes: who is asked to end meanwhile does not wait for it.
+            with timer.phase("data"):
+                ahead.ask(step)
+                ahead.wait(unless=lambda: stage.notice.is_given)
+            if stage.must_leave():
+                return
+        with timer.phase("data"):
+            retrieved = ahead.take(step)
+            staleness.ask(step)
+            inputs = [collator.marginal(part.examples, part.candidates) for part in retrieved]
         seed_step(stage.config.runtime.seed, trainer_rank=rank, step=step)
-        inputs = [collator.marginal(part.examples, part.candidates) for part in retrieved]
-        measures = engine.train_step(inputs, step=step)
+        measures = engine.train_step(inputs, step=step, timer=timer)
         probe_wait_s = staleness.measure(step)
         builds.take(client.build_reports())
+        timer.move(sum(part.candidates.wait_s for part in retrieved), source="data", to="wait_for_index")
+        timer.add("wait_for_index", probe_wait_s)
         yield StepInfo(
             step=step + 1,
             streams={EXAMPLES: retrieved[-1].state},
             measures=measures,
-            waits={
-                "wait_for_index_ms": 1e3 * (probe_wait_s + sum(part.candidates.wait_s for part in retrieved)),
-                "search_ms": sum(part.candidates.search_ms for part in retrieved) / len(retrieved),
-            },
+            waits={"search_ms": sum(part.candidates.search_ms for part in retrieved) / len(retrieved)},
             shares={"index_recall": _recall(client)},
             facts={
                 "version": retrieved[0].candidates.version,

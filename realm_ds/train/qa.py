@@ -26,7 +26,7 @@ from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model
 from realm_ds.models.towers import Embedder
 from realm_ds.train.engine import Engine
 from realm_ds.train.find import PassageFinder
-from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.recall import embed_passages
 from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.stage import Stage
@@ -38,8 +38,8 @@ EVALUATED = ("dev", "test")
 """Splits that are answered once training is over. Nothing is chosen by either."""
 
 
-def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> dict[str, dict[str, Any]]:
-    """Train to qa.steps, then answer dev and test questions; returns their scores, on every trainer.
+def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
+    """Train to qa.steps, then answer dev and test questions.
 
     Writes `export/` (query tower and reader), `qa/SPLIT.json` (scores) and `qa/SPLIT.jsonl` (a row for each question).
     """
@@ -56,11 +56,17 @@ def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -
     )
     resumed = go_on(engine, stage, STAGE) if resume else Resumed()
     steps = _steps(stage, engine, train, finder, resumed)
-    run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=resumed.step)
+    ending = run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=resumed.step)
+    if ending.is_early:
+        return ending
     trained = _whole_copy(stage, engine, model)
     if stage.trainers.rank == 0:
         trained.save(stage.folder / "export")
-    return {split: evaluate_split(stage, trained, corpus, train, split=split) for split in EVALUATED}
+    for split in EVALUATED:
+        if stage.must_leave():  # The last checkpoint is there: what follows it can be done again.
+            return Ending(step=ending.step, is_early=True)
+        evaluate_split(stage, trained, corpus, train, split=split)
+    return ending
 
 
 def evaluate_split(
@@ -104,14 +110,15 @@ def _steps(
     for step in range(resumed.step, settings.steps):
         seed_step(seed, trainer_rank=trainers.rank, step=step)
         batches = []
-        for _ in range(accumulated):
-            start = num_asked + trainers.rank * size
-            num_asked += trainers.size * size
-            numbers = question_order(len(train), start=start, stop=start + size, seed=seed)
-            ids = [finder.question_ids[number] for number in numbers]
-            questions = collator.queries(ids, max_tokens=settings.question_tokens)
-            batches.append(QaBatch(questions=questions, numbers=tuple(numbers)))
-        measures = engine.train_step(batches, step=step)
+        with stage.timer.phase("data"):
+            for _ in range(accumulated):
+                start = num_asked + trainers.rank * size
+                num_asked += trainers.size * size
+                numbers = question_order(len(train), start=start, stop=start + size, seed=seed)
+                ids = [finder.question_ids[number] for number in numbers]
+                questions = collator.queries(ids, max_tokens=settings.question_tokens)
+                batches.append(QaBatch(questions=questions, numbers=tuple(numbers)))
+        measures = engine.train_step(batches, step=step, timer=stage.timer)
         epoch, position = divmod(num_asked, len(train))
         yield StepInfo(
             step=step + 1,

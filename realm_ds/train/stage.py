@@ -17,9 +17,12 @@ from realm_ds.data.shards import Manifest, open_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError
 from realm_ds.models.realm import RealmModel, build_model
+from realm_ds.observe.notice import Notice
+from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.collate import Collator
 from realm_ds.train.engine import join
+from realm_ds.train.timing import StepTimer
 from realm_ds.train.writer import Writer
 
 
@@ -35,6 +38,9 @@ class Stage:
     tokenizer: Tokenizer
     corpus: Manifest
     sinks: Sinks
+    notice: Notice
+    pulse: Pulse
+    timer: StepTimer
     writer: Writer
     """For what trainer 0 writes behind the training; on the others it has nothing to do."""
 
@@ -50,6 +56,10 @@ class Stage:
     def held_out_manifest(self) -> Manifest:
         assert self.config.data.held_out is not None
         return open_manifest(self.config.data.held_out, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
+
+    def must_leave(self) -> bool:
+        """Whether any trainer was asked to end, the same on all. Collective."""
+        return self.trainers.any(self.notice.is_given, waiting_for="all trainers to say whether they were asked to end")
 
     def collator(self) -> Collator:
         data = self.config.data
@@ -99,20 +109,24 @@ class Stage:
         return model
 
 
-def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks) -> Stage:
+def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks, notice: Notice, pulse: Pulse) -> Stage:
     """Join the trainers and open what they share. Raises DataError or ConfigError for what does not fit."""
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     trainers = init_trainers(world, timeout_s=config.runtime.wait_timeout_s)
+    device = join(world.local_rank)
     return Stage(
         config=config,
         folder=folder,
         world=world,
         trainers=trainers,
-        device=join(world.local_rank),
+        device=device,
         tokenizer=tokenizer,
         corpus=corpus,
         sinks=sinks,
+        notice=notice,
+        pulse=pulse,
+        timer=StepTimer(device),
         writer=Writer(timeout_s=config.runtime.wait_timeout_s),
     )
 

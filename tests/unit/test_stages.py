@@ -21,6 +21,7 @@ from realm_ds.launch.stages import (
     with_local_encoder,
 )
 from realm_ds.launch.tether import TAG_VARIABLE
+from realm_ds.observe.notice import Notice
 from realm_ds.train.export import export_run
 from realm_ds.train.manifest import seal, step_folder
 from tests.support.tiny import make_data, make_held_out, tiny_config
@@ -244,12 +245,13 @@ def test_under_srun_the_first_rank_prepares_the_run_folder(
     monkeypatch.delenv(TAG_VARIABLE, raising=False)
     if tag:
         monkeypatch.setenv(TAG_VARIABLE, tag)
-    stages._take_part("pretrain", lambda: config, run_folder=run, resume=False)
+    notice = Notice()
+    stages._take_part("pretrain", lambda: config, run_folder=run, resume=False, notice=notice)
     assert (run / RUN_CONFIG).exists() == prepares
     (run / "checkpoints" / "step-00000002").mkdir(parents=True)
     (run / "checkpoints" / "step-00000002" / "manifest.json").touch()
     if prepares:
         with pytest.raises(ConfigError, match="holds a run already"):
-            stages._take_part("pretrain", lambda: config, run_folder=run, resume=False)
-    stages._take_part("pretrain", lambda: config, run_folder=run, resume=True)
+            stages._take_part("pretrain", lambda: config, run_folder=run, resume=False, notice=notice)
+    stages._take_part("pretrain", lambda: config, run_folder=run, resume=True, notice=notice)
     assert took_part == [False, True]
