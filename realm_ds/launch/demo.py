@@ -27,6 +27,7 @@ from realm_ds.launch.report import DemoResults, build_report, pretrain_rows, wri
 from realm_ds.launch.stages import launch_stage
 from realm_ds.observe.progress import Bar, Progress, follow_run
 from realm_ds.observe.sinks import metrics_path, read_events
+from realm_ds.train.manifest import saved_steps
 
 STAGES_FILE = "stages.json"
 EXAMPLES_IN_REPORT = 5
@@ -192,10 +193,9 @@ class _Demo:
 
     def _train(self, stage: StageName, config: RealmConfig, bar: Bar) -> None:
         folder = self._folder / stage
-        has_checkpoint = any((folder / "checkpoints").glob("step-*/manifest.json"))
         poll = follow_run(folder, stage=stage, bar=bar)
         bar.update(now="starting processes")
-        resume = self._resume and has_checkpoint
+        resume = self._resume and bool(saved_steps(folder))
         launch_stage(stage, load_config=lambda: config, run_folder=folder, resume=resume, on_poll=poll)
 
     def _export(self, stage: str, bar: Bar) -> Path:

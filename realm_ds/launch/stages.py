@@ -197,7 +197,6 @@ def _take_part(
         check_inputs(stage, config)
         prepare_run_folder(run_folder, config, resume=resume)
         forget_last_world(run_folder)
-    resume = resume and has_checkpoint(run_folder)
     run_rank(stage, config=config, folder=run_folder, resume=resume, notice=notice)
 
 
@@ -265,11 +264,6 @@ def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -
         write_durably(run_folder / f"config-{number}.yaml", path.read_bytes())
     write_durably(path, text)  # at once: other ranks may be reading the one before
     (run_folder / "code.txt").write_text(_code_version(), encoding="utf-8")
-
-
-def has_checkpoint(run_folder: Path) -> bool:
-    """A whole one: a run that ended before its first can only be started again."""
-    return any((run_folder / "checkpoints").glob("step-*/manifest.json"))
 
 
 def _code_version() -> str:

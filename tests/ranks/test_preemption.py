@@ -7,8 +7,9 @@ import pytest
 
 from realm_ds.config.load import dump
 from realm_ds.errors import REQUEUE
-from realm_ds.launch.stages import has_checkpoint, num_processes
+from realm_ds.launch.stages import num_processes
 from realm_ds.observe.sinks import metrics_path, read_events
+from realm_ds.train.manifest import saved_steps
 from tests.support.tiny import make_data, tiny_config
 from tests.support.worlds import Outcome, run_ranks
 
@@ -98,7 +99,7 @@ def test_nobody_waits_for_an_index_that_is_given_up(data: Path, tmp_path: Path) 
     outcome = train(tmp_path, data, when="waiting")
     assert outcome.code == REQUEUE, outcome.output
     assert "asked to end before there was anything to keep" in outcome.output.splitlines()[-1]
-    assert not has_checkpoint(tmp_path)
+    assert not saved_steps(tmp_path)
     alive = list(read_events(metrics_path(tmp_path, role="index", role_rank=0), event="done"))
     assert [row["versions_built"] for row in alive] == [0]
     outcome = train(tmp_path, data, resume=True)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from realm_ds.data.question_files import question_order
 from realm_ds.train import qa
 from realm_ds.train.resume import Resumed
+from realm_ds.train.timing import StepTimer
 
 QUESTIONS, SIZE, ACCUMULATED = 11, 2, 3
 
@@ -28,10 +29,11 @@ def asked(resumed: Resumed, *, trainers: int, steps: int) -> tuple[list[int], Re
                 runtime=SimpleNamespace(seed=5),
             ),
             trainers=SimpleNamespace(rank=rank, size=trainers),
+            timer=StepTimer(),
             collator=lambda: SimpleNamespace(queries=lambda ids, max_tokens: None),
         )
         engine: Any = SimpleNamespace(
-            train_step=lambda parts, step, batches=batches: batches.extend(part.numbers for part in parts)
+            train_step=lambda parts, step, timer, batches=batches: batches.extend(part.numbers for part in parts)
         )
         finder: Any = SimpleNamespace(question_ids=list(range(QUESTIONS)))
         infos = list(qa._steps(stage, engine, [None] * QUESTIONS, finder, resumed))  # type: ignore[list-item]

@@ -27,6 +27,7 @@ def stage_of(data: Path, **changes: object) -> Stage:
     return Stage(
         config=tiny_config(data, **changes), folder=data, world=nothing, trainers=nothing, device=torch.device("cpu"),
         tokenizer=load_tokenizer(data / "tokenizer"), corpus=nothing, sinks=nothing, writer=nothing,
+        notice=nothing, pulse=nothing, timer=nothing,
     )  # fmt: skip
 
 
