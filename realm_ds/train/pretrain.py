@@ -5,6 +5,7 @@ The index ranks' side is index/server.py's. They share one rule: an index versio
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -31,8 +32,30 @@ from realm_ds.train.staleness import Probe, Staleness
 STAGE: StageName = "pretrain"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """One trainer's part of a run, before its next step."""
+
+    engine: Engine
+    client: IndexClient
+    steps: Iterator[StepInfo]
+    """Each is trained when it is drawn."""
+    first_step: int
+
+
 def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
     """Train to pretrain.steps, from the newest checkpoint if `resume`; then let the index ranks go."""
+    training = prepare(stage, mailbox, deepspeed_json=deepspeed_json, resume=resume)
+    run_steps(
+        training.steps, name=STAGE, stage=stage, engine=training.engine, settings=stage.config.pretrain,
+        first_step=training.first_step,
+    )  # fmt: skip
+    training.client.close()
+    _write_totals(stage, training.client)
+
+
+def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Pretraining:
+    """Everything up to the first step: weights, optimizer and index versions as the run starts or goes on with them."""
     config, settings = stage.config, stage.config.pretrain
     model = stage.model()
     engine = Engine(
@@ -77,9 +100,7 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
         stage, engine, refresher=refresher, client=client, schedule=schedule, staleness=staleness, ahead=ahead,
         first_step=first_step,
     )  # fmt: skip
-    run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
-    client.close()
-    _write_totals(stage, client)
+    return Pretraining(engine=engine, client=client, steps=steps, first_step=first_step)
 
 
 def _steps(

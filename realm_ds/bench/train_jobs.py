@@ -1,0 +1,122 @@
+"""What trainers measure of their own steps, in a run as in production. What the numbers must reach is step.py's and
+resume.py's business.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from realm_ds.bench.bare_loop import BareLoop, Recorder
+from realm_ds.bench.processes import write_progress
+from realm_ds.config.deepspeed import load_deepspeed
+from realm_ds.errors import LaunchError
+from realm_ds.index.messages import MESSAGES
+from realm_ds.models.objectives import MarginalObjective
+from realm_ds.train.loop import StepInfo, run_steps
+from realm_ds.train.pretrain import STAGE, Pretraining, prepare
+from realm_ds.train.stage import Stage
+
+Options = Mapping[str, Any]
+Result = dict[str, Any]
+SAME_LOSS = 1e-3
+"""Relative: sums of another order differ in the last digits, and some ten updates make a little more of it."""
+
+
+def beside_bare(stage: Stage, options: Options, *, folder: Path) -> Result:
+    """Seconds of each of our steps and of the same steps in a bare loop, in blocks that take turns."""
+    settings = stage.config.pretrain
+    training = _open(stage, resume=False)
+    objective = MarginalObjective(stage.model(), form=settings.marginal)
+    bare = BareLoop(objective, stage=settings, optimizer=stage.config.optimizer)
+    recorder = Recorder(training.engine.module)
+    found: Result = {"ours_s": [], "bare_s": [], "ours_cpu_s": 0.0, "bare_cpu_s": 0.0, "farthest": 0.0}
+
+    def take_turns(infos: Iterator[StepInfo]) -> Iterator[StepInfo]:
+        """Bare blocks run between the steps that the loop draws: all that it does around a step is in its time."""
+        for block in range(options["blocks"] + 1):
+            took_s, cpu_before = [], time.process_time()
+            for _ in range(options["block_steps"]):
+                started_at = time.perf_counter()
+                info = next(infos)
+                yield info
+                took_s.append(time.perf_counter() - started_at)
+            cpu_s = time.process_time() - cpu_before
+            batches, losses = recorder.take()
+            bare_took_s, cpu_before = [], time.process_time()
+            for place, batch in enumerate(batches):
+                started_at = time.perf_counter()
+                loss = bare.step([batch], step=block * options["block_steps"] + place)
+                bare_took_s.append(time.perf_counter() - started_at)
+                farthest = abs(loss.item() - losses[place]) / losses[place]
+                found["farthest"] = max(found["farthest"], farthest)
+            if block == 0:  # warms up, and shows that both do the same work
+                _check_same_work(found["farthest"])
+            else:
+                found["ours_s"].append(took_s)
+                found["bare_s"].append(bare_took_s)
+                found["ours_cpu_s"] += cpu_s
+                found["bare_cpu_s"] += time.process_time() - cpu_before
+            write_progress(folder, done=block, total=options["blocks"], now="training in turns")
+        yield from infos
+
+    _run(stage, training, take_turns(training.steps))
+    return found
+
+
+def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
+    """Of every step of a run: seconds, waiting for the index, what happened in it. `spawned_at` tells when it began."""
+    training = _open(stage, resume=options["resume"])
+    last = stage.config.pretrain.steps
+    rows: list[Result] = []
+    versions: list[int] = []
+
+    def watch(infos: Iterator[StepInfo]) -> Iterator[StepInfo]:
+        while True:
+            started_at = time.perf_counter()
+            info = next(infos, None)
+            if info is None:
+                return
+            drawn_at = time.perf_counter()
+            yield info  # here the loop writes metrics and checkpoints
+            rows.append(
+                {
+                    "step": info.step,
+                    "drawn_s": drawn_at - started_at,
+                    "after_s": time.perf_counter() - drawn_at,
+                    "wait_s": info.waits["wait_for_index_ms"] / 1e3,
+                    "version": info.facts["version"],
+                    "rebuilt_share": info.facts.get("rebuilt_share"),
+                    "ended_at": time.time(),
+                }
+            )
+            write_progress(folder, done=info.step, total=last, now="training")
+
+    _run(stage, training, watch(training.steps))
+    return {"steps": rows, "first_step": training.first_step}
+
+
+def beside_transformers(stage: Stage, options: Options, *, folder: Path) -> Result:
+    raise NotImplementedError
+
+
+def _open(stage: Stage, *, resume: bool) -> Pretraining:
+    config = stage.config
+    mailbox = stage.world.mailbox(MESSAGES, timeout_s=config.runtime.wait_timeout_s)
+    return prepare(stage, mailbox, deepspeed_json=load_deepspeed(config.runtime.deepspeed), resume=resume)
+
+
+def _run(stage: Stage, training: Pretraining, infos: Iterator[StepInfo]) -> None:
+    """Training as it is in production, but for who looks on."""
+    settings, first_step = stage.config.pretrain, training.first_step
+    run_steps(infos, name=STAGE, stage=stage, engine=training.engine, settings=settings, first_step=first_step)
+    training.client.close()
+
+
+def _check_same_work(farthest: float) -> None:
+    """Raises LaunchError where two sides' losses differ: a ratio of different work means nothing."""
+    if not farthest <= SAME_LOSS:
+        raise LaunchError(
+            f"losses of the two sides differ by up to {farthest:.2g} of themselves, more than {SAME_LOSS}: they do not "
+            "do the same work, so their times cannot be compared"
+        )
