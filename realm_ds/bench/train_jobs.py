@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from realm_ds.bench.bare_loop import BareLoop, Recorder
+from realm_ds.bench.peer_batch import padded_tokens, write_work
 from realm_ds.bench.processes import write_progress
 from realm_ds.config.deepspeed import load_deepspeed
+from realm_ds.config.stages import StageConfig
 from realm_ds.errors import LaunchError
 from realm_ds.index.messages import MESSAGES
-from realm_ds.models.objectives import MarginalObjective
+from realm_ds.models.objectives import MarginalBatch, MarginalObjective
+from realm_ds.train.engine import Engine
 from realm_ds.train.loop import StepInfo, run_steps
+from realm_ds.train.optimizer import learning_rate_factor
 from realm_ds.train.pretrain import STAGE, Pretraining, prepare
 from realm_ds.train.stage import Stage
 
@@ -97,7 +101,64 @@ def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
 
 
 def beside_transformers(stage: Stage, options: Options, *, folder: Path) -> Result:
-    raise NotImplementedError
+    """Seconds of each step of our engine and of transformers' REALM over the same real batches, in turns."""
+    from realm_ds.bench.peer import Peer
+
+    config, settings, blocks = stage.config, stage.config.pretrain, options["blocks"]
+    batches = _real_batches(stage)
+    model = stage.model()
+    engine = _engine(stage, MarginalObjective(model, form=settings.marginal))
+    made = folder / "peer"
+    made.mkdir()
+    factors = [_rate_factor(settings, step) for step in range((blocks + 1) * len(batches))]
+    write_work(made, model=model, batches=batches, config=config, rate_factors=factors)
+    found: Result = {"ours_s": [], "peer_s": [], "farthest": 0.0, "tokens": padded_tokens(batches)}
+    with Peer(Path(options["python"]), made) as peer:
+
+        def ours(block: int) -> tuple[list[float], list[float]]:
+            took_s, losses = [], []
+            for place, batch in enumerate(batches):
+                started_at = time.perf_counter()
+                (measured,) = engine.train_step([batch], step=block * len(batches) + place)
+                took_s.append(time.perf_counter() - started_at)
+                losses.append(measured.loss.item())
+            return took_s, losses
+
+        for block in range(blocks + 1):
+            (took_s, losses), told = ours(block), peer.steps(len(batches))
+            apart = [abs(one - other) / other for one, other in zip(losses, told["losses"], strict=True)]
+            found["farthest"] = max(found["farthest"], *apart)
+            if block == 0:
+                _check_same_work(found["farthest"])
+            else:
+                found["ours_s"].append(took_s)
+                found["peer_s"].append(told["took_s"])
+            write_progress(folder, done=block, total=blocks, now="training in turns")
+    return found
+
+
+def _real_batches(stage: Stage) -> list[MarginalBatch]:
+    """Of the first steps of a run, as many as it has."""
+    training = _open(stage, resume=False)
+    recorder = Recorder(training.engine.module)
+    for _ in training.steps:
+        pass
+    training.client.close()
+    batches, _ = recorder.take()
+    recorder.close()
+    return batches
+
+
+def _engine(stage: Stage, objective: MarginalObjective) -> Engine:
+    config = stage.config
+    return Engine(
+        objective, stage=config.pretrain, optimizer=config.optimizer,
+        deepspeed_json=load_deepspeed(config.runtime.deepspeed), num_trainers=stage.trainers.size,
+    )  # fmt: skip
+
+
+def _rate_factor(settings: StageConfig, step: int) -> float:
+    return learning_rate_factor(step, steps=settings.steps, warmup_steps=settings.warmup_steps)
 
 
 def _open(stage: Stage, *, resume: bool) -> Pretraining:
