@@ -22,9 +22,7 @@ class BareLoop:
             weight_decay=optimizer.weight_decay,
         )  # fmt: skip
         self._peak_rates = [group["lr"] for group in groups]
-        self._adamw = torch.optim.AdamW(
-            groups, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True
-        )
+        self._adamw = torch.optim.AdamW(groups, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
 
     def step(self, batches: Sequence[MarginalBatch], *, step: int) -> torch.Tensor:

@@ -46,7 +46,15 @@ def peer_environment(cache: Path | None = None, *, install: Callable[[Path], Non
 
 
 def _install(python: Path) -> None:
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"transformers=={VERSION}"]
+    command = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        f"transformers=={VERSION}",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S)
     except subprocess.TimeoutExpired as error:
@@ -72,7 +80,8 @@ class Peer:
 
     def steps(self, count: int) -> Told:
         """Make so many steps: seconds and loss of each. Raises LaunchError if it ends instead."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             self._process.stdin.write(f"{count}\n")
             self._process.stdin.flush()

@@ -18,7 +18,11 @@ from realm_ds.models.objectives import MarginalBatch
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import TokenBatch
 
-_TOWER = {"bert.": "scorer.embedder.realm.", "dense.": "scorer.embedder.cls.dense.", "norm.": "scorer.embedder.cls.LayerNorm."}  # fmt: skip
+_TOWER = {
+    "bert.": "scorer.embedder.realm.",
+    "dense.": "scorer.embedder.cls.dense.",
+    "norm.": "scorer.embedder.cls.LayerNorm.",
+}
 _ENCODER = {"mlm.bert.": "encoder.realm.", "mlm.cls.": "encoder.cls."}
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     peaks = [group["lr"] for group in optimizer.param_groups]
     done = 0
     for line in sys.stdin:
-        told = {"took_s": [], "losses": []}
+        told: dict[str, list[float]] = {"took_s": [], "losses": []}
         for _ in range(int(line)):
             started_at = time.perf_counter()
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):

@@ -2,6 +2,7 @@
 resume.py's business.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from realm_ds.config.stages import StageConfig
 from realm_ds.errors import LaunchError
 from realm_ds.index.messages import MESSAGES
 from realm_ds.models.objectives import MarginalBatch, MarginalObjective
+from realm_ds.observe.sinks import metrics_path, read_events
 from realm_ds.train.engine import Engine
 from realm_ds.train.loop import StepInfo, run_steps
 from realm_ds.train.optimizer import learning_rate_factor
@@ -69,11 +71,11 @@ def beside_bare(stage: Stage, options: Options, *, folder: Path) -> Result:
 
 
 def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
-    """Of every step of a run: seconds, waiting for the index, what happened in it. `spawned_at` tells when it began."""
+    """Of every step of a run: seconds to draw it and after it, waiting for the index, the version asked. And when each
+    version was launched and built."""
     training = _open(stage, resume=options["resume"])
     last = stage.config.pretrain.steps
     rows: list[Result] = []
-    versions: list[int] = []
 
     def watch(infos: Iterator[StepInfo]) -> Iterator[StepInfo]:
         while True:
@@ -90,14 +92,17 @@ def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
                     "after_s": time.perf_counter() - drawn_at,
                     "wait_s": info.waits["wait_for_index_ms"] / 1e3,
                     "version": info.facts["version"],
-                    "rebuilt_share": info.facts.get("rebuilt_share"),
                     "ended_at": time.time(),
                 }
             )
             write_progress(folder, done=info.step, total=last, now="training")
 
     _run(stage, training, watch(training.steps))
-    return {"steps": rows, "first_step": training.first_step}
+    events = metrics_path(folder, role="trainer", role_rank=stage.trainers.rank)
+    times = [{event["version"]: event["time"] for event in read_events(events, event=name)}
+             for name in ("launched", "built")]  # fmt: skip
+    builds = [(at, times[1].get(version, math.inf)) for version, at in times[0].items()]
+    return {"steps": rows, "builds": builds}
 
 
 def beside_transformers(stage: Stage, options: Options, *, folder: Path) -> Result:

@@ -1,4 +1,4 @@
-"""What each rank of a benchmark of training is: a rank as in production, on a core of its own, and what trainers measure.
+"""What each rank of a benchmark of training is: a rank as in production, on a core of its own.
 
     mpiexec -n 2 python -m mpi4py -m realm_ds.bench.train_ranks FOLDER      (processes.py starts it)
 
@@ -9,16 +9,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from realm_ds.bench.processes import read_work, write_result
+from realm_ds.bench.processes import Result, read_work, write_result
 from realm_ds.comm.world import World, join_world, start_mpi
 from realm_ds.config.load import load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.launch.rank import as_rank, run_as_rank
-
-if TYPE_CHECKING:
-    from realm_ds.train.stage import Stage
+from realm_ds.observe.sinks import Sinks
 
 MODULE = "realm_ds.bench.train_ranks"
 
@@ -42,12 +40,8 @@ def take_part(folder: Path) -> None:
 
             serve_index(world, config, folder=run_folder, shard_rank=world.shard_rank)
         else:
-            from realm_ds.train.stage import open_stage
-
-            stage = open_stage(world, config, folder=run_folder, sinks=sinks)
-            result = jobs()[work["job"]](stage, work["options"], folder=folder)
-            write_result(folder, stage.trainers.rank, result)
-            stage.trainers.close()
+            result = measure(work["job"], world, config, work["options"], folder=folder, sinks=sinks)
+            write_result(folder, world.trainer_rank or 0, result)
         world.barrier(timeout_s=timeout_s, waiting_for="all ranks to finish")
 
 
@@ -57,16 +51,26 @@ def keep_to_core(world_rank: int) -> None:
     os.sched_setaffinity(0, {cores[world_rank % len(cores)]})
 
 
-def jobs() -> "dict[str, Callable[[Stage, Mapping[str, Any]], dict[str, Any]]]":
-    """What trainers do, by name."""
-    from realm_ds.bench import memory_jobs, train_jobs
+def measure(
+    job: str, world: World, config: RealmConfig, options: Mapping[str, Any], *, folder: Path, sinks: Sinks
+) -> Result:
+    """What this trainer finds in the job of that name."""
+    if job == "resident":
+        from realm_ds.bench.memory_jobs import resident
 
-    return {
+        return resident(world, config, options, folder=folder)
+    from realm_ds.bench import train_jobs
+    from realm_ds.train.stage import open_stage
+
+    jobs: dict[str, Callable[..., Result]] = {
         "beside_bare": train_jobs.beside_bare,
-        "observed": train_jobs.observed,
         "beside_transformers": train_jobs.beside_transformers,
-        "resident": memory_jobs.resident,
+        "observed": train_jobs.observed,
     }
+    stage = open_stage(world, config, folder=Path(options["run"]), sinks=sinks)
+    result = jobs[job](stage, options, folder=folder)
+    stage.trainers.close()
+    return result
 
 
 if __name__ == "__main__":
