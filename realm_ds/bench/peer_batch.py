@@ -33,7 +33,7 @@ def write_work(
     """All that peer_step.py reads; `model` shares its towers and has no dropout, so that both sides compute alike."""
     settings, optimizer = config.pretrain, config.optimizer
     bert, num_candidates = model.encoder.mlm.config, batches[0].passage_rows_BC.shape[1]
-    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
              "max_position_embeddings", "pad_token_id", "layer_norm_eps")  # fmt: skip
     work = {
         "threads": torch.get_num_threads(),

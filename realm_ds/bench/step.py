@@ -133,8 +133,8 @@ def beside_refresh(sizes: Sizes, runs: DemoRuns, bar: progress.Bar) -> Sequence[
             f"{sizes.refresh_every} steps and adopted {sizes.adopt_after} later; {WHAT}",
         ),
         Measure(
-            name="step_refresh", value=_middle_ms(beside), reference=_middle_ms(idle), unit="ms", bar=Bar(limit=1.03, side="<="),
-            is_judged=not sizes.is_quick,
+            name="step_refresh", value=_middle_ms(beside), reference=_middle_ms(idle), unit="ms",
+            bar=Bar(limit=1.03, side="<="), is_judged=not sizes.is_quick,
             note=f"reference: steps of the same run while nothing is rebuilt; {len(beside)} and {len(idle)} steps, "
             "those at which a rebuild is launched belong to `bench resume`; " + WHAT,
         ),
