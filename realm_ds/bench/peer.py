@@ -30,10 +30,9 @@ def peer_environment(cache: Path | None = None, *, install: Callable[[Path], Non
 
     Raises LaunchError where it cannot be made, such as without a network.
     """
-    cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "realm-ds"
-    folder = cache / f"transformers-{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
+    folder = _folder(cache)
     python, ours = folder / "bin" / "python", sysconfig.get_path("purelib")
-    if (folder / READY_FILE).is_file() and (folder / READY_FILE).read_text() == ours:
+    if is_ready(cache):
         return python
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=install is None)
@@ -43,6 +42,17 @@ def peer_environment(cache: Path | None = None, *, install: Callable[[Path], Non
     (packages / "realm-ds-torch.pth").write_text(f"{ours}\n")
     (folder / READY_FILE).write_text(ours)  # last: an installation cut short is made again
     return python
+
+
+def is_ready(cache: Path | None = None) -> bool:
+    """Whether the environment is there, with the torch of this one."""
+    stamp = _folder(cache) / READY_FILE
+    return stamp.is_file() and stamp.read_text() == sysconfig.get_path("purelib")
+
+
+def _folder(cache: Path | None) -> Path:
+    cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "realm-ds"
+    return cache / f"transformers-{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _install(python: Path) -> None:
