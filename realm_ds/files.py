@@ -2,6 +2,7 @@
 here."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,35 @@ def write_durably(path: Path, data: bytes | str, *, open_file: Callable[[Path], 
     path.parent.mkdir(parents=True, exist_ok=True)
     with durable(path, open_file=open_file) as handle:
         handle.write(data.encode() if isinstance(data, str) else data)
+
+
+def publish_folder(new: Path, final: Path) -> None:
+    """Give a folder, whole, its final name beside it; what had that name is gone afterwards. Raises OSError.
+
+    No system call exchanges folders everywhere, so for a moment nothing has the name: recover_folder mends what a stop
+    in that moment leaves.
+    """
+    for path in (*new.rglob("*"), new):
+        sync(path)
+    old = _set_aside(final)
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    new.rename(final)
+    sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(final: Path) -> None:
+    """After a stop, before anything reads the folder: put back what publish_folder had set aside, or remove it."""
+    old = _set_aside(final)
+    if old.exists() and not final.exists():
+        old.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _set_aside(final: Path) -> Path:
+    return final.with_name(f"{final.name}.old")
 
 
 def sync(path: Path) -> None:

@@ -92,12 +92,13 @@ def demo(
 @prepare.command("demo")
 @verb
 def prepare_demo_data(
-    folder: Annotated[Path, typer.Argument(help="Where to write tokenizer/, corpus/, pretrain/ and qa/.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write tokenizer/, corpus/, pretrain/, held_out/, qa/.")],
     seed: Annotated[int, typer.Option(help="Of the split into train, dev and test.")] = 0,
 ) -> None:
     """The CIA World Factbook as passages, statements and questions."""
-    from realm_ds.data.prepare import prepare_demo
+    from realm_ds.data.prepare import check_is_free, prepare_demo
 
+    check_is_free(folder.absolute())
     prepare_demo(folder.absolute(), seed=seed, on_progress=lambda doing: print(f"{doing} ...", flush=True))
     print(f"{folder}/prepared.json says what is there")
 

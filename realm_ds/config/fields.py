@@ -71,6 +71,12 @@ def is_path(key: Key) -> bool:
     return info is not None and (info.annotation is Path or Path in get_args(info.annotation))
 
 
+def may_be_name(key: Key) -> bool:
+    """Can this setting also be the name of something that is no file here?"""
+    info = field_of(key)
+    return info is not None and {Path, str} <= set(get_args(info.annotation))
+
+
 def nearest(key: Key) -> str | None:
     """The name most like a wrong one: the same last part in another section first, then the nearest spelling."""
     name = ".".join(key)

@@ -4,6 +4,7 @@ What the settings mean is schema.py's business. All mistakes found are in one Co
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -13,13 +14,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from realm_ds.config.fields import field_of, help_of, is_path, nearest, section_of
+from realm_ds.config.fields import field_of, help_of, is_path, may_be_name, nearest, section_of
 from realm_ds.config.recipes import recipe_names, recipe_path
 from realm_ds.config.schema import RealmConfig
 from realm_ds.errors import ConfigError
 
 RUN_CONFIG = "config.yaml"
 """The resolved settings in a run folder."""
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""A model on the hub, such as org/model; a folder of that name comes first."""
 RECIPE_KEY = "recipe"
 """Top-level key of a config file: the recipe it starts from."""
 
@@ -44,7 +47,8 @@ class _Gathered:
             self.mistakes.append(f"{'.'.join(key)} ({origin}) is no setting{_hint(key)}")
             return
         if is_path(key) and isinstance(value, str):
-            value = Path(os.path.normpath(relative_to / Path(value).expanduser()))
+            path = Path(os.path.normpath(relative_to / Path(value).expanduser()))
+            value = value if may_be_name(key) and HUB_NAME.fullmatch(value) and not path.exists() else path
         self.values[key] = value
         self.origins[key] = origin
 

@@ -41,8 +41,10 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The two towers and the knowledge-augmented encoder, all BERT-like."""
 
-    encoder: Path | None = None
-    """Folder of a BERT-like transformers model to start all three encoders from; null builds one of the sizes below."""
+    encoder: Path | str | None = None
+    """A BERT-like transformers model to start all three encoders from: its folder, or its name on the Hugging Face hub,
+    fetched before ranks start. It brings its own layers, hidden_size, heads and intermediate_size: those below are then
+    not looked at. null builds a BERT of these."""
     num_layers: Count = 12
     hidden_size: Count = 768
     num_heads: Count = 12
@@ -61,8 +63,9 @@ class ModelConfig(Section):
     projection_norm_eps: Rate = 1e-12
     """Epsilon of the projection's LayerNorm: 1e-12 as the released embedder and Hugging Face, 1e-3 as open ICT code."""
     start_from: Path | None = None
-    """Weights to start from: the export of an earlier run (ict, pretrain), or a folder with Google's REALM as
-    transformers has it, embedder/ and encoder/ in it. Overrides `encoder`."""
+    """Weights to start from, in any stage: the export of an earlier run (ict, pretrain), or a folder with Google's
+    REALM as transformers had it: in it embedder/ (its embedder or scorer) and encoder/. They must be of the sizes given
+    here, and take the place of those of `encoder`."""
 
     @model_validator(mode="after")
     def heads_divide_hidden(self) -> Self:

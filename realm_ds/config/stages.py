@@ -90,28 +90,35 @@ class PretrainConfig(StageConfig):
     """salient: one salient span of x (section 3.4). bert: single wordpieces at random, mask_rate of them. random_span:
     one span anywhere, of random length. The latter two are the paper's ablations (Table 2)."""
     mask_rate: Annotated[float, Field(gt=0, le=1)] = 0.15
-    """masking bert: share of the wordpieces that are predicted, at most data.max_masks."""
+    """masking bert: share of the wordpieces that are predicted, at least one and at most data.max_masks."""
     remask: bool = True
     """Mask another part of x in every epoch; false: the same in all."""
     search_ahead: Annotated[int, Field(ge=0)] = 2
     """Steps between sending a query and needing its answer; hides the search behind training. At most
     refresh.adopt_after_steps. Results do not depend on it: queries come from the index's own snapshot."""
 
+    @property
+    def num_retrieved(self) -> int:
+        """Passages to find for each query."""
+        return self.candidates - self.null_passage
+
 
 class EvaluateConfig(Section):
     """What pre-training measures, while it goes on, on sentences and questions that it never trains on."""
 
     every_steps: Steps | None = None
-    """Measure at every multiple of this step, and at the end; null: never."""
+    """Measure at every multiple of this step, and at the end; null: never. Needs data.held_out, questions, or both."""
     examples: Count = 256
-    """Sentences of data.held_out, over all trainers: marginal likelihood, retrieval utility, null share, entropy."""
+    """Sentences of data.held_out, over all trainers: marginal likelihood, retrieval utility, null share, entropy. Which
+    ones, and what is masked in them, is the same for every run, whatever its seed."""
     questions: Path | None = None
-    """JSONL file of {"question", "answers"} records: recall@k in the live index, before any fine-tuning."""
+    """JSONL file of {"question", "answers"} records: recall@k in the live index, before any fine-tuning. Right is a
+    passage of the record's gold_uids or, where it has none, one whose body holds an answer."""
     max_questions: Count = 512
     """At most so many of them, the first of the file."""
     keep_best: bool = True
     """Keep the models with the highest retrieval utility yet in RUN/best, as Google's trainer did (not the lowest
-    loss)."""
+    loss). Without a null passage the likelihood decides, without data.held_out recall@5. best.json says which."""
 
 
 class QaConfig(StageConfig):

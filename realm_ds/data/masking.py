@@ -1,7 +1,11 @@
-"""Masks one salient span of an example, another one each epoch. Finding the spans is spans.py's business."""
+"""Masks part of an example, another one each epoch: a salient span, or, as in the paper's ablations, wordpieces or a
+span at random. Every choice is a pure function of (seed, epoch, id). Finding the salient spans is spans.py's business.
+"""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 from realm_ds.data.chance import chosen, fraction, permutation, pick
 from realm_ds.data.records import NO_ARTICLE, Example, SpecialIds, article_id
@@ -12,9 +16,32 @@ MAX_IDLE_EPOCHS = 2
 """Epochs in which nothing could be used before we say so, rather than read for ever."""
 
 
+MaskingKind = Literal["salient", "bert", "random_span"]
+MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
+"""Of BERT's chosen wordpieces: how many become [MASK], and how many another wordpiece; the rest stays (BERT, 3.1)."""
+SPAN_STOPS, LONGEST_SPAN = 0.2, 10
+"""SpanBERT's lengths (section 3.1): geometric, cut at ten and normalised again; 3.8 wordpieces on average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masking:
+    """Which part of x is hidden."""
+
+    kind: MaskingKind = "salient"
+    rate: float = 0.15
+    """bert: each wordpiece is chosen with this probability."""
+    vocab_size: int = 0
+    """bert: random wordpieces are among so many."""
+    again_each_epoch: bool = True
+    """False: the first epoch's choice in all epochs."""
+
+
+SALIENT = Masking()
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaskedExample:
-    """x as the query tower and the encoder see it: [CLS] x [SEP], one salient span replaced by [MASK]."""
+    """x as the query tower and the encoder see it: [CLS] x [SEP], part of it replaced by [MASK]."""
 
     id: str
     ids: tuple[int, ...]
@@ -46,15 +73,91 @@ def mask_span(
     if not spans:
         return None
     start, end = spans[(pick(len(spans), seed, "span", example.id) + epoch) % len(spans)]
-    ids = example.ids[:start] + (special.mask,) * (end - start) + example.ids[end:longest]
-    scored_end = min(end, start + max_masks)
+    places = range(start, end)
+    hidden = dict.fromkeys(places, special.mask)
+    return _with_hidden(example, hidden, scored=places[:max_masks], special=special, longest=longest)
+
+
+def mask_wordpieces(
+    example: Example, *, special: SpecialIds, query_tokens: int, max_masks: int, seed: int, epoch: int, masking: Masking
+) -> MaskedExample | None:
+    """The example with single wordpieces chosen as BERT does, at least one and at most `max_masks`; None if all of it
+    is [UNK]. Where the rate chooses more, those that count are drawn from them and the others stay as they are."""
+    made_for = (seed, epoch, example.id)
+    ids = example.ids[: query_tokens - 2]
+    known = [place for place, piece in enumerate(ids) if piece not in _fixed(special)]
+    if not known:
+        return None
+    is_chosen = chosen(len(ids), masking.rate, "masks", *made_for)
+    places = [place for place in known if is_chosen[place]] or [known[pick(len(known), "only mask", *made_for)]]
+    kept = permutation(len(places), "kept masks", *made_for)[:max_masks]
+    places = [places[number] for number in sorted(kept.tolist())]
+    hidden = {}
+    for place in places:
+        share = fraction("replacement", place, *made_for)
+        if share < MASKED_SHARE:
+            hidden[place] = special.mask
+        elif share < MASKED_SHARE + RANDOM_SHARE:
+            hidden[place] = _random_wordpiece(masking.vocab_size, special, "wordpiece", place, *made_for)
+        else:
+            hidden[place] = ids[place]
+    return _with_hidden(example, hidden, scored=places, special=special, longest=query_tokens - 2)
+
+
+def mask_random_span(
+    example: Example, *, special: SpecialIds, query_tokens: int, max_masks: int, seed: int, epoch: int
+) -> MaskedExample | None:
+    """The example with one span masked whose length is SpanBERT's and whose start is uniform; None if all is [UNK].
+
+    A span never holds [UNK]; where no place has room for the length that was drawn, it is the longest that has one.
+    """
+    longest = query_tokens - 2
+    is_known = [piece not in _fixed(special) for piece in example.ids[:longest]]
+    for length in range(_span_length(fraction("span length", seed, epoch, example.id)), 0, -1):
+        starts = [start for start in range(len(is_known) - length + 1) if all(is_known[start : start + length])]
+        if starts:
+            start = starts[pick(len(starts), "span start", seed, epoch, example.id)]
+            places = range(start, start + length)
+            hidden = dict.fromkeys(places, special.mask)
+            return _with_hidden(example, hidden, scored=places[:max_masks], special=special, longest=longest)
+    return None
+
+
+def _span_length(share: float) -> int:
+    """The length below which this share of all spans is."""
+    total = 1.0 - (1.0 - SPAN_STOPS) ** LONGEST_SPAN
+    lengths = range(1, LONGEST_SPAN)
+    return next((n for n in lengths if share * total < 1.0 - (1.0 - SPAN_STOPS) ** n), LONGEST_SPAN)
+
+
+def _fixed(special: SpecialIds) -> tuple[int, ...]:
+    """What is neither masked, as nobody could predict it, nor put in place of a wordpiece."""
+    return (special.pad, special.unk, special.cls, special.sep, special.mask)
+
+
+def _random_wordpiece(vocab_size: int, special: SpecialIds, *made_for: int | str) -> int:
+    """Uniform over the vocabulary without special tokens."""
+    fixed = sorted(_fixed(special))
+    assert vocab_size > len(fixed)
+    piece = pick(vocab_size - len(fixed), *made_for)
+    for token in fixed:
+        piece += token <= piece
+    return piece
+
+
+def _with_hidden(
+    example: Example, hidden: dict[int, int], *, scored: Sequence[int], special: SpecialIds, longest: int
+) -> MaskedExample:
+    """The example cut to its longest, with other wordpieces at the `hidden` places; `scored` ones are targets."""
+    plain_ids = example.ids[:longest]
+    ids = [hidden.get(place, piece) for place, piece in enumerate(plain_ids)]
     return MaskedExample(
         id=example.id,
         ids=(special.cls, *ids, special.sep),
-        mask_positions=tuple(range(1 + start, 1 + scored_end)),
-        targets=example.ids[start:scored_end],
+        mask_positions=tuple(1 + place for place in scored),
+        targets=tuple(plain_ids[place] for place in scored),
         origin_uid=example.origin_uid,
-        plain_ids=example.ids[:longest],
+        plain_ids=plain_ids,
         origin_article=article_id(example.origin_article),
     )
 
@@ -66,22 +169,38 @@ def masked_examples(
     query_tokens: int,
     max_masks: int,
     seed: int,
+    masking: Masking = SALIENT,
 ) -> Iterator[tuple[MaskedExample, StreamState]]:
     """The stream's examples, masked, without those that have nothing to mask; DataError if that is all of them."""
+    functions: dict[MaskingKind, Callable[..., MaskedExample | None]] = {
+        "salient": mask_span,
+        "bert": partial(mask_wordpieces, masking=masking),
+        "random_span": mask_random_span,
+    }
     sizes = {"query_tokens": query_tokens, "max_masks": max_masks}
     last_epoch = None
     for example, state in stream:
-        masked = mask_span(example, special=special, seed=seed, epoch=state.epoch, **sizes)
+        epoch = state.epoch if masking.again_each_epoch else 0
+        masked = functions[masking.kind](example, special=special, seed=seed, epoch=epoch, **sizes)
         if masked is not None:
             last_epoch = state.epoch
             yield masked, state
             continue
         last_epoch = state.epoch if last_epoch is None else last_epoch
         if state.epoch - last_epoch >= MAX_IDLE_EPOCHS:
-            raise DataError(
-                f"no pre-training example has a salient span within data.query_tokens={query_tokens}; "
-                "raise that, or write pretrain shards that have spans"
-            )
+            raise DataError(_nothing_to_mask(masking.kind, query_tokens=query_tokens))
+
+
+def _nothing_to_mask(kind: MaskingKind, *, query_tokens: int) -> str:
+    if kind == "salient":
+        return (
+            f"no pre-training example has a salient span within data.query_tokens={query_tokens}; "
+            "raise that, or write pretrain shards that have spans"
+        )
+    return (
+        f"no pre-training example has a known wordpiece within data.query_tokens={query_tokens} "
+        f"(pretrain.masking={kind}); write pretrain shards with data.tokenizer"
+    )
 
 
 def mask_more(

@@ -3,6 +3,7 @@
     FOLDER/tokenizer/                        transformers folder (BERT uncased WordPiece)
     FOLDER/corpus/                           passages as tar shards
     FOLDER/pretrain/                         statements and prose of the training split as tar shards
+    FOLDER/held_out/                         likewise statements of the dev split, which training never tells
     FOLDER/qa/{train,dev,test}.jsonl         questions; the id is ENTITY/FIELD/NUMBER
     FOLDER/qa/statements.{dev,test}.jsonl    held-out statements, the answer replaced by [MASK]s
     FOLDER/prepared.json                     settings and counts; written last
@@ -25,7 +26,7 @@ from realm_ds.data.questions import SPLITS, Split
 from realm_ds.data.records import NO_UID, Example, Question
 from realm_ds.data.shards import write_shards
 from realm_ds.data.tokenizer import token_span
-from realm_ds.errors import DataError
+from realm_ds.errors import ConfigError, DataError
 from realm_ds.files import write_durably
 
 QUICK_ENTITIES = 48
@@ -85,6 +86,16 @@ def prepare_demo(
     return prepared
 
 
+def check_is_free(folder: Path) -> None:
+    """Raise ConfigError unless nothing is in the folder: shards of two seeds mixed would leak, and runs read them."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        there = "data prepared before" if (folder / "prepared.json").exists() else "files already"
+        raise ConfigError(
+            f"{folder} holds {there}, which runs may be reading, and it is not overwritten: name another folder, or "
+            "remove this one first"
+        )
+
+
 def choose_entities(entities: Sequence[Entity], num_entities: int | None, *, seed: int) -> list[Entity]:
     """All of them, or that many of those with much to tell, which ones by hash of the seed."""
     if num_entities is None:
@@ -110,6 +121,8 @@ def _write(demo: DemoSet, folder: Path, *, settings: dict[str, Any]) -> dict[str
     }
     write_shards(passages, folder / "corpus", kind="corpus", **stamp)
     write_shards(examples, folder / "pretrain", kind="pretrain", **stamp)
+    held_out = list(_stated(demo, "dev"))
+    write_shards(held_out, folder / "held_out", kind="pretrain", **stamp)
     questions: dict[Split, list[Question]] = {split: _questions(demo, split) for split in SPLITS}
     statements: dict[str, list[Question]] = {split: _masked(demo, split) for split in ("dev", "test")}
     try:
@@ -122,6 +135,7 @@ def _write(demo: DemoSet, folder: Path, *, settings: dict[str, Any]) -> dict[str
     return {
         "passages": len(passages),
         "examples": len(examples),
+        "held_out": len(held_out),
         "examples_from_prose": sum(example.origin_uid != NO_UID for example in examples),
         "questions": {split: len(asked) for split, asked in questions.items()},
         "statements": {split: len(demo.statements[split]) for split in SPLITS},
@@ -132,12 +146,7 @@ def _write(demo: DemoSet, folder: Path, *, settings: dict[str, Any]) -> dict[str
 
 def _examples(demo: DemoSet) -> Iterator[Example]:
     """X: statements of the training split, then prose."""
-    said = demo.statements["train"]
-    encoded = demo.tokenizer.encode_all_with_offsets([statement.text for statement in said])
-    for statement, (ids, offsets) in zip(said, encoded, strict=True):
-        span = token_span(offsets, *statement.span)
-        assert span is not None, statement
-        yield Example(id=statement.id, text=statement.text, ids=tuple(ids), spans=(span,), origin_uid=NO_UID)
+    yield from _stated(demo, "train")
     encoded = demo.tokenizer.encode_all_with_offsets([prose.text for prose in demo.prose])
     for prose, (ids, offsets) in zip(demo.prose, encoded, strict=True):
         spans = tuple(found for span in prose.spans if (found := token_span(offsets, *span)) is not None)
@@ -148,6 +157,16 @@ def _examples(demo: DemoSet) -> Iterator[Example]:
             )  # fmt: skip
         else:
             demo.dropped["prose sentences without a salient span"] += 1
+
+
+def _stated(demo: DemoSet, split: Split) -> Iterator[Example]:
+    """The statements of a split, with the answer as the one salient span."""
+    said = demo.statements[split]
+    encoded = demo.tokenizer.encode_all_with_offsets([statement.text for statement in said])
+    for statement, (ids, offsets) in zip(said, encoded, strict=True):
+        span = token_span(offsets, *statement.span)
+        assert span is not None, statement
+        yield Example(id=statement.id, text=statement.text, ids=tuple(ids), spans=(span,), origin_uid=NO_UID)
 
 
 def _questions(demo: DemoSet, split: Split) -> list[Question]:

@@ -15,14 +15,17 @@ from realm_ds.errors import DataError
 from realm_ds.files import write_durably
 
 
-def load_questions(path: Path) -> list[Question]:
-    """The questions of a file, in order, checked. A question without an id gets its line number."""
+def load_questions(
+    path: Path, *, needed_by: str = "qa.data needs train.jsonl, dev.jsonl and test.jsonl"
+) -> list[Question]:
+    """The questions of a file, in order, checked. A question without an id gets its line number.
+
+    `needed_by` ends the error for a file that is not there: it says what to mend.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}): qa.data needs train.jsonl, dev.jsonl and test.jsonl"
-        ) from error
+        raise DataError(f"{path} cannot be read ({error.strerror}): {needed_by}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
     questions = [_question(line, where=f"{path}:{number}", number=number) for number, line in enumerate(lines, start=1)]

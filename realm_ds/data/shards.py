@@ -108,7 +108,7 @@ def open_manifest(folder: Path, *, kind: Kind, fingerprint: str | None) -> Manif
         raise DataError(f"no folder {folder} of {kind} tar shards: run realm-ds prepare, or mend the path")
     manifest = _read_manifest(path)
     if manifest.kind != kind:
-        raise DataError(f"{path}: holds {manifest.kind} shards, not {kind} shards; give data.{kind} the right folder")
+        raise DataError(f"{path}: holds {manifest.kind} shards, not {kind} shards; name a folder of {kind} shards")
     if manifest.count == 0 or not manifest.shards:
         raise DataError(f"{path}: the {kind} is empty (0 records); write it again from a source that has text")
     if fingerprint is not None and manifest.tokenizer_fingerprint != fingerprint:

@@ -66,6 +66,8 @@ class _Open:
     fetches: bool = False
     """Tokens in a second phase."""
     is_audit: bool = False
+    counts: bool = True
+    """In the totals, and towards the next audit."""
     replies: dict[int, Reply] = field(default_factory=dict)
     """By shard."""
     winners: Winners | None = None
@@ -102,11 +104,12 @@ class IndexClient:
 
     def submit(
         self, vectors_BP: np.ndarray, *, exclusion: Exclusion, num_hits: int, step: int, version: int,
-        ids_only: bool = False,
+        ids_only: bool = False, counts: bool = True,
     ) -> int:  # fmt: skip
         """Ask every shard for its best `num_hits`; returns at once the number to collect the answer with.
 
-        With `ids_only` the candidates come without their tokens.
+        With `ids_only` the candidates come without their tokens. A search that does not count leaves no trace: others
+        are audited, fetched and counted as without it.
         """
         if not np.isfinite(vectors_BP).all():
             raise IndexFault(
@@ -116,9 +119,11 @@ class IndexClient:
         two_phase = not ids_only and self._goes_in_two_phases(len(vectors_BP) * num_hits)
         opened = _Open(
             step=step, version=version, num_queries=len(vectors_BP), num_hits=num_hits,
-            wants_tokens=not ids_only and not two_phase, fetches=two_phase,
+            wants_tokens=not ids_only and not two_phase, fetches=two_phase, counts=counts,
         )  # fmt: skip
         request = self._send(opened, vectors_BP, exclusion)
+        if not counts:
+            return request
         # Counted from another number on each trainer: all at once, they would hold up the shards.
         if self._audit_every and (self._num_submitted + self._mailbox.rank) % self._audit_every == 0:
             self._audit(request, opened, vectors_BP, exclusion)
@@ -139,7 +144,8 @@ class IndexClient:
             candidates = with_sent_tokens(winners, replies, wait_s=wait_s)
         else:
             candidates = with_fetched_tokens(winners, opened.fetched, wait_s=wait_s)
-        self._count(request, opened, candidates)
+        if opened.counts:
+            self._count(request, opened, candidates)
         return candidates
 
     def progress(self) -> None:

@@ -29,6 +29,9 @@ from realm_ds.observe.sinks import metrics_path, read_events
 
 STAGES_FILE = "stages.json"
 EXAMPLES_IN_REPORT = 5
+EVALUATE_EVERY = {False: 100, True: 8}
+"""Steps of pre-training between looks at what is held out, by whether the demo is a quick one. Not in the recipe: it
+needs data that only the demo names."""
 Result = dict[str, Any]
 
 
@@ -67,8 +70,9 @@ class _Demo:
     def __init__(self, run_folder: Path, *, seed: int, quick: bool, overrides: Sequence[str], resume: bool) -> None:
         self._folder, self._seed, self._quick, self._resume = run_folder.resolve(), seed, quick, resume
         data = self._folder / "data"
-        named = [f"data.{name}={data / name}" for name in ("corpus", "pretrain", "tokenizer")]
-        own = [*named, f"qa.data={data / 'qa'}", f"runtime.seed={seed}"]
+        named = [f"data.{name}={data / name}" for name in ("corpus", "pretrain", "held_out", "tokenizer")]
+        named += [f"qa.data={data / 'qa'}", f"evaluate.questions={data / 'qa' / 'dev.jsonl'}"]
+        own = [*named, f"evaluate.every_steps={EVALUATE_EVERY[quick]}", f"runtime.seed={seed}"]
         self._base = load("demo-quick" if quick else "demo", [*own, *overrides])
         path = self._folder / STAGES_FILE
         if path.exists() and not resume:

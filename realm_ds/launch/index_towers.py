@@ -1,4 +1,5 @@
-"""The two towers that an index is of, wherever they are: an export folder, or the snapshot of a run's index version.
+"""The two towers that an index is of, wherever they are: an export folder, Google's REALM in transformers' layout, or
+the snapshot of a run's index version.
 
 Looking at them costs no more than reading their files once; torch builds them only to embed with.
 """
@@ -17,7 +18,8 @@ from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.index.store import VERSION_NAME, PartFault, check_snapshot
 from realm_ds.launch.index_store import snapshot_step
-from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER, check_export
+from realm_ds.models.hf_realm import open_tower, read_config, weights_file
+from realm_ds.models.names import HF_EMBEDDER, PASSAGE_TOWER, QUERY_TOWER, check_export, is_hf_realm
 from realm_ds.models.realm import frozen_tower, strip_prefix
 from realm_ds.models.towers import PROJECTION_FILE, Embedder
 
@@ -29,7 +31,7 @@ class Towers:
     """Where the towers are, and what can be told of them without building them."""
 
     path: Path
-    """An export folder, or a snapshot.safetensors."""
+    """An export folder, one with Google's REALM, or a snapshot.safetensors."""
     sha256: str
     """Of the weights: an index is of these and no others."""
     width: int
@@ -42,8 +44,10 @@ class Towers:
 
 
 def look_at_towers(path: Path) -> Towers:
-    """Read the files of an export or a snapshot. Raises CheckpointError if they are none, or damaged."""
+    """Read the files of the towers. Raises CheckpointError if they are none, or damaged."""
     try:
+        if is_hf_realm(path):
+            return _of_hf_realm(path)
         return _of_export(path) if path.is_dir() or not path.exists() else _of_snapshot(path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(
@@ -74,7 +78,9 @@ def check_towers(towers: Towers, config: RealmConfig, tokenizer: Tokenizer) -> N
 
 def load_tower(towers: Towers, name: str, config: RealmConfig, *, vocab_size: int, device: torch.device) -> Embedder:
     """One of the two, ready to embed."""
-    if towers.path.is_dir():
+    if is_hf_realm(towers.path):
+        tower = open_tower(towers.path, name)
+    elif towers.path.is_dir():
         tower = Embedder.load(towers.path / name)
     else:
         state = load_file(towers.path)
@@ -114,6 +120,16 @@ def _of_export(folder: Path) -> Towers:
         path=folder, sha256=digest.hexdigest(), width=width, num_words=config["vocab_size"],
         num_positions=config["max_position_embeddings"], step=None,
         num_bytes=sum((tower / name).stat().st_size for name in (WEIGHTS_FILE, PROJECTION_FILE)),
+    )  # fmt: skip
+
+
+def _of_hf_realm(folder: Path) -> Towers:
+    config, path = read_config(folder / HF_EMBEDDER), weights_file(folder / HF_EMBEDDER)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Towers(
+        path=folder, sha256=digest, width=config["retriever_proj_size"], num_words=config["vocab_size"],
+        num_positions=config["max_position_embeddings"], step=None, num_bytes=path.stat().st_size,
     )  # fmt: skip
 
 

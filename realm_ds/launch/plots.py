@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from realm_ds.errors import ConfigError
-from realm_ds.launch.report import adoptions, recall_of, step_rows
+from realm_ds.launch.report import adoptions, held_out_rows, recall_of, step_rows
 
 # Okabe and Ito's palette, told apart with any colour vision; line styles differ too, for paper without colour.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#555555"
@@ -55,6 +55,17 @@ CURVES = (
     ),
 )  # fmt: skip
 """The curves over steps; recall per stage is drawn from the report."""
+HELD_OUT_PANELS = (
+    Curve(
+        "held_out.png", "Held-out sentences", "nats a masked token",
+        (Line("retrieval_utility", "retrieval utility", BLUE), Line("log_likelihood", "log p(y|x)", ORANGE)),
+    ),
+    Curve(
+        "held_out.png", "Held-out retrieval", "share",
+        (Line("recall_at_5", "questions with recall@5", GREEN), Line("null_share", "p(null|x)", RED)),
+    ),
+)  # fmt: skip
+"""Both of one plot."""
 
 
 def draw_plots(folder: Path, *, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -64,6 +75,9 @@ def draw_plots(folder: Path, *, report: Mapping[str, Any], rows: Sequence[Mappin
     steps = step_rows(rows)
     adopted = sorted(adoptions(steps).values())
     paths = [_draw_curve(folder, curve, steps=steps, adopted=adopted) for curve in CURVES]
+    held_out = held_out_rows(rows)
+    if held_out:
+        paths.append(_draw_held_out(folder / "held_out.png", held_out))
     return [*paths, _draw_recall(folder / "recall.png", report)]
 
 
@@ -94,6 +108,26 @@ def _draw_line(axes: Any, points: Sequence[tuple[float, float]], *, line: Line, 
     if window > 1:
         axes.plot(places, values, color=line.colour, alpha=0.25, linewidth=0.8)
     axes.plot(places, running_mean(values, window), color=line.colour, linestyle=style, linewidth=1.8, label=line.label)
+
+
+def _draw_held_out(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """What retrieval is worth, beside how often it finds the passage."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2 * SIZE_INCHES[0] * 0.75, SIZE_INCHES[1]), dpi=DOTS_PER_INCH, layout="constrained")
+    for axes, panel in zip(figure.subplots(1, 2), HELD_OUT_PANELS, strict=True):
+        for line, style in zip(panel.lines, LINE_STYLES, strict=False):
+            points = [(row["step"], float(row[line.name])) for row in rows if line.name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=line.colour, linestyle=style, marker="o", markersize=3,
+                          label=line.label)  # fmt: skip
+        axes.set_title(panel.title, fontsize=11)
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel(panel.unit)
+        axes.set_xlim(left=0)
+        axes.legend(frameon=False)
+        _plain(axes)
+    return _save(figure, path)
 
 
 def _draw_recall(path: Path, report: Mapping[str, Any]) -> Path:

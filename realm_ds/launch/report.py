@@ -4,15 +4,18 @@ Takes plain data: what the stages handed over, and the metrics rows (JSONL) of t
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import DataError
 from realm_ds.files import write_durably
+from realm_ds.observe.progress import HELD_OUT
 from realm_ds.observe.sinks import last_of_each_step, metrics_path, read_events
 
+HELD_OUT_SHOWN = ("log_likelihood", "retrieval_utility", "null_share", "recall_at_5")
+"""Of all that is measured on held-out data while pre-training goes on."""
 PRETRAIN = "pretrain"
 """The stage whose metrics the report draws."""
 
@@ -61,6 +64,13 @@ def step_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return steps
 
 
+def held_out_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was held out, at each step where it was measured, the names without their prefix; none where it was not."""
+    evaluated = last_of_each_step(dict(row) for row in rows if row.get("event") == "evaluated")
+    names = ("step", "version", *(f"{HELD_OUT}{name}" for name in HELD_OUT_SHOWN))
+    return [{name.removeprefix(HELD_OUT): row[name] for name in names if name in row} for row in evaluated]
+
+
 def adoptions(steps: Sequence[Mapping[str, Any]]) -> dict[int, int]:
     """The first logged step with each index version after version 0, where every run begins."""
     first: dict[int, int] = {}
@@ -83,7 +93,7 @@ def summarise_pretrain(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "steps": steps[-1]["step"],
         "loss_first": _mean(steps[:tenth], "loss"),
         "loss_last": _mean(steps[-tenth:], "loss"),
-        "retrieval_utility_last": _mean(steps[-tenth:], "retrieval_utility"),
+        "retrieval_utility_last": _utility(steps[-tenth:]),
         "versions_adopted": len(adoptions(steps)),
         "mixed_version_replies": _counted(done, "mixed_version_replies"),
         "trainer_wait_for_index_share": _wait_share(steps[1:]),
@@ -108,6 +118,7 @@ def build_report(results: DemoResults, rows: Sequence[Mapping[str, Any]]) -> dic
         "zero_stage": results.zero_stage,
         "ict": {"in_batch_accuracy": results.ict_in_batch_accuracy},
         "pretrain": summarise_pretrain(rows),
+        "held_out": held_out_rows(rows),
         **_recall_keys("recall_at", results.recall),
         **_recall_keys("recall_unseen_passages_at", results.recall_unseen_passages),
         **_recall_keys("question_recall_at", results.question_recall),
@@ -149,6 +160,7 @@ def report_markdown(report: Mapping[str, Any], *, examples: Sequence[Mapping[str
         ),
         "## Pre-training",
         _table(["measure", "value"], _pretrain_lines(pretrain, report["ict"])),
+        *_held_out_parts(report.get("held_out", [])),
         "## Time",
         _table(["stage", "seconds"], [[stage, f"{took_s:.0f}"] for stage, took_s in report["seconds"].items()]),
         *_example_parts(examples),
@@ -176,13 +188,39 @@ def _pretrain_lines(pretrain: Mapping[str, Any], ict: Mapping[str, Any]) -> list
         ["in-batch accuracy of the warm start (ICT)", _percent(ict["in_batch_accuracy"])],
         ["steps", f"{pretrain['steps']:,}"],
         ["loss, first to last tenth", f"{pretrain['loss_first']:.3f} to {pretrain['loss_last']:.3f}"],
-        ["retrieval utility, last tenth", f"{pretrain['retrieval_utility_last']:.3f}"],
+        ["retrieval utility, last tenth", _utility_word(pretrain["retrieval_utility_last"])],
         ["index versions adopted", str(pretrain["versions_adopted"])],
         ["searches", _count(pretrain["searches"])],
         ["replies of mixed versions", _count(pretrain["mixed_version_replies"])],
         ["trainers' time waiting for the index, once it is there", _percent(pretrain["trainer_wait_for_index_share"])],
         ["seconds until it was there", f"{pretrain['first_index_wait_s']:.1f}"],
     ]
+
+
+def _held_out_parts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    head = ["after step", "index version", "log likelihood a token", "retrieval utility", "null share", "recall@5"]
+    lines = [
+        [
+            str(row["step"]), str(row["version"]), _number(row, "log_likelihood"), _number(row, "retrieval_utility"),
+            _number(row, "null_share", _percent), _number(row, "recall_at_5", _percent),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return [
+        "## Held out, while pre-training went on",
+        "Sentences and questions of the dev split, of facts that no training sentence tells, put to the index that was "
+        "live at that step: what retrieval is worth (retrieval utility: nats a token over the null passage), and how "
+        "often a question that pre-training never sees finds its passage (recall@5).",
+        _table(head, lines),
+    ]
+
+
+def _number(row: Mapping[str, Any], name: str, text: Callable[[float], str] = "{:.3f}".format) -> str:
+    """Nothing where it was not measured; a word where it is not finite."""
+    value = row.get(name, "")
+    return text(value) if isinstance(value, int | float) else str(value)
 
 
 def _recall_keys(prefix: str, stages: Mapping[str, Recall]) -> dict[str, dict[str, float]]:
@@ -238,6 +276,15 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     if lacking:
         raise DataError(f"the metrics of step {lacking[0]} hold no {name}; they were written by another version")
     return sum(float(row[name]) for row in rows) / len(rows)
+
+
+def _utility(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """None, which is not 0, in a run without a null passage to measure against."""
+    return _mean(rows, "retrieval_utility") if any("retrieval_utility" in row for row in rows) else None
+
+
+def _utility_word(utility: float | None) -> str:
+    return "none: no null passage" if utility is None else f"{utility:.3f}"
 
 
 def _counted(done: Sequence[Mapping[str, Any]], name: str) -> int | None:

@@ -17,7 +17,7 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.shards import open_manifest, passage_range
 from realm_ds.data.tokenizer import load_tokenizer
-from realm_ds.errors import CheckpointError, ConfigError
+from realm_ds.errors import CheckpointError, ConfigError, DataError
 from realm_ds.files import write_durably
 from realm_ds.index.factory import spec_of
 from realm_ds.launch.failures import forget_last_world
@@ -25,7 +25,8 @@ from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.node import run_rank
 from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.tether import TAG_VARIABLE
-from realm_ds.models.names import check_export
+from realm_ds.models.hub import encoder_folder
+from realm_ds.models.names import check_start
 from realm_ds.observe.progress import Progress, follow_run
 
 DEFAULT_TRAINERS = 2
@@ -46,7 +47,7 @@ def launch_stage(
     if is_launched(os.environ):
         run_as_rank(run_folder, lambda: _take_part(stage, load_config, run_folder=run_folder, resume=resume))
         return
-    config = load_config()
+    config = with_local_encoder(load_config())
     check_inputs(stage, config)
     prepare_run_folder(run_folder, config, resume=resume)
     run_world(
@@ -87,13 +88,26 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
             passage_range(corpus.count, 0, config.index.builders, setting="index.builders")
         _check_candidates(config, num_passages=corpus.count)
         _check_index(config, num_passages=corpus.count)
+        _check_evaluation(config, fingerprint=tokenizer.fingerprint)
     if stage == "qa":
         if config.qa.data is None:
             raise ConfigError("qa.data is not set: name the folder of train.jsonl, dev.jsonl and test.jsonl")
         for split in ("train", "dev", "test"):
             load_questions(config.qa.data / f"{split}.jsonl")
     if config.model.start_from is not None:
-        check_export(config.model.start_from)
+        check_start(config.model.start_from)
+
+
+def with_local_encoder(config: RealmConfig) -> RealmConfig:
+    """The config with model.encoder as a folder: a name on the hub is fetched here, once, before any rank needs it.
+
+    Raises ConfigError if there is no such model.
+    """
+    encoder = config.model.encoder
+    if encoder is None or isinstance(encoder, Path):
+        return config
+    folder = encoder_folder(encoder, download=True)
+    return config.model_copy(update={"model": config.model.model_copy(update={"encoder": folder})})
 
 
 def _check_index(config: RealmConfig, *, num_passages: int) -> None:
@@ -115,12 +129,38 @@ def _check_index(config: RealmConfig, *, num_passages: int) -> None:
 
 
 def _check_candidates(config: RealmConfig, *, num_passages: int) -> None:
-    candidates = config.pretrain.candidates
-    if num_passages < candidates:
+    candidates, needed = config.pretrain.candidates, config.pretrain.num_retrieved
+    if num_passages < needed + 1:
         raise ConfigError(
-            f"pretrain.candidates={candidates} needs {candidates} passages and one to exclude, but "
+            f"pretrain.candidates={candidates} needs {needed} passages and one to exclude, but "
             f"{config.data.corpus} holds {num_passages}: lower candidates, or index a larger corpus"
         )
+
+
+def _check_evaluation(config: RealmConfig, *, fingerprint: str) -> None:
+    """What is held out is there, can be read, and is not what is trained on."""
+    settings, held_out = config.evaluate, config.data.held_out
+    if settings.every_steps is None:
+        return
+    if held_out is None and settings.questions is None:
+        raise ConfigError(
+            f"evaluate.every_steps={settings.every_steps}, but there is nothing to evaluate: name data.held_out (tar "
+            "shards like those of data.pretrain) or evaluate.questions (a JSONL file), or both, or set "
+            "evaluate.every_steps=null"
+        )
+    if held_out is not None:
+        try:
+            sentences = open_manifest(held_out, kind="pretrain", fingerprint=fingerprint)
+        except DataError as error:
+            raise DataError(f"data.held_out: {error}") from error
+        assert config.data.pretrain is not None
+        if sentences.digest == open_manifest(config.data.pretrain, kind="pretrain", fingerprint=None).digest:
+            raise ConfigError(
+                f"data.held_out={held_out} holds the same sentences as data.pretrain={config.data.pretrain}: what is "
+                "trained on tells nothing of what is not; name shards of other text"
+            )
+    if settings.questions is not None:
+        load_questions(settings.questions, needed_by="mend evaluate.questions, or set it to null")
 
 
 def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool) -> None:
@@ -129,6 +169,7 @@ def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_
     config = load_config()
     if TAG_VARIABLE not in os.environ and (mpi is None or mpi.COMM_WORLD.Get_rank() == 0):
         # Started by srun or mpiexec, so nobody has done this yet. The others wait for this rank when they join.
+        config = with_local_encoder(config)
         check_inputs(stage, config)
         prepare_run_folder(run_folder, config, resume=resume)
         forget_last_world(run_folder)

@@ -1,6 +1,6 @@
 """REALM's marginal likelihood over candidates, in log space. Pure functions of scores: no networks here.
 
-Shapes: B batch, C candidates (null first), M masks.
+Shapes: B batch, C candidates (the null passage first, where there is one), M masks.
 """
 
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ class Marginal:
     loss: Tensor
     log_likelihood_B: Tensor
     """log p(y|x), the sum over masked tokens."""
-    ru_marginal_B: Tensor
+    ru_marginal_B: Tensor | None
     """Retrieval utility of the marginal: log p(y|x) - log p(y|null, x), a mean over masked tokens (Google's code)."""
-    ru_doc_B: Tensor
+    ru_doc_B: Tensor | None
     """Retrieval utility of the best retrieved passage: max over z of log p(y|z, x) - log p(y|null, x) (App. D)."""
-    null_share_B: Tensor
-    """p(null|x)."""
+    null_share_B: Tensor | None
+    """p(null|x); this and the utilities are None without a null passage, which they are measured against."""
     entropy_B: Tensor
     """Entropy of p(z|x) in nats; log C when the retriever is undecided."""
 
 
 def marginal_likelihood(
-    relevance_BC: Tensor, token_log_p_BCM: Tensor, masks_BM: Tensor, form: MarginalForm
+    relevance_BC: Tensor, token_log_p_BCM: Tensor, masks_BM: Tensor, form: MarginalForm, *, has_null: bool = True
 ) -> Marginal:
     """-log of the sum over z of p(z|x) p(y|z, x) (REALM section 3, Eq. 1), averaged.
 
@@ -38,8 +38,8 @@ def marginal_likelihood(
     `per_token`: the sum over z is taken for each masked token alone, as Google's released code does; the loss is the
     mean over masked tokens. Both means are over one trainer's micro-batch; DeepSpeed averages those over trainers.
 
-    relevance_BC: inner products of query and candidate vectors. token_log_p_BCM: log p(y_m|z, x) of each masked token.
-    masks_BM: 1 where there is a target, 0 in padding. The null passage is candidate 0.
+    relevance_BC: the logits of p(z|x), inner products of query and candidate vectors. token_log_p_BCM: log p(y_m|z, x)
+    of each masked token. masks_BM: 1 where there is a target, 0 in padding. The null passage is candidate 0.
     """
     log_p_z_BC = torch.log_softmax(relevance_BC, dim=-1)
     token_log_p_BCM = token_log_p_BCM * masks_BM.unsqueeze(1)
@@ -54,11 +54,13 @@ def marginal_likelihood(
         loss = -marginal_BM.sum() / masks_BM.sum().clamp(min=1)
     with torch.no_grad():
         p_z_BC = log_p_z_BC.exp()
+        null_log_p_B = passage_log_p_BC[:, 0]
+        best_log_p_B = passage_log_p_BC[:, 1:].amax(dim=-1) if has_null else None
         return Marginal(
             loss=loss,
             log_likelihood_B=log_likelihood_B.detach(),
-            ru_marginal_B=(log_likelihood_B - passage_log_p_BC[:, 0]) / num_masks_B,
-            ru_doc_B=(passage_log_p_BC[:, 1:].amax(dim=-1) - passage_log_p_BC[:, 0]) / num_masks_B,
-            null_share_B=p_z_BC[:, 0],
+            ru_marginal_B=(log_likelihood_B - null_log_p_B) / num_masks_B if has_null else None,
+            ru_doc_B=(best_log_p_B - null_log_p_B) / num_masks_B if best_log_p_B is not None else None,
+            null_share_B=p_z_BC[:, 0] if has_null else None,
             entropy_B=-(p_z_BC * log_p_z_BC).sum(dim=-1),
         )

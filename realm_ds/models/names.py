@@ -1,5 +1,5 @@
-"""What the three networks are called, and whether a folder is an export of them; without torch, so that it can be asked
-before anything is started."""
+"""What the three networks are called, and what kind of folder one can start from; without torch, so that it can be
+asked before anything is started."""
 
 from pathlib import Path
 
@@ -7,6 +7,12 @@ from realm_ds.errors import CheckpointError
 
 QUERY_TOWER, PASSAGE_TOWER, ENCODER = "query_tower", "passage_tower", "encoder"
 """Folders of an export, and the names of the three networks in every state dict."""
+HF_EMBEDDER, HF_ENCODER = "embedder", "encoder"
+"""Folders of Google's REALM in transformers' layout (models/hf_realm.py)."""
+HEAD_PARTS = (
+    "cls", "generator_predictions", "generator_lm_head", "vocab_transform", "vocab_layer_norm", "vocab_projector",
+)  # fmt: skip
+"""What the parts of masked-language-model heads are called: BERT's, ELECTRA's, DistilBERT's (models/encoder.py)."""
 
 
 def check_export(folder: Path) -> None:
@@ -14,3 +20,25 @@ def check_export(folder: Path) -> None:
     for name in (QUERY_TOWER, PASSAGE_TOWER, ENCODER):
         if not (folder / name / "config.json").is_file():
             raise CheckpointError(f"{folder} is not an export of realm-ds: {name}/config.json is missing")
+
+
+def check_start(folder: Path) -> None:
+    """Raise CheckpointError unless the folder is an export or holds Google's REALM."""
+    if not is_hf_realm(folder):
+        if (folder / "config.json").is_file():
+            raise CheckpointError(
+                f"model.start_from={folder} is a single transformers model: name it in model.encoder, or, if it is of "
+                f"Google's REALM, put the embedder (or scorer) into {HF_EMBEDDER}/ and the encoder into {HF_ENCODER}/ "
+                "of one folder"
+            )
+        check_export(folder)
+    elif not (folder / HF_ENCODER / "config.json").is_file():
+        raise CheckpointError(
+            f"model.start_from={folder} has {HF_EMBEDDER}/, as Google's REALM in transformers' layout, but "
+            f"{HF_ENCODER}/config.json is missing: put its RealmKnowledgeAugEncoder there"
+        )
+
+
+def is_hf_realm(folder: Path) -> bool:
+    """Does the folder hold Google's REALM, and not an export of ours?"""
+    return (folder / HF_EMBEDDER / "config.json").is_file()

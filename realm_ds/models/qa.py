@@ -13,14 +13,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 
 from realm_ds.errors import CheckpointError
+from realm_ds.models.encoder import load_bare_encoder
 from realm_ds.models.names import QUERY_TOWER
 from realm_ds.models.objectives import Measures
 from realm_ds.models.reader import IMPOSSIBLE, SpanScorer, reader_logits, reader_loss, retriever_loss
 from realm_ds.models.realm import RealmModel
-from realm_ds.models.towers import Embedder, TokenBatch
+from realm_ds.models.towers import Embedder, TokenBatch, takes_types
 
 READER = "reader"
 SCORER_FILE = "span_scorer.safetensors"
@@ -66,13 +67,12 @@ class SpanReader(nn.Module):
     def __init__(self, encoder: nn.Module, *, hidden_size: int, span_hidden_size: int, max_span_tokens: int) -> None:
         super().__init__()
         self.encoder = encoder
+        self._takes_types = takes_types(encoder)
         self.scorer = SpanScorer(hidden_size, span_hidden_size, max_span_tokens)
 
     def forward(self, joint: TokenBatch) -> tuple[Tensor, Tensor]:
         """(logits [R, L, W], possible [R, L, W]) of the spans of each sequence's passage."""
-        states_RLE = self.encoder(
-            input_ids=joint.ids_NL, attention_mask=joint.mask_NL, token_type_ids=joint.types_NL
-        ).last_hidden_state
+        states_RLE = self.encoder(**joint.inputs(types=self._takes_types)).last_hidden_state
         logits_RLW, possible_RLW = self.scorer(states_RLE, body_tokens(joint))
         return logits_RLW.float(), possible_RLW
 
@@ -110,11 +110,8 @@ class QaModel(nn.Module):
         with safe_open(path, framework="pt") as file:
             max_span_tokens = int(file.metadata()["max_span_tokens"])
         config = AutoConfig.from_pretrained(folder / READER, local_files_only=True)
-        encoder = AutoModel.from_pretrained(
-            folder / READER, config=config, local_files_only=True, attn_implementation="sdpa", add_pooling_layer=False
-        )
         reader = SpanReader(
-            encoder,
+            load_bare_encoder(folder / READER, config),
             hidden_size=config.hidden_size,
             span_hidden_size=len(weights["norm.weight"]),
             max_span_tokens=max_span_tokens,

@@ -6,12 +6,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoModel, PreTrainedConfig
 
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError
 from realm_ds.models.encoder import KnowledgeAugEncoder
-from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export
+from realm_ds.models.hf_realm import BERT_SIZES, read_hf_realm
+from realm_ds.models.hub import encoder_folder
+from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export, check_start, is_hf_realm
 from realm_ds.models.start import start_encoder, start_tower
 from realm_ds.models.towers import Embedder, bert_config
 
@@ -33,9 +35,8 @@ class RealmModel(nn.Module):
 
 def tower_of(model: ModelConfig, config: PreTrainedConfig) -> Embedder:
     """A tower of the run's shape with weights drawn at random."""
-    return Embedder(
-        config, projection_size=model.projection_size, norm_eps=model.projection_norm_eps, dropout=model.dropout
-    )
+    norm_eps = model.projection_norm_eps if model.projection_norm else None
+    return Embedder(config, projection_size=model.projection_size, norm_eps=norm_eps, dropout=model.dropout)
 
 
 def frozen_tower(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> Embedder:
@@ -55,23 +56,25 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
     """A model with its starting weights: those of `start_from`, of `encoder`, or drawn from `seed`.
 
     Two towers that are not shared start equal: inner products of unrelated spaces would make the first index noise.
-    Raises CheckpointError if `start_from` is not an export of the same shape.
+    Raises CheckpointError if `start_from` is neither an export nor Google's REALM, or of another shape.
     """
     torch.manual_seed(seed)
     realm = RealmModel(model, vocab_size=vocab_size, max_tokens=max_tokens)
-    if model.start == "narrow":
+    if model.start == "narrow" and model.encoder is None:
         start_tower(realm.query_tower)
         start_encoder(realm.encoder)
     if not realm.shares_towers:
         realm.passage_tower.load_state_dict(realm.query_tower.state_dict())
     if model.start_from is not None:
-        load_export(realm, model.start_from)
+        check_start(model.start_from)
+        load = load_hf_realm if is_hf_realm(model.start_from) else load_export
+        load(realm, model.start_from)
     elif model.encoder is not None:
-        config = AutoConfig.from_pretrained(model.encoder, local_files_only=True)
-        bert = AutoModel.from_pretrained(model.encoder, config=config, local_files_only=True)
+        folder = encoder_folder(model.encoder)
+        bert = AutoModel.from_pretrained(folder, local_files_only=True)
         realm.query_tower.bert.load_state_dict(bert.state_dict())
         realm.passage_tower.bert.load_state_dict(bert.state_dict())
-        realm.encoder.load_from(model.encoder)
+        realm.encoder.load_from(folder)
     return realm
 
 
@@ -87,6 +90,31 @@ def load_export(realm: RealmModel, folder: Path) -> None:
         raise CheckpointError(
             f"{folder} was made with other model sizes than this config: {_first_line(error)}"
         ) from error
+
+
+def load_hf_realm(realm: RealmModel, folder: Path) -> None:
+    """Fill `realm` from Google's REALM as transformers had it. Raises CheckpointError where it does not fit."""
+    tower = realm.query_tower
+    bert = tower.bert.config
+    if bert.model_type != "bert":
+        raise CheckpointError(
+            f"model.start_from={folder} is Google's REALM, which is made of BERTs, but model.encoder is a "
+            f"{bert.model_type}: leave model.encoder out"
+        )
+    sizes = {name: getattr(bert, name) for name in BERT_SIZES}
+    sizes |= {"retriever_proj_size": tower.dense.out_features, "projection_norm_eps": tower.norm_eps}
+    found = read_hf_realm(folder, sizes=sizes)
+    if realm.shares_towers and not found.shares_towers:
+        raise CheckpointError(
+            f"model.start_from={folder} has two embedders with weights of their own, for queries and for passages, but "
+            "model.share_towers=true: set model.share_towers=false"
+        )
+    try:
+        realm.query_tower.load_state_dict(found.query_tower)
+        realm.passage_tower.load_state_dict(found.passage_tower)
+        realm.encoder.load_state_dict(found.encoder)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder} does not hold the weights of Google's REALM: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

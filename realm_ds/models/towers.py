@@ -1,8 +1,10 @@
-"""The embedder of queries and of passages: BERT, a projection, a LayerNorm. What is retrieved with it lives in index/.
+"""The embedder of queries and of passages: a BERT-like encoder, a projection, a LayerNorm. What is retrieved with it
+lives in index/.
 
 Shapes: N sequences, L tokens, H hidden, P embedding.
 """
 
+import inspect
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +17,13 @@ from transformers.utils import logging as hf_logging
 
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError, ConfigError
+from realm_ds.models.hub import encoder_folder
 
 hf_logging.disable_progress_bar()  # They would tear our own.
 
 PROJECTION_FILE = "projection.safetensors"
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+"""What BERT's family calls it, and DistilBERT."""
 
 
 class TokenBatch(NamedTuple):
@@ -28,11 +33,16 @@ class TokenBatch(NamedTuple):
     mask_NL: Tensor
     types_NL: Tensor
 
+    def inputs(self, *, types: bool) -> dict[str, Tensor]:
+        """What a transformers encoder is called with; some have no token types."""
+        inputs = {"input_ids": self.ids_NL, "attention_mask": self.mask_NL}
+        return {**inputs, "token_type_ids": self.types_NL} if types else inputs
+
 
 def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreTrainedConfig:
     """The transformers config of every encoder in the run: that of `model.encoder`, or BERT of the given sizes.
 
-    Raises ConfigError if the folder cannot be read or its wordpieces or positions are too few.
+    Raises ConfigError if there is no such model, it is not BERT-like, or its wordpieces or positions are too few.
     """
     if model.encoder is None:
         return BertConfig(
@@ -42,10 +52,16 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
             hidden_dropout_prob=model.dropout, attention_probs_dropout_prob=model.dropout,
             max_position_embeddings=max(512, max_tokens), pad_token_id=0,
         )  # fmt: skip
+    folder = encoder_folder(model.encoder)
     try:
-        config = AutoConfig.from_pretrained(model.encoder, local_files_only=True)
-    except OSError as error:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:  # ValueError: a model type that this transformers does not know
         raise ConfigError(f"model.encoder={model.encoder} is not a transformers model folder: {error}") from error
+    if config.is_encoder_decoder or not hasattr(config, "max_position_embeddings"):
+        raise ConfigError(
+            f"model.encoder={model.encoder} is of type {config.model_type!r}, not a BERT-like encoder with a table of "
+            "positions: name one such as BERT, DistilBERT or ELECTRA"
+        )
     if config.vocab_size < vocab_size:
         raise ConfigError(
             f"model.encoder={model.encoder} has {config.vocab_size} wordpieces, but data.tokenizer has {vocab_size}: "
@@ -56,33 +72,59 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
             f"model.encoder={model.encoder} has {config.max_position_embeddings} positions, but query and passage "
             f"together may take {max_tokens}: lower data.passage_tokens or data.query_tokens"
         )
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = model.dropout
+    return with_dropout(config, model.dropout)
+
+
+def with_dropout(config: PreTrainedConfig, dropout: float) -> PreTrainedConfig:
+    """The config with this dropout throughout its encoder, under whatever names its family has for it."""
+    for name in DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
     return config
 
 
-class Embedder(nn.Module):
-    """embed(s) = LayerNorm(W pooled(s) + b), pooled being BERT's tanh pooler (REALM section 3.2, ORQA's code)."""
+def takes_types(bert: nn.Module) -> bool:
+    """Does the encoder tell two segments apart? DistilBERT has no token types, RoBERTa only one."""
+    return (
+        "token_type_ids" in inspect.signature(bert.forward).parameters
+        and getattr(bert.config, "type_vocab_size", 0) > 1
+    )
 
-    def __init__(self, config: PreTrainedConfig, *, projection_size: int, norm_eps: float, dropout: float) -> None:
+
+class Embedder(nn.Module):
+    """embed(s) = LayerNorm(W pooled(s) + b), pooled being BERT's tanh pooler (REALM section 3.2, ORQA's code).
+
+    An encoder without a pooler (DistilBERT, ELECTRA) gives its state at [CLS]. Without `norm_eps` there is no
+    LayerNorm, as in the paper's text.
+    """
+
+    def __init__(
+        self, config: PreTrainedConfig, *, projection_size: int, norm_eps: float | None, dropout: float
+    ) -> None:
         super().__init__()
-        self.bert = AutoModel.from_config(config, attn_implementation="sdpa")
+        self.bert = AutoModel.from_config(config)
         self.dense = nn.Linear(config.hidden_size, projection_size)
         nn.init.xavier_uniform_(self.dense.weight)
         nn.init.zeros_(self.dense.bias)
-        self.norm = nn.LayerNorm(projection_size, eps=norm_eps)
+        self.norm_eps = norm_eps
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(projection_size, eps=norm_eps)
         self.dropout = nn.Dropout(dropout)
+        self._takes_types = takes_types(self.bert)
 
     def forward(self, tokens: TokenBatch) -> Tensor:
-        """Vectors of N sequences, float (N, P)."""
-        states = self.bert(input_ids=tokens.ids_NL, attention_mask=tokens.mask_NL, token_type_ids=tokens.types_NL)
-        embedding_NP: Tensor = self.dropout(self.norm(self.dense(states.pooler_output)))
+        """Vectors of N sequences, float32 (N, P) whatever the weights are."""
+        states = self.bert(**tokens.inputs(types=self._takes_types))
+        pooled_NH = getattr(states, "pooler_output", None)
+        if pooled_NH is None:
+            pooled_NH = states.last_hidden_state[:, 0]
+        embedding_NP: Tensor = self.dropout(self.norm(self.dense(pooled_NH)).float())
         return embedding_NP
 
     def save(self, folder: Path) -> None:
         """Write a transformers model folder with the projection beside it."""
         self.bert.save_pretrained(folder, safe_serialization=True)
         projection = {**_named("dense", self.dense), **_named("norm", self.norm)}
-        metadata = {"format": "pt", "norm_eps": repr(self.norm.eps)}
+        metadata = {"format": "pt"} if self.norm_eps is None else {"format": "pt", "norm_eps": repr(self.norm_eps)}
         save_file(projection, folder / PROJECTION_FILE, metadata=metadata)
 
     @classmethod
@@ -93,12 +135,11 @@ class Embedder(nn.Module):
             raise CheckpointError(f"{folder} holds no {PROJECTION_FILE}: not a tower written by realm-ds export")
         projection = load_file(path)
         with safe_open(path, framework="pt") as file:
-            norm_eps = float(file.metadata()["norm_eps"])
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+            norm_eps = file.metadata().get("norm_eps")
+        config = with_dropout(AutoConfig.from_pretrained(folder, local_files_only=True), dropout)
         width = projection["dense.weight"].shape[0]
-        tower = cls(config, projection_size=width, norm_eps=norm_eps, dropout=dropout)
-        tower.bert = AutoModel.from_pretrained(folder, config=config, local_files_only=True, attn_implementation="sdpa")
+        tower = cls(config, projection_size=width, norm_eps=float(norm_eps) if norm_eps else None, dropout=dropout)
+        tower.bert = AutoModel.from_pretrained(folder, config=config, local_files_only=True)
         tower.load_state_dict(projection, strict=False)
         return tower
 

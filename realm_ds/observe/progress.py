@@ -15,11 +15,22 @@ from realm_ds.observe.sinks import parse_event
 EVERY_S = 5.0
 """Seconds between lines where there is no terminal to draw a bar on."""
 
+HELD_OUT = "held_out_"
+"""In front of the name of every measure of held-out data, so that it is not taken for that of training."""
+
 _STEP_WORDS: Mapping[str, Callable[[float], str]] = {
     "loss": lambda value: f"loss {value:.3f}",
     "in_batch_accuracy": lambda value: f"in-batch accuracy {value:.0%}",
     "retrieval_utility": lambda value: f"retrieval utility {value:+.3f}",
     "null_share": lambda value: f"null share {value:.0%}",
+}
+
+
+_HELD_OUT_WORDS: Mapping[str, Callable[[float], str]] = {
+    "log_likelihood": lambda value: f"log likelihood {value:.3f} a token",
+    "retrieval_utility": _STEP_WORDS["retrieval_utility"],
+    "null_share": _STEP_WORDS["null_share"],
+    "recall_at_5": lambda value: f"recall@5 {value:.1%}",
 }
 
 
@@ -46,6 +57,10 @@ class Bar:
     def finish(self, result: str) -> None:
         """The stage is over: one line stays."""
         self._draw.finished(self, f"{self.title}: {result} ({clock_text(self._clock() - self.started_at)})")
+
+    def say(self, text: str) -> None:
+        """A line of this stage that stays."""
+        self._draw.say(f"{self.title}: {text}")
 
     def left_s(self) -> float | None:
         """Seconds to go at the pace since the first known count: starting up does not count as slowness."""
@@ -182,6 +197,8 @@ class RunFollower:
     def _take(self, writer: str, record: Mapping[str, Any]) -> None:
         if record["event"] == "step" and writer == "trainer-0":
             self._bar.update(int(record["step"]), total=record.get("steps"), now=describe_step(record))
+        if record["event"] == "evaluated" and writer == "trainer-0":
+            self._bar.say(f"held out, after step {record['step']}: {describe_evaluation(record)}")
 
 
 def follow_run(run_folder: Path, *, stage: str, bar: Bar) -> Callable[[], None]:
@@ -194,6 +211,12 @@ def describe_step(record: Mapping[str, Any]) -> str:
     known = [(record[name], words) for name, words in _STEP_WORDS.items() if name in record]
     said = [words(value) for value, words in known if isinstance(value, int | float)]
     return ", ".join([*said, *_index_words(record)])
+
+
+def describe_evaluation(record: Mapping[str, Any]) -> str:
+    """What came out for held-out sentences and questions."""
+    known = [(record.get(f"{HELD_OUT}{name}"), words) for name, words in _HELD_OUT_WORDS.items()]
+    return ", ".join(words(value) for value, words in known if isinstance(value, int | float))
 
 
 def _index_words(record: Mapping[str, Any]) -> Iterator[str]:

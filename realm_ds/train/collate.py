@@ -3,7 +3,7 @@
 Sequences are sorted by length into a fixed number of buckets: less padding, and as many forward passes on every
 trainer, which ZeRO-3 needs since each pass gathers weights from all of them.
 
-Shapes: B examples, K retrieved passages, C = K + 1 candidates (null first), M masks.
+Shapes: B examples, K retrieved passages, C candidates (these behind the null passage, where there is one), M masks.
 """
 
 from collections.abc import Sequence
@@ -32,9 +32,17 @@ class Collator:
     """Makes batches on one device for one tokenizer and one set of lengths."""
 
     def __init__(
-        self, *, special: SpecialIds, query_tokens: int, passage_tokens: int, max_masks: int, device: torch.device
+        self,
+        *,
+        special: SpecialIds,
+        query_tokens: int,
+        passage_tokens: int,
+        max_masks: int,
+        device: torch.device,
+        has_null: bool = True,
     ) -> None:
-        self._special, self._device = special, device
+        """`has_null`: the null passage is a candidate of every query, the first."""
+        self._special, self._device, self._has_null = special, device, has_null
         self._query_tokens, self._passage_tokens, self._max_masks = query_tokens, passage_tokens, max_masks
 
     def masked_queries(self, examples: Sequence[MaskedExample]) -> TokenBatch:
@@ -49,8 +57,9 @@ class Collator:
         return self._tensors(passage_batch(pairs, special=self._special, max_tokens=self._passage_tokens))
 
     def marginal(self, examples: Sequence[MaskedExample], candidates: Candidates) -> MarginalBatch:
-        """B examples with their K retrieved passages behind the null passage; every distinct passage once."""
-        pairs, rows_BC = _distinct(candidates)
+        """B examples with their candidates: K retrieved passages, behind the null passage if there is one; every
+        distinct passage once."""
+        pairs, rows_BC = _distinct(candidates, has_null=self._has_null)
         by_length = np.argsort([len(title) + len(body) for title, body in pairs], kind="stable")
         place_of_U = np.argsort(by_length)
         passages = tuple(
@@ -114,19 +123,19 @@ class Collator:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 
-def _distinct(candidates: Candidates) -> tuple[list[Pair], np.ndarray]:
-    """Pairs of the distinct passages with the null passage first, and each candidate's place among them (B, C)."""
+def _distinct(candidates: Candidates, *, has_null: bool) -> tuple[list[Pair], np.ndarray]:
+    """Pairs of the distinct passages, the null passage first, and each candidate's place among them (B, C)."""
     if (candidates.uids_BK == NO_HIT).any():
         raise IndexFault(
             f"the index found fewer than {candidates.uids_BK.shape[1]} passages for a query of step {candidates.step}: "
             "an approximate index.factory looks at too few cells; take one that looks at more, or lower "
             "pretrain.candidates"
         )
-    rows_BC = np.zeros((len(candidates.uids_BK), candidates.uids_BK.shape[1] + 1), dtype=np.int64)
-    pairs: list[Pair] = [NULL_PASSAGE]
+    rows_BC = np.zeros((len(candidates.uids_BK), candidates.uids_BK.shape[1] + has_null), dtype=np.int64)
+    pairs: list[Pair] = [NULL_PASSAGE] if has_null else []
     row_of_uid: dict[int, int] = {}
     for query in range(len(rows_BC)):
-        for place, hit in enumerate(candidates.hits(query), start=1):
+        for place, hit in enumerate(candidates.hits(query), start=int(has_null)):
             row = row_of_uid.setdefault(hit.uid, len(pairs))
             if row == len(pairs):
                 pairs.append((hit.title_ids, hit.body_ids))

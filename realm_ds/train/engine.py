@@ -5,12 +5,12 @@ What is computed in a step lives in models/objectives.py, what surrounds it in l
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from realm_ds.config.stages import StageConfig
 from realm_ds.errors import CheckpointError, IndexFault
 from realm_ds.models.objectives import Measures
 from realm_ds.train.optimizer import learning_rate_factor, parameter_groups, rate_of
+from realm_ds.train.resident import ResidentBytes, resident_bytes, share_master_weights
 
 CHECKPOINT_TAG = "zero"
 """The folder of DeepSpeed's own files inside one of our checkpoints."""
@@ -43,15 +44,6 @@ def join(local_rank: int) -> torch.device:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-
-
-class ResidentBytes(NamedTuple):
-    """Bytes that one trainer holds."""
-
-    weights: int
-    optimizer: int
-    """Moments, and master weights where they are a copy of their own."""
-    gradients: int
 
 
 class Engine:
@@ -90,7 +82,7 @@ class Engine:
                 "steps_per_print": 2**31,
             },
         )
-        _share_master_weights(self._optimizer)
+        share_master_weights(self._optimizer)
 
     @property
     def module(self) -> Any:
@@ -110,6 +102,22 @@ class Engine:
             measures.append(measured)
         return measures
 
+    @contextmanager
+    def measuring(self) -> Iterator[Callable[[Any], Measures]]:
+        """Forward passes alone, without dropout or gradient, as many on every trainer; training goes on as if there had
+        been none."""
+        modules = list(self._engine.module.modules())
+        were_training = [module.training for module in modules]
+        self._engine.module.eval()
+        try:
+            with torch.no_grad():  # Not inference mode: ZeRO-3 keeps some of the weights that it gathers meanwhile.
+                yield self._engine
+        finally:
+            for module, was_training in zip(modules, were_training, strict=True):
+                module.training = was_training
+            # ZeRO-3 keeps weights whole, and fetches more, for a backward pass that does not come.
+            self._engine.empty_partition_cache()
+
     def copy_weights(
         self, module: nn.Module, *, dtype: torch.dtype = torch.float32, keeps: bool = True
     ) -> dict[str, Tensor]:
@@ -128,22 +136,8 @@ class Engine:
         return copies
 
     def resident_bytes(self) -> ResidentBytes:
-        """What this trainer holds of the model now, its shards where ZeRO shards; memory shared by views counts once.
-
-        The optimizer's state is there from the first step on; what is offloaded to disk is not held.
-        """
-        parameters = list(self.module.parameters())
-        # Under ZeRO-3 a parameter is empty but while it is used, and this trainer's part of it is its ds_tensor.
-        weights = [*parameters, *(shard for p in parameters if (shard := getattr(p, "ds_tensor", None)) is not None)]
-        adamw = self._engine.basic_optimizer
-        masters = [parameter for group in adamw.param_groups for parameter in group["params"]]
-        for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
-            masters += getattr(self._optimizer, name, [])
-        moments = [value for state in adamw.state.values() for value in state.values() if isinstance(value, Tensor)]
-        gradients = [p.grad for p in (*parameters, *masters) if p.grad is not None]
-        gradients += [getattr(self._optimizer, "grad_partitions_flat_buffer", None)]
-        counted: set[int] = set()
-        return ResidentBytes(*(_held(tensors, counted) for tensors in (weights, [*masters, *moments], gradients)))
+        """What this trainer holds of the model now. No collective."""
+        return resident_bytes(self.module, zero=self._optimizer, optimizer=self._engine.basic_optimizer)
 
     def save(self, folder: Path) -> None:
         """Write DeepSpeed's shards of this step into `folder`. Raises CheckpointError if they cannot be written."""
@@ -163,32 +157,6 @@ class Engine:
             raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
         if path is None:
             raise CheckpointError(f"{folder}/{CHECKPOINT_TAG} is missing or empty: not a checkpoint of this run")
-
-
-def _share_master_weights(optimizer: Any) -> None:
-    """Under ZeRO-3 in fp32, let weights be their own master copy: a quarter less of what a trainer holds.
-
-    DeepSpeed 0.19.8 means to, but compares a torch.device with its name, and copies.
-    """
-    masters, weights = (getattr(optimizer, f"{kind}_partitioned_groups_flat", ()) for kind in ("fp32", "fp16"))
-    for master, weight in zip(masters, weights, strict=False):
-        if weight is not None and _is_alike(weight, master):  # not where either is on disk
-            master.data = weight.data
-
-
-def _is_alike(one: Tensor, other: Tensor) -> bool:
-    return (one.dtype, one.device, one.shape) == (other.dtype, other.device, other.shape)
-
-
-def _held(tensors: Iterable[Tensor | None], counted: set[int]) -> int:
-    """Bytes of the storages behind these tensors that are not counted yet."""
-    total = 0
-    for tensor in tensors:
-        storage = None if tensor is None else tensor.untyped_storage()
-        if storage is not None and storage.data_ptr() not in counted:
-            counted.add(storage.data_ptr())
-            total += storage.nbytes()
-    return total
 
 
 def _rounded(weights: Tensor, dtype: torch.dtype, *, name: str) -> Tensor:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import indent
 
@@ -58,7 +58,8 @@ def export_run(run_folder: Path, *, step: int | None, out: Path | None, say: Say
     unfinished.mkdir(parents=True)
     try:
         say(f"consolidating {source}")
-        realm = _restored(config, consolidate(source), tokenizer)
+        weights = strip_prefix(consolidate(source), "model")
+        realm = with_weights(config, weights, vocab_size=tokenizer.vocab_size)
         write_models(realm, unfinished, tokenizer_folder=config.data.tokenizer)
         say(f"embedding {corpus.count} passages")
         _write_index(realm.passage_tower, unfinished, config=config, corpus=corpus, tokenizer=tokenizer)
@@ -80,12 +81,16 @@ def write_models(realm: RealmModel, folder: Path, *, tokenizer_folder: Path) -> 
         shutil.copytree(tokenizer_folder, folder / name, dirs_exist_ok=True)
 
 
-def _restored(config: RealmConfig, weights: dict[str, Tensor], tokenizer: Tokenizer) -> RealmModel:
-    """A model with the weights of a checkpoint, whose objective holds it as `model`."""
+def with_weights(config: RealmConfig, weights: Mapping[str, Tensor], *, vocab_size: int) -> RealmModel:
+    """The model of a run with these weights; a tower that is shared may be there once, under its first name.
+
+    Raises CheckpointError if they are of another model.
+    """
     fresh = config.model_copy(update={"model": config.model.model_copy(update={"start_from": None})})
-    realm = starting_model(fresh, vocab_size=tokenizer.vocab_size)
-    state = strip_prefix(weights, "model")
-    if realm.shares_towers:  # ZeRO's shards hold the tower once, under its first name.
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten, and a run may go on
+        realm = starting_model(fresh, vocab_size=vocab_size)
+    state = dict(weights)
+    if realm.shares_towers:
         tower = strip_prefix(state, QUERY_TOWER)
         state |= {f"{PASSAGE_TOWER}.{name}": value for name, value in tower.items()}
     try:

@@ -30,7 +30,7 @@ def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) 
     settings = stage.config.ict
     model = stage.model()
     engine = Engine(
-        ClozeObjective(model, gather=gather_with_gradient),
+        ClozeObjective(model, gather=gather_with_gradient, symmetric=settings.symmetric),
         stage=settings,
         optimizer=stage.config.optimizer,
         deepspeed_json=deepspeed_json,

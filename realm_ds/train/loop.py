@@ -49,9 +49,13 @@ def seed_step(seed: int, *, trainer_rank: int, step: int) -> None:
 
 
 def run_steps(
-    infos: Iterator[StepInfo], *, name: StageName, stage: Stage, engine: Engine, settings: StageConfig, first_step: int
-) -> None:
-    """Draw every step of a stage; write metrics and checkpoints when due, and always at the end."""
+    infos: Iterator[StepInfo], *, name: StageName, stage: Stage, engine: Engine, settings: StageConfig, first_step: int,
+    evaluate: Callable[[int], None] | None = None,
+) -> None:  # fmt: skip
+    """Draw every step of a stage; write metrics and checkpoints when due, and always at the end.
+
+    `evaluate` is called after every step with the number of steps done, and knows itself when it is due.
+    """
     trainers, runtime, sinks = stage.trainers, stage.config.runtime, stage.sinks
     sinks.write("start", step=first_step, steps=settings.steps, trainers=trainers.size)
     meters, started_at = None, time.perf_counter()
@@ -66,6 +70,8 @@ def run_steps(
             row = {**means, **info.facts}
             sinks.write("step", step=info.step, steps=settings.steps, **row)
             log.info("%s step %d/%d: %s", name, info.step, settings.steps, describe_step(row))
+        if evaluate is not None:  # before the checkpoint: a run that is stopped in between measures this step again
+            evaluate(info.step)
         if info.step % settings.save_every_steps == 0 or is_last:
             state = TrainState(
                 stage=name, step=info.step, num_trainers=trainers.size, stream=info.stream,

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from realm_ds.config.stages import StageConfig
+from realm_ds.models.names import HEAD_PARTS
 
 
 def rate_of(name: str, *, stage: StageConfig) -> float:
@@ -16,7 +17,7 @@ def rate_of(name: str, *, stage: StageConfig) -> float:
         is_projection = "_tower.dense." in name or "_tower.norm." in name
         return (rates.projection or towers) if is_projection else towers
     encoder = rates.encoder or stage.learning_rate
-    is_head = ".cls." in name or ".scorer." in name
+    is_head = any(f".{part}." in name for part in (*HEAD_PARTS, "scorer"))
     return (rates.head or encoder) if is_head else encoder
 
 

@@ -4,7 +4,7 @@ The index ranks' side is index/server.py's. They share one rule: an index versio
 """
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -12,7 +12,7 @@ from typing import Any
 
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.base import StageName
-from realm_ds.data.masking import MaskedExample, masked_examples
+from realm_ds.data.masking import MaskedExample
 from realm_ds.data.stream import ExampleStream, StreamState
 from realm_ds.index.client import IndexClient
 from realm_ds.index.factory import audits_of
@@ -23,6 +23,7 @@ from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import Embedder
 from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
+from realm_ds.train.evaluate import evaluation_of
 from realm_ds.train.loop import StepInfo, run_steps, seed_step
 from realm_ds.train.refresh import BuildWatch, Refresher
 from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead, exclusion_of
@@ -41,6 +42,8 @@ class Pretraining:
     steps: Iterator[StepInfo]
     """Each is trained when it is drawn."""
     first_step: int
+    evaluate: Callable[[int], None] | None
+    """Called after every step with the number of steps done."""
 
 
 def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
@@ -48,7 +51,7 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
     training = prepare(stage, mailbox, deepspeed_json=deepspeed_json, resume=resume)
     run_steps(
         training.steps, name=STAGE, stage=stage, engine=training.engine, settings=stage.config.pretrain,
-        first_step=training.first_step,
+        first_step=training.first_step, evaluate=training.evaluate,
     )  # fmt: skip
     training.client.close()
     _write_totals(stage, training.client)
@@ -59,7 +62,9 @@ def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any]
     config, settings = stage.config, stage.config.pretrain
     model = stage.model()
     engine = Engine(
-        MarginalObjective(model, form=settings.marginal),
+        MarginalObjective(
+            model, form=settings.marginal, temperature=settings.temperature, has_null=settings.null_passage
+        ),
         stage=settings,
         optimizer=config.optimizer,
         deepspeed_json=deepspeed_json,
@@ -100,7 +105,10 @@ def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any]
         stage, engine, refresher=refresher, client=client, schedule=schedule, staleness=staleness, ahead=ahead,
         first_step=first_step,
     )  # fmt: skip
-    return Pretraining(engine=engine, client=client, steps=steps, first_step=first_step)
+    evaluate = evaluation_of(
+        stage, engine, model=model, refresher=refresher, client=client, first_step=first_step
+    )  # fmt: skip
+    return Pretraining(engine=engine, client=client, steps=steps, first_step=first_step, evaluate=evaluate)
 
 
 def _steps(
@@ -160,7 +168,7 @@ def _search_ahead(
         refresher=refresher,
         client=client,
         exclude=partial(exclusion_of, index=stage.config.index),
-        num_hits=settings.candidates - 1,
+        num_hits=settings.num_retrieved,
         ahead=settings.search_ahead,
         first_step=first_step,
         last_step=settings.steps - 1,
@@ -175,7 +183,7 @@ def _probe(stage: Stage) -> Probe:
         examples=[example for example, _ in examples],
         collator=stage.collator(),
         exclude=partial(exclusion_of, index=config.index),
-        num_hits=config.pretrain.candidates - 1,
+        num_hits=config.pretrain.num_retrieved,
     )
 
 
@@ -211,13 +219,7 @@ def _masked(stage: Stage, state: StreamState) -> Iterator[tuple[MaskedExample, S
         num_readers=stage.trainers.size,
     )
     stream.start_at(state)
-    return masked_examples(
-        stream,
-        special=stage.tokenizer.special,
-        query_tokens=config.data.query_tokens,
-        max_masks=config.data.max_masks,
-        seed=config.runtime.seed,
-    )
+    return stage.masked(stream, seed=config.runtime.seed)
 
 
 def _tower_on_device(stage: Stage) -> Embedder:

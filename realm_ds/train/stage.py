@@ -1,5 +1,6 @@
 """What every stage of training has at hand, opened and checked once: data, tokenizer, model, device, metrics."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from realm_ds.comm.trainers import Trainers, init_trainers
 from realm_ds.comm.world import World
 from realm_ds.config.base import StageName
 from realm_ds.config.schema import RealmConfig
+from realm_ds.data.masking import MaskedExample, Masking, masked_examples
+from realm_ds.data.records import Example
 from realm_ds.data.shards import Manifest, open_manifest
+from realm_ds.data.stream import StreamState
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError
 from realm_ds.models.realm import RealmModel, build_model
@@ -40,6 +44,10 @@ class Stage:
     def pretrain_manifest(self) -> Manifest:
         return open_manifest(self.pretrain_folder, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
 
+    def held_out_manifest(self) -> Manifest:
+        assert self.config.data.held_out is not None
+        return open_manifest(self.config.data.held_out, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
+
     def collator(self) -> Collator:
         data = self.config.data
         return Collator(
@@ -48,7 +56,25 @@ class Stage:
             passage_tokens=data.passage_tokens,
             max_masks=data.max_masks,
             device=self.device,
+            has_null=self.config.pretrain.null_passage,
         )
+
+    def masked(
+        self, stream: Iterable[tuple[Example, StreamState]], *, seed: int
+    ) -> Iterator[tuple[MaskedExample, StreamState]]:
+        """Sentences of X as pre-training masks them."""
+        data, pretrain = self.config.data, self.config.pretrain
+        return masked_examples(
+            stream,
+            special=self.tokenizer.special,
+            query_tokens=data.query_tokens,
+            max_masks=data.max_masks,
+            seed=seed,
+            masking=Masking(
+                kind=pretrain.masking, rate=pretrain.mask_rate, vocab_size=self.tokenizer.vocab_size,
+                again_each_epoch=pretrain.remask,
+            ),
+        )  # fmt: skip
 
     def fixed_settings(self, name: StageName) -> dict[str, str]:
         """What may not change between a run and its resumption, by setting; contents of folders by their digest."""

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from realm_ds.config.load import load
 from realm_ds.launch.tether import TAG_VARIABLE, die_with_parent
+from realm_ds.models.names import check_export
 from realm_ds.models.towers import Embedder
 from tests.support.worlds import MARKER, marked
 
@@ -117,12 +118,23 @@ def test_resume_finishes_the_demo(folder: Path, start_demo: Callable[..., Demo])
     assert report["pretrain"]["versions_adopted"] >= 3
     assert report["pretrain"]["mixed_version_replies"] == 0
     assert report["pretrain"]["searches"] > 0
+    assert report["held_out"][-1].keys() >= {"retrieval_utility", "log_likelihood", "null_share", "recall_at_5"}
+    assert report["held_out"][-1]["step"] == steps
+    check_export(folder / "pretrain" / "best")
     assert report["recall_at_5"].keys() == {"random_init", "ict", "realm"}
     assert report["question_recall_at_5"].keys() == {"random_init", "ict", "realm", "qa"}
     assert report["qa"].keys() >= {"em", "f1", "em_no_retrieval", "em_majority"}
     assert report["questions"]["train"] + report["questions"]["dev"] + report["questions"]["test"] >= 1500
     plots = {path.name for path in (folder / "plots").glob("*.png")}
-    assert plots >= {"loss.png", "retrieval_utility.png", "null_share.png", "staleness.png", "search.png", "recall.png"}
+    assert plots >= {
+        "loss.png",
+        "retrieval_utility.png",
+        "null_share.png",
+        "staleness.png",
+        "search.png",
+        "recall.png",
+        "held_out.png",
+    }
     assert demo.left_behind() == {}
 
 

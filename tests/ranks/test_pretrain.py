@@ -119,13 +119,15 @@ def test_resume_is_exact(data: Path, whole_run: Path, tmp_path: Path) -> None:
 
 def test_an_auto_schedule_resumes_exactly(data: Path, tmp_path: Path) -> None:
     """With all that changes what is found and when: measured intervals, rounded snapshots, an approximate index that is
-    audited, articles excluded, tokens in a second phase."""
+    audited, articles excluded, tokens in a second phase; and what is asked: wordpieces masked at random, no null
+    passage, a temperature, Google's marginal."""
     changes = {
         "refresh.every_steps": "auto", "refresh.shortest_steps": 2, "refresh.longest_steps": 6,
         "refresh.target_change": 0.5, "refresh.snapshot_dtype": "bf16", "index.exclude": "article",
         "index.most_shared": 0.8, "index.ngram": 2, "index.factory": "IVF4,SQ8", "index.search_parameters": "nprobe=3",
         "index.audit_every": 1, "index.replies": "two_phase", "pretrain.steps": 14, "pretrain.save_every_steps": 7,
-        "pretrain.search_ahead": 2,
+        "pretrain.search_ahead": 2, "pretrain.masking": "bert", "pretrain.null_passage": False,
+        "pretrain.temperature": 2.0, "pretrain.marginal": "per_token",
     }  # fmt: skip
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     train(whole, data, **changes)
@@ -135,6 +137,7 @@ def test_an_auto_schedule_resumes_exactly(data: Path, tmp_path: Path) -> None:
     recalls = [row["index_recall"] for row in read_events(path, event="step") if "index_recall" in row]
     assert recalls
     assert all(0.5 < recall <= 1.0 for recall in recalls)
+    assert not {"retrieval_utility", "ru_doc", "null_share"} & set(next(read_events(path, event="step")))
     (done,) = read_events(path, event="done")
     assert done["audited_hits"] > 0
     probes = len(adoptions(whole))  # each trainer's; they ask for ids alone
@@ -184,10 +187,11 @@ def test_builder_ranks_change_nothing_but_who_embeds(data: Path, whole_run: Path
 
 
 def test_warm_start_trains_towers_and_encoder(data: Path, tmp_path: Path) -> None:
-    train(tmp_path, data, stage="ict")
+    train(tmp_path, data, stage="ict", **{"ict.symmetric": True})
     rows = list(read_events(metrics_path(tmp_path, role="trainer", role_rank=0), event="step"))
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["masked_loss"] < rows[0]["masked_loss"]
+    assert all(0.0 <= row["in_batch_accuracy_of_sentences"] <= 1.0 for row in rows)
 
 
 def test_the_index_of_a_run_is_searched_on_its_own(whole_run: Path) -> None:

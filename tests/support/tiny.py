@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.records import Example, Passage, passage_uid
+from realm_ds.data.question_files import write_questions
+from realm_ds.data.records import Example, Passage, Question, passage_uid
 from realm_ds.data.shards import write_shards
 from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
 
@@ -22,6 +23,28 @@ def make_data(folder: Path, *, num_facts: int = len(FACTS)) -> Tokenizer:
     examples = [_example(number, passage, tokenizer) for number, passage in enumerate(passages)]
     write_shards(examples, folder / "pretrain", kind="pretrain", **settings)
     return tokenizer
+
+
+def make_held_out(folder: Path, tokenizer: Tokenizer, *, count: int = 9) -> None:
+    """Write held_out/ shards of `count` sentences that pre-training never reads, one fact in another wording each, and
+    held_out.jsonl of questions, every other one without gold passages."""
+    examples, questions = [], []
+    for number, (town, fact) in enumerate([(town, fact) for fact in FACTS for town in TOWNS][:count]):
+        answer = f"{fact[:3]}{town[:3]}"
+        ids = tokenizer.encode(f"called {answer} the {fact} of {town} has a tower.")
+        examples.append(
+            Example(id=f"held-{number}", text="", ids=tuple(ids), spans=((1, 2 + number % 3),), origin_uid=0)
+        )  # fmt: skip
+        uid = passage_uid(f"{town} {fact}", _text(town, fact))
+        questions.append(
+            Question(
+                id=str(number), question=f"{town} {fact} is called", answers=(answer,),
+                gold_uids=(uid,) if number % 2 else (),
+            )
+        )  # fmt: skip
+    settings = {"per_shard": 4, "tokenizer_fingerprint": tokenizer.fingerprint, "source": "rule", "settings": {}}
+    write_shards(examples, folder / "held_out", kind="pretrain", **settings)
+    write_questions(folder / "held_out.jsonl", questions)
 
 
 def tiny_config(data: Path, **changes: object) -> RealmConfig:
@@ -45,6 +68,7 @@ def tiny_config(data: Path, **changes: object) -> RealmConfig:
         },
         "refresh": {"every_steps": 3, "adopt_after_steps": 2},
         "index": {"num_shards": 2, "placement": "tail", "embed_batch_tokens": 512, "build_timeout_s": 60.0},
+        "evaluate": {},
         "runtime": {"wait_timeout_s": 60.0, "trainers": 2},
     }  # fmt: skip
     for name, value in changes.items():

@@ -51,7 +51,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
     )  # fmt: skip
     module("realm_ds.launch.demo", run_demo=stand_in("run_demo"), free_run_folder=lambda parent: parent / "demo-2")
     module("realm_ds.train.export", export_run=stand_in("export_run", Path("/out")))
-    module("realm_ds.data.prepare", prepare_demo=stand_in("prepare_demo", {}))
+    module(
+        "realm_ds.data.prepare", prepare_demo=stand_in("prepare_demo", {}), check_is_free=stand_in("check_is_free")
+    )  # fmt: skip
     module("realm_ds.bench.run", run_groups=stand_in("run_groups", 1))
     module("realm_ds.bench.search", search_groups=stand_in("search_groups", ["search"]))
     module(
@@ -144,9 +146,10 @@ def test_the_other_verbs_hand_on_their_options(calls, tmp_path: Path) -> None:
     assert _run("demo", "--run", run, "--seed", "3", "--quick")[0] == 0
     assert _run("export", "--run", run, "--step", "40")[1] == "exported to /out\n"
     assert _run("prepare", "demo", run, "--seed", "5")[0] == 0
-    demo, export, prepare = calls
+    demo, export, check, prepare = calls
     assert demo == ("run_demo", {"arguments": (tmp_path,), "seed": 3, "quick": True, "overrides": [], "resume": False})
     assert (export[1]["step"], export[1]["out"]) == (40, None)
+    assert check == ("check_is_free", {"arguments": (tmp_path,)})
     assert (prepare[1]["arguments"], prepare[1]["seed"]) == ((tmp_path,), 5)
 
 

@@ -105,6 +105,22 @@ def test_there_are_as_many_buckets_whatever_the_lengths(collator: Collator) -> N
     assert (len(batch.passages), len(batch.joint)) == (PASSAGE_BUCKETS, JOINT_BUCKETS)
 
 
+def test_without_a_null_passage_the_candidates_are_those_retrieved() -> None:
+    collator = Collator(
+        special=SPECIAL, query_tokens=16, passage_tokens=16, max_masks=3, device=torch.device("cpu"), has_null=False
+    )
+    batch = collator.marginal(EXAMPLES, candidates(UIDS_BK))
+    of = {uid: [CLS, *TITLES[uid], SEP, *BODIES[uid], SEP] for uid in TITLES}
+    assert [row for bucket in batch.passages for row in rows(bucket)] == [of[8], of[7], of[9]]
+    assert batch.passage_rows_BC.tolist() == [[0, 1], [1, 2]]
+    joint = {
+        place: row for part in batch.joint for place, row in zip(part.rows_N.tolist(), rows(part.tokens), strict=True)
+    }
+    assert [joint[place] for place in range(4)] == [
+        [*example.ids, *BODIES[uid], SEP] for example, uids in zip(EXAMPLES, UIDS_BK, strict=True) for uid in uids
+    ]
+
+
 def test_a_place_without_a_passage_is_a_fault(collator: Collator) -> None:
     with pytest.raises(IndexFault, match="found fewer than 2 passages for a query of step 3: an approximate index"):
         collator.marginal(EXAMPLES, candidates([[8, 7], [7, NO_HIT]]))

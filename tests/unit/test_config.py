@@ -59,11 +59,25 @@ def test_overrides_win_and_are_typed(tmp_path: Path) -> None:
 def test_relative_paths_belong_to_what_names_them(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     path = _file(tmp_path / "conf", "data: {corpus: ../shards, tokenizer: tok, pretrain: /abs}\n")
-    config = load(path, ["model.encoder=bert"], cwd=tmp_path / "here")
+    config = load(path, ["model.start_from=bert"], cwd=tmp_path / "here")
     assert config.data.corpus == tmp_path / "shards"
     assert config.data.tokenizer == tmp_path / "conf" / "tok"
     assert config.data.pretrain == Path("/abs")
-    assert config.model.encoder == tmp_path / "here" / "bert"
+    assert config.model.start_from == tmp_path / "here" / "bert"
+
+
+def test_an_encoder_is_a_folder_or_a_name_on_the_hub(tmp_path: Path) -> None:
+    """An existing folder wins over a name; what cannot be a name is a path, so that its absence is told as such."""
+    (tmp_path / "org" / "here").mkdir(parents=True)
+    path = _file(tmp_path, "model: {encoder: org/here}")
+    assert load(path, DATA).model.encoder == tmp_path / "org" / "here"
+    for name in ("org/elsewhere", "bert-base-uncased"):
+        config = load(path, [*DATA, f"model.encoder={name}"], cwd=tmp_path)
+        assert config.model.encoder == name
+        assert load(_file(tmp_path, dump(config), "config.yaml")).model.encoder == name
+    for written in ("./elsewhere", "a/b/c", str(tmp_path / "none")):
+        found = load(path, [*DATA, f"model.encoder={written}"], cwd=tmp_path).model.encoder
+        assert found == tmp_path / written
 
 
 def test_a_dumped_config_loads_to_the_same_and_a_run_folder_is_a_source(tmp_path: Path) -> None:

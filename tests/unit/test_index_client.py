@@ -11,7 +11,7 @@ from realm_ds.comm.mailbox import Mailbox
 from realm_ds.comm.waiting import Clock
 from realm_ds.errors import IndexFault
 from realm_ds.index import client as client_module
-from realm_ds.index.client import IndexClient
+from realm_ds.index.client import IndexClient, SearchTotals
 from realm_ds.index.exclusion import exclude_nothing
 from realm_ds.index.messages import MESSAGES, NO_HIT, BuildReport, Fetch, Fetched, Query, Reply, Stop
 
@@ -284,6 +284,25 @@ def test_audits_compare_what_was_found_with_what_there_is(mailboxes):
 def polled(mailbox: Mailbox) -> list[Query]:
     arrived = iter(mailbox.poll, None)
     return [message for _, message in arrived]
+
+
+def test_a_search_that_does_not_count_leaves_no_trace(mailboxes):
+    """Neither in the totals, nor in which searches are audited or fetched in two phases."""
+    trainer, *shards = mailboxes
+    client = client_of(trainer, audit_every=2)
+    kinds = []
+    for counts in (True, False, False, True, True):
+        request = client.submit(
+            np.ones((1, 3)), exclusion=exclude_nothing(1), num_hits=2, step=9, version=5, counts=counts
+        )  # fmt: skip
+        kinds.append([message.is_audit for message in polled(shards[0])])
+        if not counts:
+            for number, shard in enumerate(shards):
+                shard.send(reply(number, request, [[1, 2]]), to=TRAINER)
+            assert [hit.body_ids.tolist() for hit in client.collect(request).hits(0)] == [[1], [1]]
+    assert kinds == [[0, 1], [0], [0], [0], [0, 1]]
+    assert client.totals == SearchTotals()
+    assert client._tokens_per_hit == 0.0
 
 
 def test_an_audit_that_a_shard_has_let_go_is_forgotten(mailboxes):

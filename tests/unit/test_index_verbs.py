@@ -23,6 +23,7 @@ from realm_ds.eval.corpus import embed_queries, embed_with
 from realm_ds.index.store import IndexStore, stored_parts, version_folder, write_snapshot
 from realm_ds.launch.index_build import _Pace
 from realm_ds.launch.index_store import gaps, joined, size_text, told
+from realm_ds.models.hf_realm import BERT_SIZES, TOWER_NAMES, flipped, renamed
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.progress import Progress
 from tests.support.tiny import TOWNS, make_data
@@ -105,6 +106,27 @@ def test_an_export_is_searched_as_brute_force_does(ground: Path, config: RealmCo
     assert [hit["rank"] for hit in found[0]] == [1, 2, 3, 4]
     assert all(hit["uid"] == passage_uid(hit["title"], hit["text"]) for hits in found for hit in hits)
     assert all(hits == sorted(hits, key=lambda hit: -hit["score"]) for hits in found)
+
+
+def test_an_index_of_googles_realm(ground: Path, config: RealmConfig, tmp_path: Path) -> None:
+    """In transformers' layout, as it was released: its two towers under their names there."""
+    for name, prefix in (("query_tower", "query_embedder."), ("passage_tower", "embedder.")):
+        state = Embedder.load(ground / "export" / name).state_dict()
+        theirs = renamed(state, flipped(TOWER_NAMES))
+        (tmp_path / "embedder").mkdir(exist_ok=True)
+        torch.save({prefix + key: value for key, value in theirs.items()}, tmp_path / f"{name}.bin")
+    both = {**torch.load(tmp_path / "query_tower.bin"), **torch.load(tmp_path / "passage_tower.bin")}
+    torch.save(both, tmp_path / "embedder" / "pytorch_model.bin")
+    bert = json.loads((ground / "export" / "query_tower" / "config.json").read_text())
+    sizes = {name: bert[name] for name in BERT_SIZES}
+    settings = {"model_type": "realm", "retriever_proj_size": config.model.projection_size, **sizes}
+    (tmp_path / "embedder" / "config.json").write_text(json.dumps(settings))
+    run("build", "-c", ground / "config.yaml", "--tower", tmp_path, "-o", tmp_path / "index")
+    expected = brute_force(
+        config, Embedder.load(ground / "export/query_tower"), Embedder.load(ground / "export/passage_tower"), num_hits=4
+    )
+    found = search(tmp_path / "index", "-k", 4)
+    assert [[hit["title"] for hit in hits] for hits in found] == expected
 
 
 def test_people_read_rank_score_title_and_text(built: Path) -> None:

@@ -75,6 +75,16 @@ def test_measures_of_a_hand_made_case() -> None:
     assert marginal.ru_marginal_B.item() == pytest.approx(math.log(2.5))
 
 
+def test_without_a_null_passage_nothing_is_measured_against_it() -> None:
+    relevance, log_p, masks = torch.randn(4, 3), -torch.rand(4, 3, 2), torch.ones(4, 2)
+    for form in ("joint", "per_token"):
+        bare = marginal_likelihood(relevance, log_p, masks, form, has_null=False)
+        assert bare.ru_marginal_B is bare.ru_doc_B is bare.null_share_B is None
+        whole = marginal_likelihood(relevance, log_p, masks, form)
+        assert torch.equal(bare.loss, whole.loss)
+        assert torch.equal(bare.entropy_B, whole.entropy_B)
+
+
 def test_padding_masks_do_not_count() -> None:
     relevance, log_p = torch.randn(2, 3), -torch.rand(2, 3, 2)
     masks = torch.tensor([[1.0, 0.0], [1.0, 0.0]])

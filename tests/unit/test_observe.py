@@ -13,7 +13,7 @@ import pytest
 
 from realm_ds.observe import logs
 from realm_ds.observe.meters import Meters
-from realm_ds.observe.progress import Progress, clock_text, describe_step, follow_run
+from realm_ds.observe.progress import Progress, clock_text, describe_evaluation, describe_step, follow_run
 from realm_ds.observe.sinks import Sinks, last_of_each_step, metrics_path, read_events
 from realm_ds.observe.waiting import answer_sigusr2, current_waits, waiting_for
 
@@ -235,6 +235,20 @@ def test_a_run_of_others_is_followed(tmp_path: Path) -> None:
         assert bar.done == 6
     trainer.close()
     index.close()
+
+
+def test_what_was_held_out_is_a_line_that_stays(tmp_path: Path) -> None:
+    out = io.StringIO()
+    trainer = Sinks(tmp_path, role="trainer", role_rank=0, stage="pretrain")
+    with Progress(out=out, clock=Clock()) as progress:
+        poll = follow_run(tmp_path, stage="pretrain", bar=progress.stage("Pre-training"))
+        words = {"log_likelihood": -2.5, "retrieval_utility": 0.25, "null_share": 0.125, "recall_at_5": 0.345}
+        trainer.write("evaluated", step=50, **{f"held_out_{name}": value for name, value in words.items()}, version=3)
+        poll()
+    trainer.close()
+    line = "log likelihood -2.500 a token, retrieval utility +0.250, null share 12%, recall@5 34.5%"
+    assert out.getvalue().splitlines()[1:] == [f"Pre-training: held out, after step 50: {line}"]
+    assert describe_evaluation({"held_out_null_share": 0.5, "held_out_recall_at_5": "nan"}) == "null share 50%"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59.6, "1m00s"), (187, "3m07s"), (7500, "2h05m")])

@@ -12,12 +12,12 @@ import pytest
 
 from realm_ds.data.factbook import load_entities
 from realm_ds.data.facts import normal, says
-from realm_ds.data.prepare import choose_entities, prepare_demo
+from realm_ds.data.prepare import check_is_free, choose_entities, prepare_demo
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import NO_UID, Example, Passage, Question, example_from_json, passage_uid
 from realm_ds.data.shards import open_manifest, read_passages, read_shard
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
-from realm_ds.errors import DataError
+from realm_ds.errors import ConfigError, DataError
 
 NUM_ENTITIES = 14
 MAX_TOKENS = 64
@@ -38,15 +38,18 @@ class Prepared:
         self.passages: list[Passage] = list(
             read_passages(folder / "corpus", manifest, 0, manifest.count, max_tokens=MAX_TOKENS)
         )
-        pretrain = open_manifest(folder / "pretrain", kind="pretrain", fingerprint=fingerprint)
-        self.examples: list[Example] = [
-            example_from_json(data, where=key)
-            for entry in pretrain.shards
-            for key, data in read_shard(folder / "pretrain" / entry.name)
-        ]
+        self.examples, self.held_out = (self._examples(folder / name) for name in ("pretrain", "held_out"))
         self.questions = {name: load_questions(folder / "qa" / f"{name}.jsonl") for name in ("train", "dev", "test")}
         self.statements = {name: load_questions(folder / "qa" / f"statements.{name}.jsonl") for name in ("dev", "test")}
         self.by_uid = {passage.uid: passage for passage in self.passages}
+
+    def _examples(self, folder: Path) -> list[Example]:
+        manifest = open_manifest(folder, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
+        return [
+            example_from_json(data, where=key)
+            for entry in manifest.shards
+            for key, data in read_shard(folder / entry.name)
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,7 @@ def test_the_counts_are_of_what_was_written(prepared: Prepared) -> None:
     assert json.loads((prepared.folder / "prepared.json").read_text()) == result
     assert result["passages"] == len(prepared.passages) > 200
     assert result["examples"] == len(prepared.examples)
+    assert result["held_out"] == len(prepared.held_out) == result["statements"]["dev"] > 10
     assert result["examples_from_prose"] == sum(example.origin_uid != NO_UID for example in prepared.examples) > 20
     assert result["questions"] == {name: len(asked) for name, asked in prepared.questions.items()}
     assert result["statements"]["test"] == len(prepared.statements["test"]) > 20
@@ -93,6 +97,18 @@ def test_no_entity_and_field_is_in_two_splits(prepared: Prepared) -> None:
     assert not keys["train"] & keys["dev"]
     assert not keys["train"] & keys["test"]
     assert not keys["dev"] & keys["test"]
+
+
+def test_what_is_held_out_are_the_dev_statements_and_no_others(prepared: Prepared) -> None:
+    """That dev statements tell nothing that training does is the next test's."""
+    trained_on = {item.id for item in prepared.examples}
+    mask = prepared.tokenizer.special.mask
+    for example, masked in zip(prepared.held_out, prepared.statements["dev"], strict=True):
+        assert example.id == masked.id
+        ((start, end),) = example.spans
+        hidden = (*example.ids[:start], *[mask] * (end - start), *example.ids[end:])
+        assert list(hidden) == prepared.tokenizer.encode(masked.question)
+        assert example.id not in trained_on
 
 
 def test_nothing_in_training_names_a_held_out_entity_and_its_answer(prepared: Prepared) -> None:
@@ -183,3 +199,16 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write .*file.*choose another folder"):
         prepare_demo(tmp_path / "file", num_entities=2)
+
+
+def test_data_of_earlier_work_is_not_overwritten(tmp_path: Path) -> None:
+    check_is_free(tmp_path)
+    check_is_free(tmp_path / "new")
+    (tmp_path / "corpus").mkdir()
+    with pytest.raises(ConfigError, match=rf"{tmp_path} holds files already, which .* not overwritten: name another"):
+        check_is_free(tmp_path)
+    (tmp_path / "prepared.json").touch()
+    with pytest.raises(ConfigError, match=f"{tmp_path} holds data prepared before"):
+        check_is_free(tmp_path)
+    with pytest.raises(ConfigError, match="holds files already"):
+        check_is_free(tmp_path / "prepared.json")

@@ -16,6 +16,7 @@ from realm_ds.launch.report import (
     choose_examples,
     pretrain_rows,
     recall_of,
+    report_markdown,
     summarise_pretrain,
     write_report,
 )
@@ -32,6 +33,13 @@ def step_row(step: int, **changes: float) -> Row:
 def metrics() -> list[Row]:
     steps = [step_row(step) for step in range(10, 210, 10)]
     return [*steps, {"event": "done", "searches": 200.0, "mixed_version_replies": 0}]
+
+
+def evaluated(step: int, **changes: Any) -> Row:
+    words = {"log_likelihood": -3.0 + step / 100, "retrieval_utility": step / 100, "null_share": 0.25}
+    words |= {"recall_at_5": step / 400, "ru_doc": 1.0, **changes}
+    row = {"event": "evaluated", "step": step, "version": step // 50, "evaluate_ms": 900.0}
+    return {**row, **{f"held_out_{name}": value for name, value in words.items()}}
 
 
 def stages(**recalls_at_5: float) -> dict[str, dict[int, float]]:
@@ -93,6 +101,17 @@ def test_pretraining_by_hand() -> None:
     assert (summary["searches"], summary["mixed_version_replies"]) == (200, 0)
 
 
+def test_a_run_without_a_null_passage_has_no_retrieval_utility(tmp_path: Path) -> None:
+    rows = [{name: value for name, value in row.items() if name not in ("retrieval_utility", "null_share")}
+            for row in metrics()]  # fmt: skip
+    report = build_report(results(), rows)
+    assert report["pretrain"]["retrieval_utility_last"] is None
+    write_report(tmp_path, report, examples=examples())
+    assert "| retrieval utility, last tenth | none: no null passage |" in (tmp_path / "report.md").read_text()
+    with pytest.raises(DataError, match="the metrics of step 200 hold no retrieval_utility"):  # in some steps only
+        summarise_pretrain([*metrics()[:-2], *rows[-2:]])
+
+
 def test_a_step_done_again_after_a_resume_counts_once_as_it_was_last() -> None:
     summary = summarise_pretrain([step_row(10), step_row(20, loss=99.0), step_row(20, loss=1.0)])
     assert summary["loss_last"] == 1.0
@@ -123,6 +142,21 @@ def test_rows_come_from_trainer_0_of_the_run(tmp_path: Path) -> None:
     assert [row["step"] for row in pretrain_rows(tmp_path)] == [2]
 
 
+def test_what_was_held_out_is_a_table_by_steps(tmp_path: Path) -> None:
+    """A step done again after a resume counts once; what was not measured is a gap, what is not finite a word."""
+    without = {name: value for name, value in evaluated(200).items() if not name.endswith("recall_at_5")}
+    rows = [*metrics(), evaluated(100, null_share=0.9), evaluated(100), {**without, "held_out_log_likelihood": "nan"}]
+    report = build_report(results(), rows)
+    assert report["held_out"][0] == {
+        "step": 100, "version": 2, "log_likelihood": -2.0, "retrieval_utility": 1.0, "null_share": 0.25,
+        "recall_at_5": 0.25,
+    }  # fmt: skip
+    write_report(tmp_path, report, examples=[])
+    text = (tmp_path / "report.md").read_text()
+    assert "| 100 | 2 | -2.000 | 1.000 | 25.0% | 25.0% |\n| 200 | 4 | nan | 2.000 | 25.0% |  |" in text
+    assert "Held out" not in report_markdown(build_report(results(), metrics()))
+
+
 def test_examples_are_right_ones_of_different_fields_then_wrong_ones() -> None:
     assert [row["question"] for row in choose_examples(examples())] == [
         "What is the capital of Niger?",
@@ -147,6 +181,10 @@ def test_every_plot_is_a_png(tmp_path: Path) -> None:
     paths = draw_plots(tmp_path / "plots", report=report, rows=metrics())
     assert [path.name for path in paths] == [*(curve.file for curve in CURVES), "recall.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    rows = [*metrics(), evaluated(100), evaluated(200)]
+    paths = draw_plots(tmp_path / "more", report=report, rows=rows)
+    assert (tmp_path / "more" / "held_out.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in paths][-2:] == ["held_out.png", "recall.png"]
 
 
 def test_plots_without_matplotlib_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

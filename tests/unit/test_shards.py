@@ -179,7 +179,7 @@ def test_empty_corpus(folder: Path) -> None:
 
 
 def test_shards_of_the_other_kind(folder: Path) -> None:
-    with pytest.raises(DataError, match="holds corpus shards, not pretrain shards; give data.pretrain the right"):
+    with pytest.raises(DataError, match="holds corpus shards, not pretrain shards; name a folder of pretrain"):
         open_manifest(folder, kind="pretrain", fingerprint=None)
 
 

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from realm_ds.config.load import RUN_CONFIG, load
+from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
 from realm_ds.launch import stages
 from realm_ds.launch.node import StageName
-from realm_ds.launch.stages import check_inputs, num_processes, prepare_run_folder
+from realm_ds.launch.stages import check_inputs, num_processes, prepare_run_folder, with_local_encoder
 from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.train.export import export_run
-from tests.support.tiny import make_data, tiny_config
+from tests.support.tiny import make_data, make_held_out, tiny_config
 from tests.support.tiny_qa import make_questions
 
 
@@ -57,9 +58,44 @@ def test_more_candidates_than_passages_are_refused(tmp_path: Path) -> None:
     make_data(tmp_path, num_facts=1)
     check_inputs("pretrain", tiny_config(tmp_path, **{"pretrain.candidates": 12}))
     message = refused("pretrain", tmp_path, **{"pretrain.candidates": 13})
-    assert message.startswith("ConfigError: pretrain.candidates=13 needs 13 passages and one to exclude, but ")
+    assert message.startswith("ConfigError: pretrain.candidates=13 needs 12 passages and one to exclude, but ")
     assert message.endswith("corpus holds 12: lower candidates, or index a larger corpus")
     check_inputs("ict", tiny_config(tmp_path, **{"pretrain.candidates": 13}))
+    message = refused("pretrain", tmp_path, **{"pretrain.candidates": 12, "pretrain.null_passage": False})
+    assert message.startswith("ConfigError: pretrain.candidates=12 needs 12 passages and one to exclude, but ")
+
+
+def test_what_is_held_out_is_looked_at_too(tmp_path: Path) -> None:
+    make_held_out(tmp_path, make_data(tmp_path, num_facts=1))
+    every = {"evaluate.every_steps": 5}
+    both = {**every, "data.held_out": tmp_path / "held_out", "evaluate.questions": tmp_path / "held_out.jsonl"}
+    check_inputs("pretrain", tiny_config(tmp_path, **both))
+    message = refused("pretrain", tmp_path, **every)
+    assert message.startswith(
+        "ConfigError: evaluate.every_steps=5, but there is nothing to evaluate: name data.held_out"
+    )
+    check_inputs("ict", tiny_config(tmp_path, **every))  # which has its own measure
+    message = refused("pretrain", tmp_path, **{**both, "data.held_out": tmp_path / "nowhere"})
+    assert message == (
+        f"DataError: data.held_out: no folder {tmp_path}/nowhere of pretrain tar shards: run realm-ds prepare, or mend "
+        "the path"
+    )
+    message = refused("pretrain", tmp_path, **{**both, "data.held_out": tmp_path / "corpus"})
+    assert message.startswith(f"DataError: data.held_out: {tmp_path}/corpus/manifest.json: holds corpus shards, not ")
+    message = refused("pretrain", tmp_path, **{**both, "data.held_out": tmp_path / "pretrain"})
+    assert message.startswith(
+        f"ConfigError: data.held_out={tmp_path}/pretrain holds the same sentences as data.pretrain"
+    )
+    message = refused("pretrain", tmp_path, **{**both, "evaluate.questions": tmp_path / "none.jsonl"})
+    assert message.endswith(
+        "none.jsonl cannot be read (No such file or directory): mend evaluate.questions, or set it to null"
+    )
+    other = tmp_path / "other"
+    tokenizer = train_wordpiece(iter(["another vocabulary than that"]), vocab_size=105, folder=other / "tokenizer")
+    make_held_out(other, tokenizer)
+    message = refused("pretrain", tmp_path, **{**both, "data.held_out": other / "held_out"})
+    assert message.startswith("DataError: data.held_out: ")
+    assert "made with tokenizer" in message
 
 
 def test_builders_are_started_and_checked_like_shards(tmp_path: Path) -> None:
@@ -85,6 +121,44 @@ def test_weights_to_start_from_are_an_export(tmp_path: Path) -> None:
         (tmp_path / "export" / name).mkdir(parents=True)
         (tmp_path / "export" / name / "config.json").touch()
     check_inputs("ict", tiny_config(tmp_path, **changes))
+
+
+def test_an_encoder_named_on_the_hub_is_fetched_once_before_ranks_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks find a folder in their settings, and ask no network."""
+    make_data(tmp_path, num_facts=1)
+    asked: list[tuple[str, bool]] = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert "config.json" in allow_patterns
+        asked.append((name, local_files_only))
+        if name == "org/none":
+            raise OSError("404\nand more")
+        folder = tmp_path / "cache" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").touch()
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    config = with_local_encoder(tiny_config(tmp_path, **{"model.encoder": "org/small"}))
+    assert config.model.encoder == tmp_path / "cache" / "org" / "small"
+    assert asked == [("org/small", False)]
+    assert with_local_encoder(config) is config
+    prepare_run_folder(tmp_path / "run", config, resume=False)
+    assert load(tmp_path / "run" / RUN_CONFIG).model.encoder == config.model.encoder
+    assert asked == [("org/small", False)]
+    with pytest.raises(
+        ConfigError,
+        match=r"model.encoder=org/none is neither a folder here nor a model that the hub gives \(404\): run `hf "
+        r"download org/none` where there is a network, with HF_HOME on a disk that all ranks see, or name a folder",
+    ):
+        with_local_encoder(tiny_config(tmp_path, **{"model.encoder": "org/none"}))
+    monkeypatch.setattr(stages, "run_world", lambda *_, **__: asked.append(("ranks", True)))
+    launched = tiny_config(tmp_path, **{"model.encoder": "org/small"})
+    stages.launch_stage("ict", load_config=lambda: launched, run_folder=tmp_path / "other", resume=False)
+    assert asked[-2:] == [("org/small", False), ("ranks", True)]
+    assert load(tmp_path / "other" / RUN_CONFIG).model.encoder == config.model.encoder
 
 
 def test_looking_at_inputs_needs_no_torch() -> None:

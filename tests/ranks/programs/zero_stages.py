@@ -53,9 +53,27 @@ def under_zero(stage: int, rank: int, trainers) -> list[float]:
     for step in range(STEPS):
         (measured,) = engine.train_step([batch(step, rows)], step=step)
         losses.append(trainers.all_reduce_sum([measured.loss.item() / TRAINERS])[0])
+    check_measuring(engine, objective, batch(STEPS, rows), is_sharded=stage == 3)
     check_consolidated(engine, objective, rank, trainers)
     check_layer_by_layer(engine, objective, rank)
     return losses
+
+
+def check_measuring(
+    engine: engines.Engine, objective: ClozeObjective, held_out: ClozeBatch, *, is_sharded: bool
+) -> None:
+    """A forward pass alone is without dropout and gradient, and leaves modules in their mode and weights in shards."""
+    objective.model.encoder.eval()
+    with engine.measuring() as measure:
+        loss = measure(held_out).loss
+        assert not objective.training
+        assert not loss.requires_grad
+        assert torch.equal(measure(held_out).loss, loss)
+    assert objective.training
+    assert not objective.model.encoder.mlm.training
+    objective.train()
+    if is_sharded:
+        assert all(parameter.numel() == 0 for parameter in objective.parameters())
 
 
 def check_consolidated(engine: engines.Engine, objective: ClozeObjective, rank: int, trainers) -> None:
@@ -89,6 +107,23 @@ def check_layer_by_layer(engine: engines.Engine, objective: ClozeObjective, rank
     assert max(gathered) == (max(sizes) if is_sharded else sum(sizes))
 
 
+def check_symmetric(rank: int, trainers) -> None:
+    """Both directions of inverse cloze over the trainers: loss and gradients are those of one process with it all."""
+    ours = ClozeObjective(model(), gather=gather_with_gradient, symmetric=True)
+    whole = ClozeObjective(model(), gather=lambda block: (block, 0), symmetric=True)
+    loss = ours(batch(0, slice(rank * SIZE, (rank + 1) * SIZE))).loss
+    expected = whole(batch(0, slice(None))).loss
+    loss.backward()
+    expected.backward()
+    sums = trainers.all_reduce_sum([loss.item(), *gradients(ours).tolist()])
+    found = torch.tensor(sums) / TRAINERS
+    torch.testing.assert_close(found, torch.cat([expected.detach()[None], gradients(whole)]), rtol=1e-4, atol=1e-6)
+
+
+def gradients(objective: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])
+
+
 def in_plain_pytorch() -> list[float]:
     """One process, the whole batch, nothing of DeepSpeed."""
     objective = ClozeObjective(model(), gather=lambda block: (block, 0))
@@ -112,6 +147,7 @@ def main() -> None:
     world = join_world(num_shards=0, placement="tail")
     trainers = init_trainers(world, timeout_s=60)
     engines.join(world.local_rank)
+    check_symmetric(trainers.rank, trainers)
     losses = {f"zero{stage}": under_zero(stage, trainers.rank, trainers) for stage in (0, 1, 2, 3)}
     if trainers.rank == 0:
         print("LOSSES", json.dumps({"plain": in_plain_pytorch(), **losses}), flush=True)

@@ -1,0 +1,59 @@
+"""What a stage's settings make of its data: masks and candidates, as pre-training is told to have them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from realm_ds.data.records import Example
+from realm_ds.data.stream import StreamState
+from realm_ds.data.tokenizer import load_tokenizer
+from realm_ds.train.stage import Stage
+from tests.support.tiny import make_data, tiny_config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder, num_facts=1)
+    return folder
+
+
+def stage_of(data: Path, **changes: object) -> Stage:
+    """Without other trainers or metrics, which this has no need of."""
+    nothing: Any = None
+    return Stage(
+        config=tiny_config(data, **changes), folder=data, world=nothing, trainers=nothing, device=torch.device("cpu"),
+        tokenizer=load_tokenizer(data / "tokenizer"), corpus=nothing, sinks=nothing,
+    )  # fmt: skip
+
+
+def epochs(count: int) -> Iterator[tuple[Example, StreamState]]:
+    example = Example(id="a", text="", ids=tuple(range(60, 74)), spans=((2, 4), (6, 9)), origin_uid=0)
+    for epoch in range(count):
+        yield example, StreamState(epoch=epoch, position=1)
+
+
+def masks(stage: Stage, count: int = 12) -> list[tuple[int, ...]]:
+    return [masked.mask_positions for masked, _ in stage.masked(epochs(count), seed=0)]
+
+
+def test_masking_is_as_the_settings_have_it(data: Path) -> None:
+    assert set(masks(stage_of(data))) == {(3, 4), (7, 8, 9)}
+    few = masks(stage_of(data, **{"pretrain.masking": "bert", "pretrain.mask_rate": 0.01}))
+    assert {len(positions) for positions in few} == {1}
+    many = masks(stage_of(data, **{"pretrain.masking": "bert", "pretrain.mask_rate": 1.0}))
+    assert {len(positions) for positions in many} == {3}  # data.max_masks
+    spans = masks(stage_of(data, **{"pretrain.masking": "random_span"}))
+    assert len(set(spans)) > 3
+    assert len(set(masks(stage_of(data, **{"pretrain.masking": "random_span", "pretrain.remask": False})))) == 1
+
+
+def test_the_null_passage_takes_one_place_of_the_candidates(data: Path) -> None:
+    with_null, without = stage_of(data), stage_of(data, **{"pretrain.null_passage": False})
+    assert with_null.config.pretrain.num_retrieved == with_null.config.pretrain.candidates - 1 == 3
+    assert without.config.pretrain.num_retrieved == without.config.pretrain.candidates == 4
+    assert with_null.collator()._has_null
+    assert not without.collator()._has_null
