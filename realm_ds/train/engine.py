@@ -84,7 +84,7 @@ class Engine:
         )
         share_master_weights(self._optimizer)
         if num_trainers == 1 and isinstance(self._optimizer, torch.optim.Optimizer):
-            # ZeRO-0 in fp32, where DeepSpeed would copy all gradients to a buffer and back to add them up with no others.
+            # ZeRO-0 in fp32: DeepSpeed would copy all gradients to a buffer and back, to add them up with no others.
             self._engine.enable_backward_allreduce = False
 
     @property
