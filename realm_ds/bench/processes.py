@@ -26,9 +26,10 @@ Result = dict[str, Any]
 
 
 def run_in_world(
-    job: str, options: Mapping[str, Any], *, clients: int, shards: int, bar: Bar, part: int = 0, parts: int = 1
-) -> list[Result]:
-    """What each client of a world of so many clients and index ranks found in the job of that name (ranks.py).
+    job: str, options: Mapping[str, Any], *, clients: int, shards: int, bar: Bar, part: int = 0, parts: int = 1,
+    module: str = "realm_ds.bench.ranks",
+) -> list[Result]:  # fmt: skip
+    """What each client of a world of so many clients and index ranks found in the job of that name, of `module`.
 
     `part` of `parts` is this world's place in what the bar shows.
     """
@@ -36,7 +37,7 @@ def run_in_world(
     with _folder(work) as folder:
         run_world(
             [str(folder)], processes=clients + shards, run_folder=folder, env=ONE_THREAD,
-            on_poll=_follower(folder, bar, part, parts), module="realm_ds.bench.ranks",
+            on_poll=_follower(folder, bar, part, parts), module=module,
         )  # fmt: skip
         return [read_result(folder, client) for client in range(clients)]
 

@@ -34,8 +34,9 @@ class KnowledgeAugEncoder(nn.Module):
         states_NLH = self.mlm.base_model(**tokens.inputs(types=self._takes_types)).last_hidden_state
         index_NMH = positions_NM.unsqueeze(-1).expand(-1, -1, states_NLH.shape[-1])
         logits_NMV = head_of(self.mlm)(states_NLH.gather(1, index_NMH)).float()
-        log_p_NM = -functional.cross_entropy(logits_NMV.transpose(1, 2), targets_NM, reduction="none")
-        return log_p_NM, logits_NMV.detach().argmax(dim=-1) == targets_NM
+        # In rows: cross_entropy over a middle dimension takes four times as long on a CPU.
+        log_p_NM = -functional.cross_entropy(logits_NMV.flatten(0, 1), targets_NM.flatten(), reduction="none")
+        return log_p_NM.view(targets_NM.shape), logits_NMV.detach().argmax(dim=-1) == targets_NM
 
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForMaskedLM opens."""

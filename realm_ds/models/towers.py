@@ -48,8 +48,8 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
         return BertConfig(
             vocab_size=vocab_size, hidden_size=model.hidden_size, num_hidden_layers=model.num_layers,
             num_attention_heads=model.num_heads, intermediate_size=model.intermediate_size,
-            hidden_act="gelu_new", hidden_dropout_prob=model.dropout,
-            attention_probs_dropout_prob=model.dropout,
+            hidden_act="gelu_pytorch_tanh",  # BERT's own gelu_new, in one kernel
+            hidden_dropout_prob=model.dropout, attention_probs_dropout_prob=model.dropout,
             max_position_embeddings=max(512, max_tokens), pad_token_id=0,
         )  # fmt: skip
     folder = encoder_folder(model.encoder)

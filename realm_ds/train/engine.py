@@ -29,6 +29,7 @@ from realm_ds.errors import CheckpointError, IndexFault
 from realm_ds.models.objectives import Measures
 from realm_ds.train.disk_states import consolidate_states, load_states, save_states
 from realm_ds.train.optimizer import BertAdam, learning_rate_factor, parameter_groups, rate_of
+from realm_ds.train.resident import ResidentBytes, resident_bytes, share_master_weights
 from realm_ds.train.soundness import Losses, gradient_fault, scale_fault
 from realm_ds.train.timing import StepTimer
 from realm_ds.train.universal import loads_universal, mend_groups
@@ -105,8 +106,12 @@ class Engine:
             },
         )
         _forget_steps(self._optimizer)
-        if self._clipping == "local":
-            self._engine.enable_backward_allreduce = False  # train_step combines, once each has clipped its own
+        share_master_weights(self._optimizer)
+        # With local clipping train_step combines gradients, once each trainer has clipped its own. And alone, with ZeRO
+        # 0 in float32, DeepSpeed would copy all of them to a buffer and back, to add them up with nobody's.
+        is_plain = isinstance(self._optimizer, torch.optim.Optimizer)
+        if self._clipping == "local" or (num_trainers == 1 and is_plain):
+            self._engine.enable_backward_allreduce = False
         self._is_on_disk = needs_nvme(deepspeed_json)
         self._is_fp16 = is_on(deepspeed_json, "fp16")
         if self._is_fp16 and hasattr(self._optimizer.loss_scaler, "raise_error_at_min_scale"):
@@ -228,6 +233,10 @@ class Engine:
         return [
             {key: value for key, value in group.items() if key != "params"} for group in self._optimizer.param_groups
         ]
+
+    def resident_bytes(self) -> ResidentBytes:
+        """What this trainer holds of the model now. No collective."""
+        return resident_bytes(self.module, zero=self._optimizer, optimizer=self._engine.basic_optimizer)
 
     def save(self, folder: Path) -> None:
         """Write DeepSpeed's shards of this step into `folder`. Raises CheckpointError if they cannot be written, and

@@ -4,7 +4,8 @@ The index ranks' side is index/server.py's. They share one rule: an index versio
 """
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -36,8 +37,33 @@ EXAMPLES = "examples"
 """The stream of sentences of X."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """One trainer's part of a run, before its next step."""
+
+    engine: Engine
+    client: IndexClient
+    steps: Iterator[StepInfo]
+    """Each is trained when it is drawn."""
+    first_step: int
+    evaluate: Callable[[int], None] | None
+    """Called after every step with the number of steps done."""
+
+
 def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
     """Train to pretrain.steps, from the newest checkpoint if `resume`; then let the index ranks go."""
+    training = prepare(stage, mailbox, deepspeed_json=deepspeed_json, resume=resume)
+    ending = run_steps(
+        training.steps, name=STAGE, stage=stage, engine=training.engine, settings=stage.config.pretrain,
+        first_step=training.first_step, evaluate=training.evaluate,
+    )  # fmt: skip
+    training.client.close(early=ending.is_early)
+    _write_totals(stage, training.client)
+    return ending
+
+
+def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Pretraining:
+    """Everything up to the first step: weights, optimizer and index versions as the run starts or goes on with them."""
     config, settings = stage.config, stage.config.pretrain
     model = stage.model()
     engine = Engine(
@@ -85,12 +111,7 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
     evaluate = evaluation_of(
         stage, engine, model=model, refresher=refresher, client=client, first_step=first_step
     )  # fmt: skip
-    ending = run_steps(
-        steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step, evaluate=evaluate
-    )
-    client.close(early=ending.is_early)
-    _write_totals(stage, client)
-    return ending
+    return Pretraining(engine=engine, client=client, steps=steps, first_step=first_step, evaluate=evaluate)
 
 
 def _steps(

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from realm_ds.bench import peer
 from realm_ds.bench.cost import CostModel, predict
 
 REPOSITORY = Path(__file__).parents[2]
@@ -17,6 +20,9 @@ def bench(*arguments: str) -> list[dict[str, Any]]:
     assert result.returncode == 0, result.stderr
     measures = [json.loads(line) for line in result.stdout.splitlines()]
     for measure in measures:
+        if measure["value"] is None:  # a rebuild of a tiny index, over before a step was
+            assert measure["measure"] == "step_refresh"
+            continue
         assert {"measure", "value", "reference", "ratio", "bar", "ok"} <= set(measure)
         assert measure["ok"] is None
         assert isinstance(measure["value"], float | int), measure
@@ -54,3 +60,38 @@ def test_scale(tmp_path: Path) -> None:
     model = CostModel.load(tmp_path / "scale.json")
     assert predict(model, passages=10**6, shards=2, queries=16, hits=8, tokens=140) > 0
     assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_step_beside_a_bare_loop() -> None:
+    (measure,) = bench("step", "--only", "step_bare")
+    assert measure["bar"] == 1.1
+    assert measure["ratio"] > 0
+
+
+def test_step_and_the_index() -> None:
+    bars = {measure["measure"]: measure["bar"] for measure in bench("step", "--only", "step_wait")}
+    assert bars == {"step_wait": 2}
+
+
+@pytest.mark.skipif(not peer.is_ready(), reason="`realm-ds bench step` has not made transformers' environment here yet")
+def test_step_beside_transformers() -> None:
+    (measure,) = bench("step", "--only", "transformers")
+    assert measure["bar"] == 2
+    assert measure["value"] > 0
+
+
+def test_resume() -> None:
+    measures = {measure["measure"]: measure["bar"] for measure in bench("resume")}
+    assert measures == {
+        "checkpoint_stall": 2, "checkpoint_slowdown": None, "snapshot_stall": 1, "resume_first_step": None,
+    }  # fmt: skip
+
+
+def test_memory() -> None:
+    measures = {measure["measure"]: measure for measure in bench("memory")}
+    assert measures["zero3_state"]["bar"] == 0.3
+    # Two trainers, and weights that are their own master copy: half, and the small parameters that stay whole.
+    assert measures["zero3_state"]["ratio"] == pytest.approx(0.5, abs=0.02)
+    parameters = float(measures["zero3_state"]["note"].split("ZeRO-0's; ")[1].split(" M")[0])
+    assert measures["zero3_state"]["reference"] * 2**20 == pytest.approx(12 * parameters * 1e6, rel=0.05)
+    assert measures["zero3_process"]["value"] > 0

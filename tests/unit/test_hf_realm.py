@@ -204,7 +204,7 @@ def test_the_encoder_is_measured_too(copied: Path) -> None:
     ):
         started(copied)
     write(copied, "encoder", weights("encoder"), hidden_act="relu")
-    with pytest.raises(CheckpointError, match="hidden_act is relu there and gelu_new by the BERT of this run"):
+    with pytest.raises(CheckpointError, match="hidden_act is relu there and gelu_pytorch_tanh by the BERT of this run"):
         started(copied)
 
 
