@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 StageName = Literal["ict", "pretrain", "qa"]
 """Stages of training; each has the section of settings of its name."""
 
+TrackerName = Literal["none", "wandb", "mlflow"]
+"""Where metrics can go beside the run folder."""
+
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]

@@ -9,9 +9,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from realm_ds.config.base import Count, Probability, Rate, Seconds, Section, Steps
+from realm_ds.config.base import Count, Probability, Rate, Seconds, Section, Steps, TrackerName
 from realm_ds.config.index import IndexConfig, RefreshConfig
 from realm_ds.config.stages import EvaluateConfig, IctConfig, PretrainConfig, QaConfig
+from realm_ds.errors import ConfigError
 
 
 class DataConfig(Section):
@@ -31,6 +32,13 @@ class DataConfig(Section):
     """Longest passage, [CLS] title [SEP] body [SEP]; the joint sequence is at most the sum of both."""
     max_masks: Count = 10
     """Masked wordpieces of one example that count in the loss; spans of more are masked but not scored beyond this."""
+
+    @property
+    def pretrain_folder(self) -> Path:
+        """`pretrain`, which has no default. Raises ConfigError if it is not set."""
+        if self.pretrain is None:
+            raise ConfigError("data.pretrain is not set: name the folder of pre-training tar shards (X)")
+        return self.pretrain
 
     @property
     def joint_tokens(self) -> int:
@@ -117,7 +125,7 @@ class RuntimeConfig(Section):
     work."""
     compile: bool = False
     """Compile the encoders with torch.compile: faster steps after some minutes. Not with ZeRO-3."""
-    tracker: Literal["none", "wandb", "mlflow"] = "none"
+    tracker: TrackerName = "none"
     """Also send metrics of trainer 0 there; needs that library, works offline as it does."""
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from realm_ds.config.base import Count, Probability, Rate, Section, Steps
+from realm_ds.errors import ConfigError
 
 
 class ModuleRates(Section):
@@ -142,3 +143,10 @@ class QaConfig(StageConfig):
     max_span_tokens: Count = 10
     """Widest answer span."""
     span_hidden_size: Count = 256
+
+    @property
+    def folder(self) -> Path:
+        """`data`, which has no default. Raises ConfigError if it is not set."""
+        if self.data is None:
+            raise ConfigError("qa.data is not set: name the folder of train.jsonl, dev.jsonl and test.jsonl")
+        return self.data

@@ -6,7 +6,6 @@ What a stage does is written elsewhere; here is only their order and what they h
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from realm_ds.data.prepare import QUICK_ENTITIES, prepare_demo
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import Question
 from realm_ds.errors import ConfigError, Preempted
+from realm_ds.files import write_durably
 from realm_ds.launch.local import leaving_when_asked
 from realm_ds.launch.memory import PeakMemory
 from realm_ds.launch.plots import draw_plots
@@ -204,10 +204,7 @@ class _Demo:
         return export_run(self._folder / stage, step=None, out=None, say=lambda doing: bar.update(now=doing))
 
     def _keep(self) -> None:
-        path = self._folder / STAGES_FILE
-        unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        unfinished.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_durably(self._folder / STAGES_FILE, json.dumps(self.results, indent=1) + "\n")
 
 
 def _last_step(run_folder: Path, stage: str) -> Result:

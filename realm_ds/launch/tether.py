@@ -30,7 +30,18 @@ def end_in_order(code: int) -> NoReturn:
 def tagged(tag: str) -> list[int]:
     """Processes of a world that still live, zombies aside."""
     needle = f"{TAG_VARIABLE}={tag}".encode()
-    return [pid for pid in _all_pids() if needle in _environment(pid) and _lives(pid)]
+    return [pid for pid in _all_pids() if needle in _environment(pid) and lives(pid)]
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process here, zombies aside; it may be somebody else's."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def kill_tagged(tag: str, *, patience_s: float = 5.0) -> list[int]:
@@ -70,10 +81,3 @@ def _environment(pid: int) -> list[bytes]:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:  # gone, or somebody else's
         return []
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False

@@ -200,7 +200,7 @@ class RunFollower:
             self._bar.update(int(record["step"]), total=record.get("steps"), now=describe_step(record))
         elif record["event"] == "evaluated" and writer == "trainer-0":
             self._bar.say(f"held out, after step {record['step']}: {describe_evaluation(record)}")
-        elif record["event"] == "notice":
+        elif record["event"] == "remark":
             self._bar.say(str(record["text"]))
 
 

@@ -18,7 +18,8 @@ _COLOURS = {
     "works": "green", "waits": "yellow", "ended": "dim", "gone": "red", "silent": "red", "running": "green",
     "done": "green", "failed": "red", "dead": "red", "preempted": "yellow", "starting": "yellow",
 }  # fmt: skip
-_PHASES = ("data", "wait_for_index", "forward", "backward", "optimizer", "snapshot", "checkpoint", "other")
+PHASES = ("data", "wait_for_index", "forward", "backward", "optimizer", "snapshot", "evaluate", "checkpoint", "other")
+"""Those of train/timing.py, which loads torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def _step_lines(step: Mapping[str, Any]) -> Iterator[str]:
         return
     yield f"{step.get('stage', '')} step {step['step']}/{step['steps']}: {describe_step(step)}"
     if "step_ms" in step:
-        parts = [f"{name.replace('_', ' ')} {step[f'{name}_ms']:.1f}" for name in _PHASES if step.get(f"{name}_ms")]
+        parts = [f"{name.replace('_', ' ')} {step[f'{name}_ms']:.1f}" for name in PHASES if step.get(f"{name}_ms")]
         yield f"a step takes {step['step_ms']:.1f} ms: {', '.join(parts)}"
     memory = [
         f"{words} {step[name]:.1f} GiB"

@@ -68,20 +68,20 @@ def _find(run_folder: Path, *, trainers: Trainers, sinks: Sinks) -> Path | None:
             aside = folder.with_name(DAMAGED + folder.name)
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
-            _tell(sinks, f"{fault}; {folder.name} is set aside as {aside.name}, the checkpoint before it is used")
+            _remark(sinks, f"{fault}; {folder.name} is set aside as {aside.name}, the checkpoint before it is used")
 
         there = saved_steps(run_folder)
         name = checkpoint.find(run_folder, on_damage=set_aside).name if there else ""
         if not name:
-            _tell(sinks, f"{run_folder} was stopped before its first checkpoint: it begins again")
+            _remark(sinks, f"{run_folder} was stopped before its first checkpoint: it begins again")
     name = trainers.broadcast_bytes(None if name is None else name.encode()).decode()
     return run_folder / "checkpoints" / name if name else None
 
 
-def _tell(sinks: Sinks, text: str) -> None:
+def _remark(sinks: Sinks, text: str) -> None:
     """To the log and console of trainer 0, and through its events to whoever follows the run."""
     log.warning(text)
-    sinks.write("notice", text=text)
+    sinks.write("remark", text=text)
 
 
 def _check_is_of_this_run(found: TrainState, folder: Path, *, stage: str, fixed: Mapping[str, str]) -> None:
@@ -164,13 +164,13 @@ def _tell_what_changed(found: TrainState, engine: Engine, stage: Stage) -> None:
     now = stage.trainers.size * engine.stage.micro_batch_size * engine.stage.gradient_accumulation_steps
     log.info("going on after step %d", found.step)
     if (found.num_trainers, found.zero_stage) != (stage.trainers.size, engine.zero_stage):
-        _tell(
+        _remark(
             stage.sinks,
             f"the layout has changed: {found.num_trainers} trainers with ZeRO-{found.zero_stage} wrote step "
             f"{found.step}, {stage.trainers.size} with ZeRO-{engine.zero_stage} go on from it",
         )
     if found.global_batch != now:
-        _tell(
+        _remark(
             stage.sinks,
             f"the global batch was {found.global_batch} examples up to step {found.step}, and is {now} from here",
         )

@@ -15,7 +15,6 @@ from realm_ds.data.records import Example
 from realm_ds.data.redeal import StreamState
 from realm_ds.data.shards import Manifest, open_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
-from realm_ds.errors import ConfigError
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.pulse import Pulse
@@ -46,9 +45,7 @@ class Stage:
 
     @property
     def pretrain_folder(self) -> Path:
-        if self.config.data.pretrain is None:
-            raise ConfigError("data.pretrain is not set: name the folder of pre-training tar shards (X)")
-        return self.config.data.pretrain
+        return self.config.data.pretrain_folder
 
     def pretrain_manifest(self) -> Manifest:
         return open_manifest(self.pretrain_folder, kind="pretrain", fingerprint=self.tokenizer.fingerprint)

@@ -138,7 +138,7 @@ def test_another_number_of_trainers_shares_what_is_unread(data: Path, whole_run:
     changes = {"pretrain.save_every_steps": 5, "runtime.trainers": 3, "index.num_shards": 1}
     train(folder, data, resume=True, **changes)
     path = metrics_path(folder, role="trainer", role_rank=0)
-    assert [event["text"].partition(":")[0] for event in read_events(path, event="notice")] == [
+    assert [event["text"].partition(":")[0] for event in read_events(path, event="remark")] == [
         "the layout has changed",
         "the global batch was 8 examples up to step 5, and is 12 from here",
     ]

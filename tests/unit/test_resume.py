@@ -96,9 +96,9 @@ def resumed(
         return go_on(engine, stage, name)  # type: ignore[arg-type]
 
 
-def notices(run: Path) -> list[str]:
+def remarks(run: Path) -> list[str]:
     path = metrics_path(run, role="trainer", role_rank=0)
-    return [event["text"] for event in read_events(path, event="notice")]
+    return [event["text"] for event in read_events(path, event="remark")]
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +122,7 @@ def test_the_same_layout_goes_on_where_it_was(tmp_path: Path, conversions: list[
     assert found.index is not None
     assert found.index.probe_uids == ((1,),)
     assert found.stream("warmup") == ()
-    assert (engine.loaded, conversions, notices(tmp_path)) == (["step-00000004"], [], [])
+    assert (engine.loaded, conversions, remarks(tmp_path)) == (["step-00000004"], [], [])
 
 
 def test_trainer_0_reads_all_files_and_tells_the_others(tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_trainer_0_reads_all_files_and_tells_the_others(tmp_path: Path) -> None:
     first = Told(0, 2)
     assert resumed(tmp_path, Engine(), trainers=first).step == 2
     assert resumed(tmp_path, Engine(), trainers=Told(1, 2, first.told)).step == 2
-    (notice,) = notices(tmp_path)
-    assert notice.endswith(
+    (remark,) = remarks(tmp_path)
+    assert remark.endswith(
         "step-00000004/zero/weights is damaged (its sha256 is not the manifest's); step-00000004 is set aside as "
         "damaged-step-00000004, the checkpoint before it is used"
     )
@@ -157,7 +157,7 @@ def test_a_run_that_was_cut_off_in_its_first_save_begins_again(tmp_path: Path) -
     assert resumed(tmp_path, engine) == Resumed()
     assert engine.loaded == []
     assert not unfinished.exists()
-    assert notices(tmp_path) == [f"{tmp_path} was stopped before its first checkpoint: it begins again"]
+    assert remarks(tmp_path) == [f"{tmp_path} was stopped before its first checkpoint: it begins again"]
 
 
 @pytest.mark.parametrize(("size", "zero_stage"), [(3, 2), (2, 1), (1, 2)])
@@ -173,10 +173,10 @@ def test_another_layout_is_converted_once(tmp_path: Path, conversions: list[str]
         assert found.index.launches == (0, 3)
         assert found.index.probe_uids == (((0,),) if size == 2 else ())
     assert conversions == ["step-00000004"]
-    assert notices(tmp_path)[0] == (
+    assert remarks(tmp_path)[0] == (
         f"the layout has changed: 2 trainers with ZeRO-2 wrote step 4, {size} with ZeRO-{zero_stage} go on from it"
     )
-    assert (f"the global batch was 4 examples up to step 4, and is {2 * size} from here" in notices(tmp_path)) == (
+    assert (f"the global batch was 4 examples up to step 4, and is {2 * size} from here" in remarks(tmp_path)) == (
         size != 2
     )
 

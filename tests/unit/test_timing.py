@@ -12,8 +12,9 @@ from realm_ds.models.flops import cost_of
 from realm_ds.models.qa import SpanReader
 from realm_ds.models.realm import tower_of
 from realm_ds.models.towers import TokenBatch, bert_config
+from realm_ds.observe import table
 from realm_ds.train.figures import Workload, memory, peak_flops
-from realm_ds.train.timing import TIMES, StepTimer
+from realm_ds.train.timing import OTHER, PHASES, TIMES, StepTimer
 
 MODEL = ModelConfig(
     num_layers=2, hidden_size=32, num_heads=2, intermediate_size=64, projection_size=16, dropout=0.0
@@ -77,6 +78,10 @@ def counted(run, network: torch.nn.Module) -> float:
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as flops:
         run().sum().backward()
     return float(flops.get_total_flops())
+
+
+def test_people_see_every_phase() -> None:
+    assert (*PHASES, OTHER) == table.PHASES
 
 
 def test_operations_are_those_that_torch_counts() -> None:
