@@ -11,12 +11,14 @@ import socket
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import RealmError
 from realm_ds.files import is_disk_full, write_durably
 from realm_ds.observe.notice import NOTICES
+from realm_ds.train.manifest import saved_steps
 
 PREEMPTED_FILE = "preempted.json"
 """In the run folder while the last world in it ended early, because it was asked to."""
@@ -54,10 +56,9 @@ def record_preemption(folder: Path, *, step: int) -> None:
 
 def explain_preemption(folder: Path) -> str:
     """What a run that was asked to end has done, and how it goes on."""
-    path = folder / PREEMPTED_FILE
-    step = json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else 0
-    if step:
-        return f"asked to end: checkpoint of step {step} is written in {folder}; go on with --resume"
+    steps = saved_steps(folder)  # It may be of an earlier world: this one may have ended before it could say anything.
+    if steps:
+        return f"asked to end: checkpoint of step {steps[-1]} is written in {folder}; go on with --resume"
     return f"asked to end before there was anything to keep in {folder}: start it again, with or without --resume"
 
 
@@ -70,6 +71,15 @@ def was_preempted(folder: Path, *, was_asked: bool) -> bool:
     if (folder / PREEMPTED_FILE).is_file():
         return not causes
     return was_asked and (not causes or causes[0] in map(describe_death, NOTICES))
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records in `ranks` or `failures`, but for those that go meanwhile: a run that starts again removes them."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with suppress(FileNotFoundError):
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+    return found
 
 
 def describe_error(error: BaseException) -> str:
@@ -111,7 +121,7 @@ def explain_end(folder: Path, *, code: int, log: Path) -> str:
 
 def _records(folder: Path) -> list[dict[str, Any]]:
     """What went wrong, the cause first."""
-    return sorted(_read_all(folder / "failures"), key=lambda record: record.get("time", 0.0))
+    return sorted(read_records(folder / "failures"), key=lambda record: record.get("time", 0.0))
 
 
 def _who(record: Mapping[str, Any]) -> str:
@@ -122,7 +132,7 @@ def _who(record: Mapping[str, Any]) -> str:
 
 def _record(folder: Path, pid: int, *, error: str, traceback: str) -> dict[str, Any]:
     host = socket.gethostname()
-    known = [rank for rank in _read_all(folder / "ranks") if rank["pid"] == pid]
+    known = [rank for rank in read_records(folder / "ranks") if rank["pid"] == pid]
     mine = known[0] if known else {"pid": pid, "host": host}
     record = {**mine, "time": time.time(), "error": error, "traceback": traceback}
     path = folder / "failures" / f"{mine.get('world_rank', f'{host}-{pid}')}.json"
@@ -136,10 +146,6 @@ def _record(folder: Path, pid: int, *, error: str, traceback: str) -> dict[str, 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
     write_durably(path, json.dumps(record, indent=2) + "\n")
-
-
-def _read_all(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 def _last_words(log: Path) -> str:

@@ -5,16 +5,17 @@ last), failures/ and preempted.json (why it ended).
 """
 
 import json
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from realm_ds.config.base import StageName
 from realm_ds.config.load import RUN_CONFIG
 from realm_ds.errors import ConfigError
-from realm_ds.launch.failures import PREEMPTED_FILE, explain_end, explain_preemption
+from realm_ds.launch import tether
+from realm_ds.launch.failures import PREEMPTED_FILE, explain_end, explain_preemption, read_records
 from realm_ds.observe.sinks import metrics_path, parse_event
 from realm_ds.observe.table import RankView, RunState, RunView
 
@@ -22,7 +23,7 @@ SILENT_S = 60.0
 """A rank of another host that has written nothing for so long, where one every five seconds is due, is lost."""
 TAIL_BYTES = 65_536
 """Of the end of a file of events: more than a rank writes between two logged steps."""
-STAGES = ("ict", "pretrain", "qa")
+STAGES: tuple[StageName, ...] = get_args(StageName)
 """Runs inside a demo's folder, in their order."""
 
 Event = dict[str, Any]
@@ -37,7 +38,7 @@ def look(
     """
     run, stages = _run_in(folder)
     now = time.time() if now is None else now
-    host, lives = host or socket.gethostname(), lives or _lives
+    host, lives = host or socket.gethostname(), lives or tether.lives
     ranks = [_rank(run, card, now=now, host=host, lives=lives) for card in _cards(run)]
     events = _events(run, "trainer", 0)
     step = _last(events, "step") or {}
@@ -76,13 +77,12 @@ def _run_in(folder: Path) -> tuple[Path, list[str]]:
 
 def _cards(run: Path) -> list[dict[str, Any]]:
     """Who is where, by world rank."""
-    cards = [json.loads(path.read_text(encoding="utf-8")) for path in (run / "ranks").glob("*.json")]
-    return sorted(cards, key=lambda card: int(card["world_rank"]))
+    return sorted(read_records(run / "ranks"), key=lambda card: int(card["world_rank"]))
 
 
 def _rank(run: Path, card: dict[str, Any], *, now: float, host: str, lives: Callable[[int], bool]) -> RankView:
     role, role_rank = str(card["role"]), int(card["role_rank"])
-    events = _events(run, role, role_rank)
+    events = _since_joined(_events(run, role, role_rank))
     alive = [event for event in events if event["event"] == "alive"]
     last = alive[-1] if alive else {}
     age_s = now - events[-1]["time"] if events else None
@@ -105,10 +105,10 @@ def _state(run: Path, ranks: Sequence[RankView], *, step: Event, is_ended: bool)
         return "failed", explain_end(run, code=1, log=run / "logs" / "world.log")
     if (run / PREEMPTED_FILE).is_file():
         return "preempted", explain_preemption(run)
+    if not ranks:  # Asked before how its events end: those may be of the world before.
+        return "starting", "its ranks have not met yet"
     if is_ended:
         return "done", f"all {step.get('steps', '')} steps are done"
-    if not ranks:
-        return "starting", "its ranks have not met yet"
     lost = [rank for rank in ranks if rank.state in ("gone", "silent")]
     if any(rank.state == "gone" for rank in lost):
         names = ", ".join(rank.name for rank in lost)
@@ -139,12 +139,18 @@ def _events(run: Path, role: str, role_rank: int) -> list[Event]:
     return [event for event in parsed if event is not None]
 
 
+def _since_joined(events: list[Event]) -> list[Event]:
+    """Those of this world: a run that goes on writes on in the same files. All, if it joined long ago."""
+    places = [place for place, event in enumerate(events) if event["event"] == "joined"]
+    return events[places[-1] :] if places else events
+
+
 def _last(events: Sequence[Event], name: str) -> Event | None:
     return next((event for event in reversed(events) if event["event"] == name), None)
 
 
 def _ends_with(events: Sequence[Event], name: str) -> bool:
-    """Whether that is the last thing that happened: a resumed run writes on in the same file."""
+    """Whether that is the last thing that happened: a resumed run writes on in the same file, `joined` first."""
     return bool(events) and events[-1]["event"] == name
 
 
@@ -155,13 +161,3 @@ def _rate(alive: Sequence[Event], name: str) -> float | None:
     took_s = alive[-1]["time"] - alive[-2]["time"]
     more = alive[-1][name] - alive[-2][name]
     return float(more / took_s) if took_s > 0 and more >= 0 else None
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except PermissionError:
-        return True
-    except OSError:
-        return False

@@ -56,8 +56,8 @@ def test_a_world_that_ends_well(tmp_path: Path) -> None:
     ranks = [json.loads((tmp_path / "ranks" / f"{rank}.json").read_text()) for rank in range(3)]
     assert [(rank["role"], rank["role_rank"]) for rank in ranks] == [("trainer", 0), ("trainer", 1), ("index", 0)]
     assert (tmp_path / "logs" / "index-0.log").exists()
-    (event,) = read_events(metrics_path(tmp_path, role="trainer", role_rank=1))
-    assert event["loss"] == 0.5
+    joined, step = read_events(metrics_path(tmp_path, role="trainer", role_rank=1))
+    assert (joined["event"], step["loss"]) == ("joined", 0.5)
     assert not list(tmp_path.glob("failures/*"))
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from realm_ds.comm.world import World
 from realm_ds.errors import DataError
+from realm_ds.files import write_durably
 from realm_ds.launch.failures import record_preemption
 from realm_ds.launch.node import leave_early
 from realm_ds.launch.rank import as_rank, run_as_rank
 from realm_ds.observe.notice import Notice
+from realm_ds.train.manifest import MANIFEST, step_folder
 
 
 def job(mode: str, folder: Path) -> None:
@@ -43,6 +45,7 @@ def _leave_when_asked(world: World, folder: Path) -> None:
     while not notice.is_given:
         time.sleep(0.05)
     if world.world_rank == 0:
+        write_durably(step_folder(folder, 3) / MANIFEST, "{}")
         record_preemption(folder, step=3)
     world.barrier(timeout_s=20, waiting_for="all ranks to finish")
     leave_early(world, folder=folder)

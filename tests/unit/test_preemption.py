@@ -16,6 +16,7 @@ from realm_ds.comm.loopback import LoopbackHub
 from realm_ds.comm.trainers import Trainers
 from realm_ds.comm.world import singleton
 from realm_ds.errors import REQUEUE, CheckpointError, IndexFault, Preempted
+from realm_ds.files import write_durably
 from realm_ds.index.client import IndexClient
 from realm_ds.index.exclusion import exclude_nothing
 from realm_ds.index.messages import MESSAGES, Stop
@@ -30,6 +31,7 @@ from realm_ds.launch.failures import (
 from realm_ds.launch.local import leaving_when_asked
 from realm_ds.launch.stages import prepare_run_folder
 from realm_ds.observe.notice import NOTICES, Notice
+from realm_ds.train.manifest import MANIFEST, step_folder
 from tests.support.tiny import tiny_config
 
 
@@ -62,12 +64,13 @@ def test_one_trainer_agrees_with_itself() -> None:
 def test_what_was_done_is_told(tmp_path: Path) -> None:
     text = f"asked to end before there was anything to keep in {tmp_path}: start it again, with or without --resume"
     assert explain_preemption(tmp_path) == text
-    record_preemption(tmp_path, step=7)
-    assert explain_preemption(tmp_path) == (
-        f"asked to end: checkpoint of step 7 is written in {tmp_path}; go on with --resume"
-    )
-    forget_last_world(tmp_path)
+    record_preemption(tmp_path, step=0)
     assert explain_preemption(tmp_path) == text
+    write_durably(step_folder(tmp_path, 7) / MANIFEST, "{}")
+    kept = f"asked to end: checkpoint of step 7 is written in {tmp_path}; go on with --resume"
+    assert explain_preemption(tmp_path) == kept
+    forget_last_world(tmp_path)  # a world that goes on from there, and is asked to end before it can say anything
+    assert explain_preemption(tmp_path) == kept
 
 
 def test_a_failure_on_the_way_out_is_a_failure(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from realm_ds.cli.main import app
 from realm_ds.errors import ConfigError, IndexFault
-from realm_ds.launch.failures import record_error, record_preemption, record_rank
+from realm_ds.files import write_durably
+from realm_ds.launch.failures import forget_last_world, read_records, record_error, record_preemption, record_rank
 from realm_ds.launch.watch import SILENT_S, keep_looking, look
 from realm_ds.observe.sinks import Sinks
 from realm_ds.observe.table import headline, print_once, show
+from realm_ds.train.manifest import MANIFEST, step_folder
 
 HOST = "node1"
 NOW = 1000.0
@@ -77,6 +79,7 @@ def test_how_a_run_ended(run: Path) -> None:
         write(run, role, (997.0, "ended", {}))
     view = look(run, now=NOW, host=HOST)
     assert (view.state, view.is_over, view.why) == ("done", True, "all 9 steps are done")
+    write_durably(step_folder(run, 2) / MANIFEST, "{}")
     record_preemption(run, step=2)
     view = look(run, now=NOW, host=HOST)
     assert view.state == "preempted"
@@ -85,6 +88,23 @@ def test_how_a_run_ended(run: Path) -> None:
     view = look(run, now=NOW, host=HOST)
     assert view.state == "failed"
     assert "IndexFault: version 1 could not be built" in view.why
+
+
+def test_a_run_that_starts_again_is_not_taken_for_what_it_was(run: Path) -> None:
+    write(run, "trainer", (997.0, "ended", {}))
+    forget_last_world(run)
+    view = look(run, now=NOW, host=HOST)
+    assert (view.state, view.is_over, view.why) == ("starting", False, "its ranks have not met yet")
+    write(run, "trainer", (998.0, "joined", {}))
+    record_rank(run, world_rank=0, role="trainer", role_rank=0, host=HOST)
+    view = look(run, now=NOW, host=HOST)
+    assert (view.state, view.is_over, view.ranks[0].state) == ("running", False, "works")
+
+
+def test_records_that_go_while_they_are_read_are_passed_over(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [*glob(self, pattern), self / "gone.json"])
+    assert [record["role"] for record in read_records(run / "ranks")] == ["trainer", "index"]
 
 
 def test_a_dead_run_is_called_so(run: Path) -> None:
