@@ -68,9 +68,16 @@ def as_rank(world: World, *, folder: Path, stage: str, threads: int = 0) -> Iter
     limit_threads(threads_for_rank(threads, ranks_here=len(world.ranks_here)))
     log_file = start_logs(folder, role=world.role, role_rank=role_rank, leads=leads)
     stacks = answer_sigusr2(log_file)
-    record_rank(folder, world_rank=world.world_rank, role=world.role, role_rank=role_rank, host=world.hostname)
     with stacks, Sinks(folder, role=world.role, role_rank=role_rank, stage=stage, tensorboard=leads) as sinks:
-        yield sinks
+        # In this order: of a rank that is there nobody reads how an earlier world of the same run ended.
+        sinks.write("joined")
+        record_rank(folder, world_rank=world.world_rank, role=world.role, role_rank=role_rank, host=world.hostname)
+        try:
+            yield sinks
+        except Exception as error:
+            # At once, before anything is closed: the earliest failure counts as the cause.
+            record_error(folder, error, pid=os.getpid())
+            raise
 
 
 def leave_a_keeper(folder: Path) -> None:

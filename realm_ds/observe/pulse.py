@@ -8,7 +8,8 @@ import faulthandler
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -54,6 +55,13 @@ class Pulse:
     def steps_over(self) -> None:
         """No further step is expected."""
         self._step_done_at = None
+
+    @contextmanager
+    def no_step_due(self) -> Iterator[None]:
+        """While the block runs no step is expected, as it takes as long as many; what it waits for it names itself."""
+        self._step_done_at = None
+        yield
+        self._step_done_at = self._clock()
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -1,7 +1,8 @@
 """What happened, for machines: one JSON line per event per rank, and TensorBoard from the leading trainer.
 
-Events: `step` (step, steps, means), `result` (the closing numbers of a stage), `notice` (a text for people), `alive`
-(every few seconds: pulse.py), `ended` (the last of a rank that was not killed), and what else a caller names. A line is
+Events: `step` (step, steps, means), `result` (the closing numbers of a stage), `remark` (a text for people), `joined`
+(the first of a rank in a world), `alive` (every few seconds: pulse.py), `ended` (the last, unless it was killed), and
+what else a caller names. A line is
 whole or absent, and is there as soon as it is written: readers follow the file of a live run.
 """
 
@@ -45,11 +46,11 @@ class Sinks:
         self._tracker: Tracker | None = None
 
     def also_to(self, tracker: Tracker | None) -> None:
-        """From now on means of steps go there as well; closed with these."""
+        """From now on curves go there as well; closed with these."""
         self._tracker = tracker
 
     def write(self, event: str, *, step: int | None = None, **values: Value) -> None:
-        """One event; numbers of a step also become curves."""
+        """One event; the numbers of some also become curves."""
         record: dict[str, Any] = {"event": event, "time": round(self._clock(), 3), "stage": self._stage}
         if step is not None:
             record["step"] = step
@@ -61,19 +62,19 @@ class Sinks:
                     line = line[self._file.write(line) :]
         except OSError as error:  # a full disk: say of which file
             raise OSError(error.errno, error.strerror, str(self._path)) from error
-        if self._board is not None and step is not None:
-            self._board.write(step, {f"{self._stage}/{name}": value for name, value in values.items()}, record["time"])
-        if self._tracker is not None and step is not None and event == "step":
-            numbers = {name: value for name, value in record.items() if name not in _NO_CURVE and _is_number(value)}
-            self._tracker.log(step, {f"{self._stage}/{name}": value for name, value in numbers.items()})
+        curves = _curves(record)
+        if self._board is not None and curves:
+            self._board.write(record["step"], curves, record["time"])
+        if self._tracker is not None and curves:
+            self._tracker.log(record["step"], curves)
 
-    def close(self) -> None:
-        """Close the files; events after this are an error."""
+    def close(self, *, failed: bool = False) -> None:
+        """Close the files; events after this are an error. A tracker also learns whether the rank has failed."""
         self._file.close()
         if self._board is not None:
             self._board.close()
         if self._tracker is not None:
-            self._tracker.close()
+            self._tracker.close(failed=failed)
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +82,7 @@ class Sinks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(failed=kind is not None)
 
 
 def read_events(path: Path, *, event: str | None = None, stage: str | None = None) -> Iterator[dict[str, Any]]:
@@ -107,11 +108,21 @@ def last_of_each_step(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]
     return [record for _, record in sorted({record["step"]: record for record in records}.items())]
 
 
+_MEASURES = ("step", "evaluated", "adopted")
+"""Events whose numbers make curves over steps: those of the others are there once, or in `step` as well."""
 _NO_CURVE = ("step", "steps", "time")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _curves(record: Mapping[str, Any]) -> dict[str, float]:
+    """The points that an event adds to curves, by their names; none from most events."""
+    if record["event"] not in _MEASURES or "step" not in record:
+        return {}
+    numbers = {name: value for name, value in record.items() if name not in _NO_CURVE}
+    return {
+        f"{record['stage']}/{name}": value
+        for name, value in numbers.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -147,14 +158,10 @@ class _Board:
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventFileWriter(str(folder), flush_secs=10)
 
-    def write(self, step: int, values: Mapping[str, Value], at: float) -> None:
+    def write(self, step: int, curves: Mapping[str, float], at: float) -> None:
         if self._writer is None:
             return
-        scalars = [
-            self._summary.Value(tag=name, simple_value=float(value))
-            for name, value in values.items()
-            if isinstance(value, int | float) and not isinstance(value, bool) and not name.endswith("/steps")
-        ]
+        scalars = [self._summary.Value(tag=name, simple_value=float(value)) for name, value in curves.items()]
         self._writer.add_event(self._event(step=step, wall_time=at, summary=self._summary(value=scalars)))
 
     def close(self) -> None:

@@ -99,6 +99,10 @@ class Evaluation:
         assert config.evaluate.every_steps is not None
         if step % config.evaluate.every_steps and step != config.pretrain.steps:
             return
+        with self._stage.pulse.no_step_due():
+            self._measure(step)
+
+    def _measure(self, step: int) -> None:
         started_at = time.perf_counter()
         # The index of the step just done: it is adopted, and nobody has to wait for it to be built.
         version, tower = self._refresher.query_tower(step - 1)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -140,7 +140,8 @@ class Trial:
         stage = Stage(
             config=config, folder=folder, world=singleton(), trainers=Trainers(singleton()), device=torch.device("cpu"),
             tokenizer=tokenizer, corpus=corpus, sinks=Sinks(folder, role="trainer", role_rank=0, stage="pretrain"),
-            notice=unused, pulse=unused, timer=unused, writer=unused,
+            notice=unused, timer=unused, writer=unused,
+            pulse=SimpleNamespace(no_step_due=nullcontext),
         )  # fmt: skip
 
         def query_tower(step: int) -> tuple[int, Tower]:

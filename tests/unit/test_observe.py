@@ -94,7 +94,8 @@ def test_curves_are_written_for_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     with Sinks(tmp_path, role="trainer", role_rank=0, stage="pretrain", tensorboard=True, clock=lambda: 5.0) as sinks:
-        sinks.write("step", step=7, loss=1.5, note="no curve")
+        sinks.write("saved", step=6, stall_ms=3.0)
+        sinks.write("step", step=7, steps=9, loss=1.5, note="no curve")
     (file,) = (tmp_path / "events" / "pretrain").iterdir()
     values = [(event.step, value) for event in EventFileLoader(str(file)).Load() for value in event.summary.value]
     assert [(step, value.tag, value.tensor.float_val[0]) for step, value in values] == [(7, "pretrain/loss", 1.5)]

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import types
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from realm_ds.errors import ConfigError
+from realm_ds.observe import trackers
 from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks, metrics_path, read_events
 from realm_ds.observe.trackers import check_tracker, open_tracker
@@ -84,6 +86,12 @@ def test_a_step_that_hangs_without_a_word_is_noticed(
         "has ended no step for 101 s, and names no wait"
     ]
     pulse.step_done(2)
+    with pulse.no_step_due():  # as an evaluation takes
+        clock.now = 900.0
+        pulse.beat()
+    clock.now = 999.0
+    pulse.beat()
+    assert log.read_text().count("test_a_step_that_hangs") == 1
     pulse.steps_over()
     clock.now = 2000.0
     pulse.beat()
@@ -116,8 +124,8 @@ class Wandb(types.ModuleType):
             raise OSError("connection lost")
         self.said.append((step, values))
 
-    def finish(self) -> None:
-        self.said.append("finished")
+    def finish(self, *, exit_code: int) -> None:
+        self.said.append(f"finished {exit_code}")
 
 
 @pytest.fixture
@@ -135,14 +143,75 @@ def test_steps_go_to_a_tracker_too(tmp_path: Path, wandb: Wandb) -> None:
         with Sinks(tmp_path, role="trainer", role_rank=0, stage="ict") as sinks:
             sinks.also_to(open_tracker("wandb", tmp_path, stage="ict", settings={"seed": 1}))
             sinks.write("step", step=step, steps=9, loss=0.5, note="x", worst=float("nan"))
-            sinks.write("saved", step=step)
+            sinks.write("saved", step=step, stall_ms=2.0)
     first, one, over, again, two, over_again = wandb.said
     assert (first["project"], first["mode"], first["resume"], first["config"]) == (  # type: ignore[index]
         "realm-ds", "offline", "allow", {"seed": 1},
     )  # fmt: skip
     assert first["id"] == again["id"]  # type: ignore[index]
     assert (one, two) == ((1, {"ict/loss": 0.5}), (2, {"ict/loss": 0.5}))
-    assert over == over_again == "finished"
+    assert over == over_again == "finished 0"
+
+
+def test_what_is_held_out_goes_to_a_tracker_too(tmp_path: Path, wandb: Wandb) -> None:
+    with Sinks(tmp_path, role="trainer", role_rank=0, stage="pretrain") as sinks:
+        sinks.also_to(open_tracker("wandb", tmp_path, stage="pretrain", settings={}))
+        sinks.write("start", step=0, steps=9, trainers=2)
+        sinks.write("adopted", step=3, version=1, changed_share=0.25)
+        sinks.write("evaluated", step=4, version=1, held_out_loss=2.0)
+        sinks.write("result", em=0.5)
+    assert wandb.said[1:] == [
+        (3, {"pretrain/version": 1, "pretrain/changed_share": 0.25}),
+        (4, {"pretrain/version": 1, "pretrain/held_out_loss": 2.0}),
+        "finished 0",
+    ]
+
+
+def test_a_run_that_fails_is_marked_so_and_does_not_wait_for_a_tracker(
+    tmp_path: Path, wandb: Wandb, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        with Sinks(tmp_path, role="trainer", role_rank=0, stage="ict") as sinks:
+            sinks.also_to(open_tracker("wandb", tmp_path, stage="ict", settings={}))
+            sinks.write("step", step=1, loss=0.5)
+            sinks.write("step", step=2, loss=0.5)
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        fail()
+    assert wandb.said[-1] == "finished 1"
+    for_ever = threading.Event()
+    monkeypatch.setattr(wandb, "finish", lambda *, exit_code: for_ever.wait())
+    monkeypatch.setattr(trackers, "CLOSE_FAILED_S", 0.01)
+    with pytest.raises(ValueError, match="boom"):
+        fail()
+    assert caplog.messages == ["wandb has not taken the last metrics within 0.01 s; metrics/ has all"]
+    for_ever.set()
+
+
+def test_a_slow_tracker_never_holds_training_up(
+    tmp_path: Path, wandb: Wandb, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, slow, taken = threading.Event(), threading.Event(), []
+
+    def log(values: dict[str, float], *, step: int) -> None:
+        begun.set()
+        slow.wait()
+        taken.append(step)
+
+    monkeypatch.setattr(wandb, "log", log)
+    monkeypatch.setattr(trackers, "QUEUED", 3)
+    tracker = open_tracker("wandb", tmp_path, stage="ict", settings={})
+    assert tracker is not None
+    tracker.log(1, {"loss": 1.0})
+    begun.wait()
+    for step in range(2, 21):
+        tracker.log(step, {"loss": 1.0})
+    slow.set()
+    tracker.close(failed=False)
+    assert taken == [1, 2, 3, 4]
+    assert caplog.messages == ["wandb is too slow: it lacks steps from 5 on; metrics/ has all"]
+    assert wandb.said[-1] == "finished 0"
 
 
 def test_an_account_is_used_where_there_is_one(tmp_path: Path, wandb: Wandb, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +229,7 @@ def test_a_tracker_that_fails_is_let_go(
     assert tracker is not None
     for step in (8, 9, 10):
         tracker.log(step, {"loss": 1.0})
-    tracker.close()
+    tracker.close(failed=False)
     assert [record.getMessage() for record in caplog.records] == [
         "wandb does not take the metrics (OSError: connection lost): the run goes on without; they are in metrics/ and "
         "events/ as well"
@@ -186,5 +255,5 @@ def test_the_real_libraries_work_without_a_network(name: str, tmp_path: Path, mo
     tracker = open_tracker(name, tmp_path, stage="ict", settings={"seed": 1})  # type: ignore[arg-type]
     assert tracker is not None
     tracker.log(1, {"ict/loss": 0.5})
-    tracker.close()
+    tracker.close(failed=True)
     assert any((tmp_path / ("wandb" if name == "wandb" else "mlruns")).iterdir())
