@@ -16,6 +16,7 @@ from realm_ds.errors import REQUEUE, Preempted
 from realm_ds.index.messages import MESSAGES
 from realm_ds.index.vitals import Tell
 from realm_ds.launch.failures import explain_preemption, record_preemption
+from realm_ds.launch.offload import check_disk_folders
 from realm_ds.launch.rank import as_rank
 from realm_ds.observe.logs import log_path
 from realm_ds.observe.notice import Notice
@@ -126,6 +127,7 @@ def _train(
 
     stage = open_stage(world, config, folder=folder, sinks=sinks, notice=notice, pulse=pulse)
     deepspeed_json = load_deepspeed(config.runtime.deepspeed)
+    check_disk_folders(deepspeed_json)
     if name == "pretrain":
         from realm_ds.train.pretrain import pretrain
 

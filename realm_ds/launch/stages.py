@@ -85,19 +85,18 @@ def show_stage(stage: StageName, *, load_config: Callable[[], RealmConfig], run_
         bar.finish(f"{bar.done} steps: {bar.now}" if bar.done else "there was nothing left to do")
 
 
-def check_inputs(stage: StageName, config: RealmConfig) -> None:
+def check_inputs(stage: StageName, config: RealmConfig, *, others_wait_s: float | None = None) -> None:
     """Look at what a stage reads before any process is started for it: seconds instead of minutes to a mistake.
 
+    `others_wait_s` says how long the ranks that a launcher has started wait for this; None if none has been.
     Raises DataError, ConfigError or CheckpointError for what is absent, damaged, of another tokenizer or too small.
     """
-    check_offload(check_deepspeed(config))
+    check_offload(check_deepspeed(config), others_wait_s=others_wait_s)
     check_tracker(config.runtime.tracker)
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     if stage == "pretrain" or (stage == "ict" and config.ict.encoder_warmup):
-        if config.data.pretrain is None:
-            raise ConfigError("data.pretrain is not set: name the folder of pre-training tar shards (X)")
-        open_manifest(config.data.pretrain, kind="pretrain", fingerprint=tokenizer.fingerprint)
+        open_manifest(config.data.pretrain_folder, kind="pretrain", fingerprint=tokenizer.fingerprint)
     if stage == "pretrain":
         passage_range(corpus.count, 0, config.index.num_shards)
         if config.index.builders:
@@ -106,10 +105,8 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
         _check_index(config, num_passages=corpus.count)
         _check_evaluation(config, fingerprint=tokenizer.fingerprint)
     if stage == "qa":
-        if config.qa.data is None:
-            raise ConfigError("qa.data is not set: name the folder of train.jsonl, dev.jsonl and test.jsonl")
         for split in ("train", "dev", "test"):
-            load_questions(config.qa.data / f"{split}.jsonl")
+            load_questions(config.qa.folder / f"{split}.jsonl")
     if config.model.start_from is not None:
         check_start(config.model.start_from)
 
@@ -169,8 +166,7 @@ def _check_evaluation(config: RealmConfig, *, fingerprint: str) -> None:
             sentences = open_manifest(held_out, kind="pretrain", fingerprint=fingerprint)
         except DataError as error:
             raise DataError(f"data.held_out: {error}") from error
-        assert config.data.pretrain is not None
-        if sentences.digest == open_manifest(config.data.pretrain, kind="pretrain", fingerprint=None).digest:
+        if sentences.digest == open_manifest(config.data.pretrain_folder, kind="pretrain", fingerprint=None).digest:
             raise ConfigError(
                 f"data.held_out={held_out} holds the same sentences as data.pretrain={config.data.pretrain}: what is "
                 "trained on tells nothing of what is not; name shards of other text"
@@ -194,7 +190,7 @@ def _take_part(
     if is_on_its_own and leads:
         # The others wait for this rank when they join.
         config = with_local_encoder(config)
-        check_inputs(stage, config)
+        check_inputs(stage, config, others_wait_s=config.runtime.wait_timeout_s)
         prepare_run_folder(run_folder, config, resume=resume)
         forget_last_world(run_folder)
     run_rank(stage, config=config, folder=run_folder, resume=resume, notice=notice)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from realm_ds.launch.offload import BUILD_COMMAND
 from tests.ranks.programs import nvme
 from tests.support.worlds import run_ranks
 
@@ -14,8 +15,7 @@ EXTENSIONS = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cach
 
 @pytest.mark.skipif(
     not list(EXTENSIONS.rglob("async_io.so")),
-    reason="DeepSpeed's async_io is not built here; with libaio-dev, after six minutes of one core: "
-    "python -c 'from realm_ds.train.engine import build_disk_operator as build; build()'",
+    reason="DeepSpeed's async_io is not built here; with libaio-dev, after six minutes of one core: " + BUILD_COMMAND,
 )
 def test_a_run_on_disk_trains_as_plain_pytorch_does(tmp_path: Path) -> None:
     outcome = run_ranks(nvme, processes=2, timeout_s=240, env={"REALM_NVME": str(tmp_path)})

@@ -17,6 +17,7 @@ def settings(folder: Path) -> dict:
 def test_nothing_is_built_unless_a_disk_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it was"))
     check_offload({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}})
+    check_offload({"zero_optimization": {"stage": 3, "offload_param": None}})
     check_offload({})
 
 
@@ -37,7 +38,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             "raise RuntimeError('no libaio')",
             "is not to be had here (RuntimeError: no libaio): install libaio's headers",
         ),
-        ("import time; time.sleep(60)", "took more than 0.5 s: if no other process builds it, one that was killed has"),
+        ("import time; time.sleep(60)", "took more than 0.5 s: remove the folder async_io below TORCH_EXTENSIONS_DIR"),
     ],
 )
 def test_an_operator_that_cannot_be_built_is_told(
@@ -54,3 +55,17 @@ def test_an_operator_that_cannot_be_built_is_told(
 def test_an_operator_that_is_there_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offload, "_BUILD", "pass")
     check_offload(settings(tmp_path))
+
+
+def test_only_folders_on_a_disk_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "_BUILD", "pass")
+    (tmp_path / "file").touch()
+    section = settings(tmp_path)["zero_optimization"]
+    for param in (None, {"device": "cpu", "nvme_path": str(tmp_path / "file" / "below")}):
+        check_offload({"zero_optimization": {**section, "offload_param": param}})
+
+
+def test_ranks_that_wait_hear_why_before_they_give_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "_BUILD", "import time; time.sleep(60)")
+    with pytest.raises(ConfigError, match=r"took more than 0\.4 s: .* before the run is started: python -m "):
+        check_offload(settings(tmp_path), others_wait_s=0.5)
