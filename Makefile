@@ -6,8 +6,9 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
 MADE_FROM := setup.cfg pyproject.toml constraints.txt
+EXTRAS ?= cpu,demo,dev
+READY := $(VENV)/.ready-$(EXTRAS)
 ARGS ?=
 
 .PHONY: demo test lint setup
@@ -30,5 +31,5 @@ $(READY): $(MADE_FROM)
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11 or newer, or name it: make PYTHON=python3" >&2; exit 1; }
 	@echo "setting up $(VENV) (once; a few minutes, about 2 GB)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,demo,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $(READY)
