@@ -90,7 +90,7 @@ def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
                     "step": info.step,
                     "drawn_s": drawn_at - started_at,
                     "after_s": time.perf_counter() - drawn_at,
-                    "wait_s": info.waits["wait_for_index_ms"] / 1e3,
+                    "wait_s": info.wait_s,
                     "version": info.facts["version"],
                     "ended_at": time.time(),
                 }

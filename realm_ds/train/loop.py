@@ -35,10 +35,11 @@ class StepInfo:
     """By name, after the last record of the step."""
     measures: Sequence[Measures]
     """Of each micro-batch."""
-    waits: Mapping[str, float] = field(default_factory=dict)
-    """Further figures of the step, averaged over steps and trainers."""
-    shares: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Likewise, as (value, weight). The names are the same in every step of every trainer, if only with weight 0."""
+    wait_s: float = 0.0
+    """Seconds of the step in which this trainer waited for the index."""
+    figures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Further means over steps and trainers, as (value, weight). The names are the same in every step of every trainer,
+    if only with weight 0."""
     facts: Mapping[str, float] = field(default_factory=dict)
     """What has no mean: the same on all trainers, such as the index version, or known to trainer 0 alone."""
     index: Callable[[], IndexState] | None = None
@@ -155,7 +156,5 @@ def _pairs(info: StepInfo) -> Iterator[tuple[str, Any, float]]:
     for measured in info.measures:
         for name, (value, weight) in measured.values.items():
             yield name, value, weight
-    for name, value in info.waits.items():
-        yield name, value, 1.0
-    for name, (value, weight) in info.shares.items():
+    for name, (value, weight) in info.figures.items():
         yield name, value, weight

@@ -149,14 +149,16 @@ def _steps(
         measures = engine.train_step(inputs, step=step, timer=timer)
         probe_wait_s = staleness.measure(step)
         builds.take(client.build_reports())
-        timer.move(sum(part.candidates.wait_s for part in retrieved), source="data", to="wait_for_index")
+        wait_s = sum(part.candidates.wait_s for part in retrieved)
+        timer.move(wait_s, source="data", to="wait_for_index")
         timer.add("wait_for_index", probe_wait_s)
+        search_ms = sum(part.candidates.search_ms for part in retrieved) / len(retrieved)
         yield StepInfo(
             step=step + 1,
             streams={EXAMPLES: retrieved[-1].state},
             measures=measures,
-            waits={"search_ms": sum(part.candidates.search_ms for part in retrieved) / len(retrieved)},
-            shares={"index_recall": _recall(client)},
+            wait_s=wait_s + probe_wait_s,
+            figures={"search_ms": (search_ms, 1.0), "index_recall": _recall(client)},
             facts={
                 "version": retrieved[0].candidates.version,
                 "staleness_steps": schedule.age_in_steps(step),
