@@ -6,18 +6,15 @@ Shapes: N passages of the corpus, P embedding.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from realm_ds.comm.trainers import Trainers
 from realm_ds.config.base import StageName
-from realm_ds.config.stages import QaConfig
 from realm_ds.data.question_files import load_questions, question_order
 from realm_ds.data.records import Question
 from realm_ds.data.redeal import StreamState
-from realm_ds.errors import ConfigError
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.eval.qa import ReadingSizes, Row, answer_questions, majority_answers, summarise
 from realm_ds.files import write_durably
@@ -27,6 +24,7 @@ from realm_ds.models.towers import Embedder
 from realm_ds.train.engine import Engine
 from realm_ds.train.find import PassageFinder
 from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
+from realm_ds.train.manifest import saved_steps
 from realm_ds.train.recall import embed_passages
 from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.stage import Stage
@@ -44,8 +42,10 @@ def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -
     Writes `export/` (query tower and reader), `qa/SPLIT.json` (scores) and `qa/SPLIT.jsonl` (a row for each question).
     """
     settings = stage.config.qa
-    train = load_questions(questions_folder(settings) / "train.jsonl")
+    train = load_questions(settings.folder / "train.jsonl")
     model, corpus = _model_and_corpus(stage)
+    if stage.must_leave():  # A trainer that was asked to end has left passages out: nothing may be made of them.
+        return Ending(step=max(saved_steps(stage.folder), default=0), is_early=True)
     finder = PassageFinder(train, corpus, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage))
     engine = Engine(
         QaObjective(model, find=finder),
@@ -74,7 +74,7 @@ def evaluate_split(
 ) -> dict[str, Any]:
     """Answer a split's questions, dealt out to the trainers, and write rows and scores. Collective."""
     settings, trainers = stage.config.qa, stage.trainers
-    questions = load_questions(questions_folder(settings) / f"{split}.jsonl")
+    questions = load_questions(settings.folder / f"{split}.jsonl")
     own = questions[trainers.rank :: trainers.size]
     rows = answer_questions(
         model,
@@ -128,7 +128,8 @@ def _steps(
 
 
 def _model_and_corpus(stage: Stage) -> tuple[QaModel, CorpusIndex]:
-    """The networks to fine-tune, and the corpus as the passage tower sees it before that."""
+    """The networks to fine-tune, and the corpus as the passage tower sees it before that: not all of it where a trainer
+    was asked to end meanwhile."""
     config = stage.config
     realm = stage.model()
     vectors_NP = _embed_corpus(stage, realm.passage_tower)
@@ -156,7 +157,9 @@ def _embed_corpus(stage: Stage, tower: Embedder) -> np.ndarray:
         config.data.corpus, stage.corpus, shard_rank=trainers.rank, num_shards=trainers.size,
         max_tokens=config.data.passage_tokens,
     )  # fmt: skip
-    own_NP = embed_passages(tower.eval(), part, config=config, special=stage.tokenizer.special)
+    own_NP = embed_passages(
+        tower.eval(), part, config=config, special=stage.tokenizer.special, unless=lambda: stage.notice.is_given
+    )  # fmt: skip
     parts = [
         trainers.broadcast_bytes(own_NP.tobytes() if rank == trainers.rank else None, source=rank)
         for rank in range(trainers.size)
@@ -187,10 +190,3 @@ def _sizes(stage: Stage) -> ReadingSizes:
         passage_tokens=stage.config.data.passage_tokens,
         read=settings.read,
     )
-
-
-def questions_folder(settings: QaConfig) -> Path:
-    """qa.data, which has no default."""
-    if settings.data is None:
-        raise ConfigError("qa.data is not set: name the folder of train.jsonl, dev.jsonl and test.jsonl")
-    return settings.data

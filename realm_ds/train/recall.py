@@ -1,6 +1,6 @@
 """How well towers retrieve: the corpus embedded once, then statements or questions put to all of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,8 +20,11 @@ Recalls = dict[int, float]
 """Share of queries with a gold passage among the first k, by k."""
 
 
-def embed_passages(tower: Embedder, passages: PassageShard, *, config: RealmConfig, special: SpecialIds) -> np.ndarray:
-    """Vectors of all passages of the shard in corpus order, float32 (N, P)."""
+def embed_passages(
+    tower: Embedder, passages: PassageShard, *, config: RealmConfig, special: SpecialIds,
+    unless: Callable[[], bool] = lambda: False,
+) -> np.ndarray:  # fmt: skip
+    """Vectors of all passages of the shard in corpus order, float32 (N, P); of some alone once `unless` holds."""
     embedder = ShardEmbedder(
         passages,
         special=special,
@@ -29,9 +32,10 @@ def embed_passages(tower: Embedder, passages: PassageShard, *, config: RealmConf
         batch_tokens=config.index.embed_batch_tokens,
         width=tower.dense.out_features,
     )
-    vectors_NP = np.empty((len(passages), tower.dense.out_features), dtype=np.float32)
+    vectors_NP = np.zeros((len(passages), tower.dense.out_features), dtype=np.float32)
     for _ in embedder.run(embed_with(tower), vectors_NP):
-        pass
+        if unless():
+            break
     return vectors_NP
 
 

@@ -29,8 +29,10 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fine_tune(data, tmp_path_factory.mktemp("run"), zero_stage=2)
 
 
-def fine_tune(data: Path, folder: Path, *, zero_stage: int, resume: bool = False) -> Path:
-    given = json.dumps({"data": str(data), "folder": str(folder), "zero_stage": zero_stage, "resume": resume})
+def fine_tune(data: Path, folder: Path, *, zero_stage: int, resume: bool = False, asked: bool = False) -> Path:
+    given = json.dumps(
+        {"data": str(data), "folder": str(folder), "zero_stage": zero_stage, "resume": resume, "asked": asked}
+    )
     outcome = run_ranks(qa_job, processes=2, env={qa_job.ARGUMENTS: given}, timeout_s=240)
     assert outcome.code == 0, outcome.output
     return folder
@@ -66,6 +68,12 @@ def test_a_resumed_run_is_the_same_to_the_bit(data: Path, run: Path, tmp_path: P
     whole = losses(run)
     assert losses(stopped) == {step: whole[step] for step in range(qa_job.SAVED_AT + 1, qa_job.STEPS + 1)}
     assert rows(stopped, "test") == rows(run, "test")
+
+
+def test_who_is_asked_to_end_does_not_embed_the_whole_corpus_first(data: Path, tmp_path: Path) -> None:
+    fine_tune(data, tmp_path, zero_stage=2, asked=True)
+    assert not (tmp_path / "checkpoints").exists()
+    assert not losses(tmp_path)
 
 
 def test_zero_3_gives_the_same_losses_and_weights_within_rounding(data: Path, run: Path, tmp_path: Path) -> None:
