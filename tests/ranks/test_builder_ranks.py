@@ -1,13 +1,30 @@
 """Builder ranks over real MPI: right answers in every version, whatever the split and the timing."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from realm_ds.config.load import dump
+from realm_ds.launch.failures import explain_end, read_records
+from realm_ds.launch.stages import num_processes
 from tests.ranks import builder_job
+from tests.support.tiny import make_data, tiny_config
 from tests.support.worlds import run_ranks
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from realm_ds.config.load import load
+from realm_ds.index.range_embedder import RangeEmbedder
+from realm_ds.launch.stages import launch_stage
+
+RangeEmbedder._embedded = lambda self, snapshot: os.kill(os.getpid(), signal.SIGKILL)
+folder = Path({folder!r})
+launch_stage("pretrain", load_config=lambda: load(folder / "config.yaml"), run_folder=folder, resume=False)
+"""
 
 
 def run(folder: Path, *, num_builders: int, num_shards: int, embed_sleep_s: float) -> dict[str, dict[str, Any]]:
@@ -42,3 +59,20 @@ def test_a_builder_that_cannot_embed_ends_the_world_with_its_reason(tmp_path: Pa
     outcome = run_ranks(builder_job, processes=5, env=env, timeout_s=60)
     assert outcome.code != 0
     assert "for index version 2 (step 2) failed: ValueError: weights of another model" in outcome.output
+
+
+def test_a_killed_builder_ends_a_run_soon_and_is_named(tmp_path: Path) -> None:
+    make_data(tmp_path / "data")
+    config, folder = tiny_config(tmp_path / "data", **{"index.builders": 1, "index.num_shards": 1}), tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump(config))
+    outcome = run_ranks(
+        KILLED.format(folder=str(folder)), processes=num_processes("pretrain", config), timeout_s=240
+    )  # fmt: skip
+    ended_at = time.time()
+    assert outcome.code != 0
+    (death, *_) = sorted(read_records(folder / "failures"), key=lambda record: record["time"])
+    assert ended_at - death["time"] < 30
+    said = explain_end(folder, code=outcome.code, log=folder / "logs" / "world.log")
+    assert said.startswith("builder 0 (world rank ")
+    assert "): killed by SIGKILL: if nobody did that, the machine ran out of memory" in said
