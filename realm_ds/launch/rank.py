@@ -74,6 +74,8 @@ def as_rank(world: World, *, folder: Path, stage: str, threads: int = 0) -> Iter
         record_rank(folder, world_rank=world.world_rank, role=world.role, role_rank=role_rank, host=world.hostname)
         try:
             yield sinks
+        except Preempted:
+            raise
         except Exception as error:
             # At once, before anything is closed: the earliest failure counts as the cause.
             record_error(folder, error, pid=os.getpid())

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from realm_ds.errors import Preempted
 from realm_ds.observe.trackers import Tracker
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Sinks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(failed=kind is not None)
+        self.close(failed=kind is not None and not issubclass(kind, Preempted))
 
 
 def read_events(path: Path, *, event: str | None = None, stage: str | None = None) -> Iterator[dict[str, Any]]:

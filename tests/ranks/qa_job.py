@@ -38,7 +38,7 @@ def main(data: Path, folder: Path, *, zero_stage: int, resume: bool, asked: bool
         if asked:  # one trainer of two, while it embeds its part of the corpus
             notice.name = "SIGTERM" if world.trainer_rank == 1 else ""
         stage = open_stage(world, config, folder=folder, sinks=sinks, notice=notice, pulse=pulse)
-        ending = train_qa(stage, deepspeed_json=load_deepspeed(packaged_deepspeed(zero_stage)), resume=resume)
+        ending = train_qa(stage, deepspeed_json=load_deepspeed(packaged_deepspeed(f"zero{zero_stage}")), resume=resume)
         assert ending.is_early == asked
         stage.trainers.close()
     world.barrier(timeout_s=60, waiting_for="all ranks to finish")
