@@ -2,6 +2,12 @@
 
 import signal
 
+from hypothesis import settings
+
+# Other processes want the cores too: how long an example takes says nothing.
+settings.register_profile("realm", deadline=None)
+settings.load_profile("realm")
+
 
 def pytest_configure() -> None:
     """Ctrl-C works in tests wherever they run: a shell starts what goes on in the background with SIGINT ignored."""

@@ -6,6 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 StageName = Literal["ict", "pretrain", "qa"]
 """Stages of training; each has the section of settings of its name."""
+MarginalForm = Literal["joint", "per_token"]
+"""Where the sum over candidates is taken (PretrainConfig.marginal)."""
+MaskingKind = Literal["salient", "bert", "random_span"]
+"""Which part of x is hidden (PretrainConfig.masking)."""
 
 TrackerName = Literal["none", "wandb", "mlflow"]
 """Where metrics can go beside the run folder."""

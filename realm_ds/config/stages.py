@@ -1,11 +1,11 @@
 """Settings of the stages of training and of what is measured meanwhile. The text under a field is its help."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from realm_ds.config.base import Count, Probability, Rate, Section, Steps
+from realm_ds.config.base import Count, MarginalForm, MaskingKind, Probability, Rate, Section, Steps
 from realm_ds.errors import ConfigError
 
 
@@ -85,9 +85,9 @@ class PretrainConfig(StageConfig):
     has a place to go (section 3.4). Without it retrieval utility has nothing to be measured against."""
     temperature: Rate = 1.0
     """The relevance of every candidate is divided by it before the softmax; the paper has none."""
-    marginal: Literal["joint", "per_token"] = "joint"
+    marginal: MarginalForm = "joint"
     """joint: product over masked tokens, then sum over candidates (paper Eq. 1). per_token: Google's released code."""
-    masking: Literal["salient", "bert", "random_span"] = "salient"
+    masking: MaskingKind = "salient"
     """salient: one salient span of x (section 3.4). bert: single wordpieces at random, mask_rate of them. random_span:
     one span anywhere, of random length. The latter two are the paper's ablations (Table 2)."""
     mask_rate: Annotated[float, Field(gt=0, le=1)] = 0.15

@@ -5,8 +5,8 @@ span at random. Every choice is a pure function of (seed, epoch, id). Finding th
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
+from realm_ds.config.base import MaskingKind
 from realm_ds.data.chance import chosen, fraction, permutation, pick
 from realm_ds.data.records import NO_ARTICLE, Example, SpecialIds, article_id
 from realm_ds.data.redeal import StreamState
@@ -16,7 +16,6 @@ MAX_IDLE_EPOCHS = 2
 """Epochs in which nothing could be used before we say so, rather than read for ever."""
 
 
-MaskingKind = Literal["salient", "bert", "random_span"]
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
 """Of BERT's chosen wordpieces: how many become [MASK], and how many another wordpiece; the rest stays (BERT, 3.1)."""
 SPAN_STOPS, LONGEST_SPAN = 0.2, 10
@@ -88,9 +87,9 @@ def mask_wordpieces(
     known = [place for place, piece in enumerate(ids) if piece not in _fixed(special)]
     if not known:
         return None
-    is_chosen = chosen(len(ids), masking.rate, "masks", *made_for)
+    is_chosen = chosen(len(ids), masking.rate, "bert masks", *made_for)
     places = [place for place in known if is_chosen[place]] or [known[pick(len(known), "only mask", *made_for)]]
-    kept = permutation(len(places), "kept masks", *made_for)[:max_masks]
+    kept = permutation(len(places), "kept bert masks", *made_for)[:max_masks]
     places = [places[number] for number in sorted(kept.tolist())]
     hidden = {}
     for place in places:
@@ -222,7 +221,7 @@ def mask_more(
         made_for = (seed, state.epoch, masked.id)
         rate = longest_rate * fraction("mask rate", *made_for)
         is_chosen = chosen(len(masked.ids), rate, "masks", *made_for)
-        fixed = {0, len(masked.ids) - 1}
+        fixed = {0, len(masked.ids) - 1, *masked.mask_positions}
         positions = [
             place
             for place, piece in enumerate(masked.ids)

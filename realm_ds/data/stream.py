@@ -60,11 +60,6 @@ class RecordStream(Generic[Record]):
         self._window_epoch = -1
         self._window_start = 0
 
-    @property
-    def state(self) -> StreamState:
-        """After the record read last."""
-        return self._state
-
     def go_on(self, states: Sequence[StreamState]) -> None:
         """Go on where all readers of a run left off together; another number of them than now is re-dealt.
 
@@ -72,9 +67,9 @@ class RecordStream(Generic[Record]):
         """
         if len(states) not in (0, self._num_readers):
             states = redeal(states, total=self._total, num_readers=self._num_readers)
-        self.start_at(states[self._reader] if states else StreamState())
+        self._start_at(states[self._reader] if states else StreamState())
 
-    def start_at(self, state: StreamState) -> None:
+    def _start_at(self, state: StreamState) -> None:
         """Go on with the record that followed this state."""
         longest = sum(part.stop - part.start for part in state.rest) if state.rest else self.num_records
         is_within = all(0 <= part.start < part.stop <= self._total and part.epoch >= 0 for part in state.rest)

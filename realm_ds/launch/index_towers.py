@@ -19,8 +19,8 @@ from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.index.store import VERSION_NAME, PartFault, check_snapshot
 from realm_ds.launch.index_store import snapshot_step
 from realm_ds.models.hf_realm import open_tower, read_config, weights_file
-from realm_ds.models.names import HF_EMBEDDER, PASSAGE_TOWER, QUERY_TOWER, check_export, is_hf_realm
-from realm_ds.models.realm import frozen_tower, strip_prefix
+from realm_ds.models.names import HF_EMBEDDER, PASSAGE_TOWER, QUERY_TOWER, check_export, is_hf_realm, strip_prefix
+from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import PROJECTION_FILE, Embedder
 
 WEIGHTS_FILE = "model.safetensors"

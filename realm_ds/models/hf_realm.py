@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import BertConfig
 
 from realm_ds.errors import CheckpointError
-from realm_ds.models.names import HF_EMBEDDER, HF_ENCODER, QUERY_TOWER
+from realm_ds.models.names import HF_EMBEDDER, HF_ENCODER, QUERY_TOWER, strip_prefix
 from realm_ds.models.towers import Embedder, with_dropout
 
 Names = tuple[tuple[str, str | None], ...]
@@ -120,14 +120,24 @@ def flipped(names: Names) -> Names:
 def _read_towers(folder: Path) -> tuple[Weights, Weights]:
     """Of queries and of passages; the same object where there is one embedder."""
     state = _read_weights(folder)
-    passage, query = _of_scorer(state, "embedder."), _of_scorer(state, "query_embedder.")
+    passage, query = strip_prefix(state, "embedder"), strip_prefix(state, "query_embedder")
     passage_tower = renamed(passage or state, TOWER_NAMES)
-    # A scorer with one embedder holds it twice, or, where its file was written by hand, once.
-    return (renamed(query, TOWER_NAMES) if query else passage_tower), passage_tower
+    if not query:  # A scorer with one embedder holds it twice, or, where its file was written by hand, once.
+        return passage_tower, passage_tower
+    query_tower = renamed(query, TOWER_NAMES)
+    _check_same_names(query_tower, passage_tower, folder)
+    return query_tower, passage_tower
 
 
-def _of_scorer(state: Mapping[str, Tensor], prefix: str) -> Weights:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+def _check_same_names(query_tower: Weights, passage_tower: Weights, folder: Path) -> None:
+    unpaired = {**query_tower, **passage_tower}
+    for name in query_tower.keys() & passage_tower.keys():
+        del unpaired[name]
+    if unpaired:
+        name = min(renamed(unpaired, flipped(TOWER_NAMES)))
+        raise CheckpointError(
+            f"the scorer in {folder} has {name!r} in only one of embedder and query_embedder: copy the checkpoint again"
+        )
 
 
 def _tie_head(encoder: Weights, folder: Path) -> None:

@@ -4,12 +4,11 @@ Shapes: B batch, C candidates (the null passage first, where there is one), M ma
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-MarginalForm = Literal["joint", "per_token"]
+from realm_ds.config.base import MarginalForm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +16,8 @@ class Marginal:
     """The loss and what a run logs beside it; every field but `loss` is detached and per example."""
 
     loss: Tensor
+    p_z_BC: Tensor
+    """p(z|x) of each candidate."""
     log_likelihood_B: Tensor
     """log p(y|x), the sum over masked tokens."""
     ru_marginal_B: Tensor | None
@@ -39,7 +40,8 @@ def marginal_likelihood(
     mean over masked tokens. Both means are over one trainer's micro-batch; DeepSpeed averages those over trainers.
 
     relevance_BC: the logits of p(z|x), inner products of query and candidate vectors. token_log_p_BCM: log p(y_m|z, x)
-    of each masked token. masks_BM: 1 where there is a target, 0 in padding. The null passage is candidate 0.
+    of each masked token. masks_BM: 1 where there is a target, 0 in padding. `has_null`: candidate 0 is the null
+    passage, and retrieval utility is measured against it.
     """
     log_p_z_BC = torch.log_softmax(relevance_BC, dim=-1)
     token_log_p_BCM = token_log_p_BCM * masks_BM.unsqueeze(1)
@@ -54,13 +56,18 @@ def marginal_likelihood(
         loss = -marginal_BM.sum() / masks_BM.sum().clamp(min=1)
     with torch.no_grad():
         p_z_BC = log_p_z_BC.exp()
-        null_log_p_B = passage_log_p_BC[:, 0]
-        best_log_p_B = passage_log_p_BC[:, 1:].amax(dim=-1) if has_null else None
+        ru_marginal_B = ru_doc_B = null_share_B = None
+        if has_null:
+            null_log_p_B = passage_log_p_BC[:, 0]
+            ru_marginal_B = (log_likelihood_B - null_log_p_B) / num_masks_B
+            ru_doc_B = (passage_log_p_BC[:, 1:].amax(dim=-1) - null_log_p_B) / num_masks_B
+            null_share_B = p_z_BC[:, 0]
         return Marginal(
             loss=loss,
+            p_z_BC=p_z_BC,
             log_likelihood_B=log_likelihood_B.detach(),
-            ru_marginal_B=(log_likelihood_B - null_log_p_B) / num_masks_B if has_null else None,
-            ru_doc_B=(best_log_p_B - null_log_p_B) / num_masks_B if best_log_p_B is not None else None,
-            null_share_B=p_z_BC[:, 0] if has_null else None,
+            ru_marginal_B=ru_marginal_B,
+            ru_doc_B=ru_doc_B,
+            null_share_B=null_share_B,
             entropy_B=-(p_z_BC * log_p_z_BC).sum(dim=-1),
         )

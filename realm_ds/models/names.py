@@ -1,10 +1,13 @@
 """What the three networks are called, and what kind of folder one can start from; without torch, so that it can be
 asked before anything is started."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from realm_ds.errors import CheckpointError
 
+Weight = TypeVar("Weight")
 QUERY_TOWER, PASSAGE_TOWER, ENCODER = "query_tower", "passage_tower", "encoder"
 """Folders of an export, and the names of the three networks in every state dict."""
 HF_EMBEDDER, HF_ENCODER = "embedder", "encoder"
@@ -42,3 +45,8 @@ def check_start(folder: Path) -> None:
 def is_hf_realm(folder: Path) -> bool:
     """Does the folder hold Google's REALM, and not an export of ours?"""
     return (folder / HF_EMBEDDER / "config.json").is_file()
+
+
+def strip_prefix(state: Mapping[str, Weight], prefix: str) -> dict[str, Weight]:
+    """The part of a state dict that belongs to one sub-module."""
+    return {name.removeprefix(prefix + "."): value for name, value in state.items() if name.startswith(prefix + ".")}

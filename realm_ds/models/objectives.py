@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from realm_ds.models.marginal import MarginalForm, marginal_likelihood
+from realm_ds.config.base import MarginalForm
+from realm_ds.models.marginal import marginal_likelihood
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import TokenBatch
 
@@ -72,8 +73,7 @@ class MarginalObjective(nn.Module):
         marginal = marginal_likelihood(logits_BC, log_p_BCM, masks_BM, self.form, has_null=self.has_null)
         num_queries, num_masks = float(len(query_BP)), float(masks_BM.sum())
         with torch.no_grad():
-            p_z_BC1 = torch.softmax(logits_BC, dim=-1).unsqueeze(-1)
-            right_BM = (p_z_BC1 * is_right_BCM).sum(dim=1) * masks_BM
+            right_BM = (marginal.p_z_BC.unsqueeze(-1) * is_right_BCM).sum(dim=1) * masks_BM
         per_query = {
             "retrieval_utility": marginal.ru_marginal_B,
             "ru_doc": marginal.ru_doc_B,

@@ -1,11 +1,10 @@
-"""The three networks that a run trains, as one module, and how they start. The objectives over them live in train/."""
+"""The three networks that a run trains, as one module, and how they start. Objectives are objectives.py's."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModel, PreTrainedConfig
 
 from realm_ds.config.schema import ModelConfig
@@ -67,8 +66,8 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
         realm.passage_tower.load_state_dict(realm.query_tower.state_dict())
     if model.start_from is not None:
         check_start(model.start_from)
-        load = load_hf_realm if is_hf_realm(model.start_from) else load_export
-        load(realm, model.start_from)
+        fill = load_hf_realm if is_hf_realm(model.start_from) else load_export
+        fill(realm, model.start_from)
     elif model.encoder is not None:
         folder = encoder_folder(model.encoder)
         bert = AutoModel.from_pretrained(folder, local_files_only=True)
@@ -120,8 +119,3 @@ def load_hf_realm(realm: RealmModel, folder: Path) -> None:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[1].strip() if len(lines) > 1 else lines[0]
-
-
-def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The part of a state dict that belongs to one sub-module."""
-    return {name.removeprefix(prefix + "."): value for name, value in state.items() if name.startswith(prefix + ".")}

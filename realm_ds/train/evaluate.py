@@ -122,7 +122,7 @@ class Evaluation:
     def _of_sentences(self, tower: Embedder, asking: Callable[..., int]) -> Iterator[Pair]:
         """The objective's measures of every batch, and log p(y|x) per masked token."""
         config = self._stage.config
-        num_hits = config.pretrain.candidates - int(config.pretrain.null_passage)
+        num_hits = config.pretrain.num_retrieved
 
         def ask(turn: Turn) -> int:
             vectors_BP = embed(tower, self._collator.masked_queries(turn.sentences)).numpy()

@@ -24,8 +24,8 @@ from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore
-from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER
-from realm_ds.models.realm import RealmModel, strip_prefix
+from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, strip_prefix
+from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder
 from realm_ds.train import checkpoint
 from realm_ds.train.engine import consolidate

@@ -25,13 +25,12 @@ from realm_ds.data.shards import open_manifest, read_passages
 from realm_ds.data.stream import ExampleStream
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import tensors
-from realm_ds.models.names import check_export
-from realm_ds.models.realm import build_model, frozen_tower, strip_prefix
+from realm_ds.models.names import check_export, strip_prefix
+from realm_ds.models.realm import build_model, frozen_tower
 from realm_ds.models.towers import Embedder, embed
 from realm_ds.observe.sinks import metrics_path, read_events
 from realm_ds.train.engine import consolidate
-from tests.ranks import test_pretrain
-from tests.ranks.test_pretrain import steps, train
+from tests.support.runs import check_weights, forget_after, steps, train
 from tests.support.tiny import make_data, make_held_out
 
 EVERY, LAST, EXAMPLES = 6, 9, 9
@@ -206,14 +205,14 @@ def test_the_best_models_are_those_of_the_step_and_survive_a_resume(data: Path, 
     assert record["step"] == max(utility, key=lambda step: utility[step])
     assert (record["measure"], record["value"]) == ("held_out_retrieval_utility", utility[record["step"]])
     check_export(run / "best")
-    test_pretrain.check_export(run / "best", run / "checkpoints" / f"step-{record['step']:08d}")
+    check_weights(run / "best", run / "checkpoints" / f"step-{record['step']:08d}")
     resumed = tmp_path / "resumed"
     shutil.copytree(run, resumed)
-    test_pretrain.forget_after(resumed, EVERY, last=LAST)
+    forget_after(resumed, EVERY, last=LAST)
     (resumed / "best" / "best.json").write_text(json.dumps({**record, "step": LAST, "value": 1e9}))
     train(resumed, data, resume=True, **settings(data, evaluates=True))
     assert steps(resumed) == [row for row in steps(run) if row[0] > EVERY]
     assert measured(resumed) == {LAST: measured(run)[LAST]}
     again = json.loads((resumed / "best" / "best.json").read_text())
     assert (again["step"], again["value"]) == (LAST, utility[LAST])  # not that of the future
-    test_pretrain.check_export(resumed / "best", resumed / "checkpoints" / f"step-{LAST:08d}")
+    check_weights(resumed / "best", resumed / "checkpoints" / f"step-{LAST:08d}")

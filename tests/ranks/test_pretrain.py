@@ -7,47 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
 
-from realm_ds.config.load import dump
 from realm_ds.launch.index_check import verify_index
 from realm_ds.launch.index_open import Wanted
 from realm_ds.launch.index_search import search_index
-from realm_ds.launch.stages import num_processes
-from realm_ds.models.realm import strip_prefix
-from realm_ds.models.towers import Embedder
 from realm_ds.observe.logs import log_path
 from realm_ds.observe.sinks import metrics_path, read_events
 from realm_ds.train.checkpoint import read_states
 from realm_ds.train.engine import consolidate
 from realm_ds.train.export import export_run
-from tests.support.tiny import make_data, tiny_config
-from tests.support.worlds import Outcome, run_ranks
-
-PROGRAM = """
-from pathlib import Path
-from realm_ds.config.load import load
-from realm_ds.launch.stages import launch_stage
-folder = Path({folder!r})
-launch_stage({stage!r}, load_config=lambda: load(folder / "config.yaml"), run_folder=folder, resume={resume})
-"""
-COMPARED = ("step", "loss", "retrieval_utility", "null_share", "version", "retrieved_crc32", "changed_share")
-
-
-def train(folder: Path, data: Path, *, stage: str = "pretrain", resume: bool = False, **changes: object) -> Outcome:
-    folder.mkdir(parents=True, exist_ok=True)
-    config = tiny_config(data, **changes)
-    (folder / "config.yaml").write_text(dump(config))
-    program = PROGRAM.format(folder=str(folder), stage=stage, resume=resume)
-    outcome = run_ranks(program, processes=num_processes(stage, config), timeout_s=240)  # type: ignore[arg-type]
-    assert outcome.code == 0, outcome.output
-    return outcome
-
-
-def steps(folder: Path) -> list[tuple[object, ...]]:
-    """The logged steps of both trainers."""
-    paths = [metrics_path(folder, role="trainer", role_rank=rank) for rank in (0, 1)]
-    return [tuple(row.get(name) for name in COMPARED) for path in paths for row in read_events(path, event="step")]
+from tests.support.runs import check_weights, forget_after, steps, train
+from tests.support.tiny import make_data
 
 
 def adoptions(folder: Path) -> list[tuple[object, ...]]:
@@ -55,28 +25,6 @@ def adoptions(folder: Path) -> list[tuple[object, ...]]:
     paths = [metrics_path(folder, role="trainer", role_rank=rank) for rank in (0, 1)]
     names = ("version", "step", "changed_share", "mean_age_steps", "interval_steps")
     return [tuple(row[name] for name in names) for path in paths for row in read_events(path, event="adopted")]
-
-
-def forget_after(folder: Path, step: int, *, last: int) -> None:
-    """A run as it was when it was killed after `step`, its vectors of an adopted version lost."""
-    shutil.rmtree(folder / "checkpoints" / f"step-{last:08d}")
-    shutil.rmtree(folder / "metrics")
-    assert (folder / "checkpoints" / f"step-{step:08d}").is_dir()
-    for part in (folder / "index" / "version-00001").glob("part-*"):
-        part.unlink()
-
-
-def check_export(export: Path, checkpoint: Path) -> None:
-    """Towers and encoder of the export hold what the ZeRO shards do, whatever their stage."""
-    weights = consolidate(checkpoint)
-    for name in ("query_tower", "passage_tower"):
-        tower = Embedder.load(export / name).state_dict()
-        expected = strip_prefix(weights, f"model.{name}")
-        assert tower.keys() == expected.keys()
-        assert all(torch.equal(tower[key], expected[key]) for key in tower)
-    encoder = AutoModelForMaskedLM.from_pretrained(export / "encoder").state_dict()
-    expected = strip_prefix(weights, "model.encoder.mlm")
-    assert all(torch.equal(encoder[key], expected[key]) for key in expected)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +145,7 @@ def test_same_seed_same_run_whatever_the_zero_stage(data: Path, whole_run: Path,
     first_version = [row for row in steps(whole_run) if row[4] == 0]
     assert [row[5] for row in steps(zero3) if row[4] == 0] == [row[5] for row in first_version]
     for folder in (again, zero3):
-        check_export(export_run(folder, step=None, out=None), folder / "checkpoints" / "step-00000009")
+        check_weights(export_run(folder, step=None, out=None), folder / "checkpoints" / "step-00000009")
 
 
 def test_builder_ranks_change_nothing_but_who_embeds(data: Path, whole_run: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def run_ranks(
         else:
             what = ["-m", program.__name__]
         command = [mpiexec(), "-n", str(processes), sys.executable, "-m", "mpi4py", *what]
-        outcome = _run(command, _environment(marker, env or {}), Path(folder), marker, timeout_s)
+        outcome = _run(command, world_environment(marker, env or {}), Path(folder), marker, timeout_s)
     assert not outcome.orphans, f"left behind: {outcome.orphans}\n{outcome.output}"
     return outcome
 
@@ -78,7 +78,7 @@ def marked(marker: str) -> dict[int, str]:
     return found
 
 
-def _environment(marker: str, extra: dict[str, str]) -> dict[str, str]:
+def world_environment(marker: str, extra: dict[str, str]) -> dict[str, str]:
     # A launcher around the tests must not be taken for the one of this world.
     inherited = {
         name: value
@@ -104,7 +104,7 @@ def _run(command: list[str], env: dict[str, str], folder: Path, marker: str, tim
         finally:
             took_s = time.monotonic() - started_at
             late = process.poll() is None
-            orphans = _sweep(marker, patience_s=0.0 if late else 5.0)
+            orphans = sweep(marker, patience_s=0.0 if late else 5.0)
             process.wait()
         stdout.seek(0)
         stderr.seek(0)
@@ -114,7 +114,7 @@ def _run(command: list[str], env: dict[str, str], folder: Path, marker: str, tim
     return Outcome(code=code, stdout=outputs[0], stderr=outputs[1], took_s=took_s, orphans=tuple(orphans.values()))
 
 
-def _sweep(marker: str, *, patience_s: float) -> dict[int, str]:
+def sweep(marker: str, *, patience_s: float) -> dict[int, str]:
     """Kills what is left of a world; ranks are sessions of their own under hydra, so no group holds them all."""
     deadline = time.monotonic() + patience_s
     while (left := marked(marker)) and time.monotonic() < deadline:

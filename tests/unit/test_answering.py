@@ -56,7 +56,7 @@ def same(one: Reply, other: Reply) -> bool:
     return all(getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in names)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=6))
 def test_together_they_get_what_each_would_get_alone_in_one_call(sizes: list[int]):
     index, queries = built(), [query(number, size) for number, size in enumerate(sizes)]

@@ -1,6 +1,5 @@
 """Two queries that retrieved a passage in common, worked by hand: each passage once, joint sequences in buckets."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,6 +9,7 @@ from realm_ds.index.merge import Candidates
 from realm_ds.index.messages import NO_HIT
 from realm_ds.models.towers import TokenBatch
 from realm_ds.train.collate import JOINT_BUCKETS, PASSAGE_BUCKETS, Collator
+from tests.support.batches import candidates_with
 from tests.support.records import SPECIAL
 
 CLS, SEP, MASK, PAD = SPECIAL.cls, SPECIAL.sep, SPECIAL.mask, SPECIAL.pad
@@ -23,21 +23,7 @@ EXAMPLES = [
 
 
 def candidates(uids_BK: list[list[int]]) -> Candidates:
-    """As merge() makes them: what was found stands in `tokens`, title before body, row after row."""
-    found = [uid for row in uids_BK for uid in row]
-    shape = (len(uids_BK), len(uids_BK[0]))
-    titles = [TITLES.get(uid, []) for uid in found]
-    bodies = [BODIES.get(uid, []) for uid in found]
-    lengths = [len(title) + len(body) for title, body in zip(titles, bodies, strict=True)]
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    return Candidates(
-        step=3, version=0, uids_BK=np.array(uids_BK), scores_BK=np.zeros(shape, np.float32),
-        title_lengths_BK=np.array([len(title) for title in titles]).reshape(shape),
-        body_lengths_BK=np.array([len(body) for body in bodies]).reshape(shape),
-        starts_BK=starts.reshape(shape),
-        tokens=np.array([token for pair in zip(titles, bodies, strict=True) for part in pair for token in part], "u2"),
-        search_ms=0.0, parked_ms=0.0, wait_s=0.0,
-    )  # fmt: skip
+    return candidates_with(uids_BK, {uid: (TITLES[uid], BODIES[uid]) for uid in TITLES}, step=3)
 
 
 @pytest.fixture

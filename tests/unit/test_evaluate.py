@@ -28,6 +28,7 @@ from realm_ds.observe.sinks import Sinks, metrics_path, read_events
 from realm_ds.train.collate import JOINT_BUCKETS
 from realm_ds.train.evaluate import QuestionBatch, Turn, deal, evaluation_of, right_hits
 from realm_ds.train.stage import Stage
+from tests.support.batches import candidates_with
 from tests.support.tiny import make_data, make_held_out, tiny_config
 
 
@@ -58,15 +59,7 @@ def test_every_sentence_counts_once_and_all_trainers_pass_in_step(
 
 
 def candidates_of(uids_BK: list[list[int]], bodies: dict[int, list[int]]) -> Candidates:
-    uids = np.array(uids_BK)
-    lengths = np.array([[len(bodies.get(uid, ())) for uid in row] for row in uids_BK])
-    tokens = [token for row in uids_BK for uid in row for token in bodies.get(uid, ())]
-    return Candidates(
-        step=0, version=0, uids_BK=uids, scores_BK=np.zeros(uids.shape, np.float32),
-        title_lengths_BK=np.zeros_like(lengths), body_lengths_BK=lengths,
-        starts_BK=(np.cumsum(lengths) - lengths.ravel()).reshape(lengths.shape),
-        tokens=np.array(tokens, dtype=np.uint16), search_ms=0.0, parked_ms=0.0, wait_s=0.0,
-    )  # fmt: skip
+    return candidates_with(uids_BK, {uid: ((), body) for uid, body in bodies.items()})
 
 
 def test_right_is_a_gold_passage_or_one_that_holds_an_answer() -> None:

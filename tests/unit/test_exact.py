@@ -15,7 +15,7 @@ def one_thread_after():
     use_threads(1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(0, 200), st.integers(0, 40), st.integers(1, 30), st.integers(1, 4), st.integers(1, 60),
     st.sampled_from(["random", "rising", "falling", "equal"]), st.sampled_from(["f4", "f2"]), st.integers(0, 99),

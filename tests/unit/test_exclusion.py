@@ -50,7 +50,7 @@ def passage(uid: int, article: str, body: Ids):
 BODIES = st.lists(st.integers(1, 4), min_size=1, max_size=9).map(tuple)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), BODIES), min_size=1, max_size=14),
     st.lists(st.tuples(st.integers(0, 16), st.sampled_from(["", "a", "b"]), BODIES), max_size=5),

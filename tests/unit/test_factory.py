@@ -87,7 +87,7 @@ def test_reranking_finds_more_than_the_index_alone(factory: str):
     assert recall(0) + 0.1 < recall(8) <= 1.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**20), st.integers(1, 70), st.integers(1, 40), st.sampled_from(["fp32", "fp16"]))
 def test_an_exact_answer_does_not_depend_on_what_else_is_in_the_batch(seed, num_queries, num_hits, vectors_type):
     """The ground for searching waiting requests together: to the bit, whichever kernel faiss takes."""

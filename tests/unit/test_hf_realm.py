@@ -6,11 +6,9 @@ tests/oracle/hf_realm holds two tiny models that transformers 4.57.6 saved, a ba
 
 import json
 import shutil
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,11 +24,14 @@ from realm_ds.models.names import check_start
 from realm_ds.models.objectives import MarginalObjective
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.train.collate import Collator
+from tests.support.batches import candidates_with
 from tests.support.records import SPECIAL
 
 ORACLE = Path(__file__).parents[1] / "oracle" / "hf_realm"
 SIZES = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "projection_size": 8}
 VOCABULARY = 60
+LEFT_OUT = {"embedder": "cls.predictions.", "encoder": "realm.pooler."}
+"""What of the two has no use here."""
 
 
 def started(folder: Path = ORACLE, *, vocab_size: int = VOCABULARY, **changes: Any) -> RealmModel:
@@ -55,18 +56,7 @@ def examples(case: dict[str, Any]) -> list[MaskedExample]:
 
 def candidates(case: dict[str, Any]) -> Candidates:
     """What the index would have found: all but the null passage, which the collator adds."""
-    rows = [row[1:] for row in case["candidates"]]
-    pairs = [case["passages"][number] for row in rows for number in row]
-    shape = (len(rows), len(rows[0]))
-    lengths = [len(title) + len(body) for title, body in pairs]
-    return Candidates(
-        step=0, version=0, uids_BK=np.array(rows), scores_BK=np.zeros(shape, np.float32),
-        title_lengths_BK=np.array([len(title) for title, _ in pairs]).reshape(shape),
-        body_lengths_BK=np.array([len(body) for _, body in pairs]).reshape(shape),
-        starts_BK=np.array([0, *accumulate(lengths)][:-1]).reshape(shape),
-        tokens=np.array([token for pair in pairs for part in pair for token in part], "u2"),
-        search_ms=0.0, parked_ms=0.0, wait_s=0.0,
-    )  # fmt: skip
+    return candidates_with([row[1:] for row in case["candidates"]], dict(enumerate(case["passages"])))
 
 
 def test_the_whole_model_computes_what_transformers_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +138,20 @@ def test_one_embedder_is_both_towers(copied: Path, share_towers: bool) -> None:
         assert same(realm.passage_tower, reference)
 
 
+@pytest.mark.parametrize("share_towers", [True, False])
+@pytest.mark.parametrize("damaged", ["embedder", "query_embedder"])
+def test_a_scorer_that_lacks_a_weight_in_one_embedder(copied: Path, share_towers: bool, damaged: str) -> None:
+    embedder = weights("embedder", "embedder.")
+    state = {f"{part}.{name}": value for part in ("embedder", "query_embedder") for name, value in embedder.items()}
+    del state[f"{damaged}.cls.dense.bias"]
+    write(copied, "embedder", state)
+    message = r"embedder has 'cls.dense.bias' in only one of embedder and query_embedder: copy the checkpoint again"
+    with pytest.raises(CheckpointError, match=message):
+        started(copied, share_towers=share_towers)
+    with pytest.raises(CheckpointError, match=message):
+        open_tower(copied, "query_tower")
+
+
 def test_two_embedders_cannot_be_shared() -> None:
     with pytest.raises(
         CheckpointError, match=r"has two embedders with weights of their own.* set model.share_towers=f"
@@ -176,8 +180,8 @@ def test_names_go_both_ways() -> None:
         back = renamed(ours, flipped(names))
         left_out = {name for name in state if name not in back}
         assert all(torch.equal(state[name], value) for name, value in back.items())
-        assert all(name.startswith(("cls.predictions.", "realm.pooler.")) for name in left_out)
-        assert len(back) > 40 - len(left_out)
+        assert left_out == {name for name in state if name.startswith(LEFT_OUT[part])}
+        assert left_out
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_batches_resume_exactly(tmp_path: Path) -> None:
     straight = list(itertools.islice(batches(stream()), 12))
     for number in (0, 3, 7):
         resumed = stream()
-        resumed.start_at(straight[number][1])
+        resumed.go_on([straight[number][1]] * 2)
         rest = list(itertools.islice(batches(resumed), 11 - number))
         assert rest == straight[number + 1 :]
     for batch, _ in straight:

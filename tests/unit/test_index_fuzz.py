@@ -88,7 +88,7 @@ def clock_that_ends() -> Clock:
     return Clock(now=lambda: at[0], sleep=sleep)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(damaged(TO_SERVER), st.sampled_from([TRAINER, BUILDER]), st.booleans())
 def test_a_server_refuses_or_survives(buffer: np.ndarray, source: int, has_builders: bool):
     hub = LoopbackHub(3, MESSAGES)
@@ -111,7 +111,7 @@ def test_a_server_refuses_or_survives(buffer: np.ndarray, source: int, has_build
         )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(damaged(TO_CLIENT), st.sampled_from(["whole", "two_phase"]))
 def test_a_client_refuses_or_survives(buffer: np.ndarray, replies):
     hub = LoopbackHub(2, MESSAGES, clock=clock_that_ends())

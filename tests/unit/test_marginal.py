@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realm_ds.models.marginal import MarginalForm, marginal_likelihood
+from realm_ds.config.base import MarginalForm
+from realm_ds.models.marginal import marginal_likelihood
 
 
 def brute_force(relevance_BC, log_p_BCM, masks_BM, form):
@@ -28,7 +29,7 @@ def brute_force(relevance_BC, log_p_BCM, masks_BM, form):
     return sum(flat) / len(flat)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), form=st.sampled_from(["joint", "per_token"]))
 def test_loss_and_gradients_equal_brute_force(seed: int, form: MarginalForm) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -155,6 +155,23 @@ def test_more_masks_for_the_warm_up() -> None:
     assert 3 < added / len(stream) < 6
 
 
+def test_more_masks_than_bert_chose() -> None:
+    """Other wordpieces than those, whatever stands in their place now."""
+    stream = [
+        (wordpieces(make_example(number, num_tokens=30)), StreamState(position=number)) for number in range(200)
+    ]  # fmt: skip
+    more = list(mask_more(stream, special=SPECIAL, longest_rate=0.5, max_masks=12, seed=0))
+    added = 0
+    for (before, _), (after, _) in zip(stream, more, strict=True):
+        assert len(set(after.mask_positions)) == len(after.mask_positions) <= 12
+        whole = (SPECIAL.cls, *range(100, 130), SPECIAL.sep)
+        assert after.targets == tuple(whole[place] for place in after.mask_positions)
+        assert after.mask_positions[: len(before.mask_positions)] == before.mask_positions
+        added += len(after.targets) - len(before.targets)
+    # A rate of 0.25 on average, of what BERT left of 30: 6 or so, drawn as if it had drawn nothing.
+    assert 5 < added / len(stream) < 7
+
+
 VOCABULARY = 5000
 
 

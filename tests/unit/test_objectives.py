@@ -4,25 +4,25 @@ The marginal's own algebra is test_marginal.py's; what trainers compute together
 """
 
 import copy
-import itertools
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from realm_ds.config.base import MarginalForm
 from realm_ds.config.schema import ModelConfig
 from realm_ds.data.ict import IctExample
 from realm_ds.data.masking import MaskedExample
 from realm_ds.data.records import Passage
 from realm_ds.index.merge import Candidates
 from realm_ds.models import objectives
-from realm_ds.models.marginal import MarginalForm
+from realm_ds.models.marginal import marginal_likelihood
 from realm_ds.models.objectives import ClozeObjective, MarginalObjective, Measures, relevance_of
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.models.towers import TokenBatch
 from realm_ds.train.collate import Collator
+from tests.support.batches import candidates_with
 from tests.support.records import SPECIAL
 
 CLS, SEP, MASK = SPECIAL.cls, SPECIAL.sep, SPECIAL.mask
@@ -52,17 +52,7 @@ def unlike(realm: RealmModel) -> RealmModel:
 
 
 def candidates() -> Candidates:
-    found = [uid for row in UIDS_BK for uid in row]
-    lengths = [len(TEXTS[uid][0]) + len(TEXTS[uid][1]) for uid in found]
-    shape = (2, 2)
-    return Candidates(
-        step=0, version=0, uids_BK=np.array(UIDS_BK), scores_BK=np.zeros(shape, np.float32),
-        title_lengths_BK=np.array([len(TEXTS[uid][0]) for uid in found]).reshape(shape),
-        body_lengths_BK=np.array([len(TEXTS[uid][1]) for uid in found]).reshape(shape),
-        starts_BK=np.array([0, *itertools.accumulate(lengths)][:-1]).reshape(shape),
-        tokens=np.array([token for uid in found for part in TEXTS[uid] for token in part], "u2"),
-        search_ms=0.0, parked_ms=0.0, wait_s=0.0,
-    )  # fmt: skip
+    return candidates_with(UIDS_BK, TEXTS)
 
 
 def collator(*, has_null: bool = True) -> Collator:
@@ -132,10 +122,13 @@ def check_gradients(fast: RealmModel, slow: RealmModel) -> None:
 def test_temperature_1_changes_no_bit() -> None:
     """Dividing by 1 is exact, so that runs made before there was a temperature go on as they were."""
     realm, batch = unlike(model()).eval(), collator().marginal(EXAMPLES, candidates())
+    objective = MarginalObjective(realm, form="joint", temperature=1.0)
     query_BP = realm.query_tower(batch.queries)
     passage_UP = torch.cat([realm.passage_tower(bucket) for bucket in batch.passages])
     relevance_BC = torch.einsum("bp,bcp->bc", query_BP, passage_UP[batch.passage_rows_BC])
-    assert torch.equal(relevance_of(query_BP, passage_UP[batch.passage_rows_BC]) / 1.0, relevance_BC)
+    log_p_BCM, _ = objective._read(batch)
+    expected = marginal_likelihood(relevance_BC, log_p_BCM, batch.masks_BM, "joint")
+    assert torch.equal(objective(batch).loss, expected.loss)
 
 
 def test_low_precision_does_not_choose_for_the_retriever() -> None:

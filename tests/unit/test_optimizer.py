@@ -82,7 +82,7 @@ def test_fifty_steps_are_the_originals(kind: str, clip_norm: float, warmup: int)
             torch.testing.assert_close(parameter.detach().double(), w, rtol=3e-5, atol=3e-7)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     numbers=st.lists(st.tuples(*[st.floats(-1e3, 1e3, width=32)] * 3), min_size=1, max_size=40),
     rate=st.floats(0, 0.1),

@@ -27,14 +27,15 @@ class Reading:
 
     def go_on(self, num_readers: int, steps: list[int], *, seed: int, window: int) -> None:
         """`num_readers` readers go on together, each for a number of records of its own."""
-        states = []
+        states = list(self.states or [StreamState()] * num_readers)
+        if len(states) != num_readers:
+            states = list(redeal(states, total=sum(self.counts), num_readers=num_readers))
         for reader in range(num_readers):
             stream = stream_of(Tracked(self.counts), seed=seed, reader=reader, num_readers=num_readers, window=window)
             stream.go_on(self.states)
-            state = stream.state
             for record, state in itertools.islice(stream, steps[reader % len(steps)]):
                 self.read.append((state.epoch, record))
-            states.append(state)
+                states[reader] = state
         self.states = states
 
 
@@ -110,7 +111,7 @@ def test_readers_in_two_epochs() -> None:
 def test_a_rest_of_other_shards_is_refused() -> None:
     state = StreamState(rest=(Interval(epoch=0, start=2, stop=9),))
     with pytest.raises(DataError, match="a reader has 7 records left to share; resume with the shards of the run"):
-        stream_of(Tracked([2, 1])).start_at(state)
+        stream_of(Tracked([2, 1])).go_on([state])
 
 
 def test_passages_and_examples_are_re_dealt_alike(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from torch import nn
 from realm_ds.config.schema import ModelConfig
 from realm_ds.models.objectives import ClozeBatch, ClozeObjective, MaskedBatch
 from realm_ds.models.realm import RealmModel, build_model
-from realm_ds.models.towers import TokenBatch
 from realm_ds.train.stage import run_encoders
+from tests.support.batches import plain_tokens
 
 VOCABULARY, LENGTHS = 30, (7, 12)
 
@@ -28,7 +28,7 @@ def model(*, dropout: float, **how: bool) -> RealmModel:
 def batch(length: int) -> ClozeBatch:
     generator = torch.Generator().manual_seed(length)
     ids = torch.randint(1, VOCABULARY, (3, length), generator=generator)
-    tokens = TokenBatch(ids, torch.ones_like(ids), torch.zeros_like(ids))
+    tokens = plain_tokens(ids)
     masked = MaskedBatch(tokens, torch.arange(3), torch.full((3, 2), 3), torch.full((3, 2), 7))
     return ClozeBatch(tokens, tokens, masked, torch.ones(3, 2))
 

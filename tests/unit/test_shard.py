@@ -57,7 +57,7 @@ def cases(draw: st.DrawFn):
     return uids, cuts, vectors, queries, exclude, draw(st.integers(1, 70))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_merged_shards_give_what_exact_search_over_the_union_gives(case):
     uids, cuts, vectors, queries, exclude, num_hits = case

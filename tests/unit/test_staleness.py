@@ -22,6 +22,7 @@ from realm_ds.observe.sinks import Sinks, metrics_path, read_events
 from realm_ds.train.checkpoint import IndexState
 from realm_ds.train.search_ahead import exclusion_of
 from realm_ds.train.staleness import Probe, Staleness, count_changed
+from tests.support.batches import plain_tokens
 
 REFRESH = RefreshConfig(
     every_steps="auto", adopt_after_steps=2, shortest_steps=4, longest_steps=16, target_change=0.1, probe_queries=2
@@ -56,7 +57,7 @@ class Client:
 class Collator:
     def masked_queries(self, examples: Sequence[MaskedExample]) -> TokenBatch:
         ids = torch.tensor([item.ids for item in examples])
-        return TokenBatch(ids, torch.ones_like(ids), torch.zeros_like(ids))
+        return plain_tokens(ids)
 
 
 class Tower(torch.nn.Module):

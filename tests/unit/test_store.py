@@ -39,7 +39,7 @@ def read(
     return out if store.load(out, version=version, snapshot_sha256=snapshot, start=start) else None
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(1, 20), st.integers(0, 19), st.integers(1, 20))
 def test_any_range_is_read_from_any_number_of_parts(tmp_path_factory, num_shards: int, start: int, length: int):
     store = write(tmp_path_factory.mktemp("index"), num_shards=num_shards)
@@ -160,7 +160,7 @@ def test_a_manifest_that_lies_is_found_out(tmp_path: Path, change: dict, complai
         assert re.search(f"part-000000000-000000010.npy is damaged .*{complaint}", caplog.text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 255), st.sampled_from(["flip", "cut", "add"]))
 def test_no_byte_of_a_part_can_change_unseen(tmp_path_factory, place: int, bits: int, how: str):
     folder = tmp_path_factory.mktemp("index")

@@ -49,21 +49,21 @@ def test_resume_is_exact(layout: tuple[list[int], int, int, int], before: int, a
     straight = stream_of(Tracked(counts), seed=seed, reader=reader, num_readers=num_readers, window=window)
     states = [StreamState(), *(state for _, state in itertools.islice(straight, before))]
     resumed = stream_of(Tracked(counts), seed=seed, reader=reader, num_readers=num_readers, window=window)
-    resumed.start_at(states[-1])
+    resumed.go_on(states[-1:] * num_readers)
     assert list(itertools.islice(resumed, after)) == list(itertools.islice(straight, after))
 
 
 def test_a_stream_may_go_back() -> None:
     stream = stream_of(Tracked([3, 3, 3]))
     first = take(stream, 20)
-    stream.start_at(StreamState())
+    stream.go_on([StreamState()])
     assert take(stream, 20) == first
 
 
 def test_resuming_reads_one_window() -> None:
     source = Tracked([5] * 20)
     stream = stream_of(source, window=2)
-    stream.start_at(StreamState(epoch=3, position=57))
+    stream.go_on([StreamState(epoch=3, position=57)])
     next(stream)
     assert len(source.read) == 2
 
@@ -106,7 +106,7 @@ def test_more_readers_than_records() -> None:
 @pytest.mark.parametrize("state", [StreamState(epoch=0, position=4), StreamState(epoch=-1, position=0)])
 def test_state_of_another_run(state: StreamState) -> None:
     with pytest.raises(DataError, match=f"epoch {state.epoch}, position {state.position}: a reader has 3 records per"):
-        stream_of(Tracked([2, 1])).start_at(state)
+        stream_of(Tracked([2, 1])).go_on([state])
 
 
 def test_examples_from_shards(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import build_model
 from realm_ds.models.towers import Embedder, TokenBatch, bert_config, embed
 from realm_ds.train.optimizer import rate_of
+from tests.support.batches import plain_tokens
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -34,7 +35,7 @@ def test_a_saved_tower_embeds_the_same(tmp_path: Path) -> None:
     tower = Embedder(BertConfig(vocab_size=30, **SIZES), projection_size=4, norm_eps=1e-3, dropout=0.0).eval()
     tower.save(tmp_path)
     ids = torch.tensor([[2, 7, 8, 3]])
-    tokens = TokenBatch(ids, torch.ones_like(ids), torch.zeros_like(ids))
+    tokens = plain_tokens(ids)
     loaded = Embedder.load(tmp_path).eval()
     assert loaded.norm.eps == 1e-3
     assert torch.equal(embed(loaded, tokens), embed(tower, tokens))

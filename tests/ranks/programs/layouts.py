@@ -27,6 +27,7 @@ from realm_ds.train import engine as engines
 from realm_ds.train.checkpoint import TrainState
 from realm_ds.train.resume import go_on
 from realm_ds.train.writer import Writer
+from tests.support.batches import plain_tokens
 
 STEPS, SAVED_AT, GLOBAL_BATCH, VOCABULARY = 6, 3, 12, 50
 RUNS = [(0, "adamw"), (1, "adamw"), (2, "adamw"), (2, "bert"), (3, "adamw"), (3, "bert")]
@@ -37,7 +38,7 @@ MODEL = ModelConfig(
 
 def tokens(generator: torch.Generator, length: int, rows: slice) -> TokenBatch:
     ids = torch.randint(1, VOCABULARY, (GLOBAL_BATCH, length), generator=generator)[rows]
-    return TokenBatch(ids, torch.ones_like(ids), torch.zeros_like(ids))
+    return plain_tokens(ids)
 
 
 def batch(step: int, part: int, rows: slice) -> ClozeBatch:

@@ -26,6 +26,7 @@ from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.models.towers import TokenBatch
 from realm_ds.train import engine as engines
 from realm_ds.train.stage import run_encoders
+from tests.support.batches import plain_tokens
 
 STEPS, TRAINERS, SIZE, VOCABULARY = 5, 2, 4, 50
 STAGE = IctConfig(
@@ -53,7 +54,7 @@ class MaskedObjective(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model, self.weight = model(), 1.0
+        self.model, self.weight = new_model(), 1.0
 
     def forward(self, batch: MaskedBatch) -> Measures:
         log_p_NM, _ = self.model.encoder(batch.tokens, batch.positions_NM, batch.targets_NM)
@@ -62,7 +63,7 @@ class MaskedObjective(nn.Module):
 
 def tokens(generator: torch.Generator, length: int, rows: slice) -> TokenBatch:
     ids = torch.randint(1, VOCABULARY, (TRAINERS * SIZE, length), generator=generator)[rows]
-    return TokenBatch(ids, torch.ones_like(ids), torch.zeros_like(ids))
+    return plain_tokens(ids)
 
 
 def cloze_batch(step: int, rows: slice) -> ClozeBatch:
@@ -78,8 +79,8 @@ def masked_batch(step: int, rows: slice) -> MaskedBatch:
     return MaskedBatch(joint, torch.arange(count), torch.full((count, 2), 3), torch.full((count, 2), 7))
 
 
-def model() -> RealmModel:
-    return build_model(MODEL, vocab_size=VOCABULARY, max_tokens=16, seed=1)
+def new_model(model: ModelConfig = MODEL) -> RealmModel:
+    return build_model(model, vocab_size=VOCABULARY, max_tokens=16, seed=1)
 
 
 def shape(name: str, **changes: Any) -> dict[str, Any]:
@@ -98,10 +99,15 @@ def new_engine(objective: nn.Module, settings: dict[str, Any], **options: Any) -
 
 
 def under_shape(
-    settings: dict[str, Any], trainers: Trainers, *, checkpointed: bool = False, resumed: bool = False
+    settings: dict[str, Any],
+    trainers: Trainers,
+    *,
+    model: ModelConfig = MODEL,
+    checkpointed: bool = False,
+    resumed: bool = False,
 ) -> list[float]:
     """Losses of all steps; if `resumed` the last is made again by an engine that took up a checkpoint: the same."""
-    engine = cloze_engine(settings, checkpointed=checkpointed)
+    engine = cloze_engine(settings, model=model, checkpointed=checkpointed)
     rows = slice(trainers.rank * SIZE, (trainers.rank + 1) * SIZE)
     losses = [trained(engine, [cloze_batch(step, rows)], step, trainers) for step in range(STEPS - 1)]
     check_facts(engine.facts(), step=STEPS - 2, is_fp16=settings["fp16"]["enabled"])
@@ -112,14 +118,14 @@ def under_shape(
     losses.append(trained(engine, [last], STEPS - 1, trainers))
     if resumed:
         del engine  # its files on a disk are the next one's
-        fresh = cloze_engine(settings, checkpointed=checkpointed)
+        fresh = cloze_engine(settings, model=model, checkpointed=checkpointed)
         fresh.load(folder)
         assert trained(fresh, [last], STEPS - 1, trainers) == losses[-1]
     return losses
 
 
-def cloze_engine(settings: dict[str, Any], *, checkpointed: bool) -> engines.Engine:
-    objective = ClozeObjective(model(), gather=gather_with_gradient)
+def cloze_engine(settings: dict[str, Any], *, model: ModelConfig, checkpointed: bool) -> engines.Engine:
+    objective = ClozeObjective(new_model(model), gather=gather_with_gradient)
     run_encoders(objective.model, checkpointed=checkpointed, compiled=False)
     return new_engine(objective, settings)
 
@@ -199,8 +205,8 @@ def check_layer_by_layer(engine: engines.Engine, rank: int) -> None:
 
 def check_symmetric(rank: int, trainers) -> None:
     """Both directions of inverse cloze over the trainers: loss and gradients are those of one process with it all."""
-    ours = ClozeObjective(model(), gather=gather_with_gradient, symmetric=True)
-    whole = ClozeObjective(model(), gather=lambda block: (block, 0), symmetric=True)
+    ours = ClozeObjective(new_model(), gather=gather_with_gradient, symmetric=True)
+    whole = ClozeObjective(new_model(), gather=lambda block: (block, 0), symmetric=True)
     loss = ours(cloze_batch(0, slice(rank * SIZE, (rank + 1) * SIZE))).loss
     expected = whole(cloze_batch(0, slice(None))).loss
     loss.backward()
@@ -266,8 +272,8 @@ def norm(gradients: Sequence[torch.Tensor]) -> float:
     return sum(g.double().pow(2).sum().item() for g in gradients) ** 0.5
 
 
-def plain_cloze() -> list[float]:
-    objective = ClozeObjective(model(), gather=lambda block: (block, 0))
+def plain_cloze(model: ModelConfig = MODEL) -> list[float]:
+    objective = ClozeObjective(new_model(model), gather=lambda block: (block, 0))
     return plain(objective, lambda step: [objective(cloze_batch(step, slice(None))).loss])
 
 
