@@ -83,8 +83,8 @@ def stalls(sizes: Sizes, runs: DemoRuns, bar: progress.Bar) -> Sequence[Measure]
 def stalls_of(rows: Sequence[Row], *, save_every: int, launch_every: int) -> dict[str, Any]:
     """Seconds of an undisturbed step, and lists of what each save and each launch took.
 
-    A save happens after its step is drawn, a launch while its step is: they are told apart even in one step. Waiting for
-    the index is neither's.
+    A save happens after its step is drawn, a launch while its step is: they are told apart even in one step. Waiting
+    for the index is neither's.
     """
     own_s = [row["drawn_s"] - row["wait_s"] for row in rows]
     is_save = [row["step"] % save_every == 0 for row in rows]
