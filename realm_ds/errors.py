@@ -21,5 +21,23 @@ class CheckpointError(RealmError):
     """A checkpoint or export that is absent, damaged or of another run."""
 
 
+class TrainingFault(RealmError):
+    """Training cannot go on: losses or gradients are no longer numbers."""
+
+
 class LaunchError(RealmError):
     """A rank died or could not be started; names the rank and the cause."""
+
+
+REQUEUE = 75
+"""Exit code of a run that was asked to end and can go on: EX_TEMPFAIL of sysexits.h, which no shell, MPI or Python
+uses for anything else. A batch script that sees it queues the job again."""
+
+
+class Preempted(RealmError):
+    """No failure: a signal asked the run to end, and all ranks did so together. Says what `--resume` goes on from."""
+
+    def __init__(self, message: str, *, exit_code: int = REQUEUE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        """Of this process."""

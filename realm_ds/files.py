@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, also when the disk is full or the power goes; what is in them is not known
 here."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -62,6 +63,11 @@ def recover_folder(final: Path) -> None:
 
 def _set_aside(final: Path) -> Path:
     return final.with_name(f"{final.name}.old")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the disk, or one's share of it, has no room left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def sync(path: Path) -> None:

@@ -57,7 +57,7 @@ class DemoRuns:
         changed = {
             "data.corpus": self._data / "corpus", "data.pretrain": self._data / "pretrain",
             "data.tokenizer": self._data / "tokenizer", "index.num_shards": 1, "runtime.trainers": 1,
-            "runtime.deepspeed": packaged_deepspeed(zero), "pretrain.save_every_steps": NEVER,
+            "runtime.deepspeed": packaged_deepspeed(f"zero{zero}"), "pretrain.save_every_steps": NEVER,
             **(QUICK if self._is_quick else {}), **settings,
         }  # fmt: skip
         config = load("demo", [f"{setting}={value}" for setting, value in changed.items()])

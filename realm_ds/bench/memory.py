@@ -87,7 +87,7 @@ def _hold(sizes: Sizes, stage: int, bar: progress.Bar, *, part: int) -> list[Res
         nowhere = Path(made) / "no-data"
         changed = {
             "data.corpus": nowhere, "data.tokenizer": nowhere, "pretrain.micro_batch_size": 2,
-            "pretrain.candidates": 2, "runtime.deepspeed": packaged_deepspeed(stage), **sizes.settings,
+            "pretrain.candidates": 2, "runtime.deepspeed": packaged_deepspeed(f"zero{stage}"), **sizes.settings,
         }  # fmt: skip
         config = Path(made) / RUN_CONFIG
         config.write_text(dump(load("demo", [f"{name}={value}" for name, value in changed.items()])), encoding="utf-8")

@@ -16,6 +16,9 @@ from realm_ds.comm.world import World, join_world, start_mpi
 from realm_ds.config.load import load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.launch.rank import as_rank, run_as_rank
+from realm_ds.observe.logs import log_path
+from realm_ds.observe.notice import Notice
+from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
 
 MODULE = "realm_ds.bench.train_ranks"
@@ -34,13 +37,17 @@ def take_part(folder: Path) -> None:
     timeout_s = config.runtime.wait_timeout_s
     world = join_world(num_shards=work["shards"], placement="tail", timeout_s=timeout_s)
     keep_to_core(world.world_rank)
-    with as_rank(world, folder=folder, stage="pretrain", threads=1) as sinks:
+    log_file = log_path(folder, role=world.role, role_rank=world.role_rank)
+    with (
+        as_rank(world, folder=folder, stage="pretrain", threads=1) as sinks,
+        Pulse(sinks, log_file, stacks_after_s=config.runtime.stacks_after_s) as pulse,
+    ):
         if world.shard_rank is not None:
             from realm_ds.launch.index_rank import serve_index
 
-            serve_index(world, config, folder=run_folder, shard_rank=world.shard_rank)
+            serve_index(world, config, folder=run_folder, shard_rank=world.shard_rank, tell=pulse.tell)
         else:
-            result = measure(work["job"], world, config, work["options"], folder=folder, sinks=sinks)
+            result = measure(work["job"], world, config, work["options"], folder=folder, sinks=sinks, pulse=pulse)
             write_result(folder, world.trainer_rank or 0, result)
         world.barrier(timeout_s=timeout_s, waiting_for="all ranks to finish")
 
@@ -52,7 +59,7 @@ def keep_to_core(world_rank: int) -> None:
 
 
 def measure(
-    job: str, world: World, config: RealmConfig, options: Mapping[str, Any], *, folder: Path, sinks: Sinks
+    job: str, world: World, config: RealmConfig, options: Mapping[str, Any], *, folder: Path, sinks: Sinks, pulse: Pulse
 ) -> Result:
     """What this trainer finds in the job of that name."""
     if job == "resident":
@@ -67,7 +74,7 @@ def measure(
         "beside_transformers": train_jobs.beside_transformers,
         "observed": train_jobs.observed,
     }
-    stage = open_stage(world, config, folder=Path(options["run"]), sinks=sinks)
+    stage = open_stage(world, config, folder=Path(options["run"]), sinks=sinks, notice=Notice(), pulse=pulse)
     result = jobs[job](stage, options, folder=folder)
     stage.trainers.close()
     return result

@@ -7,13 +7,13 @@ from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
-from realm_ds.errors import ConfigError, RealmError
+from realm_ds.errors import REQUEUE, ConfigError, Preempted, RealmError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-"""Exit codes: something went wrong; the settings are wrong; Ctrl-C."""
+"""Exit codes: something went wrong; the settings are wrong; Ctrl-C. Asked to end by a signal: errors.REQUEUE."""
 
 Source = Annotated[
     str | None,
@@ -39,6 +39,9 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
     def run(*arguments: P.args, **options: P.kwargs) -> R:
         try:
             return function(*arguments, **options)
+        except Preempted as error:
+            print(f"realm-ds: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(REQUEUE) from None
         except RealmError as error:
             print(f"realm-ds: {error}", file=sys.stderr, flush=True)
             raise SystemExit(MISUSED if isinstance(error, ConfigError) else FAILED) from None

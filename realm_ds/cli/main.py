@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from realm_ds.cli.bench import bench
-from realm_ds.cli.common import Overrides, Source, group, verb
+from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.index import index
 from realm_ds.errors import ConfigError
 
@@ -32,6 +32,7 @@ A run of your own, step by step:
     realm-ds prepare demo DATA    text to tar shards (DATA/prepared.json)
     realm-ds ict                  warm up the two towers (inverse cloze)
     realm-ds pretrain             REALM: trainers and index ranks in one MPI world
+    realm-ds watch RUN            how all its ranks do, from any host
     realm-ds export               a run's models as transformers folders
     realm-ds qa train             fine-tune on questions, answer dev and test
     realm-ds index search         ask the index by itself, without training
@@ -161,6 +162,33 @@ def export(
 
     folder = export_run(run.absolute(), step=step, out=out and out.absolute(), say=print)
     print(f"exported to {folder}")
+
+
+@app.command()
+@verb
+def watch(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a demo's.")],
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Look once, and all of it as one JSON object.")] = False,
+    every_s: Annotated[float, typer.Option("--every", help="Seconds between two looks.")] = 2.0,
+) -> None:
+    """A live table of all ranks of a run: what each does and waits for, step times, the index and its rebuild.
+
+    Reads the run folder alone, so it works from any host, and afterwards. Ends when the run does; exit code 1 if the
+    run failed or is dead.
+    """
+    import dataclasses
+
+    from realm_ds.launch.watch import keep_looking, look
+    from realm_ds.observe.table import print_once, show
+
+    if as_json or once:
+        view = look(run.absolute())
+        print(json.dumps(dataclasses.asdict(view), default=dict)) if as_json else print_once(view)
+    else:
+        view = show(keep_looking(run.absolute(), every_s=every_s))
+    if view.state in ("failed", "dead"):
+        raise SystemExit(FAILED)
 
 
 @config_app.command("explain")

@@ -40,10 +40,12 @@ class Mailbox(Protocol):
         """The oldest message not yet taken and the rank it came from, or None; never blocks."""
         ...
 
-    def receive(self, kind: type[Message], *, source: int | None, timeout_s: float, waiting_for: str) -> Message:
+    def receive(
+        self, kind: type[Message], *, source: int | None, timeout_s: float, waiting_for: str, waited_s: float = 0.0
+    ) -> Message:
         """The oldest message of `kind` (from `source`, unless None); others are kept, in order, for later.
 
-        Raises IndexFault after `timeout_s`, naming `waiting_for`.
+        Raises IndexFault after `timeout_s`, of which `waited_s` have gone already, naming `waiting_for`.
         """
         ...
 
@@ -74,13 +76,15 @@ class PollingMailbox(ABC):
             return self._kept.popleft()
         return self._arrived()
 
-    def receive(self, kind: type[Message], *, source: int | None, timeout_s: float, waiting_for: str) -> Message:
+    def receive(
+        self, kind: type[Message], *, source: int | None, timeout_s: float, waiting_for: str, waited_s: float = 0.0
+    ) -> Message:
         self._codec.check_kind(kind)
         for place, (sender, message) in enumerate(self._kept):
             if isinstance(message, kind) and source in (None, sender):
                 del self._kept[place]
                 return message
-        deadline = self._clock.now() + timeout_s
+        deadline = self._clock.now() + timeout_s - waited_s
         backoff = Backoff(self._clock)
         with named(waiting_for):
             while True:

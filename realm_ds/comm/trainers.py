@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from realm_ds.comm.waiting import Clock, wait_until
-from realm_ds.comm.world import World, polled_barrier
+from realm_ds.comm.world import World, polled_any, polled_barrier
 from realm_ds.errors import ConfigError, LaunchError
+from realm_ds.observe.waiting import waiting_for as named
 
 LOOPBACK = "127.0.0.1"
 ADDRESS_VARIABLE = "REALM_MASTER_ADDR"
@@ -150,6 +151,10 @@ class Trainers:
             dist.broadcast(tensor, src=dist.get_global_rank(self._group, source), group=self._group)
         return bytes(tensor.numpy().tobytes())
 
+    def any(self, is_so: bool, *, waiting_for: str) -> bool:
+        """Whether it is so for any trainer; the same on all. Over MPI, whose answer takes microseconds."""
+        return polled_any(self._world.trainer_comm, is_so, timeout_s=self._timeout_s, waiting_for=waiting_for)
+
     def barrier(self, *, timeout_s: float, waiting_for: str, clock: Clock | None = None) -> None:
         """Returns once every trainer is here; sleeps meanwhile, and says what it waited for at its deadline."""
         polled_barrier(self._world.trainer_comm, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock)
@@ -179,7 +184,8 @@ class Trainers:
     @contextmanager
     def _named(self, what: str) -> Iterator[None]:
         try:
-            yield
+            with named(f"the other trainers' part in a {what}"):
+                yield
         except RuntimeError as error:
             raise LaunchError(
                 f"{self._world.name}: the trainers' {what} failed, a trainer has died or is more than "

@@ -139,6 +139,17 @@ class World:
         """Returns once every rank of the world is here. Before the program ends: MPI's own end spins on a core."""
         polled_barrier(self.comm, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock)
 
+    def any(self, is_so: bool, *, timeout_s: float, waiting_for: str) -> bool:
+        """Whether it is so for any rank, on every rank; a barrier, too."""
+        return polled_any(self.comm, is_so, timeout_s=timeout_s, waiting_for=waiting_for)
+
+    def leave(self) -> None:
+        """MPI's own end. Only once nothing is under way between ranks."""
+        if self.comm is not None:
+            from mpi4py import MPI
+
+            MPI.Finalize()
+
 
 def is_launched(environ: Mapping[str, str]) -> bool:
     """Whether a launcher (mpiexec, srun, deepspeed over one of them) started this process as one of its ranks."""
@@ -245,6 +256,19 @@ def polled_barrier(comm: Any, *, timeout_s: float, waiting_for: str, clock: Cloc
     if comm is not None:
         arrived = comm.Ibarrier().Test
         wait_until(arrived, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock or Clock(), fault=LaunchError)
+
+
+def polled_any(comm: Any, is_so: bool, *, timeout_s: float, waiting_for: str) -> bool:
+    """Whether it is so for any rank of `comm` (None: one process), without spinning. Collective."""
+    if comm is None:
+        return is_so
+    claims = np.array([is_so], np.int32)
+    largest = np.zeros(1, np.int32)
+    from mpi4py import MPI
+
+    request = comm.Iallreduce(claims, largest, op=MPI.MAX)
+    wait_until(request.Test, timeout_s=timeout_s, waiting_for=waiting_for, clock=Clock(), fault=LaunchError)
+    return bool(largest[0])
 
 
 def _exchange(comm: Any, card: str, *, timeout_s: float, clock: Clock | None) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from realm_ds.config.deepspeed import is_packaged_name
 from realm_ds.config.fields import field_of, help_of, is_path, may_be_name, nearest, section_of
 from realm_ds.config.recipes import recipe_names, recipe_path
 from realm_ds.config.schema import RealmConfig
@@ -48,7 +49,7 @@ class _Gathered:
             return
         if is_path(key) and isinstance(value, str):
             path = Path(os.path.normpath(relative_to / Path(value).expanduser()))
-            value = value if may_be_name(key) and HUB_NAME.fullmatch(value) and not path.exists() else path
+            value = value if _is_name(key, value, path) else path
         self.values[key] = value
         self.origins[key] = origin
 
@@ -200,6 +201,13 @@ def _explain_mistake(detail: Mapping[str, Any], origins: Mapping[Key, str]) -> s
 def _hint(key: Key) -> str:
     best = nearest(key)
     return f"; did you mean {best}?" if best else "; `realm-ds config explain` lists them all"
+
+
+def _is_name(key: Key, value: str, path: Path) -> bool:
+    """Whether a setting that may be a path is a name instead: no folder makes that absolute."""
+    if key == ("runtime", "deepspeed"):
+        return is_packaged_name(value)
+    return may_be_name(key) and HUB_NAME.fullmatch(value) is not None and not path.exists()
 
 
 def _did_you_mean(name: str, names: Sequence[str]) -> str:

@@ -78,7 +78,7 @@ class OptimizerConfig(Section):
     """AdamW; the learning rate and its schedule belong to each stage."""
 
     kind: Literal["adamw", "bert"] = "adamw"
-    """adamw: with bias correction. bert: without, as BERT's and REALM's original optimizer."""
+    """adamw: with bias correction, torch's or DeepSpeed's. bert: without, as BERT's and REALM's original optimizer."""
     beta1: Probability = 0.9
     beta2: Probability = 0.999
     eps: Rate = 1e-6
@@ -99,7 +99,8 @@ class RuntimeConfig(Section):
     """Trainers to start when realm-ds itself launches on this machine; null under srun, mpiexec or deepspeed, where
     every rank that is not an index rank trains."""
     deepspeed: Path | None = None
-    """DeepSpeed JSON (ZeRO stage, offload, precision, communication); null is the packaged zero2.json."""
+    """DeepSpeed JSON (ZeRO stage, offload, precision, communication): a path, or the name of one in ds_configs, such as
+    zero3-bf16; null is zero2."""
     threads_per_rank: Annotated[int, Field(ge=0)] = 0
     """CPU threads of each rank; 0 takes OMP_NUM_THREADS, else divides the machine's cores by the ranks on it."""
     wait_timeout_s: Seconds = 600.0
@@ -108,9 +109,9 @@ class RuntimeConfig(Section):
     stacks_after_s: Seconds = 120.0
     """A rank that waits longer than this for one thing writes the stacks of its threads to its log."""
     keep_last: Count = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept; the newest of all is never removed."""
     keep_every_steps: Steps | None = None
-    """Checkpoints at multiples of this step are kept as well, for ever."""
+    """Checkpoints at multiples of this step are kept as well, for ever, with the index versions that they need."""
     activation_checkpointing: bool = False
     """Compute the layers' activations again in the backward pass instead of keeping them: less memory, a third more
     work."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from realm_ds.data.chance import chosen, fraction, happens, pick
 from realm_ds.data.masking import MAX_IDLE_EPOCHS
 from realm_ds.data.records import Passage
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import StreamState
 from realm_ds.errors import DataError
 
 

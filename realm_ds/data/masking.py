@@ -9,7 +9,7 @@ from typing import Literal
 
 from realm_ds.data.chance import chosen, fraction, permutation, pick
 from realm_ds.data.records import NO_ARTICLE, Example, SpecialIds, article_id
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import StreamState
 from realm_ds.errors import DataError
 
 MAX_IDLE_EPOCHS = 2

@@ -2,12 +2,13 @@
 
 The order of an epoch is a pure function of (seed, epoch): shards are permuted, dealt into windows of a few shards, and
 records are permuted inside a window. That order is cut into equal contiguous parts, one a reader, so a reader opens
-only the windows that overlap its part, and holds one window in memory. Resuming reads one window, wherever it is.
+only the windows that overlap its part, and holds one window in memory. Resuming reads one window, wherever it is; with
+another number of readers, what was unread of the epochs at hand is dealt out anew (redeal.py).
 webdataset's own splitting by rank is not used: with RANK set it silently never reads some shards.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -15,20 +16,13 @@ import numpy as np
 
 from realm_ds.data.chance import permutation
 from realm_ds.data.records import Example, Passage, example_from_json, passage_from_json
+from realm_ds.data.redeal import StreamState, redeal
 from realm_ds.data.shards import Manifest, ShardEntry, read_shard, verify_shard
 from realm_ds.errors import DataError
 
 Record = TypeVar("Record")
 Shuffle = Callable[[str, int], np.ndarray]
 """(what for, how many) to a permutation, the same for the same window of the same epoch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamState:
-    """Where a reader stands: after `position` records of its part of an epoch."""
-
-    epoch: int = 0
-    position: int = 0
 
 
 class RecordStream(Generic[Record]):
@@ -48,7 +42,8 @@ class RecordStream(Generic[Record]):
         num_readers: int,
         window_shards: int,
     ) -> None:
-        self.num_records = sum(counts) // num_readers
+        self._total, self._reader, self._num_readers = sum(counts), reader, num_readers
+        self.num_records = self._total // num_readers
         """Records of each reader per epoch."""
         if self.num_records == 0:
             raise DataError(
@@ -59,19 +54,34 @@ class RecordStream(Generic[Record]):
         self._read = read
         self._arrange = arrange
         self._seed = seed
-        self._first = reader * self.num_records
         self._window_shards = window_shards
         self._state = StreamState()
         self._window: list[Record] = []
         self._window_epoch = -1
         self._window_start = 0
 
+    @property
+    def state(self) -> StreamState:
+        """After the record read last."""
+        return self._state
+
+    def go_on(self, states: Sequence[StreamState]) -> None:
+        """Go on where all readers of a run left off together; another number of them than now is re-dealt.
+
+        None is the beginning.
+        """
+        if len(states) not in (0, self._num_readers):
+            states = redeal(states, total=self._total, num_readers=self._num_readers)
+        self.start_at(states[self._reader] if states else StreamState())
+
     def start_at(self, state: StreamState) -> None:
         """Go on with the record that followed this state."""
-        if state.epoch < 0 or not 0 <= state.position <= self.num_records:
+        longest = sum(part.stop - part.start for part in state.rest) if state.rest else self.num_records
+        is_within = all(0 <= part.start < part.stop <= self._total and part.epoch >= 0 for part in state.rest)
+        if state.epoch < 0 or not 0 <= state.position <= longest or not is_within:
             raise DataError(
                 f"a stream cannot go on at epoch {state.epoch}, position {state.position}: a reader has "
-                f"{self.num_records} records per epoch; resume with the shards and the number of trainers of the run"
+                f"{longest} records {'left to share' if state.rest else 'per epoch'}; resume with the shards of the run"
             )
         self._state = state
 
@@ -79,16 +89,27 @@ class RecordStream(Generic[Record]):
         return self
 
     def __next__(self) -> tuple[Record, StreamState]:
-        epoch, position = self._state.epoch, self._state.position
-        if position == self.num_records:
-            epoch, position = epoch + 1, 0
-        place = self._first + position
+        epoch, place, self._state = self._after(self._state)
         in_window = self._window_start <= place < self._window_start + len(self._window)
         if epoch != self._window_epoch or not in_window:
             self._open_window(epoch, place)
-        record = self._window[place - self._window_start]
-        self._state = StreamState(epoch=epoch, position=position + 1)
-        return record, self._state
+        return self._window[place - self._window_start], self._state
+
+    def _after(self, state: StreamState) -> tuple[int, int, StreamState]:
+        """(epoch, place in its order, state after it) of the record that follows a state."""
+        before = 0
+        for part in state.rest:
+            if state.position < before + part.stop - part.start:
+                place = part.start + state.position - before
+                return part.epoch, place, replace(state, epoch=part.epoch, position=state.position + 1)
+            before += part.stop - part.start
+        epoch, position = state.epoch, state.position
+        if state.rest:
+            epoch, position = state.rest_until + 1, 0
+        elif position == self.num_records:
+            epoch, position = epoch + 1, 0
+        place = self._reader * self.num_records + position
+        return epoch, place, StreamState(epoch=epoch, position=position + 1)
 
     def _open_window(self, epoch: int, place: int) -> None:
         """Read the window that holds this place of the epoch's order, and put its records in order."""

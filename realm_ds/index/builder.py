@@ -21,6 +21,9 @@ from realm_ds.index.store import IndexStore
 
 log = logging.getLogger(__name__)
 
+EARLY_S = 5.0
+"""Who must end early does not know how soon he will be killed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
@@ -147,10 +150,17 @@ class Builder:
         self._is_cancelled.set()
         self._jobs.put(None)
 
-    def close(self, timeout_s: float) -> None:
-        """Give up what is being built, but finish writing what has been; raises if that failed."""
+    def close(self, timeout_s: float, *, early: bool = False) -> None:
+        """Give up what is being built, but finish writing what has been; raises if that failed.
+
+        With `early` for a moment only: the run was told to end and resumes without these files. What then still runs,
+        such as the training of an approximate index, ends with the process.
+        """
         self.cancel()
-        self._thread.join(timeout_s)
+        self._thread.join(min(timeout_s, EARLY_S) if early else timeout_s)
+        if self._thread.is_alive() and early:
+            log.info("left the builder of the index in the middle of a version")
+            return
         if self._thread.is_alive():
             raise IndexFault(f"waited {timeout_s:g} s for the index builder to finish writing a version; a slow disk?")
         while self.take() is not None:

@@ -17,6 +17,7 @@ from realm_ds.index.relay import SnapshotRelay
 from realm_ds.index.server import NONE_LAUNCHED, REPORT_EVERY_S
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import oldest_kept
+from realm_ds.index.vitals import Tell, rebuild_figures
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def send_vectors(
     message_bytes: int,
     timeout_s: float,
     build_timeout_s: float,
+    tell: Tell | None = None,
     clock: Clock | None = None,
 ) -> BuilderTotals:
     """Feed the shards, in the order of their ranks, until trainer 0 takes leave; no message has more vectors than
@@ -61,7 +63,7 @@ def send_vectors(
     """
     loop = _Loop(
         mailbox, embedder=embedder, name=f"builder {builder_rank}", shards=shards, tree=tree,
-        message_bytes=message_bytes, timeout_s=timeout_s, silence_s=max(timeout_s, build_timeout_s),
+        message_bytes=message_bytes, timeout_s=timeout_s, silence_s=max(timeout_s, build_timeout_s), tell=tell,
         clock=clock or Clock(),
     )  # fmt: skip
     try:
@@ -87,12 +89,14 @@ class _Loop:
         message_bytes: int,
         timeout_s: float,
         silence_s: float,
+        tell: Tell | None,
         clock: Clock,
     ) -> None:
         self.totals = BuilderTotals()
         self._mailbox, self._embedder, self._name = mailbox, embedder, name
         self._shards, self._message_bytes = tuple(shards), message_bytes
         self._timeout_s, self._silence_s, self._clock = timeout_s, silence_s, clock
+        self._tell = tell
         self._relay = SnapshotRelay(mailbox, tree=tree, wants_weights=True)
         self._trainer, self._parent = tree.trainer, tree.parent(mailbox.rank)
         self._children = tree.children(mailbox.rank)
@@ -103,7 +107,7 @@ class _Loop:
         """When each version was launched that may still be asked for."""
         self._coming: SnapshotStart | None = None
         """The snapshot of which chunks are due."""
-        self._reported_at = self._heard_at = clock.now()
+        self._reported_at = self._heard_at = self._told_at = clock.now()
 
     def run(self) -> None:
         backoff = Backoff(self._clock)
@@ -197,10 +201,23 @@ class _Loop:
                 )
 
     def _report_progress(self) -> None:
-        progress = self._embedder.progress
-        if progress is not None and self._clock.now() - self._reported_at >= REPORT_EVERY_S:
+        progress, now = self._embedder.progress, self._clock.now()
+        if self._tell is not None and now - self._told_at >= REPORT_EVERY_S:
+            self._told_at = now
+            self._tell(**self._figures(now))
+        if progress is not None and now - self._reported_at >= REPORT_EVERY_S:
             # All of them are done only when the last are on their way.
             self._report(progress.version, min(progress.passages_done, len(self._embedder) - 1))
+
+    def _figures(self, now: float) -> dict[str, float]:
+        progress = self._embedder.progress
+        figures: dict[str, float] = {"version": self._launched, "passages_sent": self.totals.passages_sent}
+        if progress is None:
+            return figures
+        took_s = now - self._launched_at.get(progress.version, now)
+        return figures | rebuild_figures(
+            progress.version, done=progress.passages_done, total=len(self._embedder), took_s=took_s
+        )
 
     def _report(self, version: int, passages_done: int) -> None:
         if self._trainer in self._speaking and version in self._launched_at:

@@ -6,6 +6,7 @@ Shapes: B queries, K hits per query, P embedding.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from realm_ds.comm.mailbox import Mailbox
+from realm_ds.comm.waiting import Clock, wait_until
 from realm_ds.errors import IndexFault
 from realm_ds.index.exclusion import Exclusion
 from realm_ds.index.merge import Candidates, Winners, merge, with_fetched_tokens, with_sent_tokens
@@ -68,6 +70,8 @@ class _Open:
     is_audit: bool = False
     counts: bool = True
     """In the totals, and towards the next audit."""
+    waited_s: float = 0.0
+    """Before it was collected."""
     replies: dict[int, Reply] = field(default_factory=dict)
     """By shard."""
     winners: Winners | None = None
@@ -81,13 +85,17 @@ class IndexClient:
 
     def __init__(
         self, mailbox: Mailbox, *, index_ranks: Sequence[int], timeout_s: float, build_timeout_s: float,
-        builder_ranks: Sequence[int] = (), replies: Replies = "auto", audit_every: int = 0,
-        clock: Callable[[], float] = time.monotonic,
+        builder_ranks: Sequence[int] = (), trainer_ranks: Sequence[int] = (), replies: Replies = "auto",
+        audit_every: int = 0, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`builder_ranks` are those that this trainer takes leave of: all of them on trainer 0, none elsewhere."""
+        """`builder_ranks` are those that this trainer takes leave of: all of them on trainer 0, none elsewhere;
+        `trainer_ranks` are those that must not wait for an answer when this one gives up doing so."""
         self.totals = SearchTotals()
         self._mailbox = mailbox
         self._index_ranks, self._builder_ranks = tuple(index_ranks), tuple(builder_ranks)
+        self._trainer_ranks = frozenset(trainer_ranks)
+        self._has_told_trainers = False
+        self._others_leave = False
         self._timeout_s, self._build_timeout_s = timeout_s, build_timeout_s
         self._replies, self._audit_every = replies, audit_every
         self._clock = clock
@@ -130,14 +138,33 @@ class IndexClient:
         self._num_submitted += 1
         return request
 
+    def wait(self, request: int, *, unless: Callable[[], bool]) -> None:
+        """Until `collect` has nothing to wait for, or `unless` holds, here or for another trainer that waits likewise,
+        or the deadline has passed, which `collect` then tells."""
+        opened, started_at = self._open[request], self._clock()
+
+        def is_over() -> bool:
+            self.progress()
+            is_late = self._clock() - started_at + opened.waited_s >= self._build_timeout_s
+            return self._move_on(request, opened) or self._others_leave or unless() or is_late
+
+        if not is_over():
+            what = f"the index to answer the queries of step {opened.step}, index version {opened.version}"
+            wait_until(is_over, timeout_s=math.inf, waiting_for=what, clock=Clock(now=self._clock))
+        opened.waited_s += self._clock() - started_at
+        if unless() and not self._has_told_trainers:
+            self._has_told_trainers = True
+            for rank in self._trainer_ranks - {self._mailbox.rank}:
+                self._mailbox.send(Stop(is_early=1), to=rank)
+
     def collect(self, request: int) -> Candidates:
         """The merged answer; waits for the slowest shard, which may have to build the version first."""
         started_at = self._clock()
         opened = self._open[request]
         while not self._move_on(request, opened):
-            self._wait(request, opened, deadline=started_at + self._build_timeout_s)
+            self._wait(request, opened, waited_s=opened.waited_s + self._clock() - started_at)
         del self._open[request]
-        winners, wait_s = opened.winners, self._clock() - started_at
+        winners, wait_s = opened.winners, opened.waited_s + self._clock() - started_at
         assert winners is not None
         if opened.wants_tokens:
             replies = [opened.replies[shard] for shard in range(len(self._index_ranks))]
@@ -173,11 +200,12 @@ class IndexClient:
         reports, self._reports = self._reports, []
         return reports
 
-    def close(self) -> None:
-        """Tell the shards that no more is asked, and take what they had already sent. Open requests are given up."""
+    def close(self, *, early: bool = False) -> None:
+        """Tell the shards that no more is asked, and take what they had already sent. Open requests are given up, and
+        with `early` also what the shards are building."""
         leaving = self._index_ranks + self._builder_ranks
         for rank in leaving:
-            self._mailbox.send(Stop(), to=rank)
+            self._mailbox.send(Stop(is_early=int(early)), to=rank)
         self._open.clear()
         for rank in leaving:
             self._mailbox.receive(
@@ -268,7 +296,7 @@ class IndexClient:
                 self._mailbox.send(fetch, to=rank)
                 opened.fetching.add(shard)
 
-    def _wait(self, request: int, opened: _Open, *, deadline: float) -> None:
+    def _wait(self, request: int, opened: _Open, *, waited_s: float) -> None:
         """For one shard at a time: what others send meanwhile is kept. The merge does not care for order."""
         missing = [shard for shard in range(len(self._index_ranks)) if shard not in opened.replies]
         shard = missing[0] if missing else min(opened.fetching)
@@ -278,7 +306,8 @@ class IndexClient:
         message = self._mailbox.receive(
             Reply if missing else Fetched,
             source=rank,
-            timeout_s=max(0.0, deadline - self._clock()),
+            timeout_s=self._build_timeout_s,
+            waited_s=waited_s,
             waiting_for=f"{what} index rank(s) {who} to the queries of step {opened.step}, "
             f"index version {opened.version}; their logs tell whether it is still being built: if building takes that "
             "long, raise index.build_timeout_s or add index ranks",
@@ -289,6 +318,9 @@ class IndexClient:
         """Put an answer to its request; one that nobody asked for must not be taken for another's."""
         if isinstance(message, BuildReport):
             self._reports.append((source, message))
+            return
+        if isinstance(message, Stop) and source in self._trainer_ranks:
+            self._others_leave = True
             return
         if not isinstance(message, Reply | Fetched):
             raise IndexFault(f"a trainer received {type(message).__name__} from rank {source}; only replies were due")

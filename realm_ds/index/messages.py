@@ -143,6 +143,10 @@ class Stop(Message):
     to it is under way. From a trainer: what is parked for me need not be answered; a shard answers with a Stop of its
     own. From a rank to those below it in the snapshot's tree, and from a builder rank to the shards and trainer 0."""
 
+    is_early: int = 0
+    """From a trainer: the run ends before its last step, so what is being built need not be finished, and other
+    trainers need not wait for it."""
+
 
 MESSAGES = (Query, Reply, Fetch, Fetched, SnapshotStart, SnapshotChunk, Vectors, BuildReport, Stop)
 """In wire order: the kind of a message is its place here."""

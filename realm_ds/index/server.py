@@ -23,6 +23,7 @@ from realm_ds.index.relay import SnapshotRelay
 from realm_ds.index.shard import BuiltShard
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import oldest_kept
+from realm_ds.index.vitals import Tell, rebuild_figures
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +71,11 @@ def serve(
     shard_rank: int,
     timeout_s: float,
     build_timeout_s: float,
+    tell: Tell | None = None,
     clock: Clock | None = None,
 ) -> ServeTotals:
-    """Answer until everyone who may send anything has taken leave. `trainer_ranks` are world ranks, trainer 0's first.
+    """Answer until everyone who may send anything has taken leave. `trainer_ranks` are world ranks, trainer 0's first;
+    `tell` is told now and then how it goes.
 
     Trainers wait `build_timeout_s` for an answer, of this shard or of a slower one, and ask nothing meanwhile.
 
@@ -80,7 +83,7 @@ def serve(
     """
     server = _Server(
         mailbox, passages=passages, builder=builder, tree=tree, trainer_ranks=trainer_ranks, shard_rank=shard_rank,
-        silence_s=max(timeout_s, build_timeout_s), build_timeout_s=build_timeout_s, clock=clock or Clock(),
+        silence_s=max(timeout_s, build_timeout_s), build_timeout_s=build_timeout_s, tell=tell, clock=clock or Clock(),
     )  # fmt: skip
     try:
         server.run()
@@ -88,7 +91,7 @@ def serve(
     except BaseException:
         builder.cancel()
         raise
-    builder.close(timeout_s)
+    builder.close(timeout_s, early=server.ends_early)
     return server.totals
 
 
@@ -104,9 +107,11 @@ class _Server:
         shard_rank: int,
         silence_s: float,
         build_timeout_s: float,
+        tell: Tell | None,
         clock: Clock,
     ) -> None:
         self.totals = ServeTotals()
+        self.ends_early = False
         self._mailbox = mailbox
         self._passages, self._builder = passages, builder
         self._first_trainer = trainer_ranks[0]
@@ -119,7 +124,7 @@ class _Server:
         self._relay = SnapshotRelay(mailbox, tree=tree, wants_weights=self._embeds)
         self._shard_rank, self._name = shard_rank, f"shard {shard_rank}"
         self._silence_s, self._build_timeout_s = silence_s, build_timeout_s
-        self._clock = clock
+        self._clock, self._tell = clock, tell
         self._built: dict[int, BuiltShard] = {}
         self._launched = NONE_LAUNCHED
         self._known: dict[int, SnapshotStart] = {}
@@ -133,7 +138,7 @@ class _Server:
         self._audits: deque[Asked] = deque()
         """Searches that nobody waits for, as exact ones take long: done one at a time, when there is nothing else."""
         self._parked: deque[Asked] = deque()
-        self._reported_at = self._heard_at = clock.now()
+        self._reported_at = self._heard_at = self._told_at = clock.now()
 
     def run(self) -> None:
         backoff = Backoff(self._clock)
@@ -176,6 +181,7 @@ class _Server:
             case Vectors() if source in self._builder_ranks:
                 self._take_vectors(source, message)
             case Stop():
+                self.ends_early |= bool(message.is_early)
                 self._take_leave(source)
             case _:
                 raise IndexFault(f"{self._name}: {type(message).__name__} from rank {source} is not for an index rank")
@@ -312,14 +318,29 @@ class _Server:
         return True
 
     def _report_progress(self) -> None:
-        if self._clock.now() - self._reported_at < REPORT_EVERY_S:
-            return
+        now = self._clock.now()
+        if self._tell is not None and now - self._told_at >= REPORT_EVERY_S:
+            self._told_at = now
+            self._tell(**self._figures(now))
+        if now - self._reported_at >= REPORT_EVERY_S:
+            for version, done in self._builds().items():
+                self._report(version, done)
+
+    def _builds(self) -> dict[int, int]:
+        """Passages done of each version that is being built: all of them only when it can be searched."""
+        done = {version: assembly.num_there for version, assembly in self._assemblies.items()}
         progress = self._builder.progress
         if progress is not None:
-            # All of them are done only when the version can be searched.
-            self._report(progress.version, min(progress.passages_done, len(self._passages) - 1))
-        for version, assembly in self._assemblies.items():
-            self._report(version, min(assembly.num_there, len(self._passages) - 1))
+            done[progress.version] = progress.passages_done
+        return {version: min(count, len(self._passages) - 1) for version, count in done.items()}
+
+    def _figures(self, now: float) -> dict[str, float]:
+        newest = max(self._built, default=NONE_LAUNCHED)
+        figures: dict[str, float] = {"version": newest, "queries": self.totals.queries, "parked": len(self._parked)}
+        for version, done in self._builds().items():
+            took_s = now - self._launched_at.get(version, now)
+            figures |= rebuild_figures(version, done=done, total=len(self._passages), took_s=took_s)
+        return figures
 
     def _report(self, version: int, passages_done: int) -> None:
         if self._first_trainer in self._asking and version in self._known:

@@ -19,13 +19,15 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.prepare import QUICK_ENTITIES, prepare_demo
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import Question
-from realm_ds.errors import ConfigError
+from realm_ds.errors import ConfigError, Preempted
+from realm_ds.launch.local import leaving_when_asked
 from realm_ds.launch.memory import PeakMemory
 from realm_ds.launch.plots import draw_plots
 from realm_ds.launch.report import DemoResults, build_report, pretrain_rows, write_report
 from realm_ds.launch.stages import launch_stage
 from realm_ds.observe.progress import Bar, Progress, follow_run
 from realm_ds.observe.sinks import metrics_path, read_events
+from realm_ds.train.manifest import saved_steps
 
 STAGES_FILE = "stages.json"
 EXAMPLES_IN_REPORT = 5
@@ -38,20 +40,24 @@ Result = dict[str, Any]
 def run_demo(run_folder: Path, *, seed: int, quick: bool, overrides: Sequence[str] = (), resume: bool = False) -> Path:
     """Run or, with `resume`, finish the demo in `run_folder`; returns the report's path.
 
-    Raises ConfigError if the folder holds a demo and `resume` was not asked for.
+    Raises ConfigError if the folder holds a demo and `resume` was not asked for, Preempted if a signal asks it to end.
     """
     demo = _Demo(run_folder, seed=seed, quick=quick, overrides=overrides, resume=resume)
-    with Progress() as progress, PeakMemory() as memory:
-        demo.progress = progress
-        demo.stage("data", "Preparing data", demo.data)
-        demo.stage("random", "Measuring random towers", lambda bar: demo.measure(start_from=None))
-        demo.stage("ict", "Warm start (inverse cloze)", demo.ict)
-        demo.stage("pretrain", "REALM pre-training", demo.pretrain)
-        demo.stage("qa", "Fine-tuning on questions", demo.qa)
-        demo.results["peak_rss_gib"] = max(memory.peak_gib(), demo.results.get("peak_rss_gib", 0.0))
-        report = demo.report()
-        progress.say(f"report: {report}")
-        return report
+    try:
+        with leaving_when_asked(run_folder), Progress() as progress, PeakMemory() as memory:
+            demo.progress = progress
+            demo.stage("data", "Preparing data", demo.data)
+            demo.stage("random", "Measuring random towers", lambda bar: demo.measure(start_from=None))
+            demo.stage("ict", "Warm start (inverse cloze)", demo.ict)
+            demo.stage("pretrain", "REALM pre-training", demo.pretrain)
+            demo.stage("qa", "Fine-tuning on questions", demo.qa)
+            demo.results["peak_rss_gib"] = max(memory.peak_gib(), demo.results.get("peak_rss_gib", 0.0))
+            report = demo.report()
+            progress.say(f"report: {report}")
+            return report
+    except Preempted:
+        # Whether in a world of ranks or between two: all that is done is kept, and the demo knows what that is.
+        raise Preempted(f"asked to end: go on with realm-ds demo --run {run_folder} --resume") from None
 
 
 def free_run_folder(parent: Path, name: str = "demo") -> Path:
@@ -187,10 +193,9 @@ class _Demo:
 
     def _train(self, stage: StageName, config: RealmConfig, bar: Bar) -> None:
         folder = self._folder / stage
-        has_checkpoint = any((folder / "checkpoints").glob("step-*/manifest.json"))
         poll = follow_run(folder, stage=stage, bar=bar)
         bar.update(now="starting processes")
-        resume = self._resume and has_checkpoint
+        resume = self._resume and bool(saved_steps(folder))
         launch_stage(stage, load_config=lambda: config, run_folder=folder, resume=resume, on_poll=poll)
 
     def _export(self, stage: str, bar: Bar) -> Path:

@@ -4,7 +4,6 @@ RUN/ranks/<world_rank>.json says who runs where, RUN/failures/*.json what went w
 world ends within milliseconds of its first death and the other ranks die of that.
 """
 
-import errno
 import json
 import os
 import signal
@@ -16,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import RealmError
-from realm_ds.files import write_durably
+from realm_ds.files import is_disk_full, write_durably
+from realm_ds.observe.notice import NOTICES
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+PREEMPTED_FILE = "preempted.json"
+"""In the run folder while the last world in it ended early, because it was asked to."""
 
 
 def forget_last_world(folder: Path) -> None:
@@ -26,6 +27,7 @@ def forget_last_world(folder: Path) -> None:
     for name in ("ranks", "failures"):
         for path in (folder / name).glob("*.json"):
             path.unlink(missing_ok=True)
+    (folder / PREEMPTED_FILE).unlink(missing_ok=True)
 
 
 def record_rank(folder: Path, *, world_rank: int, role: str, role_rank: int, host: str) -> None:
@@ -45,11 +47,36 @@ def record_death(folder: Path, signum: int, *, pid: int) -> dict[str, Any]:
     return _record(folder, pid, error=describe_death(signum), traceback="")
 
 
+def record_preemption(folder: Path, *, step: int) -> None:
+    """Say that the ranks end early, because they were asked to, with a checkpoint of `step`; none if that is 0."""
+    _write(folder / PREEMPTED_FILE, {"step": step, "time": time.time()})
+
+
+def explain_preemption(folder: Path) -> str:
+    """What a run that was asked to end has done, and how it goes on."""
+    path = folder / PREEMPTED_FILE
+    step = json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else 0
+    if step:
+        return f"asked to end: checkpoint of step {step} is written in {folder}; go on with --resume"
+    return f"asked to end before there was anything to keep in {folder}: start it again, with or without --resume"
+
+
+def was_preempted(folder: Path, *, was_asked: bool) -> bool:
+    """Whether a world ended because it was asked to, and of nothing else; `was_asked` if a signal was passed on to it.
+
+    Ranks that have not yet got as far as to listen die of the signal.
+    """
+    causes = [record["error"] for record in _records(folder)]
+    if (folder / PREEMPTED_FILE).is_file():
+        return not causes
+    return was_asked and (not causes or causes[0] in map(describe_death, NOTICES))
+
+
 def describe_error(error: BaseException) -> str:
     """An exception as one line that says what to do, where we know it."""
     if isinstance(error, RealmError):
         return f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    if isinstance(error, OSError) and is_disk_full(error):
         place = error.filename or "the run folder"
         return f"the disk is full, {place} could not be written: free some space, then go on with --resume"
     text = " ".join(str(error).split())
@@ -71,7 +98,7 @@ def describe_death(signum: int) -> str:
 
 def explain_end(folder: Path, *, code: int, log: Path) -> str:
     """Why a world ended with an exit code: rank and first cause, and where to read more."""
-    records = sorted(_read_all(folder / "failures"), key=lambda record: record.get("time", 0.0))
+    records = _records(folder)
     if not records:
         last = _last_words(log)
         said = f"; it said: {last}" if last else ""
@@ -80,6 +107,11 @@ def explain_end(folder: Path, *, code: int, log: Path) -> str:
     others = {record["error"] for record in records[1:]} - {first["error"]}
     more = f"; {len(records) - 1} more failed after it" if others else ""
     return f"{_who(first)}: {first['error']}{more} (logs: {log.parent})"
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """What went wrong, the cause first."""
+    return sorted(_read_all(folder / "failures"), key=lambda record: record.get("time", 0.0))
 
 
 def _who(record: Mapping[str, Any]) -> str:

@@ -23,10 +23,11 @@ from realm_ds.index.range_embedder import RangeEmbedder, load_pieces
 from realm_ds.index.server import ServeTotals, prepare_serving, serve, share_interpreter
 from realm_ds.index.store import IndexStore
 from realm_ds.index.tree import SnapshotTree
+from realm_ds.index.vitals import Tell
 from realm_ds.models.realm import frozen_tower, tower_from_snapshot
 
 
-def serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: int) -> ServeTotals:
+def serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: int, tell: Tell) -> ServeTotals:
     """Hold one shard of the corpus and serve it until every trainer has taken leave."""
     prepare_serving(config.index.search_threads or torch.get_num_threads())
     tokenizer, manifest = _open_corpus(config)
@@ -44,10 +45,11 @@ def serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: 
         shard_rank=shard_rank,
         timeout_s=config.runtime.wait_timeout_s,
         build_timeout_s=config.index.build_timeout_s,
+        tell=tell,
     )
 
 
-def build_vectors(world: World, config: RealmConfig, *, folder: Path, builder_rank: int) -> BuilderTotals:
+def build_vectors(world: World, config: RealmConfig, *, folder: Path, builder_rank: int, tell: Tell) -> BuilderTotals:
     """Embed one range of the corpus for every version that is launched, until trainer 0 takes leave."""
     share_interpreter()
     tokenizer, manifest = _open_corpus(config)
@@ -79,6 +81,7 @@ def build_vectors(world: World, config: RealmConfig, *, folder: Path, builder_ra
         message_bytes=config.index.snapshot_chunk_bytes,
         timeout_s=config.runtime.wait_timeout_s,
         build_timeout_s=config.index.build_timeout_s,
+        tell=tell,
     )
 
 

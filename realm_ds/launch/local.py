@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from realm_ds.errors import LaunchError
-from realm_ds.launch.failures import explain_end, forget_last_world
+from realm_ds.errors import LaunchError, Preempted
+from realm_ds.launch.failures import explain_end, explain_preemption, forget_last_world, was_preempted
 from realm_ds.launch.tether import TAG_VARIABLE, die_with_parent, kill_tagged
+from realm_ds.observe.notice import NOTICES
 
 POLL_S = 0.1
 GRACE_S = 5.0
@@ -51,8 +52,8 @@ def run_world(
     """Run `python -m MODULE ARGUMENTS` as a world of so many processes and wait for its end.
 
     What the ranks print goes to RUN/logs/world.log. Raises LaunchError with the rank and the first cause. SIGTERM and
-    SIGUSR1 are passed on to the ranks and end them: no trainer saves on a signal. Ctrl-C ends them too. However this
-    ends, none is left.
+    SIGUSR1 are passed on to the ranks, which end when they have saved what they do: Preempted. Ctrl-C ends them at
+    once. However this ends, none is left.
     """
     log = run_folder / "logs" / "world.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def run_world(
             stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
     try:
-        with _passing_on(world):
+        with _passing_on(world) as was_asked:
             code = _wait(world, on_poll or _nothing)
     except KeyboardInterrupt:
         world.send_signal(signal.SIGINT)
@@ -80,8 +81,28 @@ def run_world(
         raise LaunchError(
             f"processes {stubborn} of the world in {run_folder} cannot be killed: they wait for a device or disk"
         )
+    if code and was_preempted(run_folder, was_asked=was_asked.is_set()):
+        raise Preempted(explain_preemption(run_folder))
     if code:
         raise LaunchError(explain_end(run_folder, code=code, log=log))
+
+
+@contextmanager
+def leaving_when_asked(run_folder: Path) -> Iterator[None]:
+    """While in the block, and while no world runs in it, SIGTERM and SIGUSR1 raise Preempted."""
+
+    def leave(number: int, frame: object) -> None:
+        raise Preempted(explain_preemption(run_folder))
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in NOTICES}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _wait(world: "subprocess.Popen[bytes]", on_poll: Callable[[], None]) -> int:
@@ -104,27 +125,28 @@ def _nothing() -> None:
 
 
 @contextmanager
-def _passing_on(world: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """While in the block, SIGTERM and SIGUSR1 go to the ranks (through mpiexec), to handle or to end of them.
+def _passing_on(world: "subprocess.Popen[bytes]") -> Iterator[threading.Event]:
+    """While in the block, SIGTERM and SIGUSR1 go to the ranks (through mpiexec); whether one has is what is yielded.
 
-    Training does not handle them: it ends at once, and `--resume` goes on from its newest checkpoint. A second SIGTERM
-    is impatience: it ends the ranks as Ctrl-C does.
+    Training saves its last step and ends; what does not listen dies. A second SIGTERM is impatience: it ends the ranks
+    as Ctrl-C does.
     """
+    was_asked, was_told_to_end = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield was_asked
         return
-    asked_to_end = threading.Event()
 
     def pass_on(number: int, frame: object) -> None:
         if number == signal.SIGTERM:
-            if asked_to_end.is_set():
+            if was_told_to_end.is_set():
                 raise KeyboardInterrupt
-            asked_to_end.set()
+            was_told_to_end.set()
+        was_asked.set()
         world.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, pass_on) for number in NOTICES}
     try:
-        yield
+        yield was_asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

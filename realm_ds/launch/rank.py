@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from realm_ds.comm.world import World
-from realm_ds.errors import RealmError
+from realm_ds.errors import Preempted, RealmError
 from realm_ds.launch.failures import record_death, record_error, record_rank
-from realm_ds.launch.tether import die_with_parent, kill_own_session
+from realm_ds.launch.tether import die_with_parent, end_in_order, kill_own_session
 from realm_ds.observe.logs import start_logs
 from realm_ds.observe.sinks import Sinks
 from realm_ds.observe.waiting import answer_sigusr2
@@ -44,15 +45,15 @@ def run_as_rank(folder: Path, job: Callable[[], None]) -> None:
         code = INTERRUPTED
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except Preempted as error:  # Every rank ends so, and trainer 0 has said why.
+        _flush()
+        end_in_order(error.exit_code)
     except BaseException as error:
         _tell(folder, error)
         code = 1
     if code:
-        # Not through the interpreter's end: it waits for threads, and MPI's end for ranks that will never come. The
-        # keeper passes the code on, at which mpiexec and `srun -K1` end the other ranks.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        # The keeper passes the code on, at which mpiexec and `srun -K1` end the other ranks.
+        _leave(code)
     for number in _PASSED_ON:
         # The job is done. At the interpreter's end signals have their default meaning again: a late one (launchers
         # signal keeper and rank, so each may come twice) would make a death of a success.
@@ -114,6 +115,17 @@ def limit_threads(threads: int) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)
+
+
+def _leave(code: int) -> NoReturn:
+    """End, not through the interpreter's end: it waits for threads, and MPI's end for ranks that will never come."""
+    _flush()
+    os._exit(code)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def _tell(folder: Path, error: BaseException) -> None:

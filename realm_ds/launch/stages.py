@@ -12,6 +12,7 @@ from pathlib import Path
 
 from realm_ds.comm.world import is_launched, start_mpi
 from realm_ds.config.base import StageName
+from realm_ds.config.deepspeed import check_deepspeed
 from realm_ds.config.load import RUN_CONFIG, dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import load_questions
@@ -21,13 +22,17 @@ from realm_ds.errors import CheckpointError, ConfigError, DataError
 from realm_ds.files import write_durably
 from realm_ds.index.factory import spec_of
 from realm_ds.launch.failures import forget_last_world
-from realm_ds.launch.local import run_world, world_command
+from realm_ds.launch.local import leaving_when_asked, run_world, world_command
 from realm_ds.launch.node import run_rank
+from realm_ds.launch.offload import check_offload
 from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import check_start
+from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
+from realm_ds.observe.trackers import check_tracker
+from realm_ds.train.manifest import check, saved_steps, step_folder
 
 DEFAULT_TRAINERS = 2
 
@@ -42,20 +47,29 @@ def launch_stage(
 ) -> None:
     """Run a whole stage from here, or this process's part of it if a launcher started it.
 
-    Raises ConfigError or CheckpointError for what cannot work, LaunchError when a rank dies.
+    Raises ConfigError or CheckpointError for what cannot work, LaunchError when a rank dies, Preempted when a signal
+    has asked the run to end.
     """
     if is_launched(os.environ):
-        run_as_rank(run_folder, lambda: _take_part(stage, load_config, run_folder=run_folder, resume=resume))
+
+        def take_part() -> None:
+            _take_part(stage, load_config, run_folder=run_folder, resume=resume, notice=Notice().listen())
+
+        run_as_rank(run_folder, take_part)
         return
-    config = with_local_encoder(load_config())
-    check_inputs(stage, config)
-    prepare_run_folder(run_folder, config, resume=resume)
-    run_world(
-        rank_arguments(stage, run_folder=run_folder, resume=resume),
-        processes=num_processes(stage, config),
-        run_folder=run_folder,
-        on_poll=on_poll,
-    )
+    with leaving_when_asked(run_folder):
+        config = with_local_encoder(load_config())
+        check_inputs(stage, config)
+        if resume and has_finished(stage, config, run_folder):
+            print(_nothing_left(stage, config, run_folder), file=sys.stderr, flush=True)
+            return
+        prepare_run_folder(run_folder, config, resume=resume)
+        run_world(
+            rank_arguments(stage, run_folder=run_folder, resume=resume),
+            processes=num_processes(stage, config),
+            run_folder=run_folder,
+            on_poll=on_poll,
+        )
 
 
 def show_stage(stage: StageName, *, load_config: Callable[[], RealmConfig], run_folder: Path, resume: bool) -> None:
@@ -76,6 +90,8 @@ def check_inputs(stage: StageName, config: RealmConfig) -> None:
 
     Raises DataError, ConfigError or CheckpointError for what is absent, damaged, of another tokenizer or too small.
     """
+    check_offload(check_deepspeed(config))
+    check_tracker(config.runtime.tracker)
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     if stage == "pretrain" or (stage == "ict" and config.ict.encoder_warmup):
@@ -163,17 +179,25 @@ def _check_evaluation(config: RealmConfig, *, fingerprint: str) -> None:
         load_questions(settings.questions, needed_by="mend evaluate.questions, or set it to null")
 
 
-def _take_part(stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool) -> None:
+def _take_part(
+    stage: StageName, load_config: Callable[[], RealmConfig], *, run_folder: Path, resume: bool, notice: Notice
+) -> None:
     # Before anything can fail: a rank that dies before MPI is there leaves the others waiting for it in MPI_Init.
     mpi = start_mpi()
     config = load_config()
-    if TAG_VARIABLE not in os.environ and (mpi is None or mpi.COMM_WORLD.Get_rank() == 0):
-        # Started by srun or mpiexec, so nobody has done this yet. The others wait for this rank when they join.
+    is_on_its_own = TAG_VARIABLE not in os.environ  # started by srun or mpiexec: nobody has looked at anything yet
+    leads = mpi is None or mpi.COMM_WORLD.Get_rank() == 0
+    if is_on_its_own and resume and has_finished(stage, config, run_folder):
+        if leads:  # Each rank sees the same, and none starts.
+            print(_nothing_left(stage, config, run_folder), file=sys.stderr, flush=True)
+        return
+    if is_on_its_own and leads:
+        # The others wait for this rank when they join.
         config = with_local_encoder(config)
         check_inputs(stage, config)
         prepare_run_folder(run_folder, config, resume=resume)
         forget_last_world(run_folder)
-    run_rank(stage, config=config, folder=run_folder, resume=resume)
+    run_rank(stage, config=config, folder=run_folder, resume=resume, notice=notice)
 
 
 def rank_arguments(stage: StageName, *, run_folder: Path, resume: bool) -> list[str]:
@@ -201,15 +225,44 @@ def num_processes(stage: StageName, config: RealmConfig) -> int:
     return trainers + (config.index.num_shards + config.index.builders if stage == "pretrain" else 0)
 
 
+def has_finished(stage: StageName, config: RealmConfig, run_folder: Path) -> bool:
+    """Whether the newest checkpoint, whole, is that of the last step: nothing would be trained.
+
+    Not for qa, which answers its questions after the last step.
+    """
+    steps = saved_steps(run_folder)
+    if stage == "qa" or not steps or steps[-1] < getattr(config, stage).steps:
+        return False
+    try:
+        return bool(check(step_folder(run_folder, steps[-1])).get("stage") == stage)
+    except CheckpointError:
+        return False  # it will be named, and the one before it used
+
+
+def _nothing_left(stage: StageName, config: RealmConfig, run_folder: Path) -> str:
+    return (
+        f"realm-ds: nothing is left to do: {run_folder} has trained all {stage}.steps={getattr(config, stage).steps}; "
+        f"its settings are left as they are. Raise {stage}.steps to go on"
+    )
+
+
 def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -> None:
-    """Write what the run is before it starts. A folder that holds a run is not overwritten without being told."""
-    # A whole checkpoint: a run that ended before its first one can only be started again.
-    has_run = any((run_folder / "checkpoints").glob("step-*/manifest.json"))
+    """Write what the run is before it starts. A folder that holds a run is not overwritten without being told.
+
+    A run that was stopped before its first whole checkpoint has nothing to lose: with --resume or without, it begins
+    again. Settings that a resumed run changes stay as config-1.yaml, config-2.yaml, ...
+    """
+    path = run_folder / RUN_CONFIG
+    has_run = bool(saved_steps(run_folder))
     if has_run and not resume:
         raise ConfigError(f"{run_folder} holds a run already: add --resume to go on with it, or name another folder")
-    if resume and not has_run:
-        raise CheckpointError(f"{run_folder} holds no checkpoint to resume from: start the run without --resume")
-    write_durably(run_folder / RUN_CONFIG, dump(config))  # at once: other ranks may be reading the one before
+    if resume and not has_run and not path.is_file():
+        raise CheckpointError(f"{run_folder} holds no run to resume: start it without --resume")
+    text = dump(config)
+    if has_run and path.is_file() and path.read_text(encoding="utf-8") != text:
+        number = 1 + len(list(run_folder.glob("config-*.yaml")))
+        write_durably(run_folder / f"config-{number}.yaml", path.read_bytes())
+    write_durably(path, text)  # at once: other ranks may be reading the one before
     (run_folder / "code.txt").write_text(_code_version(), encoding="utf-8")
 
 

@@ -23,6 +23,7 @@ _STEP_WORDS: Mapping[str, Callable[[float], str]] = {
     "in_batch_accuracy": lambda value: f"in-batch accuracy {value:.0%}",
     "retrieval_utility": lambda value: f"retrieval utility {value:+.3f}",
     "null_share": lambda value: f"null share {value:.0%}",
+    "tokens_per_s": lambda value: f"{count_text(value)} tokens/s",
 }
 
 
@@ -54,13 +55,13 @@ class Bar:
             self.done = done
         self._draw.changed(self)
 
+    def say(self, text: str) -> None:
+        """A line of this stage that stays, above the bar."""
+        self._draw.say(f"{self.title}: {text}")
+
     def finish(self, result: str) -> None:
         """The stage is over: one line stays."""
         self._draw.finished(self, f"{self.title}: {result} ({clock_text(self._clock() - self.started_at)})")
-
-    def say(self, text: str) -> None:
-        """A line of this stage that stays."""
-        self._draw.say(f"{self.title}: {text}")
 
     def left_s(self) -> float | None:
         """Seconds to go at the pace since the first known count: starting up does not count as slowness."""
@@ -197,8 +198,10 @@ class RunFollower:
     def _take(self, writer: str, record: Mapping[str, Any]) -> None:
         if record["event"] == "step" and writer == "trainer-0":
             self._bar.update(int(record["step"]), total=record.get("steps"), now=describe_step(record))
-        if record["event"] == "evaluated" and writer == "trainer-0":
+        elif record["event"] == "evaluated" and writer == "trainer-0":
             self._bar.say(f"held out, after step {record['step']}: {describe_evaluation(record)}")
+        elif record["event"] == "notice":
+            self._bar.say(str(record["text"]))
 
 
 def follow_run(run_folder: Path, *, stage: str, bar: Bar) -> Callable[[], None]:
@@ -230,7 +233,15 @@ def _index_words(record: Mapping[str, Any]) -> Iterator[str]:
             left = f" {clock_text(record['rebuild_eta_s'])} left at {record['rebuild_passages_per_s']:.0f}/s"
         yield f"next {record['rebuilt_share']:.0%}{left}"
     if "wait_for_index_ms" in record:
-        yield f"wait {record['wait_for_index_ms']:.1f} ms"
+        wait_ms, step_ms = record["wait_for_index_ms"], record.get("step_ms", 0.0)
+        yield f"wait {wait_ms:.1f} ms" + (f" ({wait_ms / step_ms:.0%})" if step_ms else "")
+
+
+def count_text(count: float) -> str:
+    """Counts as people say them: 870, 12.3k, 4.1M."""
+    if count < 1000:
+        return f"{count:.0f}"
+    return f"{count / 1000:.1f}k" if count < 1e6 else f"{count / 1e6:.1f}M"
 
 
 def clock_text(seconds: float) -> str:

@@ -1,17 +1,21 @@
 """What happened, for machines: one JSON line per event per rank, and TensorBoard from the leading trainer.
 
-Events: `step` (step, steps, means), `result` (the closing numbers of a stage), and what else a caller names. A line is
+Events: `step` (step, steps, means), `result` (the closing numbers of a stage), `notice` (a text for people), `alive`
+(every few seconds: pulse.py), `ended` (the last of a rank that was not killed), and what else a caller names. A line is
 whole or absent, and is there as soon as it is written: readers follow the file of a live run.
 """
 
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from realm_ds.observe.trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +38,15 @@ class Sinks:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _end_torn_line(self._path)
         self._file = self._path.open("ab", buffering=0)
+        self._lock = threading.Lock()
         self._stage = stage
         self._clock = clock
         self._board = _Board(run_folder / "events" / stage) if tensorboard else None
+        self._tracker: Tracker | None = None
+
+    def also_to(self, tracker: Tracker | None) -> None:
+        """From now on means of steps go there as well; closed with these."""
+        self._tracker = tracker
 
     def write(self, event: str, *, step: int | None = None, **values: Value) -> None:
         """One event; numbers of a step also become curves."""
@@ -46,18 +56,24 @@ class Sinks:
         record.update({name: _plain(value) for name, value in values.items()})
         try:
             line = f"{json.dumps(record, allow_nan=False)}\n".encode()
-            while line:
-                line = line[self._file.write(line) :]
+            with self._lock:  # The pulse's thread writes, too.
+                while line:
+                    line = line[self._file.write(line) :]
         except OSError as error:  # a full disk: say of which file
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         if self._board is not None and step is not None:
             self._board.write(step, {f"{self._stage}/{name}": value for name, value in values.items()}, record["time"])
+        if self._tracker is not None and step is not None and event == "step":
+            numbers = {name: value for name, value in record.items() if name not in _NO_CURVE and _is_number(value)}
+            self._tracker.log(step, {f"{self._stage}/{name}": value for name, value in numbers.items()})
 
     def close(self) -> None:
         """Close the files; events after this are an error."""
         self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +105,13 @@ def parse_event(line: str) -> dict[str, Any] | None:
 def last_of_each_step(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """Steps in order, each once: a resumed run repeats the steps after its checkpoint, and the later record counts."""
     return [record for _, record in sorted({record["step"]: record for record in records}.items())]
+
+
+_NO_CURVE = ("step", "steps", "time")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _plain(value: Any) -> Any:

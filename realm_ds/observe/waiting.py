@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +20,16 @@ LONG_S = 5.0
 # Without a lock: each step on the dictionary is atomic, and a signal handler may read it at any moment.
 _waits: dict[int, tuple[str, float, str]] = {}
 _numbers = itertools.count()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """One that goes on now."""
+
+    number: int
+    """No other wait of this process has it."""
+    what: str
+    seconds: float
 
 
 @contextmanager
@@ -39,6 +50,15 @@ def current_waits(*, clock: Callable[[], float] = time.monotonic) -> list[str]:
     """The waits that go on now, longest first."""
     waits = sorted(_waits.values(), key=lambda wait: wait[1])
     return [f"{what}, for {clock() - started_at:.1f} s (thread {thread})" for what, started_at, thread in waits]
+
+
+def longest_wait(*, clock: Callable[[], float] = time.monotonic) -> Wait | None:
+    """Of those that go on now, the one that has lasted longest."""
+    waits = list(_waits.items())
+    if not waits:
+        return None
+    number, (what, started_at, _) = min(waits, key=lambda wait: wait[1][1])
+    return Wait(number=number, what=what, seconds=clock() - started_at)
 
 
 def answer_sigusr2(log_file: Path) -> TextIO:

@@ -1,26 +1,32 @@
-"""A checkpoint: DeepSpeed's shards, where every trainer stood in its stream, a manifest. Whole, or not there at all.
+"""A checkpoint: DeepSpeed's shards, where every trainer stood in its streams, a manifest. Whole, or not there at all.
 
     checkpoints/step-00000100/{zero/, trainer-00000.json, ..., manifest.json}    checkpoints/latest
 
 Which index versions belong to a step follows from the step and the launches (index/versions.py); their files are
-refresh.py's business.
+refresh.py's business. How a run goes on from a checkpoint is resume.py's.
 """
 
-import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from realm_ds.comm.trainers import Trainers
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import Interval, StreamState
 from realm_ds.errors import CheckpointError
 from realm_ds.files import sync, write_durably
 from realm_ds.train.engine import Engine
+from realm_ds.train.manifest import OtherFormat, check, saved_steps, seal, step_folder
+from realm_ds.train.writer import Writer
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+
+UNFINISHED, CONVERTED, DAMAGED = "unfinished-", "universal-", "damaged-"
+"""What stands before the name of a folder that no search for checkpoints may match."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,129 +49,123 @@ class TrainState:
     step: int
     """Optimizer steps done."""
     num_trainers: int
-    stream: StreamState
-    """Of the examples consumed by these steps, not of those prefetched."""
+    zero_stage: int
+    global_batch: int
+    """Examples of one optimizer step, of all trainers."""
+    streams: Mapping[str, StreamState]
+    """By name. Of the records consumed by these steps, not of those prefetched."""
+    groups: Sequence[Mapping[str, Any]]
+    """Settings of each parameter group (learning rate, weight decay, ...), which not every way to load brings back."""
     fixed: Mapping[str, str]
     """Settings that a resumed run must share with this one, by name: positions and index versions count on them."""
     index: IndexState | None = None
     """Of stages that have an index."""
 
 
-def step_folder(run_folder: Path, step: int) -> Path:
-    return run_folder / "checkpoints" / f"step-{step:08d}"
-
-
-def saved_steps(run_folder: Path) -> list[int]:
-    """Steps with a whole checkpoint, ascending."""
-    folders = (run_folder / "checkpoints").glob("step-*")
-    return sorted(int(f.name.removeprefix("step-")) for f in folders if (f / "manifest.json").is_file())
+def kept_steps(steps: Sequence[int], *, last: int, every: int | None) -> set[int]:
+    """Those of the saved steps to keep: the newest `last`, and all multiples of `every`."""
+    return set(sorted(steps)[-last:]) | {step for step in steps if every and step % every == 0}
 
 
 def save(
-    engine: Engine, run_folder: Path, *, state: TrainState, trainers: Trainers, keep: int, timeout_s: float
+    engine: Engine,
+    run_folder: Path,
+    *,
+    state: TrainState,
+    trainers: Trainers,
+    writer: Writer,
+    keep: Callable[[Sequence[int]], Collection[int]],
+    timeout_s: float,
 ) -> None:
-    """Write a checkpoint under another name, make it durable, rename it, move `latest`, drop the oldest. Collective."""
+    """Write a checkpoint under another name; trainer 0's writer then makes it durable and publishes it. Collective.
+
+    Returns when all files are written; a power cut may still lose them, and the checkpoint before is there until then.
+    """
     final = step_folder(run_folder, state.step)
-    unfinished = final.with_name(f"unfinished-{final.name}")  # a name that no search for checkpoints matches
+    unfinished = final.with_name(UNFINISHED + final.name)
     if trainers.rank == 0:
+        writer.wait_for("checkpoint")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
     trainers.barrier(timeout_s=timeout_s, waiting_for=f"trainer 0 to make {unfinished}")
     engine.save(unfinished)
-    _write_json(unfinished / _trainer_file(trainers.rank), asdict(state))
+    (unfinished / _trainer_file(trainers.rank)).write_text(_json(asdict(state)), encoding="utf-8")
     trainers.barrier(timeout_s=timeout_s, waiting_for=f"all trainers to write {unfinished}")
     if trainers.rank == 0:
-        files = sorted(path for path in unfinished.rglob("*") if path.is_file())
-        sums = {str(path.relative_to(unfinished)): _sha256(path) for path in files}
-        for path in files:  # DeepSpeed does not; a rename must not outlive what it names
-            sync(path)
-        _write_json(unfinished / "manifest.json", {"format": FORMAT, "step": state.step, "sha256": sums})
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.rename(final)
-        sync(final.parent)
-        _write_json(final.parent / "latest", {"step": state.step})
-        for step in saved_steps(run_folder)[:-keep]:
-            shutil.rmtree(step_folder(run_folder, step))
-    trainers.barrier(timeout_s=timeout_s, waiting_for=f"trainer 0 to publish {final}")
+        writer.submit("checkpoint", partial(_publish, unfinished, final, stage=state.stage, step=state.step, keep=keep))
 
 
-def find(run_folder: Path, step: int | None = None, *, trainers: Trainers | None = None) -> Path:
-    """The checkpoint of a step, or the newest; its files are checked against their sums.
+def _publish(
+    unfinished: Path, final: Path, *, stage: str, step: int, keep: Callable[[Sequence[int]], Collection[int]]
+) -> None:
+    """Make durable, rename, move `latest`; then drop what is no longer needed."""
+    seal(unfinished, stage=stage, step=step)
+    shutil.rmtree(final, ignore_errors=True)
+    unfinished.rename(final)
+    sync(final.parent)
+    write_durably(final.parent / "latest", _json({"step": step}))
+    run_folder = final.parents[1]
+    steps = saved_steps(run_folder)
+    for old in sorted(set(steps) - set(keep(steps)) - {step}):
+        shutil.rmtree(step_folder(run_folder, old))
+    # A run that went on from a converted checkpoint now has one of its own layout.
+    for converted in final.parent.glob(f"{CONVERTED}*"):
+        shutil.rmtree(converted)
 
-    With `trainers` a collective: trainer 0 reads all the files and tells the others what it found. Raises
-    CheckpointError, on every trainer, when there is none or one of its files is damaged.
+
+def find(run_folder: Path, step: int | None = None, *, on_damage: Callable[[Path, str], None] | None = None) -> Path:
+    """The checkpoint of a step, or the newest that is whole; all its files are checked against their sums.
+
+    A newer one that is damaged is named (`on_damage`; else in the log). Raises CheckpointError when there is none, or
+    the one that was asked for is damaged.
     """
-    if trainers is None:
-        return _find_whole(run_folder, step)
-    verdict = None
-    if trainers.rank == 0:
-        try:
-            verdict = json.dumps({"name": _find_whole(run_folder, step).name}).encode()
-        except CheckpointError as error:
-            verdict = json.dumps({"fault": str(error)}).encode()
-    told = json.loads(trainers.broadcast_bytes(verdict))
-    if "fault" in told:
-        raise CheckpointError(told["fault"])
-    return run_folder / "checkpoints" / str(told["name"])
-
-
-def _find_whole(run_folder: Path, step: int | None) -> Path:
     steps = saved_steps(run_folder)
     if not steps or (step is not None and step not in steps):
         wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         there = f"; there are steps {', '.join(map(str, steps))}" if steps else ""
         remedy = "name one of these" if steps else "train first, without --resume"
         raise CheckpointError(f"{run_folder} holds {wanted}{there}: {remedy}")
-    folder = step_folder(run_folder, steps[-1] if step is None else step)
-    for name, expected in _read_sums(folder).items():
-        path = folder / name
-        if not path.is_file() or _sha256(path) != expected:
-            raise CheckpointError(
-                f"{path} is {'damaged' if path.is_file() else 'missing'} (its sha256 is not the manifest's): "
-                f"remove {folder} to go on from the checkpoint before it"
-            )
-    return folder
+    if step is not None:
+        check(step_folder(run_folder, step))
+        return step_folder(run_folder, step)
+    faults = []
+    for newest in reversed(steps):
+        folder = step_folder(run_folder, newest)
+        try:
+            check(folder)
+        except OtherFormat:
+            raise
+        except CheckpointError as fault:
+            faults.append(str(fault))
+            (on_damage or _log_damage)(folder, str(fault))
+        else:
+            return folder
+    raise CheckpointError(f"{run_folder} holds no whole checkpoint: {'; '.join(faults)}. Start a new run")
 
 
-def _read_sums(folder: Path) -> dict[str, str]:
-    """The sha256 of every file of a checkpoint, from its manifest."""
-    path = folder / "manifest.json"
-    remedy = f"remove {folder} to go on from the checkpoint before it"
+def _log_damage(folder: Path, fault: str) -> None:
+    log.warning("%s: the checkpoint before it is used", fault)
+
+
+def read_states(folder: Path) -> list[TrainState]:
+    """What every trainer wrote into a checkpoint, by trainer rank."""
+    first = _read_state(folder, 0)
+    return [first, *(_read_state(folder, rank) for rank in range(1, first.num_trainers))]
+
+
+def _read_state(folder: Path, trainer_rank: int) -> TrainState:
+    path = folder / _trainer_file(trainer_rank)
     try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): {remedy}") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise CheckpointError(
-            f"{folder} is of format {found!r}, but this realm-ds reads {FORMAT}: "
-            "use the version that wrote it (code.txt in the run folder names it)"
-        )
-    sums = manifest.get("sha256")
-    if not isinstance(sums, dict) or not sums:
-        raise CheckpointError(f"{path} has no sha256 of the checkpoint's files: {remedy}")
-    return sums
+        data = json.loads(path.read_text(encoding="utf-8"))
+        streams = {name: _stream_state(state) for name, state in data["streams"].items()}
+        index = _index_state(data["index"]) if data["index"] else None
+        return TrainState(**{**data, "streams": streams, "index": index})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): resume from another checkpoint") from error
 
 
-def load(engine: Engine, folder: Path, *, stage: str, trainers: Trainers, fixed: Mapping[str, str]) -> TrainState:
-    """Restore engine and stream position. Collective. Raises CheckpointError if the checkpoint is another run's."""
-    path = folder / _trainer_file(trainers.rank)
-    data: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    if data.get("stage") != stage or data.get("num_trainers") != trainers.size:
-        raise CheckpointError(
-            f"{folder} is of stage {data.get('stage', '?')} with {data.get('num_trainers', 'fewer')} trainers; "
-            f"this is stage {stage} with {trainers.size}: resume with the layout that wrote it"
-        )
-    changed = [f"{name} was {data['fixed'].get(name, 'not set')}, now {now}" for name, now in fixed.items()
-               if data["fixed"].get(name) != now]  # fmt: skip
-    if changed:
-        raise CheckpointError(
-            f"{folder} cannot be gone on with after these changes: {'; '.join(changed)}. Undo them, or start a new run "
-            "from this one's export with model.start_from"
-        )
-    engine.load(folder)
-    index = _index_state(data["index"]) if data.get("index") else None
-    return TrainState(**{**data, "stream": StreamState(**data["stream"]), "index": index})
+def _stream_state(data: Mapping[str, Any]) -> StreamState:
+    return StreamState(**{**data, "rest": tuple(Interval(**part) for part in data["rest"])})
 
 
 def _index_state(data: Mapping[str, Any]) -> IndexState:
@@ -180,10 +180,5 @@ def _trainer_file(trainer_rank: int) -> str:
     return f"trainer-{trainer_rank:05d}.json"
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, data: object) -> None:
-    write_durably(path, json.dumps(data, indent=1, sort_keys=True))
+def _json(data: object) -> str:
+    return json.dumps(data, indent=1, sort_keys=True)

@@ -4,6 +4,7 @@ What is computed in a step lives in models/objectives.py, what surrounds it in l
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -18,14 +19,22 @@ from torch import Tensor, nn
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 import deepspeed
+from deepspeed.git_version_info import installed_ops
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
+from realm_ds.config.deepspeed import is_on, needs_nvme, offload_device, zero_stage
 from realm_ds.config.schema import OptimizerConfig
 from realm_ds.config.stages import StageConfig
 from realm_ds.errors import CheckpointError, IndexFault
 from realm_ds.models.objectives import Measures
-from realm_ds.train.optimizer import learning_rate_factor, parameter_groups, rate_of
+from realm_ds.train.disk_states import consolidate_states, load_states, save_states
+from realm_ds.train.optimizer import BertAdam, learning_rate_factor, parameter_groups, rate_of
 from realm_ds.train.resident import ResidentBytes, resident_bytes, share_master_weights
+from realm_ds.train.soundness import Losses, gradient_fault, scale_fault
+from realm_ds.train.timing import StepTimer
+from realm_ds.train.universal import loads_universal, mend_groups
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT_TAG = "zero"
 """The folder of DeepSpeed's own files inside one of our checkpoints."""
@@ -37,7 +46,10 @@ def join(local_rank: int) -> torch.device:
     DeepSpeed would compile a shared-memory all-reduce for the CPU at this point: a minute of C++ under a lock that a
     killed job leaves behind, so that the next one hangs without a word. It is declared incompatible; gloo serves.
     """
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.WARNING)
+    # BertAdam is one of those that it has not tested; we have.
+    logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     else:
@@ -46,8 +58,17 @@ def join(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def build_disk_operator() -> None:
+    """Compile what offloading to a disk needs, unless that is done; launch/offload.py calls it before ranks start."""
+    builder = deepspeed.ops.op_builder.AsyncIOBuilder()
+    if not builder.is_compatible(verbose=False):
+        raise RuntimeError("libaio or its headers are missing")
+    with redirect_stdout(StringIO()):
+        builder.load(verbose=False)
+
+
 class Engine:
-    """An objective under ZeRO. Every method is a collective of all trainers."""
+    """An objective under ZeRO. Every method but facts() is a collective of all trainers."""
 
     def __init__(
         self,
@@ -65,44 +86,68 @@ class Engine:
             learning_rate_of=learning_rate_of or partial(rate_of, stage=stage),
             weight_decay=optimizer.weight_decay,
         )
-        adamw = torch.optim.AdamW(groups, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True)
         # Not in the groups: a checkpoint brings its own, and a run may be resumed with lower rates.
         self._peak_rates = [group["lr"] for group in groups]
+        self._clipping = _clipping(optimizer, deepspeed_json)
+        self._clip_norm = optimizer.clip_norm
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=objective,
-            optimizer=adamw,
+            # In 16-bit ZeRO 0 DeepSpeed makes a step without gradients, so that states are there: it must move nothing.
+            optimizer=_optimizer([{**group, "lr": 0.0} for group in groups], optimizer, deepspeed_json),
             config={
-                "zero_force_ds_cpu_optimizer": False,  # Offload goes with our AdamW, which is fused on CPU too.
                 **deepspeed_json,
                 "train_micro_batch_size_per_gpu": stage.micro_batch_size,
                 "gradient_accumulation_steps": stage.gradient_accumulation_steps,
                 "train_batch_size": stage.micro_batch_size * stage.gradient_accumulation_steps * num_trainers,
-                "gradient_clipping": optimizer.clip_norm,
+                "gradient_clipping": optimizer.clip_norm if self._clipping == "deepspeed" else 0.0,
                 "zero_allow_untested_optimizer": True,
+                "zero_force_ds_cpu_optimizer": False,  # _optimizer() has chosen; torch's is fused on CPU too.
                 "steps_per_print": 2**31,
             },
         )
+        _forget_steps(self._optimizer)
         share_master_weights(self._optimizer)
-        if num_trainers == 1 and isinstance(self._optimizer, torch.optim.Optimizer):
-            # ZeRO-0 in fp32: DeepSpeed would copy all gradients to a buffer and back, to add them up with no others.
+        # With local clipping train_step combines gradients, once each trainer has clipped its own. And alone, with ZeRO
+        # 0 in float32, DeepSpeed would copy all of them to a buffer and back, to add them up with nobody's.
+        is_plain = isinstance(self._optimizer, torch.optim.Optimizer)
+        if self._clipping == "local" or (num_trainers == 1 and is_plain):
             self._engine.enable_backward_allreduce = False
+        self._is_on_disk = needs_nvme(deepspeed_json)
+        self._is_fp16 = is_on(deepspeed_json, "fp16")
+        if self._is_fp16 and hasattr(self._optimizer.loss_scaler, "raise_error_at_min_scale"):
+            self._optimizer.loss_scaler.raise_error_at_min_scale = False  # _check_applied says it in better words
+        self._losses = Losses(trainer_rank=self._engine.global_rank)
+        self._own_norm: Tensor | None = None
+        self._step, self._rate_factor = 0, 0.0
 
     @property
     def module(self) -> Any:
         """The objective, for reading."""
         return self._engine.module
 
-    def train_step(self, batches: Sequence[Any], *, step: int) -> list[Measures]:
-        """Forward and backward over the accumulated micro-batches, then one optimizer step at the rate of `step`."""
-        factor = learning_rate_factor(step, steps=self.stage.steps, warmup_steps=self.stage.warmup_steps)
+    def train_step(self, batches: Sequence[Any], *, step: int, timer: StepTimer | None = None) -> list[Measures]:
+        """Forward and backward over the accumulated micro-batches, then one optimizer step at the rate of `step`.
+
+        Raises TrainingFault if DeepSpeed finds the gradient not finite, but for fp16's search for a loss scale.
+        """
+        self._step = step
+        self._rate_factor = learning_rate_factor(step, steps=self.stage.steps, warmup_steps=self.stage.warmup_steps)
         for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
-            group["lr"] = peak * factor
-        measures = []
+            group["lr"] = peak * self._rate_factor
+        scale, timer = self._loss_scale(), timer or StepTimer()
+        measures: list[Measures] = []
         for batch in batches:
-            measured: Measures = self._engine(batch)
-            self._engine.backward(measured.loss)
-            self._engine.step()
+            with timer.phase("forward"):
+                measured: Measures = self._engine(batch)
+            with timer.phase("backward"):
+                self._engine.backward(measured.loss)
             measures.append(measured)
+            with timer.phase("optimizer"):
+                if len(measures) == len(batches):
+                    self._clip(scale)
+                self._engine.step()
+        self._losses.add(step, [measured.loss for measured in measures])
+        self._check_applied(scale)
         return measures
 
     @contextmanager
@@ -121,6 +166,47 @@ class Engine:
             # ZeRO-3 keeps weights whole, and fetches more, for a backward pass that does not come.
             self._engine.empty_partition_cache()
 
+    def facts(self) -> dict[str, float]:
+        """What has no mean over trainers, as of the last step. Waits for the device: for steps that are logged.
+
+        Raises TrainingFault if a loss since the last call, or the gradient, was not finite on this trainer.
+        """
+        self._losses.check()
+        facts = {"learning_rate": self.stage.learning_rate * self._rate_factor}
+        if self._is_fp16:
+            facts |= {"loss_scale": self._loss_scale(), "skipped_steps": float(self._engine.skipped_steps)}
+        norm = self._own_norm if self._own_norm is not None else self._engine.get_global_grad_norm()
+        if norm is not None and not self._was_skipped():
+            facts["grad_norm"] = float(norm)
+            if not math.isfinite(facts["grad_norm"]):
+                raise gradient_fault(facts["grad_norm"], trainer_rank=self._engine.global_rank, step=self._step)
+        return facts
+
+    def _clip(self, scale: float) -> None:
+        """Between the last backward pass and the step, where DeepSpeed does not clip itself."""
+        if self._clipping != "deepspeed":
+            limit = self._clip_norm * scale
+            self._own_norm = nn.utils.clip_grad_norm_(self.module.parameters(), limit) / scale
+        if self._clipping == "local":
+            self._engine.allreduce_gradients()
+
+    def _loss_scale(self) -> float:
+        """What fp16 multiplies losses with; 1 without."""
+        return float(self._optimizer.loss_scale) if self._is_fp16 else 1.0
+
+    def _was_skipped(self) -> bool:
+        """Whether DeepSpeed made no step of the last gradient, since it was not finite; the same on all trainers."""
+        return bool(getattr(self._optimizer, "overflow", False))
+
+    def _check_applied(self, scale: float) -> None:
+        if not self._was_skipped():
+            return
+        self._losses.check()
+        if not self._is_fp16:
+            raise gradient_fault(math.inf, trainer_rank=self._engine.global_rank, step=self._step)
+        if scale <= getattr(self._optimizer.loss_scaler, "min_scale", scale):
+            raise scale_fault(scale, step=self._step)
+
     def copy_weights(
         self, module: nn.Module, *, dtype: torch.dtype = torch.float32, keeps: bool = True
     ) -> dict[str, Tensor]:
@@ -138,13 +224,30 @@ class Engine:
                     copies[whole_name] = _rounded(parameter.detach(), dtype, name=whole_name)
         return copies
 
+    @property
+    def zero_stage(self) -> int:
+        return int(self._engine.zero_optimization_stage())
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The settings of each parameter group, such as its weight decay."""
+        return [
+            {key: value for key, value in group.items() if key != "params"} for group in self._optimizer.param_groups
+        ]
+
     def resident_bytes(self) -> ResidentBytes:
         """What this trainer holds of the model now. No collective."""
         return resident_bytes(self.module, zero=self._optimizer, optimizer=self._engine.basic_optimizer)
 
     def save(self, folder: Path) -> None:
-        """Write DeepSpeed's shards of this step into `folder`. Raises CheckpointError if they cannot be written."""
+        """Write DeepSpeed's shards of this step into `folder`. Raises CheckpointError if they cannot be written, and
+        TrainingFault if there is nothing in them to go on from."""
+        self._losses.check()
         try:
+            if self._is_on_disk:
+                save_states(
+                    self._optimizer, self.module, folder / CHECKPOINT_TAG, trainer_rank=self._engine.global_rank
+                )
+                return
             self._engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False)
         except (OSError, RuntimeError) as error:  # of torch's writer, which tells a full disk as a RuntimeError
             raise CheckpointError(
@@ -154,12 +257,70 @@ class Engine:
 
     def load(self, folder: Path) -> None:
         """Take weights and optimizer state from `folder`. Raises CheckpointError if it does not fit this run."""
+        if self._is_on_disk:
+            load_states(
+                self._optimizer, folder / CHECKPOINT_TAG,
+                trainer_rank=self._engine.global_rank, num_trainers=self._engine.dp_world_size,
+            )  # fmt: skip
+            return
         try:
             path, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
         except Exception as error:  # DeepSpeed raises many kinds; all mean the same to a person
             raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
         if path is None:
             raise CheckpointError(f"{folder}/{CHECKPOINT_TAG} is missing or empty: not a checkpoint of this run")
+
+    def load_converted(self, folder: Path, *, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Likewise, from a checkpoint of another layout that universal.py has converted; `groups` are those saved."""
+        with loads_universal(self._engine):
+            self.load(folder)
+        mend_groups(self._optimizer, groups)
+
+
+def _clipping(optimizer: OptimizerConfig, deepspeed_json: Mapping[str, Any]) -> str:
+    """Who clips: deepspeed, each trainer its own gradient (local), or all of them the same whole one (whole).
+
+    The last is ZeRO 0 in float32, for which DeepSpeed would clip in the same way, but keep the norm to itself.
+    """
+    if not optimizer.clip_norm:
+        return "deepspeed"
+    if optimizer.clip == "local":
+        return "local"
+    is_mixed = any(is_on(deepspeed_json, section) for section in ("bf16", "fp16", "torch_autocast"))
+    return "deepspeed" if zero_stage(deepspeed_json) or is_mixed else "whole"
+
+
+def _optimizer(
+    groups: list[dict[str, Any]], settings: OptimizerConfig, deepspeed_json: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """The update of optimizer.kind, by the fastest code that is there.
+
+    DeepSpeed's own are taken only if they were built when it was installed (DS_BUILD_OPS): else each rank would compile
+    them at this point, waiting for a lock that a killed job leaves behind for ever.
+    """
+    betas, corrects = (settings.beta1, settings.beta2), settings.kind == "adamw"
+    is_offloaded = offload_device(deepspeed_json, "optimizer") != "none"
+    name = "cpu_adam" if is_offloaded else "fused_adam"
+    if installed_ops.get(name, False) and (is_offloaded or torch.cuda.is_available()):
+        made = deepspeed.ops.adam.DeepSpeedCPUAdam if is_offloaded else deepspeed.ops.adam.FusedAdam
+        how = f"DeepSpeed's {made.__name__}, which this installation has built"
+        adam = made(groups, betas=betas, eps=settings.eps, bias_correction=corrects)
+    elif corrects:
+        how, adam = "torch's fused AdamW", torch.optim.AdamW(groups, betas=betas, eps=settings.eps, fused=True)
+    else:
+        how, adam = "torch's fused AdamW without bias correction", BertAdam(groups, betas=betas, eps=settings.eps)
+    log.info("optimizer.kind=%s is %s%s", settings.kind, how, "" if installed_ops.get(name) else f" (no {name} built)")
+    return adam
+
+
+def _forget_steps(optimizer: Any) -> None:
+    """Take back what DeepSpeed's steps without gradients have counted: bias correction would be a step ahead."""
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"] = state["step"] * 0
+    for group in optimizer.param_groups:
+        if "step" in group:
+            group["step"] = 0
 
 
 def _rounded(weights: Tensor, dtype: torch.dtype, *, name: str) -> Tensor:
@@ -180,6 +341,9 @@ def consolidate(folder: Path) -> dict[str, Tensor]:
     Raises CheckpointError if shards are missing.
     """
     try:
+        on_disk = consolidate_states(folder / CHECKPOINT_TAG)
+        if on_disk:
+            return on_disk
         if list((folder / CHECKPOINT_TAG).glob("*_optim_states.pt")):
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # It tells and draws its progress.
                 return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=CHECKPOINT_TAG))

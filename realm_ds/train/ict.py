@@ -1,6 +1,6 @@
 """The inverse cloze task: warm start of the towers, and of the encoder if it starts from scratch (ORQA section 4)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -11,21 +11,24 @@ from realm_ds.config.stages import IctConfig
 from realm_ds.data.ict import IctExample, IctSettings, ict_batches
 from realm_ds.data.masking import MaskedExample, mask_more, masked_examples
 from realm_ds.data.records import Passage
+from realm_ds.data.redeal import StreamState
 from realm_ds.data.shards import read_passages
-from realm_ds.data.stream import ExampleStream, PassageStream, RecordStream, StreamState
+from realm_ds.data.stream import ExampleStream, PassageStream, RecordStream
 from realm_ds.errors import DataError
 from realm_ds.models.objectives import ClozeObjective
-from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
-from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.optimizer import rate_of
+from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.stage import Stage
 
 STAGE: StageName = "ict"
-Warmup = Iterator[tuple[MaskedExample, Passage]]
+PASSAGES, WARMUP = "passages", "warmup"
+"""The streams of passages to find, and of sentences for the encoder."""
+Warmup = Iterator[tuple[tuple[MaskedExample, Passage], StreamState]]
 
 
-def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
+def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
     """Train to ict.steps, from the newest checkpoint if `resume`."""
     settings = stage.config.ict
     model = stage.model()
@@ -37,14 +40,9 @@ def train_ict(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) 
         num_trainers=stage.trainers.size,
         learning_rate_of=partial(_learning_rate, settings=settings),
     )
-    first_step, state = 0, StreamState()
-    if resume:
-        folder = checkpoint.find(stage.folder, trainers=stage.trainers)
-        fixed = stage.fixed_settings(STAGE)
-        restored = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers, fixed=fixed)
-        first_step, state = restored.step, restored.stream
-    steps = _steps(stage, engine, first_step=first_step, state=state)
-    run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
+    resumed = go_on(engine, stage, STAGE) if resume else Resumed()
+    steps = _steps(stage, engine, resumed)
+    return run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=resumed.step)
 
 
 def _learning_rate(name: str, *, settings: IctConfig) -> float:
@@ -54,28 +52,31 @@ def _learning_rate(name: str, *, settings: IctConfig) -> float:
     return rate_of(name, stage=settings) if settings.encoder_warmup else 0.0
 
 
-def _steps(stage: Stage, engine: Engine, *, first_step: int, state: StreamState) -> Iterator[StepInfo]:
+def _steps(stage: Stage, engine: Engine, resumed: Resumed) -> Iterator[StepInfo]:
     settings, seed, collator = stage.config.ict, stage.config.runtime.seed, stage.collator()
-    batches = _cloze_batches(stage, state)
+    batches = _cloze_batches(stage, resumed.stream(PASSAGES))
     warmup_size = settings.warmup_micro_batch_size or settings.micro_batch_size
-    num_used = first_step * settings.gradient_accumulation_steps * warmup_size
-    warmup = _warmup(stage, skip=num_used) if settings.encoder_warmup else None
-    for step in range(first_step, settings.steps):
+    warmup = _warmup(stage, resumed.stream(WARMUP)) if settings.encoder_warmup else None
+    for step in range(resumed.step, settings.steps):
         seed_step(seed, trainer_rank=stage.trainers.rank, step=step)
-        micro_batches = list(islice(batches, settings.gradient_accumulation_steps))
-        inputs = []
-        for examples, _ in micro_batches:
-            pairs = list(islice(warmup, warmup_size)) if warmup else []
-            inputs.append(collator.cloze(examples, pairs))
-        measures = engine.train_step(inputs, step=step)
+        with stage.timer.phase("data"):
+            micro_batches = list(islice(batches, settings.gradient_accumulation_steps))
+            streams = {PASSAGES: micro_batches[-1][1]}
+            inputs = []
+            for examples, _ in micro_batches:
+                drawn = list(islice(warmup, warmup_size)) if warmup else []
+                if drawn:
+                    streams[WARMUP] = drawn[-1][1]
+                inputs.append(collator.cloze(examples, [pair for pair, _ in drawn]))
+        measures = engine.train_step(inputs, step=step, timer=stage.timer)
         yield StepInfo(
             step=step + 1,
-            stream=micro_batches[-1][1],
+            streams=streams,
             measures=measures,
         )
 
 
-def _cloze_batches(stage: Stage, state: StreamState) -> Iterator[tuple[list[IctExample], StreamState]]:
+def _cloze_batches(stage: Stage, states: Sequence[StreamState]) -> Iterator[tuple[list[IctExample], StreamState]]:
     settings, config = stage.config.ict, stage.config
     stream = PassageStream(
         config.data.corpus,
@@ -86,7 +87,7 @@ def _cloze_batches(stage: Stage, state: StreamState) -> Iterator[tuple[list[IctE
         passages_per_article=settings.passages_per_article,
         max_tokens=config.data.passage_tokens,
     )
-    stream.start_at(state)
+    stream.go_on(states)
     making = IctSettings(
         mask_rate=settings.mask_rate,
         keep_single_sentences=settings.keep_single_sentences,
@@ -95,7 +96,7 @@ def _cloze_batches(stage: Stage, state: StreamState) -> Iterator[tuple[list[IctE
     return ict_batches(stream, batch_size=settings.micro_batch_size, settings=making, seed=config.runtime.seed)
 
 
-def _warmup(stage: Stage, *, skip: int) -> Warmup:
+def _warmup(stage: Stage, states: Sequence[StreamState]) -> Warmup:
     """Masked sentences of X beside the passages they were cut from; both are held in memory for it."""
     config, special, seed = stage.config, stage.tokenizer.special, stage.config.runtime.seed
     longest = config.data.passage_tokens
@@ -118,9 +119,10 @@ def _warmup(stage: Stage, *, skip: int) -> Warmup:
         num_readers=stage.trainers.size,
         window_shards=1,
     )
+    stream.go_on(states)
     max_masks, rate = config.data.max_masks, config.ict.warmup_mask_rate
     masked = masked_examples(
         stream, special=special, query_tokens=config.data.query_tokens, max_masks=max_masks, seed=seed
     )
     more = mask_more(masked, special=special, longest_rate=rate, max_masks=max_masks, seed=seed)
-    return ((example, passages[example.origin_uid]) for example, _ in islice(more, skip, None))
+    return (((example, passages[example.origin_uid]), state) for example, state in more)

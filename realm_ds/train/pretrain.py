@@ -13,7 +13,8 @@ from typing import Any
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.base import StageName
 from realm_ds.data.masking import MaskedExample
-from realm_ds.data.stream import ExampleStream, StreamState
+from realm_ds.data.redeal import StreamState
+from realm_ds.data.stream import ExampleStream
 from realm_ds.index.client import IndexClient
 from realm_ds.index.factory import audits_of
 from realm_ds.index.tree import SnapshotTree
@@ -21,16 +22,19 @@ from realm_ds.index.versions import Schedule
 from realm_ds.models.objectives import MarginalObjective
 from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import Embedder
-from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
 from realm_ds.train.evaluate import evaluation_of
-from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
+from realm_ds.train.manifest import saved_steps
 from realm_ds.train.refresh import BuildWatch, Refresher
+from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead, exclusion_of
 from realm_ds.train.stage import Stage
 from realm_ds.train.staleness import Probe, Staleness
 
 STAGE: StageName = "pretrain"
+EXAMPLES = "examples"
+"""The stream of sentences of X."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +50,16 @@ class Pretraining:
     """Called after every step with the number of steps done."""
 
 
-def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> None:
+def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
     """Train to pretrain.steps, from the newest checkpoint if `resume`; then let the index ranks go."""
     training = prepare(stage, mailbox, deepspeed_json=deepspeed_json, resume=resume)
-    run_steps(
+    ending = run_steps(
         training.steps, name=STAGE, stage=stage, engine=training.engine, settings=stage.config.pretrain,
         first_step=training.first_step, evaluate=training.evaluate,
     )  # fmt: skip
-    training.client.close()
+    training.client.close(early=ending.is_early)
     _write_totals(stage, training.client)
+    return ending
 
 
 def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Pretraining:
@@ -70,18 +75,15 @@ def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any]
         deepspeed_json=deepspeed_json,
         num_trainers=stage.trainers.size,
     )
-    first_step, state, index = 0, StreamState(), None
-    if resume:
-        folder = checkpoint.find(stage.folder, trainers=stage.trainers)
-        fixed = stage.fixed_settings(STAGE)
-        restored = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers, fixed=fixed)
-        first_step, state, index = restored.step, restored.stream, restored.index
+    resumed = go_on(engine, stage, STAGE) if resume else Resumed()
+    first_step, index = resumed.step, resumed.index
     schedule = Schedule(config.refresh, launches=index.launches if index else ())
     refresher = Refresher(
         engine=engine,
         model=model,
         new_tower=partial(_tower_on_device, stage),
         mailbox=mailbox,
+        writer=stage.writer,
         tree=SnapshotTree.of(stage.world),
         schedule=schedule,
         index_folder=stage.folder / "index",
@@ -94,13 +96,14 @@ def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any]
         build_timeout_s=config.index.build_timeout_s, replies=config.index.replies,
         audit_every=audits_of(config.index, num_passages=stage.corpus.count),
         builder_ranks=stage.world.builder_ranks if stage.trainers.rank == 0 else (),
+        trainer_ranks=stage.world.trainer_ranks,
     )  # fmt: skip
     refresher.relaunch(first_step)
     staleness = Staleness(
         probe=_probe(stage), schedule=schedule, refresher=refresher, client=client, trainers=stage.trainers,
         sinks=stage.sinks, state=index,
     )  # fmt: skip
-    ahead = _search_ahead(stage, refresher, client, first_step=first_step, state=state)
+    ahead = _search_ahead(stage, refresher, client, first_step=first_step, states=resumed.stream(EXAMPLES))
     steps = _steps(
         stage, engine, refresher=refresher, client=client, schedule=schedule, staleness=staleness, ahead=ahead,
         first_step=first_step,
@@ -122,29 +125,37 @@ def _steps(
     ahead: SearchAhead,
     first_step: int,
 ) -> Iterator[StepInfo]:
-    collator, rank = stage.collator(), stage.trainers.rank
+    collator, rank, timer = stage.collator(), stage.trainers.rank, stage.timer
     builds = BuildWatch(stage.corpus.count, sinks=stage.sinks)
     for step in range(first_step, stage.config.pretrain.steps):
-        launched = refresher.launch_if_due(step)
+        with timer.phase("snapshot"):
+            launched = refresher.launch_if_due(step)
         if launched is not None:
             stage.sinks.write("launched", version=launched, step=step)
             if rank == 0:
-                refresher.prune(checkpoint.saved_steps(stage.folder))
-        retrieved = ahead.take(step)
-        staleness.ask(step)
+                refresher.prune(partial(saved_steps, stage.folder))
+        if step == first_step or schedule.adoption_at(step) is not None:
+            # The version may still be being built, for minutes: who is asked to end meanwhile does not wait for it.
+            with timer.phase("data"):
+                ahead.ask(step)
+                ahead.wait(unless=lambda: stage.notice.is_given)
+            if stage.must_leave():
+                return
+        with timer.phase("data"):
+            retrieved = ahead.take(step)
+            staleness.ask(step)
+            inputs = [collator.marginal(part.examples, part.candidates) for part in retrieved]
         seed_step(stage.config.runtime.seed, trainer_rank=rank, step=step)
-        inputs = [collator.marginal(part.examples, part.candidates) for part in retrieved]
-        measures = engine.train_step(inputs, step=step)
+        measures = engine.train_step(inputs, step=step, timer=timer)
         probe_wait_s = staleness.measure(step)
         builds.take(client.build_reports())
+        timer.move(sum(part.candidates.wait_s for part in retrieved), source="data", to="wait_for_index")
+        timer.add("wait_for_index", probe_wait_s)
         yield StepInfo(
             step=step + 1,
-            stream=retrieved[-1].state,
+            streams={EXAMPLES: retrieved[-1].state},
             measures=measures,
-            waits={
-                "wait_for_index_ms": 1e3 * (probe_wait_s + sum(part.candidates.wait_s for part in retrieved)),
-                "search_ms": sum(part.candidates.search_ms for part in retrieved) / len(retrieved),
-            },
+            waits={"search_ms": sum(part.candidates.search_ms for part in retrieved) / len(retrieved)},
             shares={"index_recall": _recall(client)},
             facts={
                 "version": retrieved[0].candidates.version,
@@ -158,11 +169,11 @@ def _steps(
 
 
 def _search_ahead(
-    stage: Stage, refresher: Refresher, client: IndexClient, *, first_step: int, state: StreamState
+    stage: Stage, refresher: Refresher, client: IndexClient, *, first_step: int, states: Sequence[StreamState]
 ) -> SearchAhead:
     settings = stage.config.pretrain
     return SearchAhead(
-        micro_batches=_micro_batches(stage, state),
+        micro_batches=_micro_batches(stage, states),
         micro_batches_per_step=settings.gradient_accumulation_steps,
         collator=stage.collator(),
         refresher=refresher,
@@ -178,7 +189,7 @@ def _search_ahead(
 def _probe(stage: Stage) -> Probe:
     """The first sentences of this trainer's stream, wherever the run goes on."""
     config = stage.config
-    examples = islice(_masked(stage, StreamState()), config.refresh.probe_queries)
+    examples = islice(_masked(stage, ()), config.refresh.probe_queries)
     return Probe(
         examples=[example for example, _ in examples],
         collator=stage.collator(),
@@ -198,18 +209,18 @@ def _digest(retrieved: Sequence[Retrieved]) -> int:
     return zlib.crc32(b"".join(part.candidates.uids_BK.tobytes() for part in retrieved))
 
 
-def _micro_batches(stage: Stage, state: StreamState) -> Iterator[MicroBatch]:
+def _micro_batches(stage: Stage, states: Sequence[StreamState]) -> Iterator[MicroBatch]:
     """Masked sentences of X in micro-batches, without end, each with the stream's state after it."""
     examples: list[MaskedExample] = []
-    for example, after in _masked(stage, state):
+    for example, after in _masked(stage, states):
         examples.append(example)
         if len(examples) == stage.config.pretrain.micro_batch_size:
             yield examples, after
             examples = []
 
 
-def _masked(stage: Stage, state: StreamState) -> Iterator[tuple[MaskedExample, StreamState]]:
-    """This trainer's sentences of X, masked, from `state` on."""
+def _masked(stage: Stage, states: Sequence[StreamState]) -> Iterator[tuple[MaskedExample, StreamState]]:
+    """This trainer's sentences of X, masked, from where `states`, all trainers' own, left off."""
     config = stage.config
     stream = ExampleStream(
         stage.pretrain_folder,
@@ -218,7 +229,7 @@ def _masked(stage: Stage, state: StreamState) -> Iterator[tuple[MaskedExample, S
         reader=stage.trainers.rank,
         num_readers=stage.trainers.size,
     )
-    stream.start_at(state)
+    stream.go_on(states)
     return stage.masked(stream, seed=config.runtime.seed)
 
 

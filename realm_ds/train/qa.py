@@ -16,7 +16,7 @@ from realm_ds.config.base import StageName
 from realm_ds.config.stages import QaConfig
 from realm_ds.data.question_files import load_questions, question_order
 from realm_ds.data.records import Question
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import StreamState
 from realm_ds.errors import ConfigError
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.eval.qa import ReadingSizes, Row, answer_questions, majority_answers, summarise
@@ -24,20 +24,22 @@ from realm_ds.files import write_durably
 from realm_ds.index.passages import load_shard
 from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model
 from realm_ds.models.towers import Embedder
-from realm_ds.train import checkpoint
 from realm_ds.train.engine import Engine
 from realm_ds.train.find import PassageFinder
-from realm_ds.train.loop import StepInfo, run_steps, seed_step
+from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.recall import embed_passages
+from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.stage import Stage
 
 STAGE: StageName = "qa"
+QUESTIONS = "questions"
+"""The stream of training questions."""
 EVALUATED = ("dev", "test")
 """Splits that are answered once training is over. Nothing is chosen by either."""
 
 
-def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> dict[str, dict[str, Any]]:
-    """Train to qa.steps, then answer dev and test questions; returns their scores, on every trainer.
+def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
+    """Train to qa.steps, then answer dev and test questions.
 
     Writes `export/` (query tower and reader), `qa/SPLIT.json` (scores) and `qa/SPLIT.jsonl` (a row for each question).
     """
@@ -52,17 +54,19 @@ def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -
         deepspeed_json=deepspeed_json,
         num_trainers=stage.trainers.size,
     )
-    first_step = 0
-    if resume:
-        folder = checkpoint.find(stage.folder, trainers=stage.trainers)
-        fixed = stage.fixed_settings(STAGE)
-        first_step = checkpoint.load(engine, folder, stage=STAGE, trainers=stage.trainers, fixed=fixed).step
-    steps = _steps(stage, engine, train, finder, first_step=first_step)
-    run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=first_step)
+    resumed = go_on(engine, stage, STAGE) if resume else Resumed()
+    steps = _steps(stage, engine, train, finder, resumed)
+    ending = run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=resumed.step)
+    if ending.is_early:
+        return ending
     trained = _whole_copy(stage, engine, model)
     if stage.trainers.rank == 0:
         trained.save(stage.folder / "export")
-    return {split: evaluate_split(stage, trained, corpus, train, split=split) for split in EVALUATED}
+    for split in EVALUATED:
+        if stage.must_leave():  # The last checkpoint is there: what follows it can be done again.
+            return Ending(step=ending.step, is_early=True)
+        evaluate_split(stage, trained, corpus, train, split=split)
+    return ending
 
 
 def evaluate_split(
@@ -95,25 +99,30 @@ def evaluate_split(
 
 
 def _steps(
-    stage: Stage, engine: Engine, train: Sequence[Question], finder: PassageFinder, *, first_step: int
+    stage: Stage, engine: Engine, train: Sequence[Question], finder: PassageFinder, resumed: Resumed
 ) -> Iterator[StepInfo]:
     settings, seed, trainers = stage.config.qa, stage.config.runtime.seed, stage.trainers
     collator = stage.collator()
     size, accumulated = settings.micro_batch_size, settings.gradient_accumulation_steps
-    for step in range(first_step, settings.steps):
+    # One order for all trainers, each taking its questions of every global batch: how many trainers took the questions
+    # before makes no difference to what comes next.
+    num_asked = sum(state.epoch * len(train) + state.position for state in resumed.stream(QUESTIONS)[:1])
+    for step in range(resumed.step, settings.steps):
         seed_step(seed, trainer_rank=trainers.rank, step=step)
         batches = []
-        for micro_step in range(step * accumulated, (step + 1) * accumulated):
-            start = (micro_step * trainers.size + trainers.rank) * size
-            numbers = question_order(len(train), start=start, stop=start + size, seed=seed)
-            ids = [finder.question_ids[number] for number in numbers]
-            questions = collator.queries(ids, max_tokens=settings.question_tokens)
-            batches.append(QaBatch(questions=questions, numbers=tuple(numbers)))
-        measures = engine.train_step(batches, step=step)
-        epoch, position = divmod((step + 1) * accumulated * trainers.size * size, len(train))
+        with stage.timer.phase("data"):
+            for _ in range(accumulated):
+                start = num_asked + trainers.rank * size
+                num_asked += trainers.size * size
+                numbers = question_order(len(train), start=start, stop=start + size, seed=seed)
+                ids = [finder.question_ids[number] for number in numbers]
+                questions = collator.queries(ids, max_tokens=settings.question_tokens)
+                batches.append(QaBatch(questions=questions, numbers=tuple(numbers)))
+        measures = engine.train_step(batches, step=step, timer=stage.timer)
+        epoch, position = divmod(num_asked, len(train))
         yield StepInfo(
             step=step + 1,
-            stream=StreamState(epoch=epoch, position=position),
+            streams={QUESTIONS: StreamState(epoch=epoch, position=position)},
             measures=measures,
         )
 

@@ -7,6 +7,7 @@ versions.py's, and how much versions differ staleness.py's.
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.engine import Engine
+from realm_ds.train.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Refresher:
         model: RealmModel,
         new_tower: Callable[[], Embedder],
         mailbox: Mailbox,
+        writer: Writer,
         tree: SnapshotTree,
         schedule: Schedule,
         index_folder: Path,
@@ -55,12 +58,15 @@ class Refresher:
         chunk_bytes: int,
         is_first_trainer: bool,
     ) -> None:
-        self._engine, self._model, self._new_tower = engine, model, new_tower
+        self._engine, self._model = engine, model
         self._mailbox, self._tree, self._schedule = mailbox, tree, schedule
+        self._writer = writer
         self._index_folder, self._chunk_bytes = index_folder, chunk_bytes
         self._dtype = DTYPES[snapshot_dtype]
         self._is_first_trainer = is_first_trainer
         self._query_towers: dict[int, Embedder] = {}
+        # Two versions are alive at a time. Made here: initialising a tower in mid-training takes longer than a step.
+        self._spare_towers = [new_tower() for _ in range(2)]
 
     def query_tower(self, step: int) -> tuple[int, Embedder]:
         """The version that answers `step`, and the query tower of the same snapshot."""
@@ -78,7 +84,8 @@ class Refresher:
         )  # fmt: skip
         if self._is_first_trainer:
             self._send(version, step=step, passage=passage)
-            self._write(version, step=step, query=query, passage=passage)
+            # Behind the training: nothing but a checkpoint to come needs the file, and that is written after it.
+            self._writer.submit("snapshot", partial(self._write, version, step=step, query=query, passage=passage))
         self._hold(version, query)
         return version
 
@@ -93,10 +100,17 @@ class Refresher:
             self._hold(version, _read(path, PASSAGE_TOWER if self._model.shares_towers else QUERY_TOWER))
         return list(versions)
 
-    def prune(self, kept_steps: Sequence[int]) -> None:
-        """Delete the files of versions that no kept checkpoint and no step to come needs. First trainer only."""
-        needed = {version for step in kept_steps for version in self._schedule.needed_versions(step)}
-        prune(self._index_folder, keep=needed | set(self._query_towers))
+    def prune(self, kept_steps: Callable[[], Sequence[int]]) -> None:
+        """Delete the files of versions that no kept checkpoint and no step to come needs. First trainer only.
+
+        Which checkpoints are kept is asked once those that are on their way are published. One that is not yet begun
+        needs no version older than those that are live now.
+        """
+        self._writer.submit("pruning of index versions", partial(self._prune, kept_steps, live=set(self._query_towers)))
+
+    def _prune(self, kept_steps: Callable[[], Sequence[int]], *, live: set[int]) -> None:
+        needed = {version for step in kept_steps() for version in self._schedule.needed_versions(step)}
+        prune(self._index_folder, keep=needed | live)
 
     def _checked(self, version: int, *, launch_step: int, needed_at: int) -> Path:
         """The snapshot of `version` on disk; raises CheckpointError unless it is the one taken at `launch_step`."""
@@ -118,7 +132,8 @@ class Refresher:
     def _hold(self, version: int, query: Weights) -> None:
         """Keep the version's query tower (float32, of the rounded numbers), and let go of those no longer asked for."""
         retired = [self._query_towers.pop(old) for old in list(self._query_towers) if old < oldest_kept(version)]
-        tower = retired[0] if retired else self._new_tower()
+        self._spare_towers += retired
+        tower = self._spare_towers.pop()
         tower.load_state_dict(query)
         self._query_towers[version] = tower
 

@@ -13,7 +13,7 @@ import numpy as np
 from realm_ds.config.index import IndexConfig
 from realm_ds.data.masking import MaskedExample
 from realm_ds.data.records import NO_ARTICLE
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import StreamState
 from realm_ds.index.client import IndexClient
 from realm_ds.index.exclusion import Exclusion, ngrams_of
 from realm_ds.index.merge import Candidates
@@ -72,14 +72,23 @@ class SearchAhead:
 
         Raises IndexFault when an answer does not come in time.
         """
-        while self._next_step <= min(step + self._ahead, self._last_step):
-            self._asked.append([self._ask(self._next_step) for _ in range(self._per_step)])
-            self._next_step += 1
+        self.ask(step)
         self._client.progress()  # Once a step, so that tokens of answers for later steps are fetched behind this one.
         return [
             Retrieved(examples=asked.examples, state=asked.state, candidates=self._client.collect(asked.request))
             for asked in self._asked.popleft()
         ]
+
+    def ask(self, step: int) -> None:
+        """Send what is due at `step`, unless that was done."""
+        while self._next_step <= min(step + self._ahead, self._last_step):
+            self._asked.append([self._ask(self._next_step) for _ in range(self._per_step)])
+            self._next_step += 1
+
+    def wait(self, *, unless: Callable[[], bool]) -> None:
+        """Until the answers that `take` gives next are there, or `unless` holds."""
+        for asked in self._asked[0]:
+            self._client.wait(asked.request, unless=unless)
 
     def _ask(self, step: int) -> Asked:
         examples, state = next(self._micro_batches)

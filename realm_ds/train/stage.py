@@ -12,14 +12,18 @@ from realm_ds.config.base import StageName
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.masking import MaskedExample, Masking, masked_examples
 from realm_ds.data.records import Example
+from realm_ds.data.redeal import StreamState
 from realm_ds.data.shards import Manifest, open_manifest
-from realm_ds.data.stream import StreamState
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError
 from realm_ds.models.realm import RealmModel, build_model
+from realm_ds.observe.notice import Notice
+from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.collate import Collator
 from realm_ds.train.engine import join
+from realm_ds.train.timing import StepTimer
+from realm_ds.train.writer import Writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,11 @@ class Stage:
     tokenizer: Tokenizer
     corpus: Manifest
     sinks: Sinks
+    notice: Notice
+    pulse: Pulse
+    timer: StepTimer
+    writer: Writer
+    """For what trainer 0 writes behind the training; on the others it has nothing to do."""
 
     @property
     def pretrain_folder(self) -> Path:
@@ -47,6 +56,10 @@ class Stage:
     def held_out_manifest(self) -> Manifest:
         assert self.config.data.held_out is not None
         return open_manifest(self.config.data.held_out, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
+
+    def must_leave(self) -> bool:
+        """Whether any trainer was asked to end, the same on all. Collective."""
+        return self.trainers.any(self.notice.is_given, waiting_for="all trainers to say whether they were asked to end")
 
     def collator(self) -> Collator:
         data = self.config.data
@@ -79,13 +92,7 @@ class Stage:
     def fixed_settings(self, name: StageName) -> dict[str, str]:
         """What may not change between a run and its resumption, by setting; contents of folders by their digest."""
         config = self.config
-        settings = {"ict": config.ict, "pretrain": config.pretrain, "qa": config.qa}[name]
-        fixed: dict[str, object] = {
-            "runtime.seed": config.runtime.seed,
-            f"{name}.micro_batch_size": settings.micro_batch_size,
-            f"{name}.gradient_accumulation_steps": settings.gradient_accumulation_steps,
-            "data.corpus": self.corpus.digest[:12],
-        }
+        fixed: dict[str, object] = {"runtime.seed": config.runtime.seed, "data.corpus": self.corpus.digest[:12]}
         if name == "pretrain":
             fixed["data.pretrain"] = self.pretrain_manifest().digest[:12]
             names = ["every_steps", "adopt_after_steps"]
@@ -95,24 +102,32 @@ class Stage:
         return {key: str(value) for key, value in fixed.items()}
 
     def model(self) -> RealmModel:
-        """The starting weights, on this trainer's device; the same on all trainers."""
-        return starting_model(self.config, vocab_size=self.tokenizer.vocab_size).to(self.device)
+        """The starting weights, on this trainer's device, the same on all trainers; run as the settings have it."""
+        model = starting_model(self.config, vocab_size=self.tokenizer.vocab_size).to(self.device)
+        runtime = self.config.runtime
+        run_encoders(model, checkpointed=runtime.activation_checkpointing, compiled=runtime.compile)
+        return model
 
 
-def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks) -> Stage:
+def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks, notice: Notice, pulse: Pulse) -> Stage:
     """Join the trainers and open what they share. Raises DataError or ConfigError for what does not fit."""
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     trainers = init_trainers(world, timeout_s=config.runtime.wait_timeout_s)
+    device = join(world.local_rank)
     return Stage(
         config=config,
         folder=folder,
         world=world,
         trainers=trainers,
-        device=join(world.local_rank),
+        device=device,
         tokenizer=tokenizer,
         corpus=corpus,
         sinks=sinks,
+        notice=notice,
+        pulse=pulse,
+        timer=StepTimer(device),
+        writer=Writer(timeout_s=config.runtime.wait_timeout_s),
     )
 
 
@@ -121,3 +136,18 @@ def starting_model(config: RealmConfig, *, vocab_size: int) -> RealmModel:
     return build_model(
         config.model, vocab_size=vocab_size, max_tokens=config.data.joint_tokens, seed=config.runtime.seed
     )
+
+
+def run_encoders(model: RealmModel, *, checkpointed: bool, compiled: bool) -> None:
+    """Switch how the three BERTs of a model are run, in place: the names of their weights stay what they are.
+
+    To be done before DeepSpeed takes the model. Checkpointing draws the same dropout again in the backward pass.
+    """
+    towers = (model.query_tower, model.passage_tower)
+    for bert in dict.fromkeys([*(tower.bert for tower in towers), model.encoder.mlm.base_model]):
+        if checkpointed:
+            # transformers 5 has renamed it; the argument is for torch.utils.checkpoint, first in both.
+            enable = getattr(bert, "activation_checkpointing_enable", None) or bert.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        if compiled:
+            bert.compile(dynamic=True)  # else every new length of a batch would be compiled again

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from realm_ds.errors import LaunchError
+from realm_ds.errors import LaunchError, Preempted
 from realm_ds.launch.local import find_mpiexec, run_world, world_command
 from realm_ds.launch.tether import tagged
 from realm_ds.observe.sinks import metrics_path, read_events
@@ -161,6 +161,22 @@ def test_sigterm_lets_ranks_save_and_end(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert _run("saves", tmp_path, processes=2, on_poll=send_when_all_wait) == ""
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_world_that_was_asked_to_end_is_preempted(tmp_path: Path, number: signal.Signals) -> None:
+    sent: list[bool] = []
+
+    def send_when_all_wait() -> None:
+        if _all_wait(tmp_path, 3) and not sent:
+            sent.append(True)
+            signal.raise_signal(number)
+
+    with pytest.raises(Preempted, match="^asked to end: checkpoint of step 3 is written in .*; go on with --resume$"):
+        _run("leaves", tmp_path, on_poll=send_when_all_wait)
+    assert "BAD TERMINATION" not in (tmp_path / "logs" / "world.log").read_text()
+    assert not (tmp_path / "failures").exists()
 
 
 @pytest.mark.usefixtures("nothing_left")

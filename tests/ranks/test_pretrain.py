@@ -18,6 +18,7 @@ from realm_ds.models.realm import strip_prefix
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.logs import log_path
 from realm_ds.observe.sinks import metrics_path, read_events
+from realm_ds.train.checkpoint import read_states
 from realm_ds.train.engine import consolidate
 from realm_ds.train.export import export_run
 from tests.support.tiny import make_data, tiny_config
@@ -117,6 +118,39 @@ def test_resume_is_exact(data: Path, whole_run: Path, tmp_path: Path) -> None:
     assert steps(folder) == expected
 
 
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_another_number_of_index_ranks_changes_nothing(
+    data: Path, whole_run: Path, tmp_path: Path, num_shards: int
+) -> None:
+    """Two shards wrote the vectors; one or three find the same candidates in them, and losses are the same bits."""
+    folder = tmp_path / "resumed"
+    shutil.copytree(whole_run, folder)
+    forget_after(folder, 5, last=9)
+    train(folder, data, resume=True, **{"pretrain.save_every_steps": 5, "index.num_shards": num_shards})
+    assert steps(folder) == [row for row in steps(whole_run) if row[0] > 5]
+
+
+def test_another_number_of_trainers_shares_what_is_unread(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    """Two trainers read 20 sentences each of epoch 0, three the other 32 and go on with epoch 1."""
+    folder = tmp_path / "resumed"
+    shutil.copytree(whole_run, folder)
+    forget_after(folder, 5, last=9)
+    changes = {"pretrain.save_every_steps": 5, "runtime.trainers": 3, "index.num_shards": 1}
+    train(folder, data, resume=True, **changes)
+    path = metrics_path(folder, role="trainer", role_rank=0)
+    assert [event["text"].partition(":")[0] for event in read_events(path, event="notice")] == [
+        "the layout has changed",
+        "the global batch was 8 examples up to step 5, and is 12 from here",
+    ]
+    rows = list(read_events(path, event="step"))
+    assert [row["step"] for row in rows] == [6, 7, 8, 9]
+    assert all(row["loss"] == pytest.approx(rows[0]["loss"], rel=0.5) for row in rows)
+    states = [state.streams["examples"] for state in read_states(folder / "checkpoints" / "step-00000009")]
+    # 16 sentences each: of the 32 that were left, ten or eleven, then five or six of epoch 1.
+    assert [(state.epoch, state.position, state.rest) for state in states] == [(1, 6, ()), (1, 5, ()), (1, 5, ())]
+    assert [path.name for path in (folder / "checkpoints").glob("universal-*")] == []
+
+
 def test_an_auto_schedule_resumes_exactly(data: Path, tmp_path: Path) -> None:
     """With all that changes what is found and when: measured intervals, rounded snapshots, an approximate index that is
     audited, articles excluded, tokens in a second phase; and what is asked: wordpieces masked at random, no null
@@ -186,12 +220,24 @@ def test_builder_ranks_change_nothing_but_who_embeds(data: Path, whole_run: Path
         ]
 
 
-def test_warm_start_trains_towers_and_encoder(data: Path, tmp_path: Path) -> None:
-    train(tmp_path, data, stage="ict", **{"ict.symmetric": True})
-    rows = list(read_events(metrics_path(tmp_path, role="trainer", role_rank=0), event="step"))
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert rows[-1]["masked_loss"] < rows[0]["masked_loss"]
-    assert all(0.0 <= row["in_batch_accuracy_of_sentences"] <= 1.0 for row in rows)
+def test_warm_start_trains_towers_and_encoder_and_resumes_exactly(data: Path, tmp_path: Path) -> None:
+    """Both of its streams go on where they were: passages, and sentences for the encoder."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    names = ("step", "loss", "masked_loss", "in_batch_accuracy_of_sentences")
+    changes = {"ict.save_every_steps": 2, "ict.warmup_micro_batch_size": 3, "ict.symmetric": True}
+    train(whole, data, stage="ict", **changes)
+    path = metrics_path(whole, role="trainer", role_rank=0)
+    rows = [tuple(row[name] for name in names) for row in read_events(path, event="step")]
+    assert [row[0] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1][2] < rows[0][2]
+    shutil.copytree(whole, resumed)
+    for name in ("checkpoints/step-00000004", "metrics"):
+        shutil.rmtree(resumed / name)
+    train(resumed, data, stage="ict", resume=True, **changes)
+    path = metrics_path(resumed, role="trainer", role_rank=0)
+    assert [tuple(row[name] for name in names) for row in read_events(path, event="step")] == rows[2:]
+    last = [consolidate(folder / "checkpoints" / "step-00000004") for folder in (whole, resumed)]
+    assert all(torch.equal(last[1][name], value) for name, value in last[0].items())
 
 
 def test_the_index_of_a_run_is_searched_on_its_own(whole_run: Path) -> None:

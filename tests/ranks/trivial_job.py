@@ -8,8 +8,12 @@ import time
 from functools import partial
 from pathlib import Path
 
+from realm_ds.comm.world import World
 from realm_ds.errors import DataError
+from realm_ds.launch.failures import record_preemption
+from realm_ds.launch.node import leave_early
 from realm_ds.launch.rank import as_rank, run_as_rank
+from realm_ds.observe.notice import Notice
 
 
 def job(mode: str, folder: Path) -> None:
@@ -25,9 +29,23 @@ def job(mode: str, folder: Path) -> None:
         if mode == "well":
             subprocess.Popen(["sleep", "600"])
             return
+        if mode == "leaves":
+            _leave_when_asked(world, folder)
         if world.world_rank == 1:
             _fail(mode)
         _wait_for_ever(mode, folder / f"waiting-{world.world_rank}")
+
+
+def _leave_when_asked(world: World, folder: Path) -> None:
+    """As a run of training does."""
+    notice = Notice().listen()
+    (folder / f"waiting-{world.world_rank}").touch()
+    while not notice.is_given:
+        time.sleep(0.05)
+    if world.world_rank == 0:
+        record_preemption(folder, step=3)
+    world.barrier(timeout_s=20, waiting_for="all ranks to finish")
+    leave_early(world, folder=folder)
 
 
 def _fail(mode: str) -> None:

@@ -53,8 +53,10 @@ class LateMailbox:
                 return source, held.popleft()[1]
         return None
 
-    def receive(self, kind: type[Message], *, source: int | None, timeout_s: float, waiting_for: str) -> Message:
-        deadline, others = time.monotonic() + timeout_s, []
+    def receive(
+        self, kind: type[Message], *, source: int | None, timeout_s: float, waiting_for: str, waited_s: float = 0.0
+    ) -> Message:
+        deadline, others = time.monotonic() + timeout_s - waited_s, []
         try:
             while time.monotonic() < deadline:
                 arrived = self.poll()

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from realm_ds.config.deepspeed import load_deepspeed, packaged_deepspeed, zero_stage
+from realm_ds.config.deepspeed import (
+    check_deepspeed,
+    load_deepspeed,
+    needs_nvme,
+    packaged_deepspeed,
+    packaged_names,
+    zero_stage,
+)
 from realm_ds.config.fields import explain, field_names, help_of
 from realm_ds.config.load import dump, load
 from realm_ds.config.recipes import recipe_names
@@ -174,13 +181,98 @@ def test_every_setting_is_explained_with_its_default() -> None:
         explain("pretrain.stepz")
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_packaged_deepspeed_settings(stage: int) -> None:
-    assert zero_stage(load_deepspeed(packaged_deepspeed(stage))) == stage
+@pytest.mark.parametrize("name", packaged_names())
+def test_packaged_deepspeed_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name says what is in the file."""
+    monkeypatch.setenv("REALM_NVME", "/scratch")
+    settings = load_deepspeed(Path(name))
+    assert settings == load_deepspeed(packaged_deepspeed(name))
+    assert zero_stage(settings) == int(name[4])
+    assert settings["bf16"]["enabled"] == ("bf16" in name)
+    assert settings["fp16"]["enabled"] == ("fp16" in name)
+    assert ("offload_optimizer" in settings["zero_optimization"]) == ("offload" in name or "nvme" in name)
+    assert needs_nvme(settings) == ("nvme" in name)
+    readme = (Path(__file__).parents[2] / "ds_configs" / "README.md").read_text()
+    assert f"`{name}`" in readme
 
 
 def test_null_is_the_packaged_zero2() -> None:
-    assert load_deepspeed(None) == load_deepspeed(packaged_deepspeed(2))
+    assert load_deepspeed(None) == load_deepspeed(Path("zero2"))
+
+
+def test_a_shape_is_named_or_is_a_path(tmp_path: Path) -> None:
+    config = load(None, [*DATA, "runtime.deepspeed=zero3-bf16"], cwd=tmp_path)
+    assert config.runtime.deepspeed == Path("zero3-bf16")
+    _file(tmp_path, dump(config), "config.yaml")
+    assert load(tmp_path) == config, "a run folder names it too: packages move"
+    for path in ("mine.json", "./zero3-bf16"):
+        assert load(None, [*DATA, f"runtime.deepspeed={path}"], cwd=tmp_path).runtime.deepspeed == tmp_path / path
+    with pytest.raises(ConfigError) as caught:
+        load_deepspeed(Path("zero3-bf61"))
+    message = str(caught.value)
+    assert message.startswith("runtime.deepspeed=zero3-bf61 is no packaged shape, did you mean zero3-bf16? there are ")
+    assert ", ".join(packaged_names()) in message
+    with pytest.raises(ConfigError, match=r"qqqq is no packaged shape: there are .* as a path, such as \./qqqq\.json"):
+        load_deepspeed(Path("qqqq"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["optimizer.clip=local", "runtime.deepspeed=zero2"],
+            "optimizer.clip=local needs each trainer's whole gradient, but runtime.deepspeed=zero2 is ZeRO 2, which "
+            "divides it: choose runtime.deepspeed=zero1, or optimizer.clip=global",
+        ),
+        (["optimizer.clip=local"], "but runtime.deepspeed=zero2 is ZeRO 2"),
+        (
+            ["runtime.compile=true", "runtime.deepspeed=zero3-bf16"],
+            "runtime.compile=true cannot go with runtime.deepspeed=zero3-bf16: ZeRO 3 gathers weights inside",
+        ),
+    ],
+)
+def test_settings_that_deepspeed_cannot_do(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_deepspeed(load(None, [*DATA, *overrides]))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["optimizer.clip=local", "runtime.deepspeed=zero1"],
+        ["optimizer.clip=local", "optimizer.clip_norm=0", "runtime.deepspeed=zero3"],
+        ["runtime.compile=true"],
+    ],
+)
+def test_settings_that_deepspeed_can_do(overrides: list[str]) -> None:
+    check_deepspeed(load(None, [*DATA, *overrides]))
+
+
+@pytest.mark.parametrize(
+    "more", [{"zero_optimization": {"stage": 1, "overlap_comm": True}}, {"data_types": {"grad_accum_dtype": "fp32"}}]
+)
+def test_local_clipping_sees_gradients_before_they_are_combined(tmp_path: Path, more: dict) -> None:
+    path = _file(tmp_path, json.dumps({"zero_optimization": {"stage": 1}, **more}), "ds.json")
+    config = load(None, [*DATA, f"runtime.deepspeed={path}", "optimizer.clip=local"])
+    with pytest.raises(ConfigError, match="sets overlap_comm or data_types, with which .*set optimizer.clip=global"):
+        check_deepspeed(config)
+
+
+def test_folders_to_offload_to_may_be_named_by_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REALM_NVME", raising=False)
+    nvme = next(name for name in packaged_names() if "nvme" in name)
+    with pytest.raises(
+        ConfigError, match=r"nvme_path is '\$REALM_NVME', but REALM_NVME is not set: export REALM_NVME="
+    ):
+        load_deepspeed(Path(nvme))
+    monkeypatch.setenv("REALM_NVME", "/scratch/42")
+    assert load_deepspeed(Path(nvme))["zero_optimization"]["offload_param"]["nvme_path"] == "/scratch/42"
+    zero = {"stage": 3, "offload_optimizer": {"device": "nvme"}}
+    path = _file(tmp_path, json.dumps({"zero_optimization": zero}), "ds.json")
+    with pytest.raises(ConfigError, match="offload_optimizer.nvme_path is '', but must be a whole path: name a folder"):
+        load_deepspeed(path)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +286,14 @@ def test_null_is_the_packaged_zero2() -> None:
         ({"zero_optimization": 2}, "zero_optimization.stage is 2, but must be"),
         ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, "bf16 and fp16 are both enabled"),
         ({"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}}, "reduce_bucket_size is 'auto'"),
+        ({"fp16": {"enabled": True}}, "fp16 with zero_optimization.stage 0 is trained without loss scaling"),
+        ({"activation_checkpointing": {}}, "it is set by runtime.activation_checkpointing"),
+        ({"compile": {"deepcompile": True}}, "it is set by runtime.compile"),
+        ({"checkpoint": {"load_universal": True}}, "by STAGE.save_every_steps, runtime.keep_last and --resume"),
+        ({"zero_force_ds_cpu_optimizer": True}, "it is set by optimizer.kind"),
+        ({"gradient_allreduce_op": "sum"}, "it is set by the objectives, whose losses are means over trainers"),
+        ({"elasticity": {}}, "remove 'elasticity', there is nothing here that it could work on"),
+        ({"zero_optimisation": {}}, "DeepSpeed knows no key 'zero_optimisation'; did you mean 'zero_optimization'?"),
         ([], "must hold one JSON object, not a list"),
     ],
 )  # fmt: skip
@@ -203,6 +303,12 @@ def test_deepspeed_settings_that_are_refused(tmp_path: Path, settings: object, m
         load_deepspeed(path)
     assert f"runtime.deepspeed={path}" in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_keys_that_the_engine_owns_pass_and_so_do_a_later_deepspeeds(tmp_path: Path) -> None:
+    settings = {"zero_optimization": {"stage": 1}, "communication_data_type": "fp32", "prescale_gradients": True,
+                "data_types": {"grad_accum_dtype": "fp32"}, "of_next_year": {}}  # fmt: skip
+    assert load_deepspeed(_file(tmp_path, json.dumps(settings), "ds.json")) == settings
 
 
 def test_deepspeed_settings_that_cannot_be_read(tmp_path: Path) -> None:

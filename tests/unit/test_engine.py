@@ -1,48 +1,17 @@
-"""What the engine is given: the learning rate of every step, and which parameters decay. Steps are test_zero.py's."""
+"""What the engine does without DeepSpeed: copies, the choice of an optimizer, faults. Steps are test_zero.py's."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from realm_ds.errors import IndexFault
+from realm_ds.config.schema import OptimizerConfig
+from realm_ds.errors import IndexFault, TrainingFault
+from realm_ds.train import engine
 from realm_ds.train.engine import Engine
-from realm_ds.train.optimizer import learning_rate_factor, parameter_groups
-
-
-def test_the_rate_rises_to_the_line_that_falls_from_the_first_step() -> None:
-    factors = [learning_rate_factor(step, steps=10, warmup_steps=4) for step in range(11)]
-    assert factors == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
-    assert learning_rate_factor(12, steps=10, warmup_steps=4) == 0.0
-    assert learning_rate_factor(0, steps=10, warmup_steps=0) == 1.0
-
-
-@pytest.mark.parametrize(("steps", "warmup"), [(50, 100), (5_000, 500), (1_000_000, 10_000)])
-def test_warm_up_unless_told_is_berts(steps: int, warmup: int) -> None:
-    assert learning_rate_factor(warmup - 1, steps=steps, warmup_steps=None) == 1.0
-    assert learning_rate_factor(0, steps=steps, warmup_steps=None) == pytest.approx(1 / warmup)
-    assert learning_rate_factor(warmup, steps=steps, warmup_steps=None) == pytest.approx(max(0, 1 - warmup / steps))
-
-
-def test_groups_are_by_rate_and_decay() -> None:
-    parameters = {
-        "tower.weight": nn.Parameter(torch.ones(2, 2)),
-        "tower.bias": nn.Parameter(torch.ones(2)),
-        "encoder.weight": nn.Parameter(torch.ones(2, 2)),
-        "encoder.norm.weight": nn.Parameter(torch.ones(2)),
-        "encoder.embedding": nn.Parameter(torch.ones(2, 1)),
-    }
-    groups = parameter_groups(
-        parameters.items(), learning_rate_of=lambda name: 0.1 if name.startswith("tower.") else 0.2, weight_decay=0.01
-    )
-    name_of = {id(parameter): name for name, parameter in parameters.items()}
-    found = {(group["lr"], group["weight_decay"]): [name_of[id(p)] for p in group["params"]] for group in groups}
-    assert len(found) == len(groups)
-    assert found == {
-        (0.1, 0.01): ["tower.weight"],
-        (0.1, 0.0): ["tower.bias"],
-        (0.2, 0.01): ["encoder.weight", "encoder.embedding"],
-        (0.2, 0.0): ["encoder.norm.weight"],
-    }
+from realm_ds.train.optimizer import BertAdam
+from realm_ds.train.soundness import Losses, gradient_fault, scale_fault
 
 
 def copied(layer: nn.Module, **how: object) -> dict[str, torch.Tensor]:
@@ -70,3 +39,89 @@ def test_weights_too_large_for_float16_are_named() -> None:
     layer.bias.data[1] = 0.0
     layer.weight.data[0, 0] = float("inf")  # a run that has diverged fails elsewhere, with words for that
     assert copied(layer, dtype=torch.float16)["0.weight"].isinf().any()
+
+
+class Made:
+    """Stands for one of DeepSpeed's own optimizers, which only some installations have built."""
+
+    def __init__(self, groups: object, **options: object) -> None:
+        self.options = options
+
+
+CPU_OFFLOAD = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+
+
+@pytest.mark.parametrize(
+    ("built", "settings", "on_gpu", "chosen", "said"),
+    [
+        (set(), {}, True, "torch", "(no fused_adam built)"),
+        ({"fused_adam"}, {}, True, "FusedAdam", "DeepSpeed's FusedAdam, which this installation has built"),
+        ({"fused_adam"}, {}, False, "torch", "torch's fused AdamW"),
+        ({"fused_adam"}, CPU_OFFLOAD, True, "torch", "(no cpu_adam built)"),
+        ({"cpu_adam"}, CPU_OFFLOAD, False, "DeepSpeedCPUAdam", "DeepSpeed's DeepSpeedCPUAdam, which"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["adamw", "bert"])
+def test_deepspeeds_adams_are_taken_where_they_are_built(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    built: set[str], settings: dict, on_gpu: bool, chosen: str, said: str, kind: str,
+) -> None:  # fmt: skip
+    adams = {name: type(name, (Made,), {}) for name in ("FusedAdam", "DeepSpeedCPUAdam")}
+    monkeypatch.setattr(engine, "installed_ops", dict.fromkeys(built, True))
+    monkeypatch.setattr(engine.deepspeed.ops, "adam", SimpleNamespace(**adams))
+    monkeypatch.setattr(engine.torch.cuda, "is_available", lambda: on_gpu)
+    groups = [{"params": [nn.Parameter(torch.ones(2))], "lr": 0.0, "weight_decay": 0.0}]
+    with caplog.at_level("INFO"):
+        made = engine._optimizer(groups, OptimizerConfig(kind=kind), settings)
+    if chosen == "torch":
+        assert type(made) is {"adamw": torch.optim.AdamW, "bert": BertAdam}[kind]
+    else:
+        assert type(made) is adams[chosen]
+        assert made.options == {"betas": (0.9, 0.999), "eps": 1e-6, "bias_correction": kind == "adamw"}
+    assert said in caplog.messages[-1]
+
+
+def test_steps_that_deepspeed_made_by_itself_are_forgotten() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([{"params": [parameter], "lr": 0.0, "step": 3}])
+    parameter.grad = torch.zeros(2)
+    optimizer.step()
+    engine._forget_steps(optimizer)
+    assert optimizer.state[parameter]["step"] == 0
+    assert optimizer.param_groups[0]["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "who"),
+    [
+        ({}, {}, "whole"),
+        ({}, {"clip_norm": 0.0}, "deepspeed"),
+        ({}, {"clip_norm": 0.0, "clip": "local"}, "deepspeed"),
+        ({"bf16": {"enabled": True}}, {}, "deepspeed"),
+        ({"zero_optimization": {"stage": 1}}, {}, "deepspeed"),
+        ({"zero_optimization": {"stage": 1}}, {"clip": "local"}, "local"),
+    ],
+)
+def test_who_clips(settings: dict, options: dict, who: str) -> None:
+    assert engine._clipping(OptimizerConfig(**options), settings) == who
+
+
+def test_a_loss_that_is_no_number_is_told_by_step_and_trainer() -> None:
+    losses = Losses(trainer_rank=3)
+    losses.check()
+    losses.add(6, [torch.tensor(1.0), torch.tensor(2.0)])
+    losses.check()
+    losses.add(7, [torch.tensor(1.0), torch.tensor(float("inf"))])
+    losses.add(8, [torch.tensor(float("nan"))])
+    with pytest.raises(TrainingFault, match=r"^the loss of step 8 is inf on trainer 3: go on with --resume from the "):
+        losses.check()
+
+
+def test_faults_of_gradients_say_what_to_do() -> None:
+    told = str(gradient_fault(float("inf"), trainer_rank=1, step=4))
+    assert told.startswith(
+        "the gradient of step 5 has norm inf over all trainers (the loss of trainer 1 is finite): go"
+    )
+    assert "optimizer.clip_norm" in told
+    told = str(scale_fault(1.0, step=4))
+    assert told.startswith("the gradient of step 5 overflows fp16 at the lowest loss scale, 1: use bf16 (runtime.deep")

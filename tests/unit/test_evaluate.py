@@ -136,9 +136,11 @@ class Trial:
         self.folder, tokenizer = folder, load_tokenizer(config.data.tokenizer)
         corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=None)
         self.client, self.steps = Client(list(range(1, 31))), []
+        unused: Any = None
         stage = Stage(
             config=config, folder=folder, world=singleton(), trainers=Trainers(singleton()), device=torch.device("cpu"),
             tokenizer=tokenizer, corpus=corpus, sinks=Sinks(folder, role="trainer", role_rank=0, stage="pretrain"),
+            notice=unused, pulse=unused, timer=unused, writer=unused,
         )  # fmt: skip
 
         def query_tower(step: int) -> tuple[int, Tower]:

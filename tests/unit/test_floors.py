@@ -26,7 +26,7 @@ DOORS = {
     "transformers": {"data/tokenizer.py", "models", "bench/peer_step.py"},
     "huggingface_hub": {"models/hub.py"},
     "faiss": {"index/faiss_index.py", "bench/raw.py", "bench/contrib.py"},
-    "deepspeed": {"train/engine.py"},
+    "deepspeed": {"train/engine.py", "train/universal.py"},
     "matplotlib": {"launch/plots.py", "bench/plots.py"},
     "typer": {"cli"},
 }

@@ -8,7 +8,8 @@ import pytest
 
 from realm_ds.data.ict import IctExample, IctSettings, ict_batches, ict_example
 from realm_ds.data.records import Passage
-from realm_ds.data.stream import PassageStream, StreamState
+from realm_ds.data.redeal import StreamState
+from realm_ds.data.stream import PassageStream
 from realm_ds.errors import DataError
 from tests.support.records import make_passage, write_corpus
 

@@ -20,7 +20,7 @@ from realm_ds.data.masking import (
     masked_examples,
 )
 from realm_ds.data.records import Example
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import StreamState
 from realm_ds.errors import DataError
 from tests.support.records import SPECIAL, make_example
 

@@ -18,6 +18,7 @@ from realm_ds.index.versions import Schedule
 from realm_ds.models.realm import RealmModel, build_model, frozen_tower, tower_from_snapshot
 from realm_ds.observe.sinks import Sinks, metrics_path, read_events
 from realm_ds.train.refresh import BuildWatch, Refresher
+from realm_ds.train.writer import Writer
 from tests.support.tiny import tiny_config
 
 TRAINER, SHARDS = 0, (1, 2)
@@ -50,10 +51,11 @@ class Run:
         self.model: RealmModel = build_model(config.model, vocab_size=VOCABULARY, max_tokens=48, seed=0)
         self.new_tower = partial(frozen_tower, config.model, vocab_size=VOCABULARY, max_tokens=config.data.joint_tokens)
         self.engine, self.schedule = Engine(), Schedule(refresh, launches=launches)
+        self.writer = Writer(timeout_s=5)
         self.refresher = Refresher(
             engine=self.engine, model=self.model, new_tower=self.new_tower, mailbox=self.hub.mailbox(TRAINER),
-            tree=self.tree, schedule=self.schedule, index_folder=folder, snapshot_dtype=refresh.snapshot_dtype,
-            chunk_bytes=1000, is_first_trainer=is_first_trainer,
+            writer=self.writer, tree=self.tree, schedule=self.schedule, index_folder=folder,
+            snapshot_dtype=refresh.snapshot_dtype, chunk_bytes=1000, is_first_trainer=is_first_trainer,
         )  # fmt: skip
 
     def train(self, first: int, last: int) -> None:
@@ -63,6 +65,7 @@ class Run:
             with torch.no_grad():
                 for parameter in self.model.parameters():
                     parameter.add_(0.01 * (step + 1))
+        self.writer.drain()
 
     def sent(self) -> list[tuple[SnapshotStart, bytes]]:
         return received(self.hub.mailbox(self.tree.root))
@@ -135,9 +138,11 @@ def test_an_auto_schedule_is_resumed_by_its_launches(tmp_path: Path) -> None:
 def test_files_that_no_checkpoint_needs_are_deleted(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.train(0, 10)
-    run.refresher.prune([4])
+    run.refresher.prune(lambda: [4])
+    run.writer.drain()
     assert sorted(path.name for path in tmp_path.glob("version-*")) == [f"version-0000{v}" for v in (0, 1, 2, 3)]
-    run.refresher.prune([8])
+    run.refresher.prune(lambda: [8])
+    run.writer.drain()
     assert sorted(path.name for path in tmp_path.glob("version-*")) == ["version-00002", "version-00003"]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from realm_ds.data.records import Example
-from realm_ds.data.stream import StreamState
+from realm_ds.data.redeal import StreamState
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.train.stage import Stage
 from tests.support.tiny import make_data, tiny_config
@@ -26,7 +26,8 @@ def stage_of(data: Path, **changes: object) -> Stage:
     nothing: Any = None
     return Stage(
         config=tiny_config(data, **changes), folder=data, world=nothing, trainers=nothing, device=torch.device("cpu"),
-        tokenizer=load_tokenizer(data / "tokenizer"), corpus=nothing, sinks=nothing,
+        tokenizer=load_tokenizer(data / "tokenizer"), corpus=nothing, sinks=nothing, writer=nothing,
+        notice=nothing, pulse=nothing, timer=nothing,
     )  # fmt: skip
 
 

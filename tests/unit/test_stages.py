@@ -8,30 +8,83 @@ from types import SimpleNamespace
 import pytest
 
 from realm_ds.config.load import RUN_CONFIG, load
+from realm_ds.config.schema import RealmConfig
 from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
 from realm_ds.launch import stages
 from realm_ds.launch.node import StageName
-from realm_ds.launch.stages import check_inputs, num_processes, prepare_run_folder, with_local_encoder
+from realm_ds.launch.stages import (
+    check_inputs,
+    launch_stage,
+    num_processes,
+    prepare_run_folder,
+    with_local_encoder,
+)
 from realm_ds.launch.tether import TAG_VARIABLE
+from realm_ds.observe.notice import Notice
 from realm_ds.train.export import export_run
+from realm_ds.train.manifest import seal, step_folder
 from tests.support.tiny import make_data, make_held_out, tiny_config
 from tests.support.tiny_qa import make_questions
 
 
 def test_a_run_is_neither_overwritten_nor_made_up(tmp_path: Path) -> None:
     config, run = tiny_config(tmp_path), tmp_path / "run"
-    with pytest.raises(CheckpointError, match="no checkpoint to resume from: start the run without --resume"):
+    with pytest.raises(CheckpointError, match="holds no run to resume: start it without --resume"):
         prepare_run_folder(run, config, resume=True)
     prepare_run_folder(run, config, resume=False)
     assert load(run / RUN_CONFIG) == config
     (run / "checkpoints" / "unfinished-step-00000002").mkdir(parents=True)
-    prepare_run_folder(run, config, resume=False)  # it ended before its first checkpoint: nothing to lose
+    for resume in (False, True):  # it ended before its first checkpoint: nothing to lose
+        prepare_run_folder(run, config, resume=resume)
     (run / "checkpoints" / "step-00000002").mkdir()
     (run / "checkpoints" / "step-00000002" / "manifest.json").touch()
     with pytest.raises(ConfigError, match="holds a run already: add --resume"):
         prepare_run_folder(run, config, resume=False)
     prepare_run_folder(run, config, resume=True)
+
+
+def test_settings_that_a_resumed_run_changes_are_kept(tmp_path: Path) -> None:
+    runs = [tiny_config(tmp_path, **{"pretrain.steps": steps}) for steps in (4, 6, 8)]
+    prepare_run_folder(tmp_path, runs[0], resume=False)
+    write_checkpoint(tmp_path, step=4, stage="pretrain")
+    for config in (runs[0], runs[1], runs[1], runs[2]):
+        prepare_run_folder(tmp_path, config, resume=True)
+    found = {path.name: load(path) for path in tmp_path.glob("*.yaml")}
+    assert found == {"config-1.yaml": runs[0], "config-2.yaml": runs[1], RUN_CONFIG: runs[2]}
+
+
+def write_checkpoint(run: Path, *, step: int, stage: str) -> Path:
+    folder = step_folder(run, step)
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("some")
+    seal(folder, stage=stage, step=step)
+    return folder
+
+
+def test_a_finished_run_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    make_data(data, num_facts=2)
+    config, other = tiny_config(data), tiny_config(data, **{"pretrain.learning_rate": 0.5})
+    prepare_run_folder(run, config, resume=False)
+    folder = write_checkpoint(run, step=config.pretrain.steps, stage="pretrain")
+    started: list[int] = []
+    monkeypatch.setattr(stages, "run_world", lambda arguments, **options: started.append(options["processes"]))
+
+    def go_on(config: RealmConfig) -> None:
+        launch_stage("pretrain", load_config=lambda: config, run_folder=run, resume=True)
+
+    go_on(other)
+    assert started == []
+    assert load(run / RUN_CONFIG) == config
+    assert f"nothing is left to do: {run} has trained all pretrain.steps=9; its settings" in capsys.readouterr().err
+    go_on(tiny_config(data, **{"pretrain.steps": 12}))
+    assert len(started) == 1
+    (folder / "weights").write_text("damaged")
+    go_on(config)  # there is a step to do again
+    assert len(started) == 2
 
 
 def refused(stage: StageName, data: Path, **changes: object) -> str:
@@ -192,12 +245,13 @@ def test_under_srun_the_first_rank_prepares_the_run_folder(
     monkeypatch.delenv(TAG_VARIABLE, raising=False)
     if tag:
         monkeypatch.setenv(TAG_VARIABLE, tag)
-    stages._take_part("pretrain", lambda: config, run_folder=run, resume=False)
+    notice = Notice()
+    stages._take_part("pretrain", lambda: config, run_folder=run, resume=False, notice=notice)
     assert (run / RUN_CONFIG).exists() == prepares
     (run / "checkpoints" / "step-00000002").mkdir(parents=True)
     (run / "checkpoints" / "step-00000002" / "manifest.json").touch()
     if prepares:
         with pytest.raises(ConfigError, match="holds a run already"):
-            stages._take_part("pretrain", lambda: config, run_folder=run, resume=False)
-    stages._take_part("pretrain", lambda: config, run_folder=run, resume=True)
+            stages._take_part("pretrain", lambda: config, run_folder=run, resume=False, notice=notice)
+    stages._take_part("pretrain", lambda: config, run_folder=run, resume=True, notice=notice)
     assert took_part == [False, True]

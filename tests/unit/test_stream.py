@@ -9,37 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm_ds.data.chance import happens, permutation, pick
+from realm_ds.data.redeal import StreamState
 from realm_ds.data.shards import write_shards
-from realm_ds.data.stream import ExampleStream, PassageStream, RecordStream, StreamState, grouped_order
+from realm_ds.data.stream import ExampleStream, PassageStream, RecordStream, grouped_order
 from realm_ds.errors import DataError
 from tests.support.records import make_example, make_passage, write_corpus
-
-
-class Tracked:
-    """Shards of the numbers 0, 1, 2, ... in memory, and which of them were read."""
-
-    def __init__(self, counts: list[int]) -> None:
-        ends = list(itertools.accumulate(counts))
-        self.shards = [list(range(end - count, end)) for count, end in zip(counts, ends, strict=True)]
-        self.read: list[int] = []
-
-    def __call__(self, shard: int) -> list[int]:
-        self.read.append(shard)
-        return self.shards[shard]
-
-
-def stream_of(
-    source: Tracked, *, seed: int = 0, reader: int = 0, num_readers: int = 1, window: int = 1
-) -> RecordStream[int]:
-    return RecordStream[int](
-        [len(shard) for shard in source.shards],
-        read=source,
-        arrange=lambda records, shuffle: shuffle("records", len(records)),
-        seed=seed,
-        reader=reader,
-        num_readers=num_readers,
-        window_shards=window,
-    )
+from tests.support.streams import Tracked, stream_of
 
 
 def take(stream: RecordStream[int], count: int) -> list[int]:

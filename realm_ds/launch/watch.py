@@ -1,0 +1,167 @@
+"""How all ranks of a run do, read from its folder alone: on any host that sees it, while it runs and afterwards.
+
+How that looks is observe/table.py's business. What is read: ranks/ (who is where), the ends of metrics/ (what each did
+last), failures/ and preempted.json (why it ended).
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from realm_ds.config.load import RUN_CONFIG
+from realm_ds.errors import ConfigError
+from realm_ds.launch.failures import PREEMPTED_FILE, explain_end, explain_preemption
+from realm_ds.observe.sinks import metrics_path, parse_event
+from realm_ds.observe.table import RankView, RunState, RunView
+
+SILENT_S = 60.0
+"""A rank of another host that has written nothing for so long, where one every five seconds is due, is lost."""
+TAIL_BYTES = 65_536
+"""Of the end of a file of events: more than a rank writes between two logged steps."""
+STAGES = ("ict", "pretrain", "qa")
+"""Runs inside a demo's folder, in their order."""
+
+Event = dict[str, Any]
+
+
+def look(
+    folder: Path, *, now: float | None = None, host: str | None = None, lives: Callable[[int], bool] | None = None
+) -> RunView:
+    """The run in `folder` as it is now; of a demo the stage that it is at. Raises ConfigError if it holds no run.
+
+    `lives` says whether a process of this host does.
+    """
+    run, stages = _run_in(folder)
+    now = time.time() if now is None else now
+    host, lives = host or socket.gethostname(), lives or _lives
+    ranks = [_rank(run, card, now=now, host=host, lives=lives) for card in _cards(run)]
+    events = _events(run, "trainer", 0)
+    step = _last(events, "step") or {}
+    state, why = _state(run, ranks, step=step, is_ended=_ends_with(events, "ended"))
+    return RunView(
+        folder=str(run), stage=str((step or (events[-1] if events else {})).get("stage", "")), state=state, why=why,
+        step=step, ranks=tuple(ranks), stages_done=tuple(stages), is_over=_is_over(folder, run, state),
+    )  # fmt: skip
+
+
+def keep_looking(folder: Path, *, every_s: float, sleep: Callable[[float], None] = time.sleep) -> Iterator[RunView]:
+    """Looks again and again, until the run is over: the last look says how it ended."""
+    while True:
+        view = look(folder)
+        yield view
+        if view.is_over:
+            return
+        sleep(every_s)
+
+
+def _run_in(folder: Path) -> tuple[Path, list[str]]:
+    """The run folder itself, or the newest of a demo's, and the demo's stages that are done."""
+    if (folder / RUN_CONFIG).is_file():
+        return folder, []
+    runs = [folder / stage for stage in STAGES if (folder / stage / RUN_CONFIG).is_file()]
+    if not runs:
+        there = "is no folder" if not folder.is_dir() else f"has no {RUN_CONFIG}"
+        raise ConfigError(
+            f"{folder} {there}, so it holds no run (or a demo that has not come to its first stage): name the folder "
+            "that was given as --run"
+        )
+    path = folder / "stages.json"
+    done = list(json.loads(path.read_text(encoding="utf-8"))["stages"]) if path.is_file() else []
+    return runs[-1], done
+
+
+def _cards(run: Path) -> list[dict[str, Any]]:
+    """Who is where, by world rank."""
+    cards = [json.loads(path.read_text(encoding="utf-8")) for path in (run / "ranks").glob("*.json")]
+    return sorted(cards, key=lambda card: int(card["world_rank"]))
+
+
+def _rank(run: Path, card: dict[str, Any], *, now: float, host: str, lives: Callable[[int], bool]) -> RankView:
+    role, role_rank = str(card["role"]), int(card["role_rank"])
+    events = _events(run, role, role_rank)
+    alive = [event for event in events if event["event"] == "alive"]
+    last = alive[-1] if alive else {}
+    age_s = now - events[-1]["time"] if events else None
+    if _ends_with(events, "ended"):
+        state = "ended"
+    elif card["host"] == host:
+        state = "works" if lives(int(card["pid"])) else "gone"
+    else:
+        state = "works" if age_s is None or age_s < SILENT_S else "silent"
+    waiting_for = str(last.get("waiting_for", "")) if state in ("works", "silent") else ""
+    return RankView(
+        world_rank=int(card["world_rank"]), role=role, role_rank=role_rank, host=str(card["host"]),
+        state="waits" if state == "works" and waiting_for else state, age_s=age_s, waiting_for=waiting_for,
+        waited_s=float(last.get("waited_s", 0.0)), queries_per_s=_rate(alive, "queries"), figures=last,
+    )  # fmt: skip
+
+
+def _state(run: Path, ranks: Sequence[RankView], *, step: Event, is_ended: bool) -> tuple[RunState, str]:
+    if any((run / "failures").glob("*.json")):
+        return "failed", explain_end(run, code=1, log=run / "logs" / "world.log")
+    if (run / PREEMPTED_FILE).is_file():
+        return "preempted", explain_preemption(run)
+    if is_ended:
+        return "done", f"all {step.get('steps', '')} steps are done"
+    if not ranks:
+        return "starting", "its ranks have not met yet"
+    lost = [rank for rank in ranks if rank.state in ("gone", "silent")]
+    if any(rank.state == "gone" for rank in lost):
+        names = ", ".join(rank.name for rank in lost)
+        return "dead", f"{names} ended without a word (Ctrl-C, or the machine went down): go on with --resume"
+    if len(lost) == len(ranks):
+        age_s = min(rank.age_s for rank in lost if rank.age_s is not None)
+        return "dead", f"no rank has written anything for {age_s:.0f} s: look at the job and at logs/"
+    if lost:
+        return "running", f"{', '.join(rank.name for rank in lost)} silent for more than {SILENT_S:.0f} s"
+    return "running", ""
+
+
+def _is_over(folder: Path, run: Path, state: RunState) -> bool:
+    if state == "done" and folder != run:
+        return (folder / "report.json").is_file()  # A demo has more to do after each stage.
+    return state not in ("starting", "running")
+
+
+def _events(run: Path, role: str, role_rank: int) -> list[Event]:
+    """The last events of a rank, oldest first."""
+    path = metrics_path(run, role=role, role_rank=role_rank)
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    parsed = [parse_event(line) for line in lines]  # the first may be half a line, and is left out then
+    return [event for event in parsed if event is not None]
+
+
+def _last(events: Sequence[Event], name: str) -> Event | None:
+    return next((event for event in reversed(events) if event["event"] == name), None)
+
+
+def _ends_with(events: Sequence[Event], name: str) -> bool:
+    """Whether that is the last thing that happened: a resumed run writes on in the same file."""
+    return bool(events) and events[-1]["event"] == name
+
+
+def _rate(alive: Sequence[Event], name: str) -> float | None:
+    """Of a count that grows, a second, between the last two events."""
+    if len(alive) < 2 or name not in alive[-1] or name not in alive[-2]:
+        return None
+    took_s = alive[-1]["time"] - alive[-2]["time"]
+    more = alive[-1][name] - alive[-2][name]
+    return float(more / took_s) if took_s > 0 and more >= 0 else None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except PermissionError:
+        return True
+    except OSError:
+        return False
