@@ -24,13 +24,13 @@ class Sizes:
     steps: int
     save_every: int
     launch_every: int
-    """No multiple of save_every but where both must fall together: else a step would show both stalls."""
     adopt_after: int
+    """Less than launch_every: adoptions have costs of their own, which must not fall on steps that launch."""
     steps_after: int
     """Of the run that goes on."""
 
 
-FULL = Sizes(is_quick=False, steps=210, save_every=14, launch_every=25, adopt_after=25, steps_after=2)
+FULL = Sizes(is_quick=False, steps=250, save_every=14, launch_every=40, adopt_after=35, steps_after=2)
 QUICK = Sizes(is_quick=True, steps=12, save_every=4, launch_every=5, adopt_after=4, steps_after=1)
 
 
@@ -83,25 +83,26 @@ def stalls(sizes: Sizes, runs: DemoRuns, bar: progress.Bar) -> Sequence[Measure]
 def stalls_of(rows: Sequence[Row], *, save_every: int, launch_every: int) -> dict[str, Any]:
     """Seconds of an undisturbed step, and lists of what each save and each launch took.
 
-    A save happens after its step is drawn, a launch while its step is: they are told apart even in one step.
+    A save happens after its step is drawn, a launch while its step is: they are told apart even in one step. Waiting
+    for the index is neither's.
     """
+    own_s = [row["drawn_s"] - row["wait_s"] for row in rows]
     is_save = [row["step"] % save_every == 0 for row in rows]
     is_launch = [(row["step"] - 1) % launch_every == 0 for row in rows]
     # A step behind a save is disturbed where files are written in the background.
     is_usual = [not (save or launch or after) for save, launch, after in
                 zip(is_save, is_launch, [False, *is_save], strict=False)]  # fmt: skip
-    usual = [row for row, usual in zip(rows, is_usual, strict=True) if usual]
-    drawn_s, after_s = (median([row[part] for row in usual]) for part in ("drawn_s", "after_s"))
+    drawn_s = median([own for own, usual in zip(own_s, is_usual, strict=True) if usual])
+    after_s = median([row["after_s"] for row, usual in zip(rows, is_usual, strict=True) if usual])
     lost_s = []
     for place in (place for place, save in enumerate(is_save) if save):
         until = next((later for later in range(place + 1, len(rows)) if is_save[later]), None)
         if until is not None:
-            behind = [row for row, launch in zip(rows[place + 1 : until], is_launch[place + 1 : until], strict=True)
-                      if not launch]  # fmt: skip
-            lost_s.append(rows[place]["after_s"] - after_s + sum(row["drawn_s"] - drawn_s for row in behind))
+            behind = [own_s[later] for later in range(place + 1, until) if not is_launch[later]]
+            lost_s.append(rows[place]["after_s"] - after_s + sum(own - drawn_s for own in behind))
     return {
         "usual_s": drawn_s + after_s,
         "save_s": [row["after_s"] - after_s for row, save in zip(rows, is_save, strict=True) if save],
-        "launch_s": [row["drawn_s"] - drawn_s for row, launch in zip(rows, is_launch, strict=True) if launch],
+        "launch_s": [own - drawn_s for own, launch in zip(own_s, is_launch, strict=True) if launch],
         "lost_s": lost_s,
     }

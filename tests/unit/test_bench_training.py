@@ -52,7 +52,10 @@ def test_stalls_are_told_apart_and_from_usual_steps() -> None:
     for number in range(2, 21):
         drawn_s = 1.0 + (0.5 if (number - 1) % 5 == 0 else 0.0)  # launches at steps 6, 11, 16
         drawn_s += 0.2 if number in (9, 17) else 0.0  # behind a save, writing in the background disturbs
-        rows.append(row(number, ended_at=0.0, drawn_s=drawn_s, after_s=0.01 + (0.8 if number % 8 == 0 else 0.0)))
+        wait_s = 3.0 if number in (6, 12) else 0.0  # for the index, which is not their doing
+        rows.append(
+            row(number, 0.0, drawn_s=drawn_s + wait_s, wait_s=wait_s, after_s=0.01 + (0.8 if number % 8 == 0 else 0.0))
+        )
     found = resume.stalls_of(rows, save_every=8, launch_every=5)
     assert found["usual_s"] == pytest.approx(1.01)
     assert found["save_s"] == pytest.approx([0.8, 0.8])
