@@ -16,6 +16,8 @@ class BareLoop:
     """The same objective, schedule, clipping and AdamW, with nothing around them."""
 
     def __init__(self, objective: nn.Module, *, stage: StageConfig, optimizer: OptimizerConfig) -> None:
+        # What this loop cannot do, none of its comparisons may ask for.
+        assert (optimizer.kind, optimizer.clip) == ("adamw", "global"), optimizer
         self._objective, self._stage, self._clip_norm = objective, stage, optimizer.clip_norm
         groups = parameter_groups(
             objective.named_parameters(), learning_rate_of=partial(rate_of, stage=stage),
@@ -35,7 +37,8 @@ class BareLoop:
             loss = self._objective(batch).loss
             (loss / len(batches)).backward()
             losses.append(loss.detach())
-        nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        if self._clip_norm:
+            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         self._adamw.step()
         self._adamw.zero_grad()
         return losses[0]

@@ -12,18 +12,18 @@ from typing import Any
 import psutil
 import torch
 
-from realm_ds.bench.processes import write_progress
+from realm_ds.bench.processes import Result, write_progress
 from realm_ds.comm.trainers import init_trainers
 from realm_ds.comm.world import World
 from realm_ds.config.deepspeed import load_deepspeed
 from realm_ds.config.schema import RealmConfig
-from realm_ds.models.objectives import MarginalBatch, MarginalObjective, MaskedBatch
+from realm_ds.models.objectives import MarginalBatch, MaskedBatch
 from realm_ds.models.realm import build_model
 from realm_ds.models.towers import TokenBatch
 from realm_ds.train.engine import Engine, join
+from realm_ds.train.pretrain import objective_of
 
 Options = Mapping[str, Any]
-Result = dict[str, Any]
 STEPS = 2
 """The first makes the optimizer's state, the second is as all later ones."""
 TOKENS = 8
@@ -38,7 +38,7 @@ def resident(world: World, config: RealmConfig, options: Options, *, folder: Pat
     model = build_model(config.model, vocab_size=vocabulary, max_tokens=config.data.joint_tokens, seed=0)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = Engine(
-        MarginalObjective(model, form=config.pretrain.marginal), stage=config.pretrain, optimizer=config.optimizer,
+        objective_of(model, config.pretrain), stage=config.pretrain, optimizer=config.optimizer,
         deepspeed_json=load_deepspeed(config.runtime.deepspeed), num_trainers=trainers.size,
     )  # fmt: skip
     for step in range(STEPS):

@@ -6,6 +6,7 @@ takes torch from ours, so that both sides compute with the same library.
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from realm_ds.launch.tether import die_with_parent
 VERSION = "4.57.6"
 READY_FILE = "realm-ds-ready"
 INSTALL_S = 600.0
+ANSWER_S = 600.0
+"""For a block of steps."""
 Told = dict[str, list[float]]
 
 
@@ -95,6 +98,9 @@ class Peer:
         try:
             self._process.stdin.write(f"{count}\n")
             self._process.stdin.flush()
+            ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_S)
+            if not ready:
+                raise LaunchError(f"transformers' side made no {count} steps within {ANSWER_S:g} s")
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""

@@ -14,16 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from realm_ds.config.schema import RealmConfig
+from realm_ds.models.hf_realm import ENCODER_NAMES, TOWER_NAMES, flipped, renamed
 from realm_ds.models.objectives import MarginalBatch
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import TokenBatch
-
-_TOWER = {
-    "bert.": "scorer.embedder.realm.",
-    "dense.": "scorer.embedder.cls.dense.",
-    "norm.": "scorer.embedder.cls.LayerNorm.",
-}
-_ENCODER = {"mlm.bert.": "encoder.realm.", "mlm.cls.": "encoder.cls."}
 
 
 def write_work(
@@ -31,7 +25,9 @@ def write_work(
     rate_factors: Sequence[float],
 ) -> None:  # fmt: skip
     """All that peer_step.py reads; `model` shares its towers and has no dropout, so that both sides compute alike."""
-    settings, optimizer = config.pretrain, config.optimizer
+    settings, optimizer, rates = config.pretrain, config.optimizer, config.pretrain.rates
+    assert model.shares_towers
+    assert (rates.projection, rates.encoder, rates.head) == (None, None, None), rates
     bert, num_candidates = model.encoder.mlm.config, batches[0].passage_rows_BC.shape[1]
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
              "max_position_embeddings", "pad_token_id", "layer_norm_eps")  # fmt: skip
@@ -42,7 +38,7 @@ def write_work(
             "attention_probs_dropout_prob": 0.0, "retriever_proj_size": config.model.projection_size,
             "num_candidates": num_candidates,
         },
-        "scorer_rate": settings.rates.towers or settings.learning_rate, "encoder_rate": settings.learning_rate,
+        "scorer_rate": rates.towers or settings.learning_rate, "encoder_rate": settings.learning_rate,
         "weight_decay": optimizer.weight_decay, "betas": [optimizer.beta1, optimizer.beta2], "eps": optimizer.eps,
         "clip_norm": optimizer.clip_norm, "rate_factors": list(rate_factors),
     }  # fmt: skip
@@ -90,17 +86,9 @@ def padded(batch: MarginalBatch) -> dict[str, np.ndarray]:
 
 def peer_weights(tower: Mapping[str, Tensor], encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of one tower, shared, and of the encoder under transformers' names."""
-    named = {**_renamed(tower, _TOWER), **_renamed(encoder, _ENCODER)}
+    named = {f"scorer.embedder.{name}": value for name, value in renamed(tower, flipped(TOWER_NAMES)).items()}
+    named |= {f"encoder.{name}": value for name, value in renamed(encoder, flipped(ENCODER_NAMES)).items()}
     return {name: value.contiguous() for name, value in named.items() if ".decoder." not in name}
-
-
-def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    return {
-        new + name.removeprefix(old): value
-        for name, value in state.items()
-        for old, new in names.items()
-        if name.startswith(old)
-    }
 
 
 def _joined(buckets: Sequence[TokenBatch]) -> TokenBatch:

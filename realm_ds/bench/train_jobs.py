@@ -10,7 +10,7 @@ from typing import Any
 
 from realm_ds.bench.bare_loop import BareLoop, Recorder
 from realm_ds.bench.peer_batch import padded_tokens, write_work
-from realm_ds.bench.processes import write_progress
+from realm_ds.bench.processes import Result, write_progress
 from realm_ds.config.deepspeed import load_deepspeed
 from realm_ds.config.stages import StageConfig
 from realm_ds.errors import LaunchError
@@ -20,11 +20,10 @@ from realm_ds.observe.sinks import metrics_path, read_events
 from realm_ds.train.engine import Engine
 from realm_ds.train.loop import StepInfo, run_steps
 from realm_ds.train.optimizer import learning_rate_factor
-from realm_ds.train.pretrain import STAGE, Pretraining, prepare
+from realm_ds.train.pretrain import STAGE, Pretraining, objective_of, prepare
 from realm_ds.train.stage import Stage
 
 Options = Mapping[str, Any]
-Result = dict[str, Any]
 SAME_LOSS = 1e-3
 """Relative: sums of another order differ in the last digits, and some ten updates make a little more of it."""
 
@@ -33,8 +32,7 @@ def beside_bare(stage: Stage, options: Options, *, folder: Path) -> Result:
     """Seconds of each of our steps and of the same steps in a bare loop, in blocks that take turns."""
     settings = stage.config.pretrain
     training = _open(stage, resume=False)
-    objective = MarginalObjective(stage.model(), form=settings.marginal)
-    bare = BareLoop(objective, stage=settings, optimizer=stage.config.optimizer)
+    bare = BareLoop(objective_of(stage.model(), settings), stage=settings, optimizer=stage.config.optimizer)
     recorder = Recorder(training.engine.module)
     found: Result = {"ours_s": [], "bare_s": [], "ours_cpu_s": 0.0, "bare_cpu_s": 0.0, "farthest": 0.0}
 
@@ -42,23 +40,23 @@ def beside_bare(stage: Stage, options: Options, *, folder: Path) -> Result:
         """Bare blocks run between the steps that the loop draws: all that it does around a step is in its time."""
         for block in range(options["blocks"] + 1):
             took_s, cpu_before = [], time.process_time()
-            for _ in range(options["block_steps"]):
+            for place in range(options["block_steps"]):
                 started_at = time.perf_counter()
                 info = next(infos)
                 yield info
-                took_s.append(time.perf_counter() - started_at)
+                # While the bare block ran, the index has answered what was asked ahead: those steps had it too easy.
+                if place >= settings.search_ahead:
+                    took_s.append(time.perf_counter() - started_at)
             cpu_s = time.process_time() - cpu_before
             batches, losses = recorder.take()
             bare_took_s, cpu_before = [], time.process_time()
             for place, batch in enumerate(batches):
                 started_at = time.perf_counter()
                 loss = bare.step([batch], step=block * options["block_steps"] + place)
-                bare_took_s.append(time.perf_counter() - started_at)
-                farthest = abs(loss.item() - losses[place]) / losses[place]
-                found["farthest"] = max(found["farthest"], farthest)
-            if block == 0:  # warms up, and shows that both do the same work
-                _check_same_work(found["farthest"])
-            else:
+                if place >= settings.search_ahead:
+                    bare_took_s.append(time.perf_counter() - started_at)
+                found["farthest"] = max(found["farthest"], apart(loss.item(), losses[place]))
+            if block > 0:  # the first warms up
                 found["ours_s"].append(took_s)
                 found["bare_s"].append(bare_took_s)
                 found["ours_cpu_s"] += cpu_s
@@ -112,7 +110,7 @@ def beside_transformers(stage: Stage, options: Options, *, folder: Path) -> Resu
     config, settings, blocks = stage.config, stage.config.pretrain, options["blocks"]
     batches = _real_batches(stage)
     model = stage.model()
-    engine = _engine(stage, MarginalObjective(model, form=settings.marginal))
+    engine = _engine(stage, objective_of(model, settings))
     made = folder / "peer"
     made.mkdir()
     factors = [_rate_factor(settings, step) for step in range((blocks + 1) * len(batches))]
@@ -131,11 +129,8 @@ def beside_transformers(stage: Stage, options: Options, *, folder: Path) -> Resu
 
         for block in range(blocks + 1):
             (took_s, losses), told = ours(block), peer.steps(len(batches))
-            apart = [abs(one - other) / other for one, other in zip(losses, told["losses"], strict=True)]
-            found["farthest"] = max(found["farthest"], *apart)
-            if block == 0:
-                _check_same_work(found["farthest"])
-            else:
+            found["farthest"] = max(found["farthest"], *map(apart, losses, told["losses"]))
+            if block > 0:  # the first warms up
                 found["ours_s"].append(took_s)
                 found["peer_s"].append(told["took_s"])
             write_progress(folder, done=block, total=blocks, now="training in turns")
@@ -173,16 +168,19 @@ def _open(stage: Stage, *, resume: bool) -> Pretraining:
 
 
 def _run(stage: Stage, training: Pretraining, infos: Iterator[StepInfo]) -> None:
-    """Training as it is in production, but for who looks on."""
+    """The loop as it is in production, but for who looks on; nothing is evaluated."""
     settings, first_step = stage.config.pretrain, training.first_step
     run_steps(infos, name=STAGE, stage=stage, engine=training.engine, settings=settings, first_step=first_step)
     training.client.close()
 
 
-def _check_same_work(farthest: float) -> None:
-    """Raises LaunchError where two sides' losses differ: a ratio of different work means nothing."""
-    if not farthest <= SAME_LOSS:
+def apart(loss: float, other: float) -> float:
+    """How far two losses differ, as a share of one. Raises LaunchError where it is too far: a ratio of different work
+    means nothing."""
+    share = abs(loss - other) / abs(other)
+    if not share <= SAME_LOSS:  # nor where either is no number
         raise LaunchError(
-            f"losses of the two sides differ by up to {farthest:.2g} of themselves, more than {SAME_LOSS}: they do not "
-            "do the same work, so their times cannot be compared"
+            f"losses of the two sides differ by {share:.2g} of themselves, more than {SAME_LOSS}: they do not do the "
+            "same work, so their times cannot be compared"
         )
+    return share

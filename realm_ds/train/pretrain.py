@@ -12,6 +12,7 @@ from typing import Any
 
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.base import StageName
+from realm_ds.config.stages import PretrainConfig
 from realm_ds.data.masking import MaskedExample
 from realm_ds.data.redeal import StreamState
 from realm_ds.data.stream import ExampleStream
@@ -20,7 +21,7 @@ from realm_ds.index.factory import audits_of
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import Schedule
 from realm_ds.models.objectives import MarginalObjective
-from realm_ds.models.realm import frozen_tower
+from realm_ds.models.realm import RealmModel, frozen_tower
 from realm_ds.models.towers import Embedder
 from realm_ds.train.engine import Engine
 from realm_ds.train.evaluate import evaluation_of
@@ -62,14 +63,19 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
     return ending
 
 
+def objective_of(model: RealmModel, settings: PretrainConfig) -> MarginalObjective:
+    """What a step computes, as the settings have it."""
+    return MarginalObjective(
+        model, form=settings.marginal, temperature=settings.temperature, has_null=settings.null_passage
+    )
+
+
 def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Pretraining:
     """Everything up to the first step: weights, optimizer and index versions as the run starts or goes on with them."""
     config, settings = stage.config, stage.config.pretrain
     model = stage.model()
     engine = Engine(
-        MarginalObjective(
-            model, form=settings.marginal, temperature=settings.temperature, has_null=settings.null_passage
-        ),
+        objective_of(model, settings),
         stage=settings,
         optimizer=config.optimizer,
         deepspeed_json=deepspeed_json,

@@ -44,7 +44,7 @@ def test_steps_that_a_rebuild_fills_or_leaves_alone() -> None:
 
 
 def test_a_rebuild_too_short_to_be_seen_is_no_good_number() -> None:
-    assert math.isnan(step._middle_ms([]))
+    assert math.isnan(step._mean_ms([]))
 
 
 def test_stalls_are_told_apart_and_from_usual_steps() -> None:
@@ -102,10 +102,10 @@ def test_the_bare_loop_moves_weights_and_the_recorder_hands_it_the_batches() -> 
 
 
 def test_sides_that_do_other_work_are_not_compared() -> None:
-    train_jobs._check_same_work(1e-5)
-    for apart in (0.02, float("nan")):
-        with pytest.raises(LaunchError, match="losses of the two sides differ by up to .* cannot be compared"):
-            train_jobs._check_same_work(apart)
+    assert train_jobs.apart(1.00001, 1.0) == pytest.approx(1e-5)
+    for loss, other in ((1.02, 1.0), (float("nan"), 1.0), (1.0, float("nan"))):
+        with pytest.raises(LaunchError, match="losses of the two sides differ by .* cannot be compared"):
+            train_jobs.apart(loss, other)
 
 
 def tokens(*lengths: int) -> TokenBatch:
@@ -164,7 +164,7 @@ def test_an_environment_is_made_once(tmp_path: Path) -> None:
     assert len(made) == 2
 
 
-def test_without_an_index_of_packages_the_measure_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_index_of_packages_the_bar_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline() -> Path:
         raise LaunchError("transformers 4.57.6 could not be installed (no network)")
 
@@ -174,8 +174,8 @@ def test_without_an_index_of_packages_the_measure_is_skipped(monkeypatch: pytest
         def update(self, *_: object, **__: object) -> None: ...
 
     (measure,) = step.beside_transformers(step.FULL, runs=None, bar=Bar())
-    assert measure.is_ok is None
-    assert "skipped: transformers 4.57.6 could not be installed (no network)" in measure.to_json()
+    assert measure.is_ok is False
+    assert "not measured: transformers 4.57.6 could not be installed (no network)" in measure.to_json()
 
 
 def test_an_installation_that_fails_is_told(tmp_path: Path) -> None:
