@@ -83,7 +83,8 @@ class Run:
     def save(self, step: int) -> None:
         state = TrainState(
             stage="ict", step=step, num_trainers=self.trainers.size, zero_stage=self.engine.zero_stage,
-            global_batch=GLOBAL_BATCH, streams={}, groups=self.engine.groups(), fixed={},
+            on_disk=self.engine.is_on_disk, global_batch=GLOBAL_BATCH, streams={}, groups=self.engine.groups(),
+            fixed={},
         )  # fmt: skip
         checkpoint.save(
             self.engine, self.folder, state=state, trainers=self.trainers, writer=self.writer,
