@@ -118,9 +118,6 @@ class Engine:
             self._engine.enable_backward_allreduce = False
         self.is_on_disk = needs_nvme(deepspeed_json)
         """Whether weights or optimizer states lie on a disk."""
-        self.is_replicated = is_plain
-        """Whether any trainer's checkpoint is that of all: without ZeRO and in float32. In bf16 DeepSpeed writes, and
-        wants to read, a file for each."""
         self.compute_dtype = compute_dtype(deepspeed_json)
         self._is_fp16 = is_on(deepspeed_json, "fp16")
         if self._is_fp16 and hasattr(self._optimizer.loss_scaler, "raise_error_at_min_scale"):

@@ -25,8 +25,8 @@ from realm_ds.train.universal import convert
 
 log = logging.getLogger(__name__)
 
-_CONVERTIBLE = ({1, 2}, {3})
-"""ZeRO stages whose converted shards the stages beside them can load too."""
+_COMPATIBLE = ({0}, {1, 2}, {3})
+"""ZeRO stages whose checkpoints, but for 0 converted, the stages beside them can load too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ def _restore(engine: Engine, folder: Path, states: Sequence[TrainState], stage: 
     if not is_same:
         _check_can_take_over(found, folder, engine, num_trainers=trainers.size)
     _check_groups(found, folder, engine)
-    # Without ZeRO every trainer holds everything: there is nothing to convert.
+    # Without ZeRO every trainer holds everything, in bf16 too: there is nothing to convert.
     if is_same or engine.zero_stage == 0:
         engine.load(folder)
     else:
@@ -151,15 +151,7 @@ def _check_can_take_over(found: TrainState, folder: Path, engine: Engine, *, num
             f"divided anew; go on with {found.num_trainers} trainers and the offload in runtime.deepspeed that it was "
             "written with, or start a new run from this one's export with model.start_from"
         )
-    if found.zero_stage == engine.zero_stage == 0:
-        if engine.is_replicated:
-            return
-        raise CheckpointError(
-            f"{folder} was written by {found.num_trainers} trainers in bf16 without ZeRO, which {num_trainers} cannot "
-            f"load: go on with {found.num_trainers} trainers, or start a new run from this one's export with "
-            "model.start_from and ZeRO 1 (runtime.deepspeed=zero1-bf16)"
-        )
-    if not any({found.zero_stage, engine.zero_stage} <= stages for stages in _CONVERTIBLE):
+    if not any({found.zero_stage, engine.zero_stage} <= stages for stages in _COMPATIBLE):
         raise CheckpointError(
             f"{folder} is of ZeRO stage {found.zero_stage}, and runtime.deepspeed now asks for stage "
             f"{engine.zero_stage}: of them only 1 and 2 can take over from each other; go on with stage "

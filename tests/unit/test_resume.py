@@ -27,10 +27,9 @@ class Engine:
     """Knows what it was told to load."""
 
     def __init__(
-        self, zero_stage: int = 2, *, micro_batch_size: int = 2, is_on_disk: bool = False, is_replicated: bool = False,
-        num_groups: int = 1,
+        self, zero_stage: int = 2, *, micro_batch_size: int = 2, is_on_disk: bool = False, num_groups: int = 1
     ) -> None:  # fmt: skip
-        self.zero_stage, self.is_on_disk, self.is_replicated = zero_stage, is_on_disk, is_replicated
+        self.zero_stage, self.is_on_disk = zero_stage, is_on_disk
         self.num_groups = num_groups
         self.stage = SimpleNamespace(micro_batch_size=micro_batch_size, gradient_accumulation_steps=1)
         self.loaded: list[str] = []
@@ -230,21 +229,9 @@ def test_what_was_converted_is_used_only_if_whole_and_of_this_checkpoint(
 
 def test_without_zero_there_is_nothing_to_convert(tmp_path: Path, conversions: list[str]) -> None:
     write(tmp_path, 4, zero_stage=0)
-    engine = Engine(0, is_replicated=True)
+    engine = Engine(0)
     resumed(tmp_path, engine, trainers=Told(0, 3))
     assert (engine.loaded, conversions) == (["step-00000004"], [])
-
-
-def test_bf16_without_zero_goes_on_with_its_own_number_of_trainers(tmp_path: Path) -> None:
-    write(tmp_path, 4, zero_stage=0)
-    engine = Engine(0)
-    resumed(tmp_path, engine, trainers=Told(0, 2))
-    assert engine.loaded == ["step-00000004"]
-    with pytest.raises(
-        CheckpointError,
-        match=r"by 2 trainers in bf16 without ZeRO, which 3 cannot load: go on with 2 trainers, or start .*zero1-bf16",
-    ):
-        resumed(tmp_path, Engine(0), trainers=Told(0, 3))
 
 
 @pytest.mark.parametrize(
