@@ -36,8 +36,12 @@ def write_durably(path: Path, data: bytes | str, *, open_file: Callable[[Path], 
         handle.write(data.encode() if isinstance(data, str) else data)
 
 
+SET_ASIDE = "replaced-"
+"""What stands before the name of a folder that another one is about to replace."""
+
+
 def publish_folder(new: Path, final: Path) -> None:
-    """Give a folder, whole, its final name beside it; what had that name is gone afterwards. Raises OSError.
+    """Make a folder durable and give it its final name beside it; what had that name is gone then. Raises OSError.
 
     No system call exchanges folders everywhere, so for a moment nothing has the name: recover_folder mends what a stop
     in that moment leaves.
@@ -62,7 +66,7 @@ def recover_folder(final: Path) -> None:
 
 
 def _set_aside(final: Path) -> Path:
-    return final.with_name(f"{final.name}.old")
+    return final.with_name(SET_ASIDE + final.name)
 
 
 def is_disk_full(error: BaseException) -> bool:

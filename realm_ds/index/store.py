@@ -50,10 +50,11 @@ def stored_versions(index_folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def prune(index_folder: Path, *, keep: Collection[int]) -> None:
-    """Delete the folders of all versions but those that a checkpoint or the run still needs."""
+def prune(index_folder: Path, *, keep: Collection[int], below: int) -> None:
+    """Delete the folders of versions older than `below`, the oldest that the run itself still needs, but for those that
+    a checkpoint needs. Younger ones may be being written at this moment."""
     for version in stored_versions(index_folder):
-        if version not in keep:
+        if version < below and version not in keep:
             shutil.rmtree(version_folder(index_folder, version), ignore_errors=True)
 
 

@@ -141,5 +141,6 @@ def _train(
         from realm_ds.train.qa import train_qa
 
         ending = train_qa(stage, deepspeed_json=deepspeed_json, resume=resume)
+    stage.writer.close()
     stage.trainers.close()
     return ending

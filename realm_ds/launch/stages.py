@@ -32,7 +32,7 @@ from realm_ds.models.names import check_start
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
 from realm_ds.observe.trackers import check_tracker
-from realm_ds.train.manifest import check, saved_steps, step_folder
+from realm_ds.train.manifest import check, lost_folders, saved_steps, step_folder
 
 DEFAULT_TRAINERS = 2
 
@@ -249,7 +249,7 @@ def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -
     again. Settings that a resumed run changes stay as config-1.yaml, config-2.yaml, ...
     """
     path = run_folder / RUN_CONFIG
-    has_run = bool(saved_steps(run_folder))
+    has_run = bool(saved_steps(run_folder) or lost_folders(run_folder))
     if has_run and not resume:
         raise ConfigError(f"{run_folder} holds a run already: add --resume to go on with it, or name another folder")
     if resume and not has_run and not path.is_file():

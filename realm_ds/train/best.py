@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -21,6 +22,7 @@ from realm_ds.comm.trainers import Trainers
 from realm_ds.errors import CheckpointError
 from realm_ds.files import publish_folder, recover_folder, write_durably
 from realm_ds.observe.sinks import Sinks
+from realm_ds.train.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -54,21 +56,24 @@ class BestModels:
         first_step: int,
         measured_on: str,
         trainers: Trainers,
-        timeout_s: float,
+        writer: Writer,
         sinks: Sinks,
         copy_weights: Callable[[], dict[str, Tensor]],
         write: Callable[[Mapping[str, Tensor], Path], None],
     ) -> None:
         """`first_step` steps are done already. `copy_weights` is a collective; what it returns on trainer 0, `write`
-        puts into a folder."""
+        puts into a folder, in the writer's thread: it must draw no random number."""
         self._folder = run_folder / FOLDER
         self._measured_on = measured_on
-        self._trainers, self._timeout_s, self._sinks = trainers, timeout_s, sinks
+        self._trainers, self._writer, self._sinks = trainers, writer, sinks
         self._copy_weights, self._write = copy_weights, write
         self._best = self._known(first_step)
 
     def offer(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep the models as they are after `step` if nothing before them was as good."""
+        """Keep the models as they are after `step` if nothing before them was as good.
+
+        They are copied at once and written behind the training, before any checkpoint that is saved later on.
+        """
         measure = next((name for name in JUDGED_BY if name in metrics), None)
         if measure is None or not self._is_best(measure, metrics[measure]):
             return
@@ -79,8 +84,7 @@ class BestModels:
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         )  # fmt: skip
         if self._trainers.rank == 0:
-            self._replace(weights, best)
-        self._trainers.barrier(timeout_s=self._timeout_s, waiting_for=f"trainer 0 to write {self._folder}")
+            self._writer.submit("best models", partial(self._replace, weights, best))
         self._best = best
         took_ms = 1e3 * (time.perf_counter() - started_at)
         self._sinks.write("best", step=step, measure=measure, best_value=best.value, best_ms=took_ms)

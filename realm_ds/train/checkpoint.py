@@ -18,14 +18,14 @@ from typing import Any
 from realm_ds.comm.trainers import Trainers
 from realm_ds.data.redeal import Interval, StreamState
 from realm_ds.errors import CheckpointError
-from realm_ds.files import sync, write_durably
+from realm_ds.files import publish_folder, write_durably
 from realm_ds.train.engine import Engine
 from realm_ds.train.manifest import OtherFormat, check, saved_steps, seal, step_folder
 from realm_ds.train.writer import Writer
 
 log = logging.getLogger(__name__)
 
-UNFINISHED, CONVERTED, DAMAGED = "unfinished-", "universal-", "damaged-"
+UNFINISHED, CONVERTED = "unfinished-", "universal-"
 """What stands before the name of a folder that no search for checkpoints may match."""
 
 
@@ -50,6 +50,8 @@ class TrainState:
     """Optimizer steps done."""
     num_trainers: int
     zero_stage: int
+    on_disk: bool
+    """Whether weights or optimizer states lie on a disk (NVMe offload), whose checkpoints have another layout."""
     global_batch: int
     """Examples of one optimizer step, of all trainers."""
     streams: Mapping[str, StreamState]
@@ -100,9 +102,7 @@ def _publish(
 ) -> None:
     """Make durable, rename, move `latest`; then drop what is no longer needed."""
     seal(unfinished, stage=stage, step=step)
-    shutil.rmtree(final, ignore_errors=True)
-    unfinished.rename(final)
-    sync(final.parent)
+    publish_folder(unfinished, final)
     write_durably(final.parent / "latest", _json({"step": step}))
     run_folder = final.parents[1]
     steps = saved_steps(run_folder)
@@ -140,7 +140,9 @@ def find(run_folder: Path, step: int | None = None, *, on_damage: Callable[[Path
             (on_damage or _log_damage)(folder, str(fault))
         else:
             return folder
-    raise CheckpointError(f"{run_folder} holds no whole checkpoint: {'; '.join(faults)}. Start a new run")
+    raise CheckpointError(
+        f"{run_folder} holds no whole checkpoint: {'; '.join(faults)}. Start a new run in another folder"
+    )
 
 
 def _log_damage(folder: Path, fault: str) -> None:

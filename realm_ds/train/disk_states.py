@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from realm_ds.errors import CheckpointError
+from realm_ds.files import write_durably
 
 WEIGHTS = "weights"
 
 
 def save_states(zero: Any, module: nn.Module, folder: Path, *, trainer_rank: int) -> None:
     """Write this trainer's part of all weights and states. Raises OSError if it cannot."""
-    folder.mkdir(parents=True, exist_ok=True)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     for number, flat in enumerate(zero.fp32_partitioned_groups_flat):
         layout = [(names[id(p)], list(p.ds_shape), p.partition_numel()) for p in zero.fp16_groups[number]]
@@ -35,11 +35,11 @@ def save_states(zero: Any, module: nn.Module, folder: Path, *, trainer_rank: int
             states = zero.optimizer.state[flat]
             tensors = {name: value.detach().cpu() for name, value in states.items() if isinstance(value, Tensor)}
             numbers = {name: value for name, value in states.items() if name not in tensors}  # CPU Adam's step is one
-            save_file(
+            data = save(  # save_file tells a full disk as no OSError
                 {WEIGHTS: flat.detach().cpu(), **tensors},
-                _path(folder, trainer_rank=trainer_rank, number=number),
                 metadata={"layout": json.dumps(layout), "numbers": json.dumps(numbers)},
             )
+            write_durably(_path(folder, trainer_rank=trainer_rank, number=number), data)
 
 
 def load_states(zero: Any, folder: Path, *, trainer_rank: int, num_trainers: int) -> None:

@@ -26,6 +26,7 @@ from realm_ds.config.deepspeed import is_on, needs_nvme, offload_device, zero_st
 from realm_ds.config.schema import OptimizerConfig
 from realm_ds.config.stages import StageConfig
 from realm_ds.errors import CheckpointError, IndexFault
+from realm_ds.files import is_disk_full
 from realm_ds.models.objectives import Measures
 from realm_ds.train.disk_states import consolidate_states, load_states, save_states
 from realm_ds.train.optimizer import BertAdam, learning_rate_factor, parameter_groups, rate_of
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_TAG = "zero"
 """The folder of DeepSpeed's own files inside one of our checkpoints."""
+_SHORT = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_WRITERS_SIGNS = ("PytorchStreamWriter", "unexpected pos", "No space left")
 
 
 def join(local_rank: int) -> torch.device:
@@ -68,7 +71,8 @@ def build_disk_operator() -> None:
 
 
 class Engine:
-    """An objective under ZeRO. Every method but facts() is a collective of all trainers."""
+    """An objective under ZeRO. Its making, train_step, passes within measuring, copy_weights, save, load and
+    load_converted are collectives of all trainers; nothing else is."""
 
     def __init__(
         self,
@@ -112,7 +116,9 @@ class Engine:
         is_plain = isinstance(self._optimizer, torch.optim.Optimizer)
         if self._clipping == "local" or (num_trainers == 1 and is_plain):
             self._engine.enable_backward_allreduce = False
-        self._is_on_disk = needs_nvme(deepspeed_json)
+        self.is_on_disk = needs_nvme(deepspeed_json)
+        """Whether weights or optimizer states lie on a disk."""
+        self.compute_dtype = compute_dtype(deepspeed_json)
         self._is_fp16 = is_on(deepspeed_json, "fp16")
         if self._is_fp16 and hasattr(self._optimizer.loss_scaler, "raise_error_at_min_scale"):
             self._optimizer.loss_scaler.raise_error_at_min_scale = False  # _check_applied says it in better words
@@ -239,17 +245,19 @@ class Engine:
         return resident_bytes(self.module, zero=self._optimizer, optimizer=self._engine.basic_optimizer)
 
     def save(self, folder: Path) -> None:
-        """Write DeepSpeed's shards of this step into `folder`. Raises CheckpointError if they cannot be written, and
-        TrainingFault if there is nothing in them to go on from."""
+        """Write DeepSpeed's shards of this step into `folder`. Raises CheckpointError if there is no space for them,
+        and TrainingFault if there is nothing in them to go on from."""
         self._losses.check()
         try:
-            if self._is_on_disk:
+            if self.is_on_disk:
                 save_states(
                     self._optimizer, self.module, folder / CHECKPOINT_TAG, trainer_rank=self._engine.global_rank
                 )
                 return
             self._engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False)
-        except (OSError, RuntimeError) as error:  # of torch's writer, which tells a full disk as a RuntimeError
+        except (OSError, RuntimeError) as error:
+            if not _tells_a_full_disk(error):
+                raise
             raise CheckpointError(
                 f"cannot write a checkpoint to {folder} ({str(error).splitlines()[0]}): free space there, then go on "
                 "with --resume"
@@ -257,7 +265,7 @@ class Engine:
 
     def load(self, folder: Path) -> None:
         """Take weights and optimizer state from `folder`. Raises CheckpointError if it does not fit this run."""
-        if self._is_on_disk:
+        if self.is_on_disk:
             load_states(
                 self._optimizer, folder / CHECKPOINT_TAG,
                 trainer_rank=self._engine.global_rank, num_trainers=self._engine.dp_world_size,
@@ -275,6 +283,21 @@ class Engine:
         with loads_universal(self._engine):
             self.load(folder)
         mend_groups(self._optimizer, groups)
+
+
+def compute_dtype(deepspeed_json: Mapping[str, Any]) -> torch.dtype:
+    """What matrix products are computed in."""
+    if is_on(deepspeed_json, "torch_autocast"):
+        name = str(deepspeed_json["torch_autocast"].get("dtype", "")).removeprefix("torch.")
+        names = {"half": torch.float16, "float16": torch.float16, "bfloat16": torch.bfloat16}
+        where = "cuda" if torch.cuda.is_available() else "cpu"
+        return names.get(name) or _SHORT.get(name) or torch.get_autocast_dtype(where)
+    return next((dtype for section, dtype in _SHORT.items() if is_on(deepspeed_json, section)), torch.float32)
+
+
+def _tells_a_full_disk(error: Exception) -> bool:
+    """torch's file writer tells it as a RuntimeError of many kinds, by its text alone."""
+    return is_disk_full(error) or any(sign in str(error) for sign in _WRITERS_SIGNS)
 
 
 def _clipping(optimizer: OptimizerConfig, deepspeed_json: Mapping[str, Any]) -> str:

@@ -9,13 +9,15 @@ Shapes: B sentences or questions of a batch, K hits, P embedding, V vocabulary.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from realm_ds.data.answer_spans import concatenate, find_answer_spans
 from realm_ds.data.masking import MaskedExample
@@ -35,7 +37,7 @@ from realm_ds.observe.progress import HELD_OUT, describe_evaluation
 from realm_ds.train.best import BestModels
 from realm_ds.train.collate import JOINT_BUCKETS
 from realm_ds.train.engine import Engine
-from realm_ds.train.export import with_weights, write_models
+from realm_ds.train.export import fill, unfilled, write_models
 from realm_ds.train.refresh import Refresher
 from realm_ds.train.search_ahead import exclusion_of
 from realm_ds.train.stage import Stage
@@ -192,19 +194,24 @@ def evaluation_of(
              len(sentences), len(questions), config.evaluate.every_steps)  # fmt: skip
     best = None
     if config.evaluate.keep_best:
+        # Made here, once: the writer's thread may draw no random number while training draws its dropout.
+        kept = unfilled(config, vocab_size=stage.tokenizer.vocab_size) if trainers.rank == 0 else None
         best = BestModels(
-            stage.folder, first_step=first_step, measured_on=measured_on, trainers=trainers,
-            timeout_s=config.runtime.wait_timeout_s, sinks=stage.sinks,
-            copy_weights=partial(engine.copy_weights, model, keeps=trainers.rank == 0),
-            write=lambda weights, folder: write_models(
-                with_weights(config, weights, vocab_size=stage.tokenizer.vocab_size), folder,
-                tokenizer_folder=config.data.tokenizer,
-            ),
+            stage.folder, first_step=first_step, measured_on=measured_on, trainers=trainers, writer=stage.writer,
+            sinks=stage.sinks, copy_weights=partial(engine.copy_weights, model, keeps=trainers.rank == 0),
+            write=partial(_write_models, kept, tokenizer_folder=config.data.tokenizer),
         )  # fmt: skip
     return Evaluation(
         stage, engine, refresher=refresher, client=client, turns=turns, best=best,
         questions=[_batch(own[start : start + at_once], stage.tokenizer) for start in range(0, len(own), at_once)],
     )  # fmt: skip
+
+
+def _write_models(
+    kept: RealmModel | None, weights: Mapping[str, Tensor], folder: Path, *, tokenizer_folder: Path
+) -> None:
+    assert kept is not None, "trainer 0 alone writes"
+    write_models(fill(kept, weights), folder, tokenizer_folder=tokenizer_folder)
 
 
 def deal(

@@ -22,6 +22,7 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Manifest, open_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
+from realm_ds.files import publish_folder, recover_folder
 from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, strip_prefix
@@ -47,6 +48,7 @@ def export_run(run_folder: Path, *, step: int | None, out: Path | None, say: Say
     is replaced, anything else is left alone (ConfigError).
     """
     out = out or run_folder / "export"
+    recover_folder(out)
     if out.exists() and not ((out / MANIFEST).is_file() and (out / QUERY_TOWER).is_dir()):
         raise ConfigError(f"{out} is there and is no export, so it is not overwritten: name another folder with --out")
     config = load(run_folder / RUN_CONFIG)
@@ -59,14 +61,13 @@ def export_run(run_folder: Path, *, step: int | None, out: Path | None, say: Say
     try:
         say(f"consolidating {source}")
         weights = strip_prefix(consolidate(source), "model")
-        realm = with_weights(config, weights, vocab_size=tokenizer.vocab_size)
+        realm = fill(unfilled(config, vocab_size=tokenizer.vocab_size), weights)
         write_models(realm, unfinished, tokenizer_folder=config.data.tokenizer)
         say(f"embedding {corpus.count} passages")
         _write_index(realm.passage_tower, unfinished, config=config, corpus=corpus, tokenizer=tokenizer)
         (unfinished / "README.md").write_text(_card(config, corpus, source, realm), encoding="utf-8")
         _write_manifest(unfinished, source=source)
-        shutil.rmtree(out, ignore_errors=True)
-        unfinished.rename(out)
+        publish_folder(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return out
@@ -81,14 +82,18 @@ def write_models(realm: RealmModel, folder: Path, *, tokenizer_folder: Path) -> 
         shutil.copytree(tokenizer_folder, folder / name, dirs_exist_ok=True)
 
 
-def with_weights(config: RealmConfig, weights: Mapping[str, Tensor], *, vocab_size: int) -> RealmModel:
-    """The model of a run with these weights; a tower that is shared may be there once, under its first name.
+def unfilled(config: RealmConfig, *, vocab_size: int) -> RealmModel:
+    """The model of a run, on the CPU, with weights that mean nothing."""
+    fresh = config.model_copy(update={"model": config.model.model_copy(update={"start_from": None})})
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten, and a run may go on
+        return starting_model(fresh, vocab_size=vocab_size).eval()
+
+
+def fill(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
+    """The model with these weights; a tower that is shared may be there once, under its first name.
 
     Raises CheckpointError if they are of another model.
     """
-    fresh = config.model_copy(update={"model": config.model.model_copy(update={"start_from": None})})
-    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten, and a run may go on
-        realm = starting_model(fresh, vocab_size=vocab_size)
     state = dict(weights)
     if realm.shares_towers:
         tower = strip_prefix(state, QUERY_TOWER)
@@ -97,7 +102,7 @@ def with_weights(config: RealmConfig, weights: Mapping[str, Tensor], *, vocab_si
         realm.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint does not hold the model of {RUN_CONFIG}: {error}") from error
-    return realm.eval()
+    return realm
 
 
 def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Manifest, tokenizer: Tokenizer) -> None:

@@ -29,10 +29,9 @@ GIB = 2**30
 class Workload:
     """Counts what passes through an objective's networks while they train. Adding never waits for a GPU."""
 
-    def __init__(self, objective: nn.Module) -> None:
-        weight = next(objective.parameters())
-        self._device, self._dtype = weight.device, weight.dtype
-        self.peak_flops = peak_flops(self._device, self._dtype)
+    def __init__(self, objective: nn.Module, *, device: torch.device, dtype: torch.dtype) -> None:
+        """It computes on `device` in `dtype`; its weights may be kept elsewhere, in another."""
+        self.peak_flops = peak_flops(device, dtype)
         """Of this trainer's device, a second, measured."""
         self._tokens: Any = 0.0
         self._flops: Any = 0.0

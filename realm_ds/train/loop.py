@@ -69,27 +69,33 @@ def run_steps(
     """Draw every step of a stage; write metrics and checkpoints when due, and always at the end.
 
     `evaluate` is called after every step with the number of steps done, and knows itself when it is due. A signal ends
-    the stage after the step at hand, on all trainers alike, with a checkpoint of it.
+    the stage after the step at hand, on all trainers alike, with its row of metrics and a checkpoint, but without an
+    evaluation: batch systems kill soon after they signal. That step stays unmeasured, since whoever resumes may not
+    have the index any more that it was trained with.
     """
     report = _Report(name, stage=stage, engine=engine, settings=settings, first_step=first_step)
-    last, saved_step = None, first_step
+    save = partial(_save, name=name, stage=stage, engine=engine, fixed=stage.fixed_settings(name))
+    last, logged_step, saved_step = None, first_step, first_step
     for info in infos:
         last, is_last = info, info.step == settings.steps
         report.take(info)
         if info.step % settings.log_every_steps == 0 or is_last or info.step == first_step + 1:
             report.write(info)
+            logged_step = info.step
+        if not is_last and stage.must_leave():
+            break
         if evaluate is not None:  # before the checkpoint: a run that is stopped in between measures this step again
             with stage.timer.phase("evaluate"):
                 evaluate(info.step)
         if info.step % settings.save_every_steps == 0 or is_last:
-            _save(info, name=name, stage=stage, engine=engine)
+            save(info)
             saved_step = info.step
         stage.writer.check()
-        if not is_last and stage.must_leave():
-            break
+    if last is not None and last.step > logged_step:
+        report.write(last)
     stage.pulse.steps_over()
     if last is not None and last.step > saved_step:
-        _save(last, name=name, stage=stage, engine=engine)
+        save(last)
     stage.writer.drain()
     done = last.step if last is not None else first_step
     return Ending(step=done, is_early=done < settings.steps)
@@ -103,7 +109,7 @@ class _Report:
     ) -> None:
         self._name, self._stage, self._engine, self._settings = name, stage, engine, settings
         self._step = first_step
-        self._workload = Workload(engine.module)
+        self._workload = Workload(engine.module, device=stage.device, dtype=engine.compute_dtype)
         self._meters: Meters | None = None
         stage.sinks.write(
             "start", step=first_step, steps=settings.steps, trainers=stage.trainers.size,
@@ -132,14 +138,14 @@ class _Report:
         log.info("%s step %d/%d: %s", self._name, info.step, self._settings.steps, describe_step(row))
 
 
-def _save(info: StepInfo, *, name: StageName, stage: Stage, engine: Engine) -> None:
+def _save(info: StepInfo, *, name: StageName, stage: Stage, engine: Engine, fixed: Mapping[str, str]) -> None:
     """Write the checkpoint of a step that is done; it is published behind the steps to come. Collective."""
     runtime, settings, trainers = stage.config.runtime, engine.stage, stage.trainers
     started_at = time.perf_counter()
     state = TrainState(
-        stage=name, step=info.step, num_trainers=trainers.size, zero_stage=engine.zero_stage,
+        stage=name, step=info.step, num_trainers=trainers.size, zero_stage=engine.zero_stage, on_disk=engine.is_on_disk,
         global_batch=trainers.size * settings.micro_batch_size * settings.gradient_accumulation_steps,
-        streams=info.streams, groups=engine.groups(), fixed=stage.fixed_settings(name),
+        streams=info.streams, groups=engine.groups(), fixed=fixed,
         index=info.index() if info.index is not None else None,
     )  # fmt: skip
     with stage.timer.phase("checkpoint"):

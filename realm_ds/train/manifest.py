@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import CheckpointError
-from realm_ds.files import sync, write_durably
+from realm_ds.files import SET_ASIDE
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+DAMAGED = "damaged-"
+"""What stands before the name of a checkpoint that was found damaged, with a whole one before it."""
 
 
 class OtherFormat(CheckpointError):
@@ -29,14 +31,21 @@ def saved_steps(run_folder: Path) -> list[int]:
     return sorted(int(f.name.removeprefix("step-")) for f in folders if (f / MANIFEST).is_file())
 
 
+def lost_folders(run_folder: Path) -> list[str]:
+    """Names of checkpoints that cannot be gone on with as they are, but tell that there was a run."""
+    folders = run_folder / "checkpoints"
+    return sorted(path.name for before in (DAMAGED, SET_ASIDE) for path in folders.glob(f"{before}step-*"))
+
+
 def seal(folder: Path, **facts: object) -> None:
-    """Make all files of a folder durable and write their sums into its manifest, with what else is to be known."""
+    """Write the sums of a folder's files into its manifest, with what else is to be known.
+
+    Nothing is durable yet: that is files.publish_folder's, without which nobody may look at the folder.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {str(path.relative_to(folder)): sha256(path) for path in files}
-    for path in files:  # DeepSpeed does not; a rename must not outlive what it names
-        sync(path)
     text = json.dumps({"format": FORMAT, **facts, "sha256": sums}, indent=1, sort_keys=True)
-    write_durably(folder / MANIFEST, text)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def check(folder: Path) -> dict[str, Any]:

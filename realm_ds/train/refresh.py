@@ -104,13 +104,14 @@ class Refresher:
         """Delete the files of versions that no kept checkpoint and no step to come needs. First trainer only.
 
         Which checkpoints are kept is asked once those that are on their way are published. One that is not yet begun
-        needs no version older than those that are live now.
+        needs no version older than those that are live now, and versions launched until then are younger.
         """
-        self._writer.submit("pruning of index versions", partial(self._prune, kept_steps, live=set(self._query_towers)))
+        live = min(self._query_towers)
+        self._writer.submit("pruning of index versions", partial(self._prune, kept_steps, below=live))
 
-    def _prune(self, kept_steps: Callable[[], Sequence[int]], *, live: set[int]) -> None:
+    def _prune(self, kept_steps: Callable[[], Sequence[int]], *, below: int) -> None:
         needed = {version for step in kept_steps() for version in self._schedule.needed_versions(step)}
-        prune(self._index_folder, keep=needed | live)
+        prune(self._index_folder, keep=needed, below=below)
 
     def _checked(self, version: int, *, launch_step: int, needed_at: int) -> Path:
         """The snapshot of `version` on disk; raises CheckpointError unless it is the one taken at `launch_step`."""

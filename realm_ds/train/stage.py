@@ -21,6 +21,7 @@ from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.collate import Collator
 from realm_ds.train.engine import join
+from realm_ds.train.manifest import sha256
 from realm_ds.train.timing import StepTimer
 from realm_ds.train.writer import Writer
 
@@ -87,7 +88,8 @@ class Stage:
         )  # fmt: skip
 
     def fixed_settings(self, name: StageName) -> dict[str, str]:
-        """What may not change between a run and its resumption, by setting; contents of folders by their digest."""
+        """What may not change between a run and its resumption, by setting; contents of files by their digest. Reads
+        them."""
         config = self.config
         fixed: dict[str, object] = {"runtime.seed": config.runtime.seed, "data.corpus": self.corpus.digest[:12]}
         if name == "pretrain":
@@ -96,6 +98,12 @@ class Stage:
             if config.refresh.every_steps == "auto":
                 names += ["target_change", "shortest_steps", "longest_steps", "probe_queries"]
             fixed |= {f"refresh.{setting}": getattr(config.refresh, setting) for setting in names}
+        if name == "ict":
+            fixed["ict.passages_per_article"] = config.ict.passages_per_article
+            if config.ict.encoder_warmup:
+                fixed["data.pretrain"] = self.pretrain_manifest().digest[:12]
+        if name == "qa" and config.qa.data is not None:
+            fixed["qa.data/train.jsonl"] = sha256(config.qa.data / "train.jsonl")[:12]
         return {key: str(value) for key, value in fixed.items()}
 
     def model(self) -> RealmModel:

@@ -53,13 +53,7 @@ def mend_groups(optimizer: Any, groups: Sequence[Mapping[str, Any]]) -> None:
 
     Under ZeRO-3 it gives every parameter group the settings of the first, weight decay included, and all states one and
     the same tensor as their number of steps, so that each step would count as many times as there are groups.
-    Raises CheckpointError if there are other groups than those saved.
     """
-    if len(optimizer.param_groups) != len(groups):
-        raise CheckpointError(
-            f"the checkpoint has {len(groups)} groups of parameters with a learning rate and weight decay of their "
-            f"own, this run {len(optimizer.param_groups)}: resume with the rates of modules that the run had"
-        )
     for group, saved in zip(optimizer.param_groups, groups, strict=True):
         for key, value in saved.items():
             group[key] = tuple(value) if isinstance(value, list) else value

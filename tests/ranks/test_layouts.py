@@ -41,10 +41,10 @@ def test_another_number_of_trainers_goes_on_within_rounding(
     folder, before = written
     for name, run in seen(folder, "go on", processes=trainers).items():
         expected = before[name]["losses"][layouts.SAVED_AT :]
-        assert run["losses"] == pytest.approx(expected, rel=2e-6), name
+        assert run["losses"] == pytest.approx(expected, rel=2e-4 if name.endswith("bf16") else 2e-6), name
         assert run["decays"] == before[name]["decays"], name
         if name.startswith("zero3"):
             # What mend_groups is for. Once DeepSpeed does it itself, this says so.
             assert run["as_loaded"]["decays"] == before[name]["decays"][:1] * 4, name
-        if name == "zero3-adamw":  # It alone counts its steps.
+        if name == "zero3-adamw-fp32":  # It alone counts its steps.
             assert run["as_loaded"]["losses"] != pytest.approx(expected, rel=1e-4), name

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from realm_ds.comm.world import singleton
 from realm_ds.errors import CheckpointError
 from realm_ds.observe.sinks import Sinks, metrics_path, read_events
 from realm_ds.train.best import BestModels, read_best
+from realm_ds.train.writer import Writer
 
 UTILITY, LIKELIHOOD, RECALL = "held_out_retrieval_utility", "held_out_log_likelihood", "held_out_recall_at_5"
 
@@ -24,8 +26,9 @@ class Run:
     def __init__(self, folder: Path, *, first_step: int = 0, measured_on: str = "9 sentences of abc") -> None:
         self.weights, self.folder = 0, folder
         self.sinks = Sinks(folder, role="trainer", role_rank=0, stage="pretrain")
+        self.writer = Writer(timeout_s=5)
         self.best = BestModels(
-            folder, first_step=first_step, measured_on=measured_on, trainers=Trainers(singleton()), timeout_s=1.0,
+            folder, first_step=first_step, measured_on=measured_on, trainers=Trainers(singleton()), writer=self.writer,
             sinks=self.sinks, copy_weights=lambda: {"w": self.weights}, write=self.write,
         )  # fmt: skip
 
@@ -36,6 +39,8 @@ class Run:
     def offer(self, step: int, **metrics: float) -> None:
         self.weights = step
         self.best.offer(step, metrics)
+        self.weights = -1  # training goes on
+        self.writer.drain()
 
     def kept(self) -> int:
         """The step whose models are there; best.json must say the same."""
@@ -59,6 +64,24 @@ def test_only_what_is_better_than_all_before_is_kept(tmp_path: Path) -> None:
     assert [(row["step"], row["measure"], row["best_value"]) for row in rows] == [
         (2, UTILITY, 0.1), (3, UTILITY, 0.3), (7, UTILITY, 0.31),
     ]  # fmt: skip
+
+
+def test_training_does_not_wait_for_the_writing(tmp_path: Path) -> None:
+    run, gate = Run(tmp_path), threading.Event()
+    write = run.best._write
+
+    def slow(weights: Mapping[str, Any], folder: Path) -> None:
+        assert gate.wait(5)
+        write(weights, folder)
+
+    run.best._write = slow
+    run.weights = 1
+    run.best.offer(1, {UTILITY: 0.1})
+    run.weights = 2
+    assert not (tmp_path / "best").exists()
+    gate.set()
+    run.writer.drain()
+    assert run.kept() == 1
 
 
 def test_without_a_null_passage_likelihood_decides_and_without_sentences_recall(tmp_path: Path) -> None:
@@ -106,9 +129,9 @@ def test_a_best_that_cannot_be_compared_is_replaced(
 
 def test_a_stop_between_two_names_is_mended(tmp_path: Path) -> None:
     Run(tmp_path).offer(4, **{UTILITY: 0.5})
-    (tmp_path / "best").rename(tmp_path / "best.old")
+    (tmp_path / "best").rename(tmp_path / "replaced-best")
     assert Run(tmp_path, first_step=4).kept() == 4
-    shutil.copytree(tmp_path / "best", tmp_path / "best.old")
+    shutil.copytree(tmp_path / "best", tmp_path / "replaced-best")
     (tmp_path / "best.unfinished").mkdir()
     run = Run(tmp_path, first_step=4)
     run.offer(5, **{UTILITY: 0.6})

@@ -37,7 +37,15 @@ class FileEngine:
 
 
 STATE = TrainState(
-    stage="ict", step=0, num_trainers=1, zero_stage=2, global_batch=4, streams={}, groups=[{"lr": 0.1}], fixed={}
+    stage="ict",
+    step=0,
+    num_trainers=1,
+    zero_stage=2,
+    on_disk=False,
+    global_batch=4,
+    streams={},
+    groups=[{"lr": 0.1}],
+    fixed={},
 )
 SaveStep = Callable[..., None]
 
@@ -96,6 +104,19 @@ def test_a_step_saved_late_is_not_pruned_by_newer_ones(tmp_path: Path, save_step
     assert saved_steps(tmp_path) == [3, 6, 8]
 
 
+def test_a_step_that_is_saved_again_is_replaced(tmp_path: Path, save_step: SaveStep) -> None:
+    for num_trainers in (1, 2):
+        save_step(4, num_trainers=num_trainers, global_batch=num_trainers)
+        assert json.loads((step_folder(tmp_path, 4) / "trainer-00000.json").read_text())["global_batch"] == num_trainers
+        assert saved_steps(tmp_path) == [4]
+
+
+def test_what_is_about_to_be_replaced_is_no_checkpoint(tmp_path: Path, save_step: SaveStep) -> None:
+    save_step(4)
+    step_folder(tmp_path, 4).rename(tmp_path / "checkpoints" / "replaced-step-00000004")
+    assert saved_steps(tmp_path) == []
+
+
 def test_a_converted_checkpoint_goes_once_there_is_a_new_one(tmp_path: Path, save_step: SaveStep) -> None:
     save_step(2)
     converted = tmp_path / "checkpoints" / "universal-step-00000002"
@@ -152,7 +173,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
         find(tmp_path, 2)
     shutil.rmtree(step_folder(tmp_path, 2) / "zero")
     with pytest.raises(
-        CheckpointError, match=r"no whole checkpoint: .*6/zero.*; .*4/zero.*; .*2/zero.*Start a new run"
+        CheckpointError,
+        match=r"no whole checkpoint: .*6/zero.*; .*4/zero.*; .*2/zero.*Start a new run in another folder",
     ):
         find(tmp_path)
 

@@ -1,5 +1,6 @@
 """Files of weights and states that lie on a disk; that DeepSpeed moves them so is test_nvme.py's."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from realm_ds.errors import CheckpointError
+from realm_ds.train import disk_states
 from realm_ds.train.disk_states import consolidate_states, load_states, save_states
 
 TRAINERS = 2
@@ -98,3 +100,15 @@ def test_parts_of_another_number_of_trainers_are_refused(tmp_path: Path) -> None
         CheckpointError, match="has weights of 1 trainers on disk, and this run has 2: .*; resume with 1"
     ):
         load_states(Zero(whole, trainer_rank=1), tmp_path, trainer_rank=1, num_trainers=2)
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors would raise its own, which nobody takes for one."""
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(disk_states, "write_durably", full)
+    whole = module()
+    with pytest.raises(OSError, match=r"No space left on device: .*zero/states-00000-00000.safetensors"):
+        save_states(Zero(whole, trainer_rank=0), whole, tmp_path / "zero", trainer_rank=0)

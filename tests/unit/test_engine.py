@@ -1,13 +1,17 @@
 """What the engine does without DeepSpeed: copies, the choice of an optimizer, faults. Steps are test_zero.py's."""
 
+import errno
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from realm_ds.config.load import load
 from realm_ds.config.schema import OptimizerConfig
-from realm_ds.errors import IndexFault, TrainingFault
+from realm_ds.errors import CheckpointError, IndexFault, TrainingFault
 from realm_ds.train import engine
 from realm_ds.train.engine import Engine
 from realm_ds.train.optimizer import BertAdam
@@ -104,6 +108,84 @@ def test_steps_that_deepspeed_made_by_itself_are_forgotten() -> None:
 )
 def test_who_clips(settings: dict, options: dict, who: str) -> None:
     assert engine._clipping(OptimizerConfig(**options), settings) == who
+
+
+def failing(error: Exception, losses: Losses | None = None) -> Engine:
+    """An engine whose DeepSpeed can neither save nor load."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    made = object.__new__(Engine)
+    made._losses, made.is_on_disk = losses or Losses(trainer_rank=0), False
+    made._engine = SimpleNamespace(save_checkpoint=fail, load_checkpoint=fail)
+    return made
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError(
+            "[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/1: file"
+        ),
+        RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 576 vs 470\nframe #0: c10::Throw"),
+        RuntimeError("No space left on device"),
+    ],
+)
+def test_a_disk_without_room_for_a_checkpoint_is_told(tmp_path: Path, error: Exception) -> None:
+    said = re.escape(str(error).splitlines()[0])
+    with pytest.raises(
+        CheckpointError, match=rf"cannot write a checkpoint to .* \({said}\): free space there, then go"
+    ):
+        failing(error).save(tmp_path)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: unspecified"), RuntimeError(), OSError(errno.EIO, "bad")])
+def test_what_else_fails_in_a_save_is_no_full_disk(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        failing(error).save(tmp_path)
+    assert caught.value is error
+
+
+def test_nothing_is_saved_of_a_run_that_has_diverged(tmp_path: Path) -> None:
+    losses = Losses(trainer_rank=0)
+    losses.add(4, [torch.tensor(float("nan"))])
+    with pytest.raises(TrainingFault, match="the loss of step 5 is nan"):
+        failing(RuntimeError(), losses).save(tmp_path)
+
+
+def test_a_checkpoint_that_deepspeed_does_not_take_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"^{tmp_path} cannot be loaded: size mismatch"):
+        failing(AssertionError("size mismatch")).load(tmp_path)
+    made = failing(RuntimeError())
+    made._engine.load_checkpoint = lambda *_, **__: (None, None)
+    with pytest.raises(CheckpointError, match="/zero is missing or empty: not a checkpoint of this run"):
+        made.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype"),
+    [
+        ({}, torch.float32),
+        ({"bf16": {"enabled": True}}, torch.bfloat16),
+        ({"fp16": {"enabled": True}, "bf16": {"enabled": False}}, torch.float16),
+        ({"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, torch.bfloat16),
+        ({"torch_autocast": {"enabled": True, "dtype": "torch.float16"}}, torch.float16),
+        ({"torch_autocast": {"enabled": True, "dtype": "fp16"}}, torch.float16),
+    ],
+)
+def test_what_is_computed_in(settings: dict, dtype: torch.dtype) -> None:
+    assert engine.compute_dtype(settings) == dtype
+
+
+def test_a_config_chooses_the_originals_optimizer(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("optimizer:\n  kind: bert\n")
+    data = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
+    groups = [{"params": [nn.Parameter(torch.ones(2))], "lr": 0.0, "weight_decay": 0.0}]
+    for source, kind in ((tmp_path / "run.yaml", BertAdam), ("realm-base", BertAdam), (None, torch.optim.AdamW)):
+        assert type(engine._optimizer(groups, load(source, data).optimizer, {})) is kind
 
 
 def test_a_loss_that_is_no_number_is_told_by_step_and_trainer() -> None:

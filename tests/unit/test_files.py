@@ -60,7 +60,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_named", [True, False])
 def test_a_folder_whose_replacing_was_cut_short_is_there_again(tmp_path: Path, is_named: bool) -> None:
-    folder_with(tmp_path / "final.old", "older")
+    folder_with(tmp_path / "replaced-final", "older")
     if is_named:
         folder_with(tmp_path / "final", "newer")
     recover_folder(tmp_path / "final")

@@ -1,5 +1,6 @@
 """Index versions from the trainers' side: launched on schedule, launched again after a resume, pruned in the end."""
 
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from realm_ds.comm.mailbox import Mailbox
 from realm_ds.config.index import RefreshConfig
 from realm_ds.errors import CheckpointError
 from realm_ds.index.messages import MESSAGES, NO_SHARD, BuildReport, SnapshotChunk, SnapshotStart
+from realm_ds.index.store import stored_versions, version_folder
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import Schedule
 from realm_ds.models.realm import RealmModel, build_model, frozen_tower, tower_from_snapshot
@@ -144,6 +146,18 @@ def test_files_that_no_checkpoint_needs_are_deleted(tmp_path: Path) -> None:
     run.refresher.prune(lambda: [8])
     run.writer.drain()
     assert sorted(path.name for path in tmp_path.glob("version-*")) == ["version-00002", "version-00003"]
+
+
+def test_a_version_launched_while_the_deleting_waits_stays(tmp_path: Path) -> None:
+    run, gate = Run(tmp_path), threading.Event()
+    run.train(0, 7)
+    run.writer.submit("checkpoint", lambda: gate.wait(5) and None)
+    run.refresher.prune(lambda: [6])
+    later = version_folder(tmp_path, 3)
+    later.mkdir()  # by an index rank: its part of what step 9 launches
+    gate.set()
+    run.writer.drain()
+    assert stored_versions(tmp_path) == [1, 2, 3]
 
 
 def test_another_schedule_cannot_resume(tmp_path: Path) -> None:

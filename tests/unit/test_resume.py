@@ -26,11 +26,17 @@ FIXED = {"runtime.seed": "0", "data.corpus": "abc"}
 class Engine:
     """Knows what it was told to load."""
 
-    def __init__(self, zero_stage: int = 2, *, micro_batch_size: int = 2) -> None:
-        self.zero_stage = zero_stage
+    def __init__(
+        self, zero_stage: int = 2, *, micro_batch_size: int = 2, is_on_disk: bool = False, num_groups: int = 1
+    ) -> None:  # fmt: skip
+        self.zero_stage, self.is_on_disk = zero_stage, is_on_disk
+        self.num_groups = num_groups
         self.stage = SimpleNamespace(micro_batch_size=micro_batch_size, gradient_accumulation_steps=1)
         self.loaded: list[str] = []
-        self.groups: Sequence[Mapping[str, Any]] = ()
+        self.mended: Sequence[Mapping[str, Any]] = ()
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{}] * self.num_groups
 
     def load(self, folder: Path) -> None:
         self.loaded.append(folder.name)
@@ -38,7 +44,7 @@ class Engine:
     def load_converted(self, folder: Path, *, groups: Sequence[Mapping[str, Any]]) -> None:
         assert (folder / "zero" / "converted").is_file()
         self.loaded.append(folder.name)
-        self.groups = groups
+        self.mended = groups
 
 
 class Told(Trainers):
@@ -65,7 +71,8 @@ class Told(Trainers):
 def state_of(step: int, *, num_trainers: int, trainer_rank: int = 0, **changes: Any) -> TrainState:
     return replace(
         TrainState(
-            stage="pretrain", step=step, num_trainers=num_trainers, zero_stage=2, global_batch=2 * num_trainers,
+            stage="pretrain", step=step, num_trainers=num_trainers, zero_stage=2, on_disk=False,
+            global_batch=2 * num_trainers,
             streams={"examples": StreamState(position=trainer_rank + 1)}, groups=[{"weight_decay": 0.1}], fixed=FIXED,
             index=IndexState(launches=(0, 3), probe_uids=((trainer_rank,),), changed_share=0.5),
         ),
@@ -140,6 +147,30 @@ def test_trainer_0_reads_all_files_and_tells_the_others(tmp_path: Path) -> None:
     assert saved_steps(tmp_path) == [2]  # so that keep_last does not count it
 
 
+def test_where_nothing_is_whole_nothing_is_moved(tmp_path: Path) -> None:
+    """Neither now nor by the next --resume, which must not begin again as if there had been no run."""
+    for step in (2, 4):
+        (write(tmp_path, step) / "zero" / "weights").write_text("other")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"no whole checkpoint: .*4/zero.*; .*2/zero.* in another folder"):
+            resumed(tmp_path, Engine())
+        assert saved_steps(tmp_path) == [2, 4]
+    for step in (2, 4):
+        folder = step_folder(tmp_path, step)
+        folder.rename(folder.with_name(f"damaged-{folder.name}"))
+    with pytest.raises(
+        CheckpointError,
+        match=r"only what was found damaged: damaged-step-00000002, damaged-step-00000004\. Start a new run in another",
+    ):
+        resumed(tmp_path, Engine())
+
+
+def test_a_checkpoint_whose_replacing_was_cut_short_is_found(tmp_path: Path) -> None:
+    folder = write(tmp_path, 4)
+    folder.rename(folder.with_name(f"replaced-{folder.name}"))
+    assert resumed(tmp_path, Engine()).step == 4
+
+
 def test_a_checkpoint_of_another_version_is_not_damaged(tmp_path: Path) -> None:
     for step in (2, 4):
         folder = write(tmp_path, step)
@@ -167,7 +198,7 @@ def test_another_layout_is_converted_once(tmp_path: Path, conversions: list[str]
         engine = Engine(zero_stage)
         found = resumed(tmp_path, engine, trainers=Told(0, size))
         assert engine.loaded == ["universal-step-00000004"]
-        assert engine.groups == [{"weight_decay": 0.1}]
+        assert engine.mended == [{"weight_decay": 0.1}]
         assert found.stream("examples") == (StreamState(position=1), StreamState(position=2))
         assert found.index is not None
         assert found.index.launches == (0, 3)
@@ -201,6 +232,36 @@ def test_without_zero_there_is_nothing_to_convert(tmp_path: Path, conversions: l
     engine = Engine(0)
     resumed(tmp_path, engine, trainers=Told(0, 3))
     assert (engine.loaded, conversions) == (["step-00000004"], [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "size", "told"),
+    [
+        (True, False, 2, r"on a disk \(NVMe offload\), and is to be gone on with by 2 with states in memory"),
+        (False, True, 2, r"in memory, and is to be gone on with by 2 with states on a disk \(NVMe offload\)"),
+        (True, True, 3, r"on a disk \(NVMe offload\), and is to be gone on with by 3 with states on a disk"),
+    ],
+)
+def test_states_on_a_disk_are_a_layout_of_their_own(tmp_path: Path, old: bool, new: bool, size: int, told: str) -> None:
+    write(tmp_path, 4, zero_stage=3, on_disk=old)
+    with pytest.raises(CheckpointError, match=rf"by 2 trainers with states {told}.*; go on with 2 trainers and the"):
+        resumed(tmp_path, Engine(3, is_on_disk=new), trainers=Told(0, size))
+    engine = Engine(3, is_on_disk=old)
+    resumed(tmp_path, engine)
+    assert engine.loaded == ["step-00000004"]
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_other_groups_of_parameters_are_refused(tmp_path: Path, zero_stage: int) -> None:
+    """Also in the layout that wrote the checkpoint."""
+    write(tmp_path, 4)
+    engine = Engine(zero_stage, num_groups=3)
+    with pytest.raises(
+        CheckpointError,
+        match=r"step-00000004 has 1 groups of parameters .*, this run 3: resume with the rates of modules, and",
+    ):
+        resumed(tmp_path, engine)
+    assert engine.loaded == []
 
 
 @pytest.mark.parametrize(("old", "new"), [(2, 3), (3, 1), (0, 2), (1, 0)])

@@ -1,5 +1,6 @@
 """What a stage's settings make of its data: masks and candidates, as pre-training is told to have them."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from realm_ds.config.schema import RealmConfig
 from realm_ds.data.records import Example
 from realm_ds.data.redeal import StreamState
+from realm_ds.data.shards import open_manifest
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.train.stage import Stage
 from tests.support.tiny import make_data, tiny_config
+from tests.support.tiny_qa import make_questions
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +25,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stage_of(data: Path, **changes: object) -> Stage:
+def stage_of(data: Path, *, config: RealmConfig | None = None, **changes: object) -> Stage:
     """Without other trainers or metrics, which this has no need of."""
     nothing: Any = None
     return Stage(
-        config=tiny_config(data, **changes), folder=data, world=nothing, trainers=nothing, device=torch.device("cpu"),
-        tokenizer=load_tokenizer(data / "tokenizer"), corpus=nothing, sinks=nothing, writer=nothing,
+        config=config or tiny_config(data, **changes), folder=data, world=nothing, trainers=nothing,
+        device=torch.device("cpu"), tokenizer=load_tokenizer(data / "tokenizer"),
+        corpus=open_manifest(data / "corpus", kind="corpus", fingerprint=None), sinks=nothing, writer=nothing,
         notice=nothing, pulse=nothing, timer=nothing,
     )  # fmt: skip
 
@@ -58,3 +63,23 @@ def test_the_null_passage_takes_one_place_of_the_candidates(data: Path) -> None:
     assert without.config.pretrain.num_retrieved == without.config.pretrain.candidates == 4
     assert with_null.collator()._has_null
     assert not without.collator()._has_null
+
+
+def test_what_a_resumed_run_must_share(data: Path) -> None:
+    common = {"runtime.seed", "data.corpus"}
+    pretrain = stage_of(data).fixed_settings("pretrain")
+    assert pretrain.keys() == common | {"data.pretrain", "refresh.every_steps", "refresh.adopt_after_steps"}
+    ict = stage_of(data).fixed_settings("ict")
+    assert ict.keys() == common | {"data.pretrain", "ict.passages_per_article"}
+    assert (ict["data.pretrain"], ict["ict.passages_per_article"]) == (pretrain["data.pretrain"], "2")
+    without = stage_of(data, **{"ict.encoder_warmup": False}).fixed_settings("ict")
+    assert without.keys() == common | {"ict.passages_per_article"}
+
+
+def test_questions_are_those_that_were_asked_before(data: Path) -> None:
+    make_questions(data)
+    config = tiny_config(data)
+    config = config.model_copy(update={"qa": config.qa.model_copy(update={"data": data / "qa"})})
+    path = data / "qa" / "train.jsonl"
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    assert stage_of(data, config=config).fixed_settings("qa")["qa.data/train.jsonl"] == expected

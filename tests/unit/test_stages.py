@@ -44,6 +44,27 @@ def test_a_run_is_neither_overwritten_nor_made_up(tmp_path: Path) -> None:
     prepare_run_folder(run, config, resume=True)
 
 
+@pytest.mark.parametrize("before", ["damaged-", "replaced-"])
+def test_checkpoints_that_are_lost_tell_of_a_run_too(tmp_path: Path, before: str) -> None:
+    config = tiny_config(tmp_path)
+    (tmp_path / "checkpoints" / f"{before}step-00000002").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds a run already: add --resume"):
+        prepare_run_folder(tmp_path, config, resume=False)
+    prepare_run_folder(tmp_path, config, resume=True)
+
+
+def test_an_interval_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_data(tmp_path, num_facts=1)
+    check_inputs("pretrain", tiny_config(tmp_path))
+    assert capsys.readouterr().err == ""
+    check_inputs("pretrain", tiny_config(tmp_path, **{"refresh.every_steps": 9}))
+    said = "realm-ds: the index stays that of step 0: refresh.every_steps is 9, and pretrain.steps 9\n"
+    assert capsys.readouterr().err == said
+    auto = {"refresh.every_steps": "auto", "refresh.shortest_steps": 20}
+    check_inputs("pretrain", tiny_config(tmp_path, **auto))
+    assert "stays that of step 0: refresh.shortest_steps is 20, and" in capsys.readouterr().err
+
+
 def test_settings_that_a_resumed_run_changes_are_kept(tmp_path: Path) -> None:
     runs = [tiny_config(tmp_path, **{"pretrain.steps": steps}) for steps in (4, 6, 8)]
     prepare_run_folder(tmp_path, runs[0], resume=False)

@@ -223,7 +223,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path):
 def test_prune_keeps_what_it_is_told(tmp_path: Path):
     for version in range(4):
         write(tmp_path, version=version)
-    prune(tmp_path, keep={1, 3})
+    prune(tmp_path, keep={1}, below=3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["version-00001", "version-00003"]
     assert stored_versions(tmp_path) == [1, 3]
-    prune(tmp_path / "absent", keep=())
+    prune(tmp_path / "absent", keep=(), below=9)

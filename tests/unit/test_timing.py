@@ -112,7 +112,7 @@ def test_the_span_readers_scorer_is_next_to_nothing() -> None:
 
 def test_what_is_trained_is_counted_without_padding_and_what_is_looked_up_is_not() -> None:
     tower = tower_of(MODEL, CONFIG)
-    workload = Workload(torch.nn.ModuleList([tower]))
+    workload = Workload(torch.nn.ModuleList([tower]), device=torch.device("cpu"), dtype=torch.float32)
     workload.peak_flops = 1e9
     with torch.no_grad():
         tower(tokens_of(9, 9))

@@ -15,7 +15,7 @@ import torch
 
 from realm_ds.comm.gather import gather_with_gradient
 from realm_ds.comm.trainers import Trainers, init_trainers
-from realm_ds.comm.world import World, join_world
+from realm_ds.comm.world import join_world
 from realm_ds.config.schema import ModelConfig, OptimizerConfig
 from realm_ds.config.stages import IctConfig, ModuleRates
 from realm_ds.models.objectives import ClozeBatch, ClozeObjective, MaskedBatch
@@ -30,7 +30,10 @@ from realm_ds.train.writer import Writer
 from tests.support.batches import plain_tokens
 
 STEPS, SAVED_AT, GLOBAL_BATCH, VOCABULARY = 6, 3, 12, 50
-RUNS = [(0, "adamw"), (1, "adamw"), (2, "adamw"), (2, "bert"), (3, "adamw"), (3, "bert")]
+RUNS = [
+    (0, "adamw", "fp32"), (0, "adamw", "bf16"), (1, "adamw", "fp32"), (2, "adamw", "fp32"), (2, "bert", "fp32"),
+    (3, "adamw", "fp32"), (3, "bert", "fp32"),
+]  # fmt: skip
 MODEL = ModelConfig(
     num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, projection_size=8, share_towers=False, dropout=0.0
 )
@@ -54,9 +57,9 @@ def batch(step: int, part: int, rows: slice) -> ClozeBatch:
 class Run:
     """One run: an engine with four groups of parameters, in this world's layout."""
 
-    def __init__(self, zero: int, kind: Any, *, folder: Path, world: World, trainers: Trainers) -> None:
+    def __init__(self, name: str, zero: int, kind: Any, *, is_bf16: bool, folder: Path, trainers: Trainers) -> None:
         self.trainers, self.writer = trainers, Writer(timeout_s=60)
-        self.folder = folder / f"zero{zero}-{kind}"
+        self.folder = folder / name
         size = GLOBAL_BATCH // trainers.size
         self.settings = IctConfig(
             steps=2 * STEPS, micro_batch_size=size, gradient_accumulation_steps=2, learning_rate=1e-2, warmup_steps=2,
@@ -67,7 +70,10 @@ class Run:
             ClozeObjective(model, gather=gather_with_gradient),
             stage=self.settings, optimizer=OptimizerConfig(clip_norm=0.5, weight_decay=0.1, kind=kind),
             # So small a model would else stay whole on every rank under ZeRO-3.
-            deepspeed_json={"zero_optimization": {"stage": zero, "stage3_param_persistence_threshold": 0}},
+            deepspeed_json={
+                "zero_optimization": {"stage": zero, "stage3_param_persistence_threshold": 0},
+                "bf16": {"enabled": is_bf16},
+            },
             num_trainers=trainers.size,
         )  # fmt: skip
         self.rows = slice(trainers.rank * size, (trainers.rank + 1) * size)
@@ -84,7 +90,8 @@ class Run:
     def save(self, step: int) -> None:
         state = TrainState(
             stage="ict", step=step, num_trainers=self.trainers.size, zero_stage=self.engine.zero_stage,
-            global_batch=GLOBAL_BATCH, streams={}, groups=self.engine.groups(), fixed={},
+            on_disk=self.engine.is_on_disk, global_batch=GLOBAL_BATCH, streams={}, groups=self.engine.groups(),
+            fixed={},
         )  # fmt: skip
         checkpoint.save(
             self.engine, self.folder, state=state, trainers=self.trainers, writer=self.writer,
@@ -142,9 +149,10 @@ def main() -> None:
     engines.join(world.local_rank)
     folder, mode = Path(os.environ["LAYOUTS_FOLDER"]), os.environ["LAYOUTS_MODE"]
     seen = {}
-    for zero, kind in RUNS:
-        make = partial(Run, zero, kind, folder=folder, world=world, trainers=trainers)
-        seen[f"zero{zero}-{kind}"] = write(make) if mode == "write" else go_on_from(make)
+    for zero, kind, dtype in RUNS:
+        name = f"zero{zero}-{kind}-{dtype}"
+        make = partial(Run, name, zero, kind, is_bf16=dtype == "bf16", folder=folder, trainers=trainers)
+        seen[name] = write(make) if mode == "write" else go_on_from(make)
     if trainers.rank == 0:
         print("SEEN", json.dumps(seen), flush=True)
     trainers.close()
