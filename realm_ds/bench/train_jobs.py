@@ -79,7 +79,7 @@ def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
 
     def watch(infos: Iterator[StepInfo]) -> Iterator[StepInfo]:
         while True:
-            started_at = time.perf_counter()
+            started_at, waited_s = time.perf_counter(), training.client.totals.wait_s
             info = next(infos, None)
             if info is None:
                 return
@@ -90,7 +90,7 @@ def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
                     "step": info.step,
                     "drawn_s": drawn_at - started_at,
                     "after_s": time.perf_counter() - drawn_at,
-                    "wait_s": info.waits["wait_for_index_ms"] / 1e3,
+                    "wait_s": training.client.totals.wait_s - waited_s,
                     "version": info.facts["version"],
                     "ended_at": time.time(),
                 }
