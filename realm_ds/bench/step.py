@@ -23,6 +23,7 @@ class Sizes:
 
     is_quick: bool
     block_steps: int
+    """More than pretrain.search_ahead, which are not timed."""
     bare_blocks: int
     peer_batches: int
     peer_blocks: int
@@ -38,7 +39,7 @@ FULL = Sizes(
     refresh_every=100, adopt_after=80,
 )  # fmt: skip
 QUICK = Sizes(
-    is_quick=True, block_steps=2, bare_blocks=2, peer_batches=1, peer_blocks=1, refresh_steps=14, refresh_every=6,
+    is_quick=True, block_steps=4, bare_blocks=2, peer_batches=1, peer_blocks=1, refresh_steps=14, refresh_every=6,
     adopt_after=4,
 )  # fmt: skip
 WHAT = "demo recipe and text, 8 queries of 8 candidates, search ahead 2; trainer and index rank on a core each"
