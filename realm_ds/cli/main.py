@@ -58,7 +58,12 @@ RunFolder = Annotated[
     Path, typer.Option("--run", "-r", help="The run folder: settings, checkpoints, metrics, logs of this run.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settings and the command line, and start nothing.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the settings and the command line, check what would be read, and start nothing."
+    ),
+]
 Split = Annotated[Literal["dev", "test"], typer.Option(help="Whose questions.")]
 
 
@@ -219,6 +224,8 @@ def _stage(
 ) -> None:  # fmt: skip
     """Run a stage of training, or print what would be run."""
     run = run.absolute()
+    if resume and source is None and not (run / "config.yaml").is_file():
+        raise ConfigError(f"{run} holds no run to resume: start it without --resume")
     load_config = functools.partial(_settings, source, overrides or [], run)
     if dry_run:
         _print_plan(stage, load_config(), run, resume)
@@ -241,7 +248,8 @@ def _print_plan(stage: Any, config: "RealmConfig", run: Path, resume: bool) -> N
     import shlex
 
     from realm_ds.config.load import dump
-    from realm_ds.launch.stages import stage_command
+    from realm_ds.launch.stages import check_inputs, stage_command
 
     command = stage_command(stage, config=config, run_folder=run, resume=resume)
-    print(f"# {run}/config.yaml\n{dump(config)}\n# what would be started:\n# {shlex.join(command)}")
+    print(f"# {run}/config.yaml\n{dump(config)}\n# what would be started:\n# {shlex.join(command)}", flush=True)
+    check_inputs(stage, config)

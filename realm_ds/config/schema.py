@@ -71,9 +71,9 @@ class ModelConfig(Section):
     projection_norm_eps: Rate = 1e-12
     """Epsilon of the projection's LayerNorm: 1e-12 as the released embedder and Hugging Face, 1e-3 as open ICT code."""
     start_from: Path | None = None
-    """Weights to start from, in any stage: the export of an earlier run (ict, pretrain), or a folder with Google's
-    REALM as transformers had it: in it embedder/ (its embedder or scorer) and encoder/. They must be of the sizes given
-    here, and take the place of those of `encoder`."""
+    """Weights to start from, in any stage: the export of an earlier run (ict, pretrain) or its best/, or a folder with
+    Google's REALM as transformers had it: in it embedder/ (its embedder or scorer) and encoder/. They must be of the
+    sizes given here, and take the place of those of `encoder`."""
 
     @model_validator(mode="after")
     def heads_divide_hidden(self) -> Self:

@@ -5,6 +5,7 @@ srun python -m mpi4py -m realm_ds pretrain --config C ...  there: this process i
 """
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 from realm_ds.comm.world import is_launched, start_mpi
 from realm_ds.config.base import StageName
 from realm_ds.config.deepspeed import check_deepspeed
-from realm_ds.config.load import RUN_CONFIG, dump
+from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.shards import open_manifest, passage_range
@@ -21,12 +22,12 @@ from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, DataError
 from realm_ds.files import write_durably
 from realm_ds.index.factory import spec_of
-from realm_ds.launch.failures import forget_last_world
+from realm_ds.launch.failures import forget_last_world, read_records
 from realm_ds.launch.local import leaving_when_asked, run_world, world_command
 from realm_ds.launch.node import run_rank
 from realm_ds.launch.offload import check_offload
 from realm_ds.launch.rank import run_as_rank
-from realm_ds.launch.tether import TAG_VARIABLE
+from realm_ds.launch.tether import TAG_VARIABLE, is_realm_ds
 from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import check_start
 from realm_ds.observe.notice import Notice
@@ -107,6 +108,11 @@ def check_inputs(stage: StageName, config: RealmConfig, *, others_wait_s: float 
     if stage == "qa":
         for split in ("train", "dev", "test"):
             load_questions(config.qa.folder / f"{split}.jsonl")
+    if isinstance(config.model.encoder, Path) and not config.model.encoder.is_dir():
+        raise ConfigError(
+            f"model.encoder={config.model.encoder} is no folder: name one with a BERT-like transformers model, or a "
+            "model on the hub such as google-bert/bert-base-uncased"
+        )
     if config.model.start_from is not None:
         check_start(config.model.start_from)
 
@@ -249,6 +255,7 @@ def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -
     again. Settings that a resumed run changes stay as config-1.yaml, config-2.yaml, ...
     """
     path = run_folder / RUN_CONFIG
+    _check_is_not_live(run_folder)
     has_run = bool(saved_steps(run_folder) or lost_folders(run_folder))
     if has_run and not resume:
         raise ConfigError(f"{run_folder} holds a run already: add --resume to go on with it, or name another folder")
@@ -256,10 +263,39 @@ def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -
         raise CheckpointError(f"{run_folder} holds no run to resume: start it without --resume")
     text = dump(config)
     if has_run and path.is_file() and path.read_text(encoding="utf-8") != text:
+        _check_same_model(path, config)
         number = 1 + len(list(run_folder.glob("config-*.yaml")))
         write_durably(run_folder / f"config-{number}.yaml", path.read_bytes())
     write_durably(path, text)  # at once: other ranks may be reading the one before
     (run_folder / "code.txt").write_text(_code_version(), encoding="utf-8")
+
+
+def _check_is_not_live(run_folder: Path) -> None:
+    """Two worlds in one folder would write over each other. What runs on other hosts cannot be seen from here."""
+    for rank in read_records(run_folder / "ranks"):
+        if rank["host"] == socket.gethostname() and is_realm_ds(rank["pid"]):
+            raise ConfigError(
+                f"{run_folder} is being trained: {rank['role']} {rank['role_rank']} is process {rank['pid']} of this "
+                f"machine. Wait for its end, or ask it to save and end: kill -TERM {rank['pid']}"
+            )
+
+
+def _check_same_model(path: Path, config: RealmConfig) -> None:
+    """The weights come from the checkpoint: another model cannot take them, and another start would not be looked at.
+
+    Before config.yaml is written, so that a mistake does not stay there.
+    """
+    before, now = load(path).model, config.model
+    changed = [
+        f"model.{name} was {getattr(before, name)}, now {getattr(now, name)}"
+        for name in type(now).model_fields
+        if name != "dropout" and getattr(before, name) != getattr(now, name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{path.parent} cannot go on with another model: {'; '.join(changed)}. Undo that, or start a new run from "
+            "this one's export with model.start_from"
+        )
 
 
 def _code_version() -> str:

@@ -44,6 +44,14 @@ def lives(pid: int) -> bool:
         return False
 
 
+def is_realm_ds(pid: int) -> bool:
+    """Whether that process is one of ours: pids are given again."""
+    try:
+        return lives(pid) and b"realm_ds" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def kill_tagged(tag: str, *, patience_s: float = 5.0) -> list[int]:
     """Kill what is left of a world, again until nothing is found; returns what would not go."""
     deadline = time.monotonic() + patience_s

@@ -22,7 +22,9 @@ def check_export(folder: Path) -> None:
     """Raise CheckpointError unless the folder has the three networks."""
     for name in (QUERY_TOWER, PASSAGE_TOWER, ENCODER):
         if not (folder / name / "config.json").is_file():
-            raise CheckpointError(f"{folder} is not an export of realm-ds: {name}/config.json is missing")
+            inner = [str(folder / where) for where in ("export", "best") if (folder / where / name).is_dir()]
+            hint = f"; of that run there is {' and '.join(inner)}" if inner else ""
+            raise CheckpointError(f"{folder} is not an export of realm-ds: {name}/config.json is missing{hint}")
 
 
 def check_start(folder: Path) -> None:

@@ -85,6 +85,9 @@ def _look(run_folder: Path, sinks: Sinks) -> str:
         return ""
     damaged: list[tuple[Path, str]] = []
     found = checkpoint.find(run_folder, on_damage=lambda folder, fault: damaged.append((folder, fault)))
+    for folder in folders.glob("step-*"):
+        if not (folder / MANIFEST).is_file():  # published whole, so somebody has removed it
+            damaged.append((folder, f"{folder / MANIFEST} is missing"))
     for folder, fault in damaged:
         # Else it would count as the newest of those to keep, and the whole ones be pruned for it.
         aside = folder.with_name(DAMAGED + folder.name)

@@ -47,7 +47,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
 
     module(
         "realm_ds.launch.stages", show_stage=stand_in("show_stage"),
-        stage_command=stand_in("stage_command", ["mpiexec", "-n", "4", "a b"]),
+        stage_command=stand_in("stage_command", ["mpiexec", "-n", "4", "a b"]), check_inputs=stand_in("check_inputs"),
     )  # fmt: skip
     module("realm_ds.launch.demo", run_demo=stand_in("run_demo"), free_run_folder=lambda parent: parent / "demo-2")
     module("realm_ds.train.export", export_run=stand_in("export_run", Path("/out")))
@@ -132,10 +132,16 @@ def test_a_run_folder_has_its_settings_already(calls, tmp_path: Path) -> None:
     assert calls[0][1]["load_config"]().pretrain.steps == 11
 
 
+def test_a_folder_without_a_run_cannot_be_resumed(calls, tmp_path: Path) -> None:
+    code, _, err = _run("pretrain", "--run", str(tmp_path / "none"), "--resume")
+    assert (code, calls) == (2, [])
+    assert "none holds no run to resume: start it without --resume" in err
+
+
 def test_a_dry_run_starts_nothing(calls, tmp_path: Path) -> None:
     code, out, _ = _run("pretrain", "-c", "demo", "--run", str(tmp_path / "new"), "--dry-run", *DATA)
     assert code == 0
-    assert [name for name, _ in calls] == ["stage_command"]
+    assert [name for name, _ in calls] == ["stage_command", "check_inputs"]
     assert "candidates: 8" in out
     assert "# mpiexec -n 4 'a b'" in out
     assert not (tmp_path / "new").exists()

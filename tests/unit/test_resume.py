@@ -165,6 +165,17 @@ def test_where_nothing_is_whole_nothing_is_moved(tmp_path: Path) -> None:
         resumed(tmp_path, Engine())
 
 
+def test_a_checkpoint_without_its_manifest_is_named(tmp_path: Path) -> None:
+    for step in (2, 4):
+        folder = write(tmp_path, step)
+    (folder / "manifest.json").unlink()
+    assert resumed(tmp_path, Engine()).step == 2
+    assert remarks(tmp_path)[0] == (
+        f"{folder / 'manifest.json'} is missing; {folder.name} is set aside as damaged-{folder.name}, the checkpoint "
+        "before it is used"
+    )
+
+
 def test_a_checkpoint_whose_replacing_was_cut_short_is_found(tmp_path: Path) -> None:
     folder = write(tmp_path, 4)
     folder.rename(folder.with_name(f"replaced-{folder.name}"))

@@ -1,5 +1,7 @@
 """Before a stage starts: which run folders may be used, and that an export replaces nothing but an export."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
 from realm_ds.launch import stages
+from realm_ds.launch.failures import record_rank
 from realm_ds.launch.node import StageName
 from realm_ds.launch.stages import (
     check_inputs,
@@ -42,6 +45,28 @@ def test_a_run_is_neither_overwritten_nor_made_up(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds a run already: add --resume"):
         prepare_run_folder(run, config, resume=False)
     prepare_run_folder(run, config, resume=True)
+
+
+def test_a_run_that_is_live_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(tmp_path)
+    record_rank(tmp_path, world_rank=0, role="trainer", role_rank=0, host=socket.gethostname())
+    prepare_run_folder(tmp_path, config, resume=False)  # by a pid that has gone to another program since
+    monkeypatch.setattr(stages, "is_realm_ds", lambda pid: pid == os.getpid())
+    with pytest.raises(ConfigError, match=rf"is being trained: trainer 0 is process {os.getpid()} of this machine"):
+        prepare_run_folder(tmp_path, config, resume=True)
+    record_rank(tmp_path, world_rank=0, role="trainer", role_rank=0, host="elsewhere")
+    prepare_run_folder(tmp_path, config, resume=True)
+
+
+def test_a_run_goes_on_with_its_own_model(tmp_path: Path) -> None:
+    prepare_run_folder(tmp_path, tiny_config(tmp_path), resume=False)
+    write_checkpoint(tmp_path, step=2, stage="pretrain")
+    prepare_run_folder(tmp_path, tiny_config(tmp_path, **{"model.dropout": 0.0}), resume=True)
+    before = (tmp_path / "config.yaml").read_text()
+    message = r"cannot go on with another model: model\.hidden_size was 32, now 64\. Undo that, or start a new run"
+    with pytest.raises(ConfigError, match=message):
+        prepare_run_folder(tmp_path, tiny_config(tmp_path, **{"model.hidden_size": 64}), resume=True)
+    assert (tmp_path / "config.yaml").read_text() == before
 
 
 @pytest.mark.parametrize("before", ["damaged-", "replaced-"])
@@ -181,6 +206,13 @@ def test_builders_are_started_and_checked_like_shards(tmp_path: Path) -> None:
     assert message.startswith(
         "ConfigError: index.builders=13 is more than the 12 passages of the corpus; set index.bui"
     )
+
+
+def test_an_encoder_by_its_path_is_a_folder(tmp_path: Path) -> None:
+    make_data(tmp_path, num_facts=1)
+    config = tiny_config(tmp_path, **{"model.encoder": tmp_path / "none"})
+    with pytest.raises(ConfigError, match="none is no folder: name one with a BERT-like transformers model"):
+        check_inputs("ict", config)
 
 
 def test_weights_to_start_from_are_an_export(tmp_path: Path) -> None:
