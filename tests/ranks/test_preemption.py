@@ -104,7 +104,7 @@ def test_nobody_waits_for_an_index_that_is_given_up(data: Path, tmp_path: Path) 
     assert [row["versions_built"] for row in alive] == [0]
     outcome = train(tmp_path, data, resume=True)
     assert outcome.code == 0, outcome.output
-    assert "it starts from the beginning" in outcome.output
+    assert "was stopped before its first checkpoint: it begins again" in outcome.output
     assert [row[0] for row in steps(tmp_path)] == 2 * list(range(1, 10))
 
 
