@@ -232,7 +232,7 @@ def _index_words(record: Mapping[str, Any]) -> Iterator[str]:
         if "rebuild_eta_s" in record:
             left = f" {clock_text(record['rebuild_eta_s'])} left at {record['rebuild_passages_per_s']:.0f}/s"
         yield f"next {record['rebuilt_share']:.0%}{left}"
-    if "version" in record and "wait_for_index_ms" in record:
+    if record.get("wait_for_index_ms"):  # other stages have no index to wait for
         wait_ms, step_ms = record["wait_for_index_ms"], record.get("step_ms", 0.0)
         yield f"wait {wait_ms:.1f} ms" + (f" ({wait_ms / step_ms:.0%})" if step_ms else "")
 
