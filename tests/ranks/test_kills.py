@@ -165,7 +165,7 @@ def new_run(folder: Path, data: Path) -> Path:
     return folder
 
 
-def test_a_run_killed_at_nine_moments_ends_as_one_never_stopped(data: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_ten_moments_ends_as_one_never_stopped(data: Path, tmp_path: Path) -> None:
     whole, killed, chance = new_run(tmp_path / "whole", data), new_run(tmp_path / "killed", data), random.Random(SEED)
     undisturbed = World(whole, resume=False)
     pace = pace_of(undisturbed)

@@ -115,7 +115,10 @@ def test_an_index_of_googles_realm(ground: Path, config: RealmConfig, tmp_path: 
         theirs = renamed(state, flipped(TOWER_NAMES))
         (tmp_path / "embedder").mkdir(exist_ok=True)
         torch.save({prefix + key: value for key, value in theirs.items()}, tmp_path / f"{name}.bin")
-    both = {**torch.load(tmp_path / "query_tower.bin"), **torch.load(tmp_path / "passage_tower.bin")}
+    both = {
+        **torch.load(tmp_path / "query_tower.bin", weights_only=True),
+        **torch.load(tmp_path / "passage_tower.bin", weights_only=True),
+    }
     torch.save(both, tmp_path / "embedder" / "pytorch_model.bin")
     bert = json.loads((ground / "export" / "query_tower" / "config.json").read_text())
     sizes = {name: bert[name] for name in BERT_SIZES}
