@@ -30,7 +30,7 @@ class DemoRuns:
 
     @cached_property
     def num_passages(self) -> int:
-        from realm_ds.data.prepare import prepare_demo
+        from realm_ds.factbook.prepare import prepare_demo
 
         num_entities, vocab_size = (4, 2_000) if self._is_quick else (None, 8_000)
         prepared = prepare_demo(

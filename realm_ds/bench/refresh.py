@@ -100,7 +100,7 @@ def encode(
     """Ours against the loop that one would write; the demo's corpus unless another is given."""
     with tempfile.TemporaryDirectory(prefix="realm-bench-") as made:
         if corpus is None or tokenizer is None:
-            from realm_ds.data.prepare import prepare_demo
+            from realm_ds.factbook.prepare import prepare_demo
 
             prepare_demo(
                 Path(made), num_entities=4 if sizes.is_quick else None, vocab_size=2_000 if sizes.is_quick else 8_000,

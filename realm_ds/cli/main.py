@@ -102,7 +102,7 @@ def prepare_demo_data(
     seed: Annotated[int, typer.Option(help="Of the split into train, dev and test.")] = 0,
 ) -> None:
     """The CIA World Factbook as passages, statements and questions."""
-    from realm_ds.data.prepare import check_is_free, prepare_demo
+    from realm_ds.factbook.prepare import check_is_free, prepare_demo
 
     check_is_free(folder.absolute())
     prepare_demo(folder.absolute(), seed=seed, on_progress=lambda doing: print(f"{doing} ...", flush=True))

@@ -1,5 +1,5 @@
-"""Masks part of an example, another one each epoch: a salient span, or, as in the paper's ablations, wordpieces or a
-span at random. Every choice is a pure function of (seed, epoch, id). Finding the salient spans is spans.py's business.
+"""Masks part of a sentence, another one each epoch: a salient span, or, as in the paper's ablations, wordpieces or a
+span at random. Every choice is a pure function of (seed, epoch, id). Finding salient spans is prepare/spans.py's.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,30 +59,38 @@ class MaskedExample:
 def mask_span(
     example: Example, *, special: SpecialIds, query_tokens: int, max_masks: int, seed: int, epoch: int
 ) -> MaskedExample | None:
-    """The example with one span masked, a pure function of (seed, epoch, id); None if no span can be masked.
+    """The sentence of one span with it masked, a pure function of (seed, epoch, id); None if no span can be masked.
 
     Spans that the longest query would cut off are left out before the choice, not after it as in Google's release, so
     that an example is not lost in some epochs; likewise spans with [UNK], which nobody could predict. The first epoch's
     span is uniform over seeds and later epochs go round, so n epochs mask each of n spans once.
     """
     longest = query_tokens - 2
-    spans = [
-        (start, end) for start, end in example.spans if end <= longest and special.unk not in example.ids[start:end]
-    ]
-    if not spans:
+    choices = [
+        (sentence, start, end)
+        for sentence in example.sentences
+        for start, end in example.spans
+        if sentence[0] <= start and end <= min(sentence[1], sentence[0] + longest)
+        and special.unk not in example.ids[start:end]
+    ]  # fmt: skip
+    if not choices:
         return None
-    start, end = spans[(pick(len(spans), seed, "span", example.id) + epoch) % len(spans)]
-    places = range(start, end)
+    (first, last), start, end = choices[(pick(len(choices), seed, "span", example.id) + epoch) % len(choices)]
+    places = range(start - first, end - first)
     hidden = dict.fromkeys(places, special.mask)
-    return _with_hidden(example, hidden, scored=places[:max_masks], special=special, longest=longest)
+    x = replace(example, ids=example.ids[first:last])
+    return _with_hidden(x, hidden, scored=places[:max_masks], special=special, longest=longest)
 
 
 def mask_wordpieces(
     example: Example, *, special: SpecialIds, query_tokens: int, max_masks: int, seed: int, epoch: int, masking: Masking
 ) -> MaskedExample | None:
-    """The example with single wordpieces chosen as BERT does, at least one and at most `max_masks`; None if all of it
-    is [UNK]. Where the rate chooses more, those that count are drawn from them and the others stay as they are."""
+    """A sentence with single wordpieces chosen as BERT does, at least one and at most `max_masks`; None if all is [UNK].
+
+    Where the rate chooses more, those that count are drawn from them and the others stay as they are.
+    """
     made_for = (seed, epoch, example.id)
+    example = _any_sentence(example, *made_for)
     ids = example.ids[: query_tokens - 2]
     known = [place for place, piece in enumerate(ids) if piece not in _fixed(special)]
     if not known:
@@ -106,11 +114,12 @@ def mask_wordpieces(
 def mask_random_span(
     example: Example, *, special: SpecialIds, query_tokens: int, max_masks: int, seed: int, epoch: int
 ) -> MaskedExample | None:
-    """The example with one span masked whose length is SpanBERT's and whose start is uniform; None if all is [UNK].
+    """One of its sentences with a span masked, of SpanBERT's length and uniform start; None if all of it is [UNK].
 
     A span never holds [UNK]; where no place has room for the length that was drawn, it is the longest that has one.
     """
     longest = query_tokens - 2
+    example = _any_sentence(example, seed, epoch, example.id)
     is_known = [piece not in _fixed(special) for piece in example.ids[:longest]]
     for length in range(_span_length(fraction("span length", seed, epoch, example.id)), 0, -1):
         starts = [start for start in range(len(is_known) - length + 1) if all(is_known[start : start + length])]
@@ -120,6 +129,12 @@ def mask_random_span(
             hidden = dict.fromkeys(places, special.mask)
             return _with_hidden(example, hidden, scored=places[:max_masks], special=special, longest=longest)
     return None
+
+
+def _any_sentence(example: Example, *made_for: int | str) -> Example:
+    """The example with one of its sentences as all of its wordpieces."""
+    first, last = example.sentences[pick(len(example.sentences), "sentence", *made_for)]
+    return replace(example, ids=example.ids[first:last])
 
 
 def _span_length(share: float) -> int:

@@ -1,6 +1,6 @@
 """Question files: one JSON object a line, {"question", "answers"} and, where known, id, gold_uids and field.
 
-What the demo asks is questions.py's business.
+What the demo asks is factbook/questions.py's.
 """
 
 import json

@@ -57,13 +57,19 @@ class Passage:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A sentence of X with its salient spans, as text and as wordpieces without special tokens."""
+    """Sentences of X with their salient spans, as text and as wordpieces without special tokens.
+
+    One of the sentences is x, another one each epoch: a passage that was cut from the corpus is one example, as in
+    Google's release, whatever the number of its sentences.
+    """
 
     id: str
     text: str
     ids: tuple[int, ...]
+    sentences: tuple[tuple[int, int], ...]
+    """Each as a wordpiece range of `ids`, in order, end exclusive."""
     spans: tuple[tuple[int, int], ...]
-    """Salient spans as wordpiece ranges of `ids`, end exclusive; one is masked per epoch."""
+    """Salient spans as wordpiece ranges of `ids`, end exclusive, each within a sentence; one is masked per epoch."""
     origin_uid: int
     """The passage x was cut from, never to be retrieved for it (trivial retrieval), or NO_UID."""
     origin_article: str = ""
@@ -119,12 +125,13 @@ def example_from_json(data: object, *, where: str) -> Example:
         id=members.text("id"),
         text=members.text("text"),
         ids=ids,
+        sentences=members.ranges("sentences", of="ids", length=len(ids)),
         spans=members.ranges("spans", of="ids", length=len(ids)),
         origin_uid=members.integer("origin_uid", low=NO_UID, high=2**63 - 1),
         origin_article=members.text("origin_article"),
     )
-    if not example.ids:
-        raise DataError(f"{where}: ids is empty, a sentence of nothing; leave it out and write the shards again")
+    if not example.ids or not example.sentences:
+        raise DataError(f"{where}: there is no sentence in it; leave it out and write the shards again")
     return example
 
 

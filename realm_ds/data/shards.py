@@ -24,7 +24,7 @@ from realm_ds.files import write_durably
 Kind = Literal["corpus", "pretrain"]
 MANIFEST = "manifest.json"
 SHARD_NAME = re.compile(r"shard-\d{5,}\.tar")
-FORMAT = 2
+FORMAT = 3
 """Of manifest and records; a reader refuses another number."""
 
 

@@ -15,10 +15,10 @@ from realm_ds.config.base import StageName
 from realm_ds.config.deepspeed import load_deepspeed, zero_stage
 from realm_ds.config.load import load
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.prepare import QUICK_ENTITIES, prepare_demo
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import Question
 from realm_ds.errors import ConfigError, Preempted
+from realm_ds.factbook.prepare import QUICK_ENTITIES, prepare_demo
 from realm_ds.files import write_durably
 from realm_ds.launch.local import leaving_when_asked
 from realm_ds.launch.memory import PeakMemory

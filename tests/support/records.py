@@ -28,6 +28,7 @@ def make_example(number: int, *, num_tokens: int = 6, spans: tuple[tuple[int, in
         id=f"x{number}",
         text=f"text {number}",
         ids=tuple(range(100, 100 + num_tokens)),
+        sentences=((0, num_tokens),),
         spans=spans,
         origin_uid=number + 1,
     )

@@ -33,7 +33,10 @@ def make_held_out(folder: Path, tokenizer: Tokenizer, *, count: int = 9) -> None
         answer = f"{fact[:3]}{town[:3]}"
         ids = tokenizer.encode(f"called {answer} the {fact} of {town} has a tower.")
         examples.append(
-            Example(id=f"held-{number}", text="", ids=tuple(ids), spans=((1, 2 + number % 3),), origin_uid=0)
+            Example(
+                id=f"held-{number}", text="", ids=tuple(ids), sentences=((0, len(ids)),),
+                spans=((1, 2 + number % 3),), origin_uid=0,
+            )
         )  # fmt: skip
         uid = passage_uid(f"{town} {fact}", _text(town, fact))
         questions.append(
@@ -102,6 +105,7 @@ def _example(number: int, passage: Passage, tokenizer: Tokenizer) -> Example:
         id=f"{number:04d}",
         text=tokenizer.decode(ids),
         ids=ids,
+        sentences=((0, len(ids)),),
         spans=((len(ids) - 3, len(ids) - 1),),
         origin_uid=passage.uid if number % 2 else 0,
         origin_article=passage.article if number % 2 else "",

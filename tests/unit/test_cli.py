@@ -52,7 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
     module("realm_ds.launch.demo", run_demo=stand_in("run_demo"), free_run_folder=lambda parent: parent / "demo-2")
     module("realm_ds.train.export", export_run=stand_in("export_run", Path("/out")))
     module(
-        "realm_ds.data.prepare", prepare_demo=stand_in("prepare_demo", {}), check_is_free=stand_in("check_is_free")
+        "realm_ds.factbook.prepare", prepare_demo=stand_in("prepare_demo", {}), check_is_free=stand_in("check_is_free")
     )  # fmt: skip
     module("realm_ds.bench.run", run_groups=stand_in("run_groups", 1))
     module("realm_ds.bench.search", search_groups=stand_in("search_groups", ["search"]))

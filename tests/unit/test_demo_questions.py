@@ -2,8 +2,8 @@
 
 import pytest
 
-from realm_ds.data.facts import Fact
-from realm_ds.data.questions import Secrets, is_in_wording, questions_of, split_of, statements_of
+from realm_ds.factbook.facts import Fact
+from realm_ds.factbook.questions import Secrets, is_in_wording, questions_of, split_of, statements_of
 
 NAMES = {
     "Algeria": "Algeria",

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from realm_ds.data.factbook import FIELDS, MORE_FIELDS, Entity, articles_of, clean, load_entities
-from realm_ds.data.facts import KINDS, Reader, find_facts, normal, official_languages, person
-from realm_ds.data.phrasings import PHRASINGS
 from realm_ds.errors import DataError
+from realm_ds.factbook.entities import FIELDS, MORE_FIELDS, Entity, articles_of, clean, load_entities
+from realm_ds.factbook.facts import KINDS, Reader, find_facts, normal, official_languages, person
+from realm_ds.factbook.phrasings import PHRASINGS
 
 READERS: dict[str, Reader] = {kind.field: kind.read for kind in KINDS}
 

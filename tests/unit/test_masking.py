@@ -203,7 +203,7 @@ UNKNOWN_OR_NOT = st.lists(st.sampled_from([SPECIAL.unk, *range(200, 230)]), min_
 def test_masked_wordpieces_hold_together(
     pieces: list[int], rate: float, max_masks: int, query_tokens: int, seed: int, epoch: int
 ) -> None:
-    example = dataclasses.replace(make_example(3, spans=()), ids=tuple(pieces))
+    example = dataclasses.replace(make_example(3, spans=()), ids=tuple(pieces), sentences=((0, len(pieces)),))
     settings = {
         "rate": rate, "max_masks": max_masks, "query_tokens": query_tokens, "seed": seed, "epoch": epoch
     }  # fmt: skip
@@ -270,7 +270,7 @@ def test_too_many_wordpieces_are_left_as_they_are() -> None:
 def test_random_spans_hold_together(
     pieces: list[int], max_masks: int, query_tokens: int, seed: int, epoch: int
 ) -> None:
-    example = dataclasses.replace(make_example(3, spans=()), ids=tuple(pieces))
+    example = dataclasses.replace(make_example(3, spans=()), ids=tuple(pieces), sentences=((0, len(pieces)),))
     result = random_span(example, max_masks=max_masks, query_tokens=query_tokens, seed=seed, epoch=epoch)
     assert result == random_span(example, max_masks=max_masks, query_tokens=query_tokens, seed=seed, epoch=epoch)
     kept = pieces[: query_tokens - 2]

@@ -17,7 +17,7 @@ PASSAGE = Passage(
     body_ids=(6, 7, 8),
     sentences=((0, 1), (1, 3)),
 )
-EXAMPLE = Example(id="x1", text="A b", ids=(9, 10), spans=((1, 2),), origin_uid=0)
+EXAMPLE = Example(id="x1", text="A b", ids=(9, 10), sentences=((0, 2),), spans=((1, 2),), origin_uid=0)
 
 
 def through_json(record: Passage | Example, **changed: Any) -> Any:
@@ -87,7 +87,7 @@ def test_long_values_are_shortened_in_messages() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"ids": [], "spans": []}, "ids is empty, a sentence of nothing"),
+        ({"ids": [], "sentences": [], "spans": []}, "there is no sentence in it"),
         ({"spans": [[0, 3]]}, "spans is .*ranges of the 2 ids"),
         ({"origin_uid": -1}, "origin_uid is -1"),
         ({"id": 4}, "id is 4, not a string"),

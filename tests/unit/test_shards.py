@@ -191,7 +191,7 @@ def test_shards_of_another_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.update(format=99), "format 99, but this realm-ds reads 2"),
+        (lambda data: data.update(format=99), "format 99, but this realm-ds reads 3"),
         (lambda data: data.pop("shards"), "a member is missing or wrong \\('shards'\\)"),
         (lambda data: data.pop("source"), "a member is missing or wrong"),
         (lambda data: data["shards"][0].pop("sha256"), "a member is missing or wrong"),

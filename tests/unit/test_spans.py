@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realm_ds.data.spans import salient_spans, single_names
+from realm_ds.prepare.spans import salient_spans, single_names
 
 
 def found(text: str, *known: str) -> list[str]:

@@ -37,7 +37,9 @@ def stage_of(data: Path, *, config: RealmConfig | None = None, **changes: object
 
 
 def epochs(count: int) -> Iterator[tuple[Example, StreamState]]:
-    example = Example(id="a", text="", ids=tuple(range(60, 74)), spans=((2, 4), (6, 9)), origin_uid=0)
+    example = Example(
+        id="a", text="", ids=tuple(range(60, 74)), sentences=((0, 14),), spans=((2, 4), (6, 9)), origin_uid=0
+    )
     for epoch in range(count):
         yield example, StreamState(epoch=epoch, position=1)
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from realm_ds.data.passages import Article, split_sentences
 from realm_ds.errors import DataError
+from realm_ds.prepare.packing import Article, split_sentences
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from realm_ds.data.factbook import load_entities
-from realm_ds.data.facts import normal, says
-from realm_ds.data.prepare import check_is_free, choose_entities, prepare_demo
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import NO_UID, Example, Passage, Question, example_from_json, passage_uid
 from realm_ds.data.shards import open_manifest, read_passages, read_shard
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError, DataError
+from realm_ds.factbook.entities import load_entities
+from realm_ds.factbook.facts import normal, says
+from realm_ds.factbook.prepare import check_is_free, choose_entities, prepare_demo
 
 NUM_ENTITIES = 14
 MAX_TOKENS = 64
@@ -165,7 +165,7 @@ def test_every_prose_example_knows_its_passage(prepared: Prepared) -> None:
 
 def test_another_process_writes_the_same_bytes(prepared: Prepared, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from realm_ds.data.prepare import prepare_demo; "
+        "import sys; from pathlib import Path; from realm_ds.factbook.prepare import prepare_demo; "
         f"prepare_demo(Path(sys.argv[1]), seed=5, vocab_size=3000, num_entities={NUM_ENTITIES})"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from realm_ds.data.factbook import Entity
+from realm_ds.factbook.entities import Entity
 
 MAX_ANSWER_WORDS = 8
 MAX_SHARE, MIN_COMMON = 0.1, 5

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realm_ds.data.passages import Article, CutPassage, make_passages, split_sentences
 from realm_ds.data.records import passage_uid
 from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
 from realm_ds.errors import DataError
+from realm_ds.prepare.packing import Article, CutPassage, make_passages, split_sentences
 
 WORDS = ["algeria", "borders", "libya", "since", "1962", "and", "desert", "kassaman", "uninhabitability"]
 

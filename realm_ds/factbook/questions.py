@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from realm_ds.data.facts import Fact, normal
-from realm_ds.data.phrasings import PHRASINGS
+from realm_ds.factbook.facts import Fact, normal
+from realm_ds.factbook.phrasings import PHRASINGS
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from realm_ds.data.chance import permutation
-from realm_ds.data.demo_set import DemoSet, Wording, build_demo_set
-from realm_ds.data.factbook import FIELDS, Entity, Field, load_entities
 from realm_ds.data.question_files import write_questions
-from realm_ds.data.questions import SPLITS, Split
 from realm_ds.data.records import NO_UID, Example, Question
 from realm_ds.data.shards import write_shards
 from realm_ds.data.tokenizer import token_span
 from realm_ds.errors import ConfigError, DataError
+from realm_ds.factbook.demo_set import DemoSet, Wording, build_demo_set
+from realm_ds.factbook.entities import FIELDS, Entity, Field, load_entities
+from realm_ds.factbook.questions import SPLITS, Split
 from realm_ds.files import write_durably
 
 QUICK_ENTITIES = 48
@@ -152,8 +152,8 @@ def _examples(demo: DemoSet) -> Iterator[Example]:
         spans = tuple(found for span in prose.spans if (found := token_span(offsets, *span)) is not None)
         if spans:
             yield Example(
-                id=prose.id, text=prose.text, ids=tuple(ids), spans=spans, origin_uid=prose.origin_uid,
-                origin_article=prose.origin_article,
+                id=prose.id, text=prose.text, ids=tuple(ids), sentences=((0, len(ids)),), spans=spans,
+                origin_uid=prose.origin_uid, origin_article=prose.origin_article,
             )  # fmt: skip
         else:
             demo.dropped["prose sentences without a salient span"] += 1
@@ -166,7 +166,10 @@ def _stated(demo: DemoSet, split: Split) -> Iterator[Example]:
     for statement, (ids, offsets) in zip(said, encoded, strict=True):
         span = token_span(offsets, *statement.span)
         assert span is not None, statement
-        yield Example(id=statement.id, text=statement.text, ids=tuple(ids), spans=(span,), origin_uid=NO_UID)
+        yield Example(
+            id=statement.id, text=statement.text, ids=tuple(ids), sentences=((0, len(ids)),), spans=(span,),
+            origin_uid=NO_UID,
+        )  # fmt: skip
 
 
 def _questions(demo: DemoSet, split: Split) -> list[Question]:

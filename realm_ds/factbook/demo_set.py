@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from realm_ds.data.factbook import Entity, articles_of
-from realm_ds.data.facts import Fact, find_facts, normal, says
-from realm_ds.data.passages import Article, CutPassage, make_passages
-from realm_ds.data.questions import (
+from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
+from realm_ds.factbook.entities import Entity, articles_of
+from realm_ds.factbook.facts import Fact, find_facts, normal, says
+from realm_ds.factbook.questions import (
     SPLITS,
     Asked,
     Secrets,
@@ -25,8 +25,8 @@ from realm_ds.data.questions import (
     split_of,
     statements_of,
 )
-from realm_ds.data.spans import salient_spans, single_names
-from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
+from realm_ds.prepare.packing import Article, CutPassage, make_passages
+from realm_ds.prepare.spans import salient_spans, single_names
 
 PROSE_FIELDS = frozenset({"background", "geography", "economy", "climate", "terrain", "flag"})
 """Fields of whole sentences, which go into X as they are. Of the others, statements say what they hold."""
