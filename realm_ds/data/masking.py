@@ -85,7 +85,7 @@ def mask_span(
 def mask_wordpieces(
     example: Example, *, special: SpecialIds, query_tokens: int, max_masks: int, seed: int, epoch: int, masking: Masking
 ) -> MaskedExample | None:
-    """A sentence with single wordpieces chosen as BERT does, at least one and at most `max_masks`; None if all is [UNK].
+    """A sentence with wordpieces chosen as BERT does, at least one and at most `max_masks`; None if all is [UNK].
 
     Where the rate chooses more, those that count are drawn from them and the others stay as they are.
     """
