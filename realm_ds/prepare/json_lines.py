@@ -74,8 +74,7 @@ def _not_what_it_was_taken_for(file: InputFile, row: object, num_lines: int, *, 
             f"{file.name}: none of its first {num_lines} lines is a JSON object; write one object a line "
             f"(`jq -c '.[]'` does so with a list), or name the format it has"
         )
-    there = ", ".join(sorted(map(str, row))) or "none"
     return DataError(
-        f"{file.name}: no string in the field {text_field!r} of its first {num_lines} objects; the fields of the last "
-        f"one are {there}: name the one that holds the text"
+        f"{file.name}: no string in the field {text_field!r} of its first {num_lines} objects; the last one has the "
+        f"fields {', '.join(row) or 'none'}: name the one that holds the text"
     )

@@ -4,11 +4,12 @@ What the row was read from is not known here.
 """
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from realm_ds.errors import DataError
 from realm_ds.prepare.compressed import MAX_RECORD_BYTES
-from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.documents import Document, Markup, Tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +47,7 @@ class Rows:
         fields = self.fields
         text = row.get(fields.text)
         if type(text) is not str:
-            if text is None:
-                what = NO_TEXT if fields.text in row else self.lacks_text
-            else:
-                what = NOT_TEXT
-            self.tally.add(what, where=where)
+            self.tally.add(self._why_no_text(row), where=where)
             return None
         title = row.get(fields.title) or ""
         if type(title) is not str:
@@ -58,12 +55,7 @@ class Rows:
         identity = row.get(fields.id)
         return self.document(text, title=title, id="" if identity is None else str(identity), where=where)
 
-    @property
-    def lacks_text(self) -> str:
-        """What is counted for rows without the field that should hold the text."""
-        return f"documents left out: they have no field {self.fields.text!r}"
-
-    def document(self, text: str, *, title: str, id: str, where: str) -> Document | None:
+    def document(self, text: str, *, title: str, id: str, where: str, markup: Markup = "plain") -> Document | None:
         """The document; None, counted, if there is no text in it. Without an id its place is its id."""
         if not text or text.isspace():
             self.tally.add(NO_TEXT, where=where)
@@ -76,7 +68,7 @@ class Rows:
             self.tally.add(SAME_ID, where=where)
             id = f"{id} ({where})"
         self.num_documents += 1
-        return Document(id=id, title=title.strip(), text=text, where=where)
+        return Document(id=id, title=title.strip(), text=text, markup=markup, where=where)
 
     def decoded(self, data: bytes, *, where: str) -> str:
         """The bytes as text, mended and counted where they are not UTF-8."""
@@ -86,11 +78,21 @@ class Rows:
             self.tally.add(BAD_UTF8, where=where)
             return data.decode(errors="replace")
 
+    def _why_no_text(self, row: Mapping[str, object]) -> str:
+        if self.fields.text not in row:
+            return f"documents left out: they have no field {self.fields.text!r}"
+        return NO_TEXT if row[self.fields.text] is None else NOT_TEXT
+
     def _title(self, title: object, where: str) -> str:
         if type(title) is int:  # "1984"
             return str(title)
         self.tally.add(ODD_TITLE, where=where)
         return ""
+
+
+def no_such_column(name: str, there: Iterable[str], *, where: str) -> DataError:
+    """What is said of a table in which no column has the name of the text's."""
+    return DataError(f"{where}: no column {name!r} among {', '.join(there)}: name the one that holds the text")
 
 
 _64_BITS = 2**64 - 1

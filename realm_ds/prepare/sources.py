@@ -16,15 +16,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 from realm_ds.errors import ConfigError, DataError
+from realm_ds.prepare.arrow_files import dataset_files, is_dataset, read_dataset_file, read_parquet
 from realm_ds.prepare.compressed import ENDINGS, STDIN, Damaged, InputFile
+from realm_ds.prepare.csv_files import read_csv, read_tsv
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.json_lines import read_json_lines
 from realm_ds.prepare.rows import Fields, Rows
+from realm_ds.prepare.text_files import read_text
+from realm_ds.prepare.wikipedia import read_dump
 
 Reader = Callable[[InputFile, Rows], Iterator[Document]]
 OnDamage = Literal["stop", "skip"]
 
-READERS: dict[str, Reader] = {"jsonl": read_json_lines}
+READERS: dict[str, Reader] = {
+    "wikipedia": read_dump,
+    "jsonl": read_json_lines,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "parquet": read_parquet,
+    "text": read_text,
+    "hf": read_dataset_file,
+}
 FORMAT_OF_ENDING = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -37,6 +49,8 @@ FORMAT_OF_ENDING = {
     ".xml": "wikipedia",
 }
 AUTO = "auto"
+NOT_FROM_STDIN = ("parquet", "hf")
+TEXT_BESIDE = "text files left out: their folder has files of another format"
 DAMAGED = "files that are damaged, read as far as that went"
 
 
@@ -111,45 +125,53 @@ def open_source(
     """The source at these paths: files, folders (all files in them), globs, `-` for stdin; in the order given, folders
     and globs in that of names. The format of each goes by its name unless it is said."""
     if format != AUTO and format not in READERS:
-        raise ConfigError(f"no format is called {format!r}; there are {', '.join((AUTO, *READERS))}")
+        raise ConfigError(f"no format is called {format!r}; choose one of {', '.join((AUTO, *READERS))}")
     if not paths:
         raise ConfigError("no source is named: give files, folders, or - for stdin")
-    parts = dict.fromkeys(part for path in paths for part in _expanded(str(path), format))
-    return Source(list(parts), fields=fields or Fields(), tally=tally or Tally(), on_damage=on_damage)
+    tally = tally or Tally()
+    parts = dict.fromkeys(part for path in paths for part in _expanded(str(path), format, tally))
+    return Source(list(parts), fields=fields or Fields(), tally=tally, on_damage=on_damage)
 
 
-def _expanded(path: str, format: str) -> Iterator[_Part]:
+def _expanded(path: str, format: str, tally: Tally) -> Iterator[_Part]:
     if path == str(STDIN):
-        if format == AUTO:
-            raise ConfigError(f"stdin has no name to tell its format by; choose one of {', '.join(READERS)}")
+        if format in (AUTO, *NOT_FROM_STDIN):
+            choice = ", ".join(name for name in READERS if name not in NOT_FROM_STDIN)
+            raise ConfigError(
+                f"stdin is read as it comes, with format={format!r} that cannot be; choose one of {choice}"
+            )
         yield _Part(STDIN, format)
         return
     found = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
     if not found:
         raise DataError(f"{path} is not there, as a file, a folder or a pattern; name what is to be read")
     for each in map(Path, found):
-        if each.is_dir():
-            yield from _in_folder(each, format)
+        if each.is_dir() and (format == "hf" or (format == AUTO and is_dataset(each))):
+            yield from (_Part(file, "hf") for file in dataset_files(each))
+        elif each.is_dir():
+            yield from _in_folder(each, format, tally)
         else:
             yield _Part(each, _format_of(each) if format == AUTO else format)
 
 
-def _in_folder(folder: Path, format: str) -> Iterator[_Part]:
-    """All files below it of the format, or of the one format that it has files of."""
+def _in_folder(folder: Path, format: str, tally: Tally) -> Iterator[_Part]:
+    """All files below it of the format, or of the one format that it has files of; text beside these is no data."""
     formats = {
         path: _by_ending(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
     counts = Counter(filter(None, formats.values()))
+    if format == AUTO and len(counts) > 1 and "text" in counts:
+        tally.add(TEXT_BESIDE, number=counts.pop("text"), where=folder.name)
     if format == AUTO and len(counts) > 1:
         there = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
         raise ConfigError(f"{folder} has files of several formats ({there}); choose one of these formats")
-    wanted = next(iter(counts), None) if format == AUTO else format
-    if not counts[wanted or ""]:
+    wanted = next(iter(counts), AUTO) if format == AUTO else format
+    if wanted not in counts:
         endings = " ".join(ending for ending, name in FORMAT_OF_ENDING.items() if format in (AUTO, name))
-        raise DataError(f"{folder} has no file with an ending of {endings} (or one of these and {' '.join(ENDINGS)})")
-    yield from (_Part(path, wanted) for path, found in formats.items() if wanted and found == wanted)
+        raise DataError(f"{folder} has no file whose name ends in {endings} (or in that and {' '.join(ENDINGS)})")
+    yield from (_Part(path, wanted) for path, found in formats.items() if found == wanted)
 
 
 def _format_of(path: Path) -> str:
@@ -164,7 +186,8 @@ def _format_of(path: Path) -> str:
 
 def _by_ending(path: Path) -> str | None:
     name = path.with_suffix("") if path.suffix in ENDINGS else path
-    return FORMAT_OF_ENDING.get(name.suffix.lower())
+    # Wikimedia names the parts of a dump enwiki-20181220-pages-articles1.xml-p10p30302.bz2.
+    return FORMAT_OF_ENDING.get(name.suffix.lower().partition("-")[0])
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
