@@ -68,16 +68,21 @@ def test_a_file_cut_off_anywhere_gives_what_was_whole_and_says_so(tmp_path: Path
             blocks.extend(file.blocks())
         found = b"".join(blocks)
         assert (TEXT * streams).startswith(found)
-        assert len(found) >= len(TEXT) * (streams - 1)
+        assert len(found) >= len(TEXT) * (streams - 1) - compressed.BLOCK_BYTES
 
 
 @pytest.mark.parametrize("ending", COMPRESS)
-def test_flipped_bytes_and_garbage_behind_the_end(tmp_path: Path, ending: str) -> None:
-    data = COMPRESS[ending](TEXT)
-    middle = len(data) // 2
-    for broken in (data[:middle] + b"\xff\0\xff\0" + data[middle + 4 :], data + b"garbage"):
-        with pytest.raises(Damaged, match="damaged"):
-            list(_input(tmp_path, broken, name=f"a{ending}").blocks())
+def test_garbage_behind_the_end(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(Damaged, match="damaged within its first"):
+        list(_input(tmp_path, COMPRESS[ending](TEXT) + b"garbage", name=f"a{ending}").blocks())
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz"])  # Arrow writes zstd without a sum
+def test_flipped_bytes(tmp_path: Path, ending: str) -> None:
+    data = bytearray(COMPRESS[ending](TEXT))
+    data[len(data) // 2] ^= 0x55
+    with pytest.raises(Damaged, match="damaged within its first"):
+        list(_input(tmp_path, data, name=f"a{ending}").blocks())
 
 
 def test_padding_behind_a_stream_is_no_damage(tmp_path: Path) -> None:
