@@ -42,7 +42,7 @@ _TOKEN = re.compile(
     r"""
       (?P<comment><!--)
     | </?(?P<tag>[a-zA-Z][a-zA-Z0-9]*)(?:[\s/][^<>]{0,1000})?>
-    | (?P<open>\{\{|\[\[|^[ \t:]*\{\||\[(?=(?:https?:|ftp:)?//|mailto:))
+    | (?P<open>\{\{|\[\[|^[ \t:]*\{\|.*|\[(?=(?:https?:|ftp:)?//|mailto:))
     | (?P<close>\}\}|\]\]|^[ \t]*\|\}(?!\})|\])
     | (?P<gap>\n(?=[ \t]*\n|==))
     """,
@@ -116,9 +116,12 @@ class _Flattener:
                 case "tag":
                     position = self._tag(token)
                 case "open" if len(self._frames) < MAX_DEPTH:
-                    self._frames.append(_Frame(token.group().strip(" \t:"), len(self._parts)))
+                    self._frames.append(_Frame(token.group().lstrip(" \t:")[:2], len(self._parts)))
                 case "close":
-                    self._close(token.group().strip(" \t"))
+                    bracket = token.group().strip(" \t")
+                    if bracket == "]]" and self._frames and self._frames[-1].bracket == "[":
+                        bracket, position = "]", position - 1  # [[File:x|[http://x.org label]]]
+                    self._close(bracket)
                 case "gap":
                     self._parts.append("\n")
                     self._give_up(all_of_them=self._text.startswith("==", position))
@@ -175,11 +178,11 @@ class _Flattener:
 
 def _label(content: str) -> str:
     """What is read of `[[content]]`."""
-    target, _, label = content.partition("|")
+    target, bar, label = content.partition("|")
     prefix, colon, _ = target.partition(":")
     if colon and (prefix.strip().lower() in _FILES_AND_CATEGORIES or _OTHER_LANGUAGE.match(target)):
         return ""
-    return label if label.strip() else target.lstrip(": ")
+    return label if bar else target.lstrip(": ")
 
 
 def _lines_in_sections(text: str) -> Iterator[str]:
