@@ -25,11 +25,11 @@ def read_parquet(file: InputFile, rows: Rows) -> Iterator[Document]:
         # No pre-buffering: a row group may be most of the file.
         with parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as table:
             columns = _needed(table.schema_arrow, file, rows)
-            number, num_rows = 0, table.metadata.num_rows
+            number = 0
             for batch in table.iter_batches(ROWS_AT_A_TIME, columns=columns, use_threads=False):
                 yield from _documents(batch, file, rows, num_before=number)
                 number += batch.num_rows
-                file.bytes_read = (file.num_bytes or 0) * number // num_rows
+                file.bytes_read = (file.num_bytes or 0) * number // max(table.metadata.num_rows, 1)
     except (pyarrow.ArrowException, OSError) as error:
         raise Damaged(f"{file.name} cannot be read as Parquet ({_first_line(error)})") from error
 
@@ -69,8 +69,8 @@ def dataset_files(folder: Path) -> Iterator[Path]:
     state = folder / "state.json"
     if not state.is_file():
         raise DataError(
-            f"{folder} is no dataset on disk: it has neither state.json nor dataset_dict.json; save it "
-            "with save_to_disk"
+            f"{folder} is no dataset on disk: it has neither state.json nor dataset_dict.json; save it with "
+            "save_to_disk"
         )
     for entry in _members(state, "_data_files", dict):
         path = _within(folder, str(entry.get("filename")))
@@ -94,7 +94,7 @@ def _members(path: Path, name: str, kind: type) -> list[Any]:
 
 
 def _within(folder: Path, name: str) -> Path:
-    if name != Path(name).name:
+    if name != Path(name).name or name in ("", ".."):
         raise DataError(f"{folder} names {name!r}, which leads out of it; save the dataset again")
     return folder / name
 

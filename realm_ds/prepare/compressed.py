@@ -40,8 +40,8 @@ class InputFile:
 
     @property
     def num_bytes(self) -> int | None:
-        """As it is stored; None where that is not known before it was read."""
-        return None if self.path == STDIN else self.path.stat().st_size
+        """As it is stored; None for stdin and pipes, of which nobody knows."""
+        return self.path.stat().st_size if self.path != STDIN and self.path.is_file() else None
 
     def blocks(self) -> Iterator[bytes]:
         """All of it, decompressed, without a byte order mark. Raises Damaged where it cannot be read further."""

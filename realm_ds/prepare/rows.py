@@ -114,26 +114,25 @@ class Seen:
     def add(self, value: str) -> bool:
         """Whether it was not there before."""
         key = hash(value) & _64_BITS or 1  # Python's own: a digest would cost more than parsing the line did
-        if not self._take(key):
-            return False
-        self._num_taken += 1
-        if 3 * self._num_taken > 2 * len(self._slots):
-            self._grow()
-        return True
-
-    def _take(self, key: int) -> bool:
-        slots, last = self._slots, len(self._slots) - 1
+        slots = self._slots
+        last = len(slots) - 1
         slot = key & last
-        while slots[slot]:
-            if slots[slot] == key:
+        while found := slots[slot]:
+            if found == key:
                 return False
             slot = (slot + 1) & last
         slots[slot] = key
+        self._num_taken += 1
+        if 3 * self._num_taken > 2 * last:
+            self._grow()
         return True
 
     def _grow(self) -> None:
         keys = self._slots
-        self._slots = array("Q", bytes(2 * 8 * len(keys)))
-        for key in keys:
-            if key:
-                self._take(key)
+        slots = self._slots = array("Q", bytes(2 * 8 * len(keys)))
+        last = len(slots) - 1
+        for key in filter(None, keys):
+            slot = key & last
+            while slots[slot]:
+                slot = (slot + 1) & last
+            slots[slot] = key

@@ -194,4 +194,5 @@ def _names(paths: Sequence[Path]) -> list[str]:
     names = ["stdin" if path == STDIN else path.name for path in paths]
     if len(set(names)) == len(names):
         return names
-    return [str(path.relative_to(os.path.commonpath([path.parent for path in paths]))) for path in paths]
+    top = os.path.commonpath([Path(os.path.abspath(path)).parent for path in paths])
+    return [name if path == STDIN else os.path.relpath(path, top) for path, name in zip(paths, names, strict=True)]

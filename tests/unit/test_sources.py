@@ -138,6 +138,28 @@ def test_paths_folders_and_patterns(tmp_path: Path) -> None:
     assert [each.text for each in _read(tmp_path, format="text")[0]] == ["about"]
 
 
+def test_files_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("x/a.jsonl", "y/z/a.jsonl"):
+        _write(tmp_path, name, _jsonl([{"text": name}]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(_jsonl([{"text": "-"}]))))
+    documents, _ = _read("x/a.jsonl", tmp_path / "y")
+    assert [each.id for each in documents] == ["x/a.jsonl:1", "y/z/a.jsonl:1"]
+    documents, _ = _read("x/a.jsonl", "-", tmp_path / "y/z/a.jsonl", format="jsonl")
+    assert [each.id for each in documents] == ["x/a.jsonl:1", "stdin:1", "y/z/a.jsonl:1"]
+
+
+def test_tables_without_a_row(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"text": pyarrow.array([], pyarrow.string())}), tmp_path / "a.parquet")
+    _write(tmp_path, "b.csv", "id,text\n")
+    _write(tmp_path, "c.csv", "")
+    _write(tmp_path, "d.jsonl", "\n")
+    for name in ("a.parquet", "b.csv", "c.csv", "d.jsonl"):
+        documents, source = _read(tmp_path / name)
+        assert not documents
+        assert not source.tally.counts
+
+
 def test_what_a_source_is_known_by(tmp_path: Path) -> None:
     path = _write(tmp_path, "a.jsonl", _jsonl([{"body": "x"}]))
     source = open_source([path], fields=Fields(text="body"))
@@ -349,6 +371,7 @@ def test_damage_stops_the_work_or_is_counted(tmp_path: Path) -> None:
         ("{", "state.json cannot be read as JSON"),
         ("[]", "state.json has no list _data_files"),
         ('{"_data_files": [{"filename": "../../etc/passwd"}]}', "names '../../etc/passwd', which leads out of it"),
+        ('{"_data_files": [{"filename": ".."}]}', "names '..', which leads out of it"),
         ('{"_data_files": [{"filename": "gone.arrow"}]}', r"gone.arrow is not there, but .*state.json names it"),
         ('{"_data_files": [{}], "_indices_data_files": [{}]}', r"selects rows .* call flatten_indices\(\)"),
     ],
