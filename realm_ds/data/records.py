@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from realm_ds.errors import DataError
 
 MAX_TOKEN_ID = 65535
@@ -88,9 +90,9 @@ class Question:
     """What is asked about (capital, currency): groups the majority baseline and the per-field results."""
 
 
-def to_json(record: Passage | Example) -> dict[str, Any]:
-    """The record as JSON holds it; passage_from_json and example_from_json read it back."""
-    return dict(vars(record))
+def record_bytes(record: Passage | Example) -> bytes:
+    """The record as the JSON of a tar member; passage_from_json and example_from_json read it back."""
+    return orjson.dumps(vars(record))
 
 
 def passage_from_json(data: object, *, where: str, max_tokens: int | None = None) -> Passage:

@@ -1,139 +1,166 @@
-"""Sentences and passages: nothing is lost, cut or said twice, and everything fits."""
+"""Passages of documents: no word is lost, everything fits, and wordpieces are those of the text."""
+
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realm_ds.data.records import passage_uid
+from realm_ds.data.records import Passage, passage_uid
 from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
-from realm_ds.errors import DataError
-from realm_ds.prepare.packing import Article, CutPassage, make_passages, split_sentences
+from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.packing import LEAST_TOKENS, divide, make_passages
+from realm_ds.prepare.sentences import clean, split_sentences
 
-WORDS = ["algeria", "borders", "libya", "since", "1962", "and", "desert", "kassaman", "uninhabitability"]
+WORDS = ["algeria", "Borders", "libya,", "since", "1962", "and", "désert;", "kassaman", "uninhabitability", "(oran)"]
+LETTERS = "abé\u0301ñßİŉ 中国。，한국어हिन्दी।العربية؟Ως\u200c\u200d🙂.,;:!?-()[]'\"0 "
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    texts = [" ".join(WORDS) + "., ;: A. B!"] * 3
-    return train_wordpiece(iter(texts), vocab_size=200, folder=tmp_path_factory.mktemp("tokenizer"))
+    texts = [" ".join(WORDS) + "., ;: A. B! 中国한국 हिन्दी العربية é ñ"] * 3
+    return train_wordpiece(iter(texts), vocab_size=260, folder=tmp_path_factory.mktemp("tokenizer"))
 
 
-def article(*sentences: str, title: str = "Algeria: Capital", lead: str = "Algeria, capital.") -> Article:
-    return Article(title=title, article="Algeria", lead=lead, sentences=sentences)
+def document(text: str, *, title: str = "Algeria") -> Document:
+    return Document(id="dz", title=title, text=text, where="a:1")
 
 
-def limit(tokenizer: Tokenizer, of: Article, *, room: int) -> int:
-    """max_tokens that leave `room` wordpieces to the sentences."""
-    return 3 + len(tokenizer.encode(of.title)) + len(tokenizer.encode(of.lead)) + room
+def passages_of(tokenizer: Tokenizer, *documents: Document, max_tokens: int = 64) -> tuple[list[Passage], Tally]:
+    tally = Tally()
+    return list(make_passages(documents, tokenizer, max_tokens=max_tokens, tally=tally)), tally
 
 
-def cut(tokenizer: Tokenizer, *articles: Article, max_tokens: int) -> list[CutPassage]:
-    return list(make_passages(articles, tokenizer, max_tokens=max_tokens))
+def check(tokenizer: Tokenizer, passage: Passage, *, max_tokens: int) -> None:
+    assert 3 + len(passage.title_ids) + len(passage.body_ids) <= max_tokens
+    assert list(passage.title_ids) == tokenizer.encode(passage.title)
+    assert list(passage.body_ids) == tokenizer.encode(passage.text)
+    assert passage.uid == passage_uid(passage.title, passage.text)
+    starts, ends = zip(*passage.sentences, strict=True)
+    assert (0, *ends) == (*starts, len(passage.body_ids))
+    assert all(start < end for start, end in passage.sentences)
 
 
-@pytest.mark.parametrize(
-    ("text", "sentences"),
-    [
-        ("One came. Two went! Why? Nobody knew.", ["One came.", "Two went!", "Why?", "Nobody knew."]),
-        ("In the 3rd century B.C. Rome rose. It fell.", ["In the 3rd century B.C. Rome rose.", "It fell."]),
-        ("Donald J. Trump met Dr. Smith of the U.S. Senate.", ["Donald J. Trump met Dr. Smith of the U.S. Senate."]),
-        ("It grew 3.5 percent. (See below.) Then", ["It grew 3.5 percent.", "(See below.)", "Then"]),
-        ('He said "no." She left.', ['He said "no."', "She left."]),
-        ("a heading\na line, 5 m. high", ["a heading", "a line, 5 m. high"]),
-        (" \n ", []),
-    ],
+sentence_lists = st.lists(
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(lambda words: f"{' '.join(words).capitalize()}."),
+    min_size=1,
+    max_size=20,
 )
-def test_sentences(text: str, sentences: list[str]) -> None:
-    assert split_sentences(text) == sentences
 
 
 @settings(max_examples=60)
-@given(
-    sentences=st.lists(
-        st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(lambda words: " ".join(words) + "."),
-        min_size=1,
-        max_size=12,
-    ),
-    max_tokens=st.integers(60, 130),
-)
-def test_passages_hold_every_sentence_in_order_and_fit(
-    tokenizer: Tokenizer, sentences: list[str], max_tokens: int
-) -> None:
-    cuts = cut(tokenizer, article(*sentences, lead=""), max_tokens=max_tokens)
-    texts = [part.passage.text for part in cuts]
-    packed = list(dict.fromkeys(brute_force(tokenizer, sentences, room=max_tokens - 3 - title_tokens(tokenizer))))
-    assert texts == packed
-    for part in cuts:
-        passage = part.passage
-        assert 3 + len(passage.title_ids) + len(passage.body_ids) <= max_tokens
-        assert list(passage.body_ids) == tokenizer.encode(passage.text)
-        assert passage.uid == passage_uid(passage.title, passage.text)
-        found = [list(passage.body_ids[start:end]) for start, end in passage.sentences]
-        assert found == [tokenizer.encode(sentence) for sentence in part.sentences]
-
-
-def title_tokens(tokenizer: Tokenizer) -> int:
-    return len(tokenizer.encode("Algeria: Capital"))
-
-
-def brute_force(tokenizer: Tokenizer, sentences: list[str], *, room: int) -> list[str]:
-    texts: list[str] = []
+@given(sentences=sentence_lists, max_tokens=st.integers(110, 140))
+def test_packed_as_the_original_does(tokenizer: Tokenizer, sentences: list[str], max_tokens: int) -> None:
+    passages, tally = passages_of(tokenizer, document(" ".join(sentences)), max_tokens=max_tokens)
+    expected: list[str] = []
     for sentence in sentences:
-        longer = f"{texts[-1]} {sentence}" if texts else ""
-        if texts and len(tokenizer.encode(longer)) <= room:
-            texts[-1] = longer
+        longer = f"{expected[-1]} {sentence}" if expected else ""
+        if expected and 3 + len(tokenizer.encode("Algeria")) + len(tokenizer.encode(longer)) <= max_tokens:
+            expected[-1] = longer
         else:
-            texts.append(sentence)
-    return texts
+            expected.append(sentence)
+    assert [passage.text for passage in passages] == expected
+    assert tally.counts == {"documents": 1}
+    for passage in passages:
+        check(tokenizer, passage, max_tokens=max_tokens)
+        assert len(passage.sentences) == len(split_sentences(passage.text))
+        assert passage.article == "dz"
 
 
-def test_the_lead_opens_every_passage_and_belongs_to_its_first_sentence(tokenizer: Tokenizer) -> None:
-    two = article("algeria borders libya.", "since 1962 desert.")
-    cuts = cut(tokenizer, two, max_tokens=limit(tokenizer, two, room=7))
-    assert [part.passage.text for part in cuts] == [
-        "Algeria, capital. algeria borders libya.",
-        "Algeria, capital. since 1962 desert.",
+@settings(max_examples=300)
+@given(
+    text=st.text(st.sampled_from(LETTERS) | st.characters(codec="utf-8"), max_size=120).map(lambda text: text * 3),
+    title=st.text(st.sampled_from(LETTERS), max_size=40),
+    max_tokens=st.integers(LEAST_TOKENS, 60),
+)
+def test_any_text_fits_and_its_wordpieces_are_its_own(
+    tokenizer: Tokenizer, text: str, title: str, max_tokens: int
+) -> None:
+    passages, _ = passages_of(tokenizer, document(text, title=title), max_tokens=max_tokens)
+    for passage in passages:
+        check(tokenizer, passage, max_tokens=max_tokens)
+    found = [token for passage in passages for token in passage.body_ids]
+    whole = [
+        token
+        for sentence in split_sentences(clean(text, tally=Tally(), where=""))
+        for token in tokenizer.encode(sentence)
     ]
-    assert all(len(part.passage.sentences) == 1 for part in cuts)
+    if max_tokens >= 50:  # no word of these has more wordpieces than fit
+        assert found == whole
 
 
-def test_the_same_title_and_text_come_once(tokenizer: Tokenizer) -> None:
-    assert len(cut(tokenizer, article("desert."), article("desert."), max_tokens=60)) == 1
-    assert len(cut(tokenizer, article("desert."), article("desert.", title="Libya"), max_tokens=60)) == 2
+@given(words=st.lists(st.sampled_from(WORDS), max_size=120), room=st.integers(12, 40))
+def test_pieces_of_a_long_sentence(tokenizer: Tokenizer, words: list[str], room: int) -> None:
+    text = " ".join(words)
+    pieces = list(divide(text, tokenizer, room=room))
+    assert " ".join(piece for piece, _ in pieces) == text
+    assert all(ids == tokenizer.encode(piece) and len(ids) <= room for piece, ids in pieces)
 
 
-def test_an_over_long_sentence_is_divided_at_its_clauses(tokenizer: Tokenizer) -> None:
-    long = article("algeria borders libya, desert and kassaman; since 1962 desert.")
-    cuts = cut(tokenizer, long, max_tokens=limit(tokenizer, long, room=10))
-    assert [part.passage.text for part in cuts] == [
-        "Algeria, capital. algeria borders libya, desert and kassaman.",
-        "Algeria, capital. since 1962 desert.",
-    ]
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("since 1962 and since 1962; and since, 1962 and", ["since 1962 and since 1962;", "and since, 1962 and"]),
+        ("since 1962 and since, 1962 and since, 1962", ["since 1962 and since,", "1962 and since, 1962"]),
+        ("since 1962 since 1962 (oran since 1962 oran)", ["since 1962 since 1962", "(oran since 1962 oran)"]),
+        ("since 1962 since 1962 and since 1962 since 1962", ["since 1962 since 1962", "and since 1962 since 1962"]),
+        ("since 1962 since 1962 since 1962 since 1962 since", ["since 1962 since 1962 since 1962 since 1962", "since"]),
+        ("中国中国中国中国中国", ["中国中国中国中国", "中国"]),
+    ],
+)
+def test_where_a_long_sentence_is_divided(tokenizer: Tokenizer, text: str, pieces: list[str]) -> None:
+    assert [piece for piece, _ in divide(text, tokenizer, room=8)] == pieces
 
 
-def test_brackets_are_kept_whole_where_they_can_be(tokenizer: Tokenizer) -> None:
-    long = article("algeria, libya (desert, kassaman), 1962", lead="")
-    cuts = cut(tokenizer, long, max_tokens=limit(tokenizer, long, room=8))
-    assert [part.passage.text for part in cuts] == ["algeria.", "libya (desert, kassaman).", "1962."]
+def test_a_word_longer_than_a_passage_is_divided_within(tokenizer: Tokenizer) -> None:
+    word = "blyn" * 15
+    assert len(tokenizer.encode(word)) > 29
+    passages, _ = passages_of(tokenizer, document(f"since {word} 1962", title=""), max_tokens=32)
+    assert "".join(passage.text for passage in passages).replace(" ", "") == f"since{word}1962"
+    for passage in passages:
+        check(tokenizer, passage, max_tokens=32)
 
 
-def test_a_clause_with_nowhere_to_divide_it(tokenizer: Tokenizer) -> None:
-    long = article("uninhabitability " * 12)
-    with pytest.raises(
-        DataError, match="'Algeria: Capital': 'uninhab.* nowhere to divide it.*raise the passage length"
-    ):
-        cut(tokenizer, long, max_tokens=limit(tokenizer, long, room=11))
+def test_a_title_takes_no_more_than_half(tokenizer: Tokenizer) -> None:
+    passages, tally = passages_of(tokenizer, document("since 1962", title="algeria \n\0" * 60), max_tokens=35)
+    check(tokenizer, passages[0], max_tokens=35)
+    assert passages[0].title.split() == ["algeria"] * (16 // len(tokenizer.encode("algeria")))
+    assert tally.counts["titles cut"] == 1
+    assert tally.first["titles cut"] == "a:1"
 
 
-def test_too_long_clauses_can_be_counted_instead(tokenizer: Tokenizer) -> None:
-    complaints: list[DataError] = []
-    long = article("uninhabitability " * 12, "desert.")
-    max_tokens = limit(tokenizer, long, room=11)
-    cuts = list(make_passages([long], tokenizer, max_tokens=max_tokens, too_long=complaints.append))
-    assert [part.passage.text for part in cuts] == ["Algeria, capital. desert."]
-    assert len(complaints) == 1
+def test_passages_cross_no_documents_and_empty_ones_are_counted(tokenizer: Tokenizer) -> None:
+    texts = ["since 1962", " \n ", "", "\u0301 \0", "since"]
+    passages, tally = passages_of(tokenizer, *(document(text) for text in texts))
+    assert [passage.text for passage in passages] == ["since 1962", "since"]
+    assert tally.counts == {"documents": 2, "documents without text": 3, "control characters left out": 1}
 
 
-def test_an_article_of_nothing(tokenizer: Tokenizer) -> None:
-    with pytest.raises(DataError, match="article 'Algeria: Capital' has no text, it would be a passage of nothing"):
-        cut(tokenizer, article(), max_tokens=40)
+def test_documents_that_are_equal_are_two(tokenizer: Tokenizer) -> None:
+    same = document("since 1962")
+    assert len(passages_of(tokenizer, same, same, document("since 1962"))[0]) == 3
+
+
+@pytest.mark.parametrize("unit", ["since ", "中", "blyn", "a.b;"])
+def test_a_line_without_end_is_encoded_in_parts(
+    tokenizer: Tokenizer, unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    encode_all, encode_with_words = tokenizer.encode_all, tokenizer.encode_with_words
+
+    def watch_all(texts: Sequence[str]) -> list[list[int]]:
+        assert max(map(len, texts)) <= 20_000
+        sizes.append(sum(map(len, texts)))
+        return encode_all(texts)
+
+    def watch_one(text: str) -> tuple[list[int], list[tuple[int, int]], list[int | None]]:
+        sizes.append(len(text))
+        return encode_with_words(text)
+
+    monkeypatch.setattr(tokenizer, "encode_all", watch_all)
+    monkeypatch.setattr(tokenizer, "encode_with_words", watch_one)
+    length = 250_000
+    passages, _ = passages_of(tokenizer, document(unit * (length // len(unit))), max_tokens=288)
+    assert max(sizes) <= 220_000
+    assert sum(sizes) <= 2 * length + 100  # linear: all of it twice at most
+    assert sum(len(passage.text.replace(" ", "")) for passage in passages) == length // len(unit) * len(unit.strip())
