@@ -266,6 +266,14 @@ def test_bad_record_is_named(folder: Path, tmp_path: Path) -> None:
         list(open_shards(folder, kind="corpus", fingerprint=None).passages(max_tokens=7))
 
 
+def test_record_that_is_no_json_is_named(folder: Path) -> None:
+    path = folder / "shard-00001.tar"
+    path.write_bytes(path.read_bytes().replace(b'{"uid":5', b'["uid":5'))
+    corpus = open_shards(folder, kind="corpus", fingerprint=None)
+    with pytest.raises(DataError, match="shard-00001.tar, record 000000004: not JSON .*; copy the file again or write"):
+        list(corpus.passages(verify=False))
+
+
 def test_range_outside_the_corpus(folder: Path) -> None:
     corpus = open_shards(folder, kind="corpus", fingerprint=None)
     with pytest.raises(DataError, match="corpus: records 0 to 8 of 7"):

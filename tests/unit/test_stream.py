@@ -11,12 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realm_ds.config.schema import DataConfig
 from realm_ds.data.chance import happens, permutation, pick
 from realm_ds.data.order import Order
 from realm_ds.data.places import Place
 from realm_ds.data.redeal import Interval, StreamState
 from realm_ds.data.shards import open_shards, write_shards
-from realm_ds.data.stream import ExampleStream, MemoryStream, PassageStream, RecordStream, grouped_order
+from realm_ds.data.stream import (
+    SHUFFLE_RECORDS,
+    SHUFFLE_SHARDS,
+    ExampleStream,
+    MemoryStream,
+    PassageStream,
+    RecordStream,
+    grouped_order,
+)
 from realm_ds.errors import DataError
 from tests.support.records import make_example, make_passage, write_corpus
 from tests.support.streams import Tracked, stream_of
@@ -185,6 +194,11 @@ def test_epoch_of_a_record() -> None:
     stream = stream_of(Tracked([2, 1]))
     states = [state for _, state in itertools.islice(stream, 4)]
     assert [(state.epoch, state.position) for state in states] == [(0, 1), (0, 2), (0, 3), (1, 1)]
+
+
+def test_what_config_and_streams_take_unless_told_is_the_same() -> None:
+    defaults = {name: field.default for name, field in DataConfig.model_fields.items()}
+    assert (defaults["shuffle_shards"], defaults["shuffle_records"]) == (SHUFFLE_SHARDS, SHUFFLE_RECORDS)
 
 
 def test_more_readers_than_records() -> None:
