@@ -16,7 +16,7 @@ from realm_ds.bench.measure import alternate
 from realm_ds.bench.processes import write_progress
 from realm_ds.bench.search_jobs import batch_of
 from realm_ds.data.records import SpecialIds
-from realm_ds.data.shards import open_manifest
+from realm_ds.data.shards import open_shards
 from realm_ds.errors import DataError, IndexFault
 from realm_ds.index.passages import PassageShard, load_shard
 
@@ -73,10 +73,9 @@ def _corpus(options: Options) -> tuple[PassageShard, SpecialIds, int]:
     from realm_ds.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(Path(options["tokenizer"]))
-    folder = Path(options["corpus"])
-    manifest = open_manifest(folder, kind="corpus", fingerprint=tokenizer.fingerprint)
-    num_shards = max(1, manifest.count // options["passages"])
-    passages = load_shard(folder, manifest, shard_rank=0, num_shards=num_shards)
+    corpus = open_shards(options["corpus"], kind="corpus", fingerprint=tokenizer.fingerprint)
+    num_shards = max(1, corpus.count // options["passages"])
+    passages = load_shard(corpus, shard_rank=0, num_shards=num_shards)
     return passages, tokenizer.special, tokenizer.vocab_size
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from realm_ds.config.deepspeed import is_packaged_name
 from realm_ds.config.fields import field_of, help_of, is_path, may_be_name, nearest, section_of
+from realm_ds.config.places import is_elsewhere
 from realm_ds.config.recipes import recipe_names, recipe_path
 from realm_ds.config.schema import RealmConfig
 from realm_ds.errors import ConfigError
@@ -207,6 +208,8 @@ def _is_name(key: Key, value: str, path: Path) -> bool:
     """Whether a setting that may be a path is a name instead: no folder makes that absolute."""
     if key == ("runtime", "deepspeed"):
         return is_packaged_name(value)
+    if key[0] == "data":
+        return may_be_name(key) and is_elsewhere(value)
     return may_be_name(key) and HUB_NAME.fullmatch(value) is not None and not path.exists()
 
 

@@ -7,23 +7,35 @@ the index is index.py's, reading files and overrides is load.py's business.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from realm_ds.config.base import Count, Probability, Rate, Seconds, Section, Steps, TrackerName
 from realm_ds.config.index import IndexConfig, RefreshConfig
+from realm_ds.config.places import checked_place
 from realm_ds.config.stages import EvaluateConfig, IctConfig, PretrainConfig, QaConfig
 from realm_ds.errors import ConfigError
 
 
 class DataConfig(Section):
-    """Where the shards are, and how long sequences may be (wordpieces, special tokens included)."""
+    """Where the shards are, how they are shuffled, and how long sequences may be (wordpieces, special tokens included).
 
-    corpus: Path
-    """Folder of corpus tar shards (Z): the passages that are indexed."""
-    pretrain: Path | None = None
-    """Folder of pre-training tar shards (X): sentences with salient spans."""
-    held_out: Path | None = None
-    """Folder of pre-training tar shards that are never trained on: what section evaluate measures."""
+    A folder of tar shards may be one here, a URL (s3://bucket/corpus, gs://, https://), or a command that writes a file
+    of it to its output, with {name} for the file's name: "pipe:ssh host cat /data/corpus/{name}".
+    """
+
+    corpus: Path | str
+    """Folder of corpus tar shards (Z), here or elsewhere: the passages that are indexed."""
+    pretrain: Path | str | None = None
+    """Folder of pre-training tar shards (X), here or elsewhere: sentences with salient spans."""
+    held_out: Path | str | None = None
+    """Folder of pre-training tar shards that are never trained on, here or elsewhere: what section evaluate
+    measures."""
+    shuffle_shards: Count = 16
+    """Tar shards that are read side by side, a slice of each at a time: more of them mix articles that stand far apart,
+    fewer are opened by fewer trainers at once."""
+    shuffle_records: Count = 8192
+    """Records that are shuffled together. A trainer holds twice as many in memory, some 2 KB each, since the next are
+    read while it trains."""
     tokenizer: Path
     """Folder of a transformers WordPiece tokenizer, the one the shards were made with."""
     query_tokens: Count = 96
@@ -33,8 +45,13 @@ class DataConfig(Section):
     max_masks: Count = 10
     """Masked wordpieces of one example that count in the loss; spans of more are masked but not scored beyond this."""
 
+    @field_validator("corpus", "pretrain", "held_out")
+    @classmethod
+    def command_takes_a_name(cls, place: Path | str | None) -> Path | str | None:
+        return checked_place(place)
+
     @property
-    def pretrain_folder(self) -> Path:
+    def pretrain_place(self) -> Path | str:
         """`pretrain`, which has no default. Raises ConfigError if it is not set."""
         if self.pretrain is None:
             raise ConfigError("data.pretrain is not set: name the folder of pre-training tar shards (X)")

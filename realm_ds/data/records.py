@@ -4,8 +4,10 @@ Files and folders of records are shards.py's business.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -95,6 +97,24 @@ def record_bytes(record: Passage | Example) -> bytes:
     return orjson.dumps(vars(record))
 
 
+def parse(data: bytes, *, where: str) -> object:
+    """The JSON value of a record. Raises DataError, also where it is nested absurdly deep."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error}); copy the file again or write the shards again") from error
+
+
+# Quotes within a string of JSON are escaped, so these stand nowhere but where the member has its name.
+_ARTICLE = re.compile(rb'"article"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+def article_bytes(data: bytes) -> bytes:
+    """The article of a passage's JSON as it stands there, without parsing the rest: to tell articles apart."""
+    found = _ARTICLE.search(data)
+    return found[1] if found else b""
+
+
 def passage_from_json(data: object, *, where: str, max_tokens: int | None = None) -> Passage:
     """The passage, checked; `max_tokens` is the most that [CLS] title [SEP] body [SEP] may have."""
     members = _Members(data, where=where)
@@ -152,7 +172,7 @@ class _Members:
 
     def text(self, name: str) -> str:
         value = self._member(name)
-        if not isinstance(value, str):
+        if type(value) is not str:
             raise self._wrong(name, value, wanted="a string")
         return value
 
@@ -164,35 +184,49 @@ class _Members:
 
     def token_ids(self, name: str) -> tuple[int, ...]:
         value = self._member(name)
-        # set, min and max, and not a loop: this runs once for every wordpiece of the corpus.
-        if not isinstance(value, list) or not set(map(type, value)) <= {int}:
+        # Calls that loop in C, and no loop here: this runs once for every wordpiece of the corpus.
+        if type(value) is not list or not set(map(type, value)) <= {int}:
             raise self._wrong(name, value, wanted="a list of integers")
-        if value and (min(value) < 0 or max(value) > MAX_TOKEN_ID):
-            raise self._wrong(name, value, wanted=f"a list of token ids from 0 to {MAX_TOKEN_ID}")
-        return tuple(map(_INTS.__getitem__, value))
+        try:
+            if min(value, default=0) >= 0:
+                return itemgetter(0, 0, *value)(_INTS)[2:]  # of fewer than two, itemgetter makes no tuple
+        except IndexError:
+            pass
+        raise self._wrong(name, value, wanted=f"a list of token ids from 0 to {MAX_TOKEN_ID}")
 
     def ranges(self, name: str, *, of: str, length: int) -> tuple[tuple[int, int], ...]:
         """Ranges of the list `of` with its length: in order, apart, none empty."""
         value = self._member(name)
+        if type(value) is list and (ranges := _ranges(value, length=length)) is not None:
+            return ranges
         wanted = f"a list of [start, end] ranges of the {length} {of}, ascending, apart and not empty"
-        if not isinstance(value, list):
-            raise self._wrong(name, value, wanted=wanted)
-        last_end = 0
-        for pair in value:
-            if not isinstance(pair, list) or len(pair) != 2 or not set(map(type, pair)) <= {int}:
-                raise self._wrong(name, value, wanted=wanted)
-            if not last_end <= pair[0] < pair[1] <= length:
-                raise self._wrong(name, value, wanted=wanted)
-            last_end = pair[1]
-        return tuple((start, end) for start, end in value)
+        raise self._wrong(name, value, wanted=wanted)
 
     def _member(self, name: str) -> Any:
-        if name not in self._data:
-            raise DataError(f"{self._where}: {name} is missing; write the shards again with this version of realm-ds")
-        return self._data[name]
+        try:
+            return self._data[name]
+        except KeyError:
+            raise DataError(
+                f"{self._where}: {name} is missing; write the shards again with this version of realm-ds"
+            ) from None
 
     def _wrong(self, name: str, value: object, *, wanted: str) -> DataError:
         return DataError(f"{self._where}: {name} is {_kind(value)}, not {wanted}; write the shards again")
+
+
+def _ranges(value: list[Any], *, length: int) -> tuple[tuple[int, int], ...] | None:
+    """The ranges, or None if any of them is none or not where it may be."""
+    found = []
+    last_end = 0
+    for pair in value:
+        if type(pair) is not list or len(pair) != 2:
+            return None
+        start, end = pair
+        if type(start) is not int or type(end) is not int or not last_end <= start < end <= length:
+            return None
+        found.append((start, end))
+        last_end = end
+    return tuple(found)
 
 
 def _kind(value: object) -> str:

@@ -1,4 +1,5 @@
-"""Folders of tar shards with their manifest: check and read them. shard_writer.py writes them, stream.py orders them.
+"""Folders of tar shards with their manifest: check and read them. shard_writer.py writes them, stream.py orders them,
+places.py knows where they may be.
 
 A folder holds `shard-00000.tar`, `shard-00001.tar`, ... and `manifest.json`. A shard is an ordinary tar file with one
 `NUMBER.json` member a record, numbered through the whole folder, so `wds.WebDataset` opens it and `tar tf` shows it.
@@ -6,20 +7,24 @@ The manifest is removed first and written last: a folder whose writing was cut s
 """
 
 import hashlib
+import itertools
 import json
-import re
-import tarfile
+import os
+import shutil
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from realm_ds.data.records import Passage, passage_from_json
+from realm_ds.data.places import MANIFEST, SHARD_NAME, Place
+from realm_ds.data.records import Example, Passage, example_from_json, parse, passage_from_json
+from realm_ds.data.tar_reader import TarReader
 from realm_ds.errors import ConfigError, DataError
 
 Kind = Literal["corpus", "pretrain"]
-MANIFEST = "manifest.json"
-SHARD_NAME = re.compile(r"shard-\d{5,}\.tar")
 FORMAT = 3
 """Of manifest and records; a reader refuses another number."""
 
@@ -55,24 +60,113 @@ class Manifest:
         return hashlib.sha256(_json_bytes(asdict(self))).hexdigest()
 
 
-def open_manifest(folder: Path, *, kind: Kind, fingerprint: str | None) -> Manifest:
-    """The manifest of the folder, checked: kind, tokenizer (unless None), and every shard is there in full size."""
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise DataError(f"no folder {folder} of {kind} tar shards: run realm-ds prepare, or mend the path")
-    manifest = _read_manifest(path)
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """A folder of tar shards, here or elsewhere, with what its manifest says."""
+
+    place: Place
+    manifest: Manifest
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+    @property
+    def count(self) -> int:
+        """Records in all."""
+        return self.manifest.count
+
+    @property
+    def digest(self) -> str:
+        """Of the manifest, and so of every record."""
+        return self.manifest.digest
+
+    @cached_property
+    def firsts(self) -> tuple[int, ...]:
+        """The number of the first record of each tar shard."""
+        return tuple(itertools.accumulate((entry.count for entry in self.manifest.shards[:-1]), initial=0))
+
+    @cached_property
+    def _files(self) -> tuple[str, ...]:
+        """What people call each tar shard."""
+        return tuple(self.place.where(entry.name) for entry in self.manifest.shards)
+
+    def where(self, record: int) -> str:
+        """What people call a record."""
+        return f"{self._files[bisect_right(self.firsts, record) - 1]}, record {record:09d}"
+
+    def open(self, shard: int, *, verify: bool = True) -> TarReader:
+        """A tar shard, to be read from its first record on. `verify` holds its bytes against the manifest: before any
+        is read if it is here, and as they come if it is elsewhere, so that what is wrong shows at its end."""
+        entry = self.manifest.shards[shard]
+        if verify and self.place.folder is not None:
+            verify_shard(self.place.folder, entry)
+        return TarReader(
+            self.place.open(entry.name),
+            where=self._files[shard],
+            first=self.firsts[shard],
+            count=entry.count,
+            num_bytes=entry.num_bytes,
+            sha256=entry.sha256 if verify and self.place.folder is None else None,
+        )
+
+    def records(self, start: int, stop: int, *, verify: bool = True) -> Iterator[bytes]:
+        """Records start..stop-1 of all in manifest order, as JSON; reads only the tar shards that hold them."""
+        if not 0 <= start <= stop <= self.count:
+            raise DataError(f"{self}: records {start} to {stop} of {self.count}; write the shards again")
+        for shard, (first, entry) in enumerate(zip(self.firsts, self.manifest.shards, strict=True)):
+            low, high = max(start - first, 0), min(stop - first, entry.count)
+            if low >= high:
+                continue
+            with self.open(shard, verify=verify) as reader:
+                reader.skip(low)
+                for _ in range(low, high):
+                    yield reader.next()
+                if verify:
+                    reader.skip(entry.count - high)
+
+    def passages(
+        self, start: int = 0, stop: int | None = None, *, max_tokens: int | None = None, verify: bool = True
+    ) -> Iterator[Passage]:
+        """Passages start..stop-1 of a corpus, all from `start` on if `stop` is None, in manifest order."""
+        stop = self.count if stop is None else stop
+        for number, data in enumerate(self.records(start, stop, verify=verify), start):
+            where = self.where(number)
+            yield passage_from_json(parse(data, where=where), where=where, max_tokens=max_tokens)
+
+    def examples(self, start: int = 0, stop: int | None = None, *, verify: bool = True) -> Iterator[Example]:
+        """Likewise of pre-training shards."""
+        stop = self.count if stop is None else stop
+        for number, data in enumerate(self.records(start, stop, verify=verify), start):
+            where = self.where(number)
+            yield example_from_json(parse(data, where=where), where=where)
+
+    def copy_to(self, folder: Path) -> None:
+        """The same folder of shards here, checked; by hard links where it can be. Raises DataError or OSError."""
+        folder.mkdir(parents=True)
+        for name in (MANIFEST, *(entry.name for entry in self.manifest.shards)):
+            _link_or_copy(self.place, name, folder / name)
+        for entry in self.manifest.shards:
+            verify_shard(folder, entry)
+
+
+def open_shards(place: Path | str, *, kind: Kind, fingerprint: str | None) -> Shards:
+    """The shards of a place, their manifest checked: kind, tokenizer (unless None), and, of a folder on this machine,
+    that every shard is there in full size."""
+    shards = Shards(place=Place(place), manifest=_read_manifest(Place(place), kind=kind))
+    manifest, where = shards.manifest, shards.place.where(MANIFEST)
     if manifest.kind != kind:
-        raise DataError(f"{path}: holds {manifest.kind} shards, not {kind} shards; name a folder of {kind} shards")
+        raise DataError(f"{where}: holds {manifest.kind} shards, not {kind} shards; name a folder of {kind} shards")
     if manifest.count == 0 or not manifest.shards:
-        raise DataError(f"{path}: the {kind} is empty (0 records); write it again from a source that has text")
+        raise DataError(f"{where}: the {kind} is empty (0 records); write it again from a source that has text")
     if fingerprint is not None and manifest.tokenizer_fingerprint != fingerprint:
         raise DataError(
-            f"{path}: made with tokenizer {manifest.tokenizer_fingerprint[:12]}, but data.tokenizer is "
+            f"{where}: made with tokenizer {manifest.tokenizer_fingerprint[:12]}, but data.tokenizer is "
             f"{fingerprint[:12]}; use the tokenizer it was made with, or write the shards again"
         )
-    for entry in manifest.shards:
-        _check_size(folder / entry.name, entry)
-    return manifest
+    if shards.place.folder is not None:
+        for entry in manifest.shards:
+            _check_size(shards.place.folder / entry.name, entry)
+    return shards
 
 
 def verify_shard(folder: Path, entry: ShardEntry) -> None:
@@ -91,60 +185,6 @@ def verify_shard(folder: Path, entry: ShardEntry) -> None:
         )
 
 
-def read_shard(path: Path, *, count: int | None = None) -> Iterator[tuple[str, Any]]:
-    """(key, JSON value) of every record of a tar shard; `count`, when given, is how many there must be."""
-    # Here because webdataset imports torch, which writing shards and reading manifests can do without. Its own shard
-    # lists and gopen are not used: they split by RANK and run "pipe:" commands.
-    from webdataset.tariterators import group_by_keys, tar_file_expander
-
-    remedy = "copy the file again or write the shards again"
-    num_read = 0
-    try:
-        with path.open("rb") as handle:
-            for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": handle}])):
-                key = sample["__key__"]
-                if "json" not in sample:
-                    raise DataError(f"{path}: member {key} is not a .json record; write the shards again")
-                yield key, json.loads(sample["json"])
-                num_read += 1
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {remedy}") from error
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: not a whole tar file ({error.args[0]}) after {num_read} records; {remedy}") from error
-    except ValueError as error:  # of JSON, of UTF-8, and of group_by_keys when a member comes twice
-        reason = getattr(error, "reason", error.args[0])
-        raise DataError(f"{path}: record {num_read} cannot be read ({reason}); {remedy}") from error
-    # tarfile takes a damaged header for the end of the archive, without a word.
-    if count is not None and num_read != count:
-        raise DataError(f"{path}: ends after {num_read} of {count} records; {remedy}")
-
-
-def read_passages(
-    folder: Path,
-    manifest: Manifest,
-    start: int,
-    stop: int,
-    *,
-    max_tokens: int | None = None,
-    verify: bool = True,
-) -> Iterator[Passage]:
-    """Passages start..stop-1 of the whole corpus, in manifest order; reads only the shards that hold them."""
-    if not 0 <= start <= stop <= manifest.count:
-        raise DataError(f"{folder}: passages {start} to {stop} of a corpus of {manifest.count}; write the shards again")
-    first = 0
-    for entry in manifest.shards:
-        low, high = max(start - first, 0), min(stop - first, entry.count)
-        first += entry.count
-        if low >= high:
-            continue
-        if verify:
-            verify_shard(folder, entry)
-        path = folder / entry.name
-        for number, (key, data) in enumerate(read_shard(path, count=entry.count)):
-            if low <= number < high:
-                yield passage_from_json(data, where=f"{path}, record {key}", max_tokens=max_tokens)
-
-
 def passage_range(total: int, shard: int, num_shards: int, *, setting: str = "index.num_shards") -> tuple[int, int]:
     """Start and stop of the passages of one of `num_shards` index ranks: contiguous, sizes at most 1 apart.
 
@@ -157,12 +197,15 @@ def passage_range(total: int, shard: int, num_shards: int, *, setting: str = "in
     return total * shard // num_shards, total * (shard + 1) // num_shards
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_manifest(place: Place, *, kind: Kind) -> Manifest:
+    path = place.where(MANIFEST)
+    if place.folder is not None and not place.folder.is_dir():
+        raise DataError(f"no folder {place} of {kind} tar shards: run realm-ds prepare, or mend the path")
+    if place.folder is not None and not (place.folder / MANIFEST).exists():
+        raise DataError(f"no {path}: the folder was not written to its end; run realm-ds prepare again")
     try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"no {path}: the folder was not written to its end; run realm-ds prepare again") from error
-    except (OSError, ValueError) as error:
+        data = json.loads(place.read(MANIFEST))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}); write the shards again") from error
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
@@ -180,6 +223,16 @@ def _read_manifest(path: Path) -> Manifest:
     if total != manifest.count:
         raise DataError(f"{path}: count is {manifest.count}, but its shards hold {total}; write the shards again")
     return manifest
+
+
+def _link_or_copy(place: Place, name: str, target: Path) -> None:
+    """Tar shards are never rewritten in place, so a hard link is a copy that costs nothing."""
+    if place.folder is not None:
+        with suppress(OSError):
+            os.link(place.folder / name, target)
+            return
+    with place.open(name) as source, target.open("wb") as copy:
+        shutil.copyfileobj(source, copy)
 
 
 def _check_size(path: Path, entry: ShardEntry) -> None:

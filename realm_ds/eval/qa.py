@@ -8,7 +8,6 @@ Shapes: B questions, K passages read for each, R pairs of a question and a passa
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from realm_ds.data.answer_spans import span_text
 from realm_ds.data.batches import Ids, Tokens, length_buckets, passage_batch
 from realm_ds.data.chance import pick
 from realm_ds.data.records import Passage, Question, SpecialIds
-from realm_ds.data.shards import Manifest
+from realm_ds.data.shards import Shards
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.eval.answers import exact_match, holds_answer, normalise, token_f1
 from realm_ds.eval.corpus import CorpusIndex, embed_queries, passages_at, tensors
@@ -108,8 +107,7 @@ def answer_questions(
     questions: Sequence[Question],
     corpus: CorpusIndex,
     *,
-    folder: Path,
-    manifest: Manifest,
+    shards: Shards,
     tokenizer: Tokenizer,
     sizes: ReadingSizes,
     majority: Mapping[str, str],
@@ -136,7 +134,7 @@ def answer_questions(
         model, ids, random_BK, np.zeros(random_BK.shape, dtype=np.float32), corpus, special=special, sizes=sizes
     )
     places = {prediction.place for prediction in (*found, *blind)} | set(hits.places_BK.ravel().tolist())
-    passages = passages_at(folder, manifest, places)
+    passages = passages_at(shards, places)
     return [
         _row(
             question,

@@ -5,25 +5,21 @@ Shapes: N passages of the shard, B queries, K hits per query, H passages asked f
 
 from array import array
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
 from realm_ds.data.records import Passage, article_id
-from realm_ds.data.shards import Manifest, passage_range, read_passages
+from realm_ds.data.shards import Shards, passage_range
 from realm_ds.errors import DataError
 
 
-def load_shard(
-    folder: Path, manifest: Manifest, *, shard_rank: int, num_shards: int, max_tokens: int | None = None
-) -> "PassageShard":
+def load_shard(corpus: Shards, *, shard_rank: int, num_shards: int, max_tokens: int | None = None) -> "PassageShard":
     """The passages of one of `num_shards` equal parts of the corpus; ConfigError if there are too few for that.
 
     DataError for a passage of more than `max_tokens`, special tokens included: its end would be lost in silence.
     """
-    start, stop = passage_range(manifest.count, shard_rank, num_shards)
-    passages = read_passages(folder, manifest, start, stop, max_tokens=max_tokens)
-    return PassageShard.from_passages(passages, start=start)
+    start, stop = passage_range(corpus.count, shard_rank, num_shards)
+    return PassageShard.from_passages(corpus.passages(start, stop, max_tokens=max_tokens), start=start)
 
 
 class PassageShard:

@@ -12,12 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from realm_ds.data.records import SpecialIds
-from realm_ds.data.shards import Manifest, passage_range, read_passages
+from realm_ds.data.shards import Shards, passage_range
 from realm_ds.errors import IndexFault, RealmError
 from realm_ds.index.builder import BuildProgress, Snapshot
 from realm_ds.index.embedding import Embed, ShardEmbedder
@@ -58,12 +57,12 @@ class _Failure:
 
 
 def load_pieces(
-    folder: Path, manifest: Manifest, *, builder_rank: int, num_builders: int, max_tokens: int,
+    corpus: Shards, *, builder_rank: int, num_builders: int, max_tokens: int,
     piece_passages: int = PIECE_PASSAGES,
 ) -> list[PassageShard]:  # fmt: skip
     """The passages of one of `num_builders` equal parts of the corpus, cut into pieces."""
-    start, stop = passage_range(manifest.count, builder_rank, num_builders, setting="index.builders")
-    passages = iter(read_passages(folder, manifest, start, stop, max_tokens=max_tokens))
+    start, stop = passage_range(corpus.count, builder_rank, num_builders, setting="index.builders")
+    passages = corpus.passages(start, stop, max_tokens=max_tokens)
     return [
         PassageShard.from_passages(itertools.islice(passages, min(piece_passages, stop - first)), start=first)
         for first in range(start, stop, piece_passages)

@@ -19,7 +19,7 @@ from realm_ds.comm.roles import INDEX
 from realm_ds.comm.world import World, is_launched, join_world, singleton, start_mpi
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.shards import Manifest, open_manifest, passage_range, read_passages
+from realm_ds.data.shards import Shards, open_shards, passage_range
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.corpus import embed_with
@@ -61,7 +61,7 @@ class BuildPlan:
     out: Path
     towers: Towers
     tokenizer: Tokenizer
-    corpus: Manifest
+    corpus: Shards
     part_passages: int
     """Passages of a part: at most so many are embedded again after a kill."""
 
@@ -139,7 +139,7 @@ def open_plan(
             "or a training run with --run"
         )
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     found = look_at_towers(path)
     check_towers(found, config, tokenizer)
     # It will be searched by one shard or by several: what one of all passages cannot be, none can.
@@ -276,7 +276,7 @@ def _embed_part(plan: BuildPlan, start: int, stop: int, *, embed: Embed) -> Iter
     """Embed and write a part, yielding now and then how many of its passages are done."""
     data = plan.config.data
     passages = PassageShard.from_passages(
-        read_passages(data.corpus, plan.corpus, start, stop, max_tokens=data.passage_tokens), start=start
+        plan.corpus.passages(start, stop, max_tokens=data.passage_tokens), start=start
     )
     embedder = ShardEmbedder(
         passages, special=plan.tokenizer.special, passage_tokens=data.passage_tokens,

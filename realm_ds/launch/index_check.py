@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.shards import open_manifest
+from realm_ds.data.shards import open_shards
 from realm_ds.errors import IndexFault, RealmError
 from realm_ds.index.store import (
     SNAPSHOT_FILE,
@@ -176,13 +176,13 @@ def _corpus(index: StoredIndex, config: RealmConfig | None, states: list[Version
         return found
     found["path"] = str(config.data.corpus)
     try:
-        manifest = open_manifest(config.data.corpus, kind="corpus", fingerprint=None)
+        corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=None)
     except RealmError as error:
         return found | {"state": "unreadable", "reason": str(error)}
-    if then is not None and manifest.digest != then:
-        reason = f"its sha256 is {manifest.digest[:12]}, and was {then[:12]} when it was indexed"
+    if then is not None and corpus.digest != then:
+        reason = f"its sha256 is {corpus.digest[:12]}, and was {then[:12]} when it was indexed"
         return found | {"state": CHANGED, "reason": reason}
-    return found | {"state": "unchanged" if then else "unknown", "passages": manifest.count}
+    return found | {"state": "unchanged" if then else "unknown", "passages": corpus.count}
 
 
 def _version(state: VersionState, *, num_passages: int | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.records import Passage
-from realm_ds.data.shards import Manifest, open_manifest, read_passages
+from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import IndexFault
 from realm_ds.index.messages import NO_HIT
@@ -63,7 +63,7 @@ class Opened:
     snapshot_sha256: str
     width: int
     tokenizer: Tokenizer
-    corpus: Manifest
+    corpus: Shards
 
     def embed(self, queries: Sequence[str]) -> np.ndarray:
         """Vectors of queries by the query tower of the index's own pair, float32 [B, P]."""
@@ -116,7 +116,7 @@ def open_index(wanted: Wanted) -> Opened:
             f"({tokenizer.fingerprint[:12]}, then {index.card.tokenizer_fingerprint[:12]}): mend data.tokenizer in "
             f"{index.config_path}, or build the index again"
         )
-    corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     if index.card is not None and index.card.corpus_sha256 != corpus.digest:
         raise _changed(index, config, corpus, then=index.card.corpus_sha256)
     state = choose_version(index, wanted.version, num_passages=corpus.count, corpus_sha256=corpus.digest)
@@ -132,7 +132,7 @@ def open_index(wanted: Wanted) -> Opened:
 
 def with_texts(opened: Opened, uids_BK: np.ndarray, scores_BK: np.ndarray) -> Answers:
     """The passages behind uids, and what they say."""
-    texts = passages_of(opened.config.data.corpus, opened.corpus, np.unique(uids_BK[uids_BK != NO_HIT]).tolist())
+    texts = passages_of(opened.corpus, np.unique(uids_BK[uids_BK != NO_HIT]).tolist())
     answers = []
     for uids_K, scores_K in zip(uids_BK.tolist(), scores_BK.tolist(), strict=True):
         pairs = [(uid, score) for uid, score in zip(uids_K, scores_K, strict=True) if uid != NO_HIT]
@@ -145,10 +145,10 @@ def with_texts(opened: Opened, uids_BK: np.ndarray, scores_BK: np.ndarray) -> An
     return answers
 
 
-def passages_of(folder: Path, manifest: Manifest, uids: Iterable[int]) -> dict[int, Passage]:
+def passages_of(corpus: Shards, uids: Iterable[int]) -> dict[int, Passage]:
     """The passages with these uids, text included; reads the corpus until all are found."""
     wanted, found = set(uids), {}
-    for passage in read_passages(folder, manifest, 0, manifest.count, verify=False) if wanted else ():
+    for passage in corpus.passages(verify=False) if wanted else ():
         if passage.uid in wanted:
             found[passage.uid] = passage
             wanted.discard(passage.uid)
@@ -170,7 +170,7 @@ def damaged(opened: Opened) -> str:
     )
 
 
-def _changed(index: StoredIndex, config: RealmConfig, corpus: Manifest, *, then: str) -> IndexFault:
+def _changed(index: StoredIndex, config: RealmConfig, corpus: Shards, *, then: str) -> IndexFault:
     return IndexFault(
         f"the corpus in {config.data.corpus} has changed since {index.folder} was built (sha256 {corpus.digest[:12]}, "
         f"then {then[:12]}): build the index again, or put the corpus back"

@@ -10,7 +10,7 @@ import torch
 
 from realm_ds.comm.world import World
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.shards import Manifest, open_manifest, passage_range
+from realm_ds.data.shards import Shards, open_shards, passage_range
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.eval.corpus import embed_with
 from realm_ds.index.builder import Builder
@@ -30,12 +30,12 @@ from realm_ds.models.realm import frozen_tower, tower_from_snapshot
 def serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: int, tell: Tell) -> ServeTotals:
     """Hold one shard of the corpus and serve it until every trainer has taken leave."""
     prepare_serving(config.index.search_threads or torch.get_num_threads())
-    tokenizer, manifest = _open_corpus(config)
+    tokenizer, corpus = _open_corpus(config)
     passages = load_shard(
-        config.data.corpus, manifest, shard_rank=shard_rank, num_shards=config.index.num_shards,
+        corpus, shard_rank=shard_rank, num_shards=config.index.num_shards,
         max_tokens=config.data.passage_tokens,
     )  # fmt: skip
-    builder = _builder(world, config, folder=folder, passages=passages, manifest=manifest, tokenizer=tokenizer)
+    builder = _builder(world, config, folder=folder, passages=passages, corpus=corpus, tokenizer=tokenizer)
     return serve(
         world.mailbox(MESSAGES, timeout_s=config.runtime.wait_timeout_s),
         passages=passages,
@@ -52,9 +52,9 @@ def serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: 
 def build_vectors(world: World, config: RealmConfig, *, folder: Path, builder_rank: int, tell: Tell) -> BuilderTotals:
     """Embed one range of the corpus for every version that is launched, until trainer 0 takes leave."""
     share_interpreter()
-    tokenizer, manifest = _open_corpus(config)
+    tokenizer, corpus = _open_corpus(config)
     pieces = load_pieces(
-        config.data.corpus, manifest, builder_rank=builder_rank, num_builders=world.num_builders,
+        corpus, builder_rank=builder_rank, num_builders=world.num_builders,
         max_tokens=config.data.passage_tokens,
     )  # fmt: skip
     embedder = RangeEmbedder(
@@ -66,9 +66,9 @@ def build_vectors(world: World, config: RealmConfig, *, folder: Path, builder_ra
         dtype=config.index.vectors,
         batch_tokens=config.index.embed_batch_tokens,
         num_threads=config.index.build_threads or torch.get_num_threads(),
-        store=_store(config, folder=folder, manifest=manifest),
+        store=_store(config, folder=folder, corpus=corpus),
     )
-    ranges = [passage_range(manifest.count, shard, world.num_shards) for shard in range(world.num_shards)]
+    ranges = [passage_range(corpus.count, shard, world.num_shards) for shard in range(world.num_shards)]
     return send_vectors(
         world.mailbox(MESSAGES, timeout_s=config.runtime.wait_timeout_s),
         embedder=embedder,
@@ -85,13 +85,13 @@ def build_vectors(world: World, config: RealmConfig, *, folder: Path, builder_ra
     )
 
 
-def _open_corpus(config: RealmConfig) -> tuple[Tokenizer, Manifest]:
+def _open_corpus(config: RealmConfig) -> tuple[Tokenizer, Shards]:
     tokenizer = load_tokenizer(config.data.tokenizer)
-    return tokenizer, open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    return tokenizer, open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
 
 
 def _builder(
-    world: World, config: RealmConfig, *, folder: Path, passages: PassageShard, manifest: Manifest, tokenizer: Tokenizer
+    world: World, config: RealmConfig, *, folder: Path, passages: PassageShard, corpus: Shards, tokenizer: Tokenizer
 ) -> Builder:
     device = _device(world)
     return Builder(
@@ -103,13 +103,13 @@ def _builder(
         spec=spec_of(config.index),
         batch_tokens=config.index.embed_batch_tokens,
         num_threads=config.index.build_threads or torch.get_num_threads(),
-        store=_store(config, folder=folder, manifest=manifest),
+        store=_store(config, folder=folder, corpus=corpus),
         device=device.index,
     )
 
 
-def _store(config: RealmConfig, *, folder: Path, manifest: Manifest) -> IndexStore:
-    return IndexStore(folder / "index", corpus_sha256=manifest.digest, dtype=config.index.vectors)
+def _store(config: RealmConfig, *, folder: Path, corpus: Shards) -> IndexStore:
+    return IndexStore(folder / "index", corpus_sha256=corpus.digest, dtype=config.index.vectors)
 
 
 def _embed_factory(config: RealmConfig, *, device: torch.device, vocab_size: int) -> Callable[[bytes], Embed]:

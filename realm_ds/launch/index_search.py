@@ -84,9 +84,7 @@ def search_here(opened: Opened, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]
     """Uids and scores [B, K], by one shard in this process."""
     config = opened.config
     queries_BP = opened.embed(wanted.queries)
-    passages = load_shard(
-        config.data.corpus, opened.corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens
-    )
+    passages = load_shard(opened.corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
     table = VectorTable(len(passages), opened.width, dtype=config.index.vectors)
     if not opened.store.load(table.vectors_NP, version=opened.version, snapshot_sha256=opened.snapshot_sha256, start=0):
         raise IndexFault(damaged(opened))

@@ -99,7 +99,7 @@ def _serve(world: World, opened: Opened, *, shard_rank: int) -> None:
     num_threads = threads_for_rank(config.runtime.threads_per_rank, ranks_here=len(world.ranks_here))
     prepare_serving(config.index.search_threads or num_threads)
     passages = load_shard(
-        config.data.corpus, opened.corpus, shard_rank=shard_rank, num_shards=world.num_shards,
+        opened.corpus, shard_rank=shard_rank, num_shards=world.num_shards,
         max_tokens=config.data.passage_tokens,
     )  # fmt: skip
 

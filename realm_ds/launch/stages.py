@@ -17,7 +17,7 @@ from realm_ds.config.deepspeed import check_deepspeed
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import load_questions
-from realm_ds.data.shards import open_manifest, passage_range
+from realm_ds.data.shards import open_shards, passage_range
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, DataError
 from realm_ds.files import write_durably
@@ -95,9 +95,9 @@ def check_inputs(stage: StageName, config: RealmConfig, *, others_wait_s: float 
     check_offload(check_deepspeed(config), others_wait_s=others_wait_s)
     check_tracker(config.runtime.tracker)
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     if stage == "pretrain" or (stage == "ict" and config.ict.encoder_warmup):
-        open_manifest(config.data.pretrain_folder, kind="pretrain", fingerprint=tokenizer.fingerprint)
+        open_shards(config.data.pretrain_place, kind="pretrain", fingerprint=tokenizer.fingerprint)
     if stage == "pretrain":
         passage_range(corpus.count, 0, config.index.num_shards)
         if config.index.builders:
@@ -169,10 +169,10 @@ def _check_evaluation(config: RealmConfig, *, fingerprint: str) -> None:
         )
     if held_out is not None:
         try:
-            sentences = open_manifest(held_out, kind="pretrain", fingerprint=fingerprint)
+            sentences = open_shards(held_out, kind="pretrain", fingerprint=fingerprint)
         except DataError as error:
             raise DataError(f"data.held_out: {error}") from error
-        if sentences.digest == open_manifest(config.data.pretrain_folder, kind="pretrain", fingerprint=None).digest:
+        if sentences.digest == open_shards(config.data.pretrain_place, kind="pretrain", fingerprint=None).digest:
             raise ConfigError(
                 f"data.held_out={held_out} holds the same sentences as data.pretrain={config.data.pretrain}: what is "
                 "trained on tells nothing of what is not; name shards of other text"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from realm_ds.data.shard_writer import ShardWriter
-from realm_ds.data.shards import MANIFEST, Kind, Manifest, open_manifest
+from realm_ds.data.shards import MANIFEST, Kind, Manifest, open_shards
 from realm_ds.errors import DataError
 from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.journal import GO_ON, Job, Journal, Position, refuse_another_job
@@ -147,7 +147,7 @@ def _write(
 
 
 def _done_before(output: Output) -> Finished:
-    manifest = open_manifest(output.folder, kind=output.kind, fingerprint=None)
+    manifest = open_shards(output.folder, kind=output.kind, fingerprint=None).manifest
     settings = dict(manifest.settings)
     tally = Tally(counts=Counter(settings.pop(COUNTS, {})))
     was = {"kind": manifest.kind, "tokenizer": manifest.tokenizer_fingerprint, "source": manifest.source}

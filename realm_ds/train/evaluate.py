@@ -244,16 +244,14 @@ def right_hits(candidates: Candidates, questions: QuestionBatch, *, continues_wo
 
 def _sentences(stage: Stage) -> list[MaskedExample]:
     """The first of data.held_out that can be masked, in an order and masked in a way that never change."""
-    folder, wanted = stage.config.data.held_out, stage.config.evaluate.examples
-    if folder is None:
+    if stage.config.data.held_out is None:
         return []
-    manifest = stage.held_out_manifest()
-    stream = ExampleStream(folder, manifest=manifest, seed=SEED, reader=0, num_readers=1)
-    one_epoch = islice(stream, manifest.count)
+    shards, wanted = stage.held_out_shards(), stage.config.evaluate.examples
+    one_epoch = islice(ExampleStream(shards, seed=SEED, reader=0, num_readers=1), shards.count)
     sentences = [sentence for sentence, _ in islice(stage.masked(one_epoch, seed=SEED), wanted)]
     if not sentences:
         raise DataError(
-            f"none of the {manifest.count} sentences in data.held_out={folder} can be masked within data.query_tokens="
+            f"none of the {shards.count} sentences in data.held_out={shards} can be masked within data.query_tokens="
             f"{stage.config.data.query_tokens}: raise that, or write held-out shards that have spans"
         )
     return sentences
@@ -270,7 +268,7 @@ def _measured_on(stage: Stage) -> str:
     """By contents, wherever the files are: values of best.json are comparable where this is equal."""
     config, parts = stage.config, []
     if config.data.held_out is not None:
-        parts.append(f"{config.evaluate.examples} sentences of {stage.held_out_manifest().digest[:12]}")
+        parts.append(f"{config.evaluate.examples} sentences of {stage.held_out_shards().digest[:12]}")
     if config.evaluate.questions is not None:
         digest = sha256(config.evaluate.questions.read_bytes()).hexdigest()
         parts.append(f"{config.evaluate.max_questions} questions of {digest[:12]}")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.shards import Manifest, open_manifest
+from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import publish_folder, recover_folder
@@ -53,7 +53,7 @@ def export_run(run_folder: Path, *, step: int | None, out: Path | None, say: Say
         raise ConfigError(f"{out} is there and is no export, so it is not overwritten: name another folder with --out")
     config = load(run_folder / RUN_CONFIG)
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     source = checkpoint.find(run_folder, step)
     unfinished = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -105,23 +105,14 @@ def fill(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
     return realm
 
 
-def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Manifest, tokenizer: Tokenizer) -> None:
+def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Shards, tokenizer: Tokenizer) -> None:
     """Vectors by the exported passage tower, and the passages that they are of."""
-    passages = load_shard(config.data.corpus, corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
+    passages = load_shard(corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
     vectors_NP = embed_passages(tower, passages, config=config, special=tokenizer.special)
     weights = (folder / PASSAGE_TOWER / "model.safetensors").read_bytes()
     store = IndexStore(folder / "index", corpus_sha256=corpus.digest)
     store.save(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=hashlib.sha256(weights).hexdigest(), start=0)
-    shutil.copytree(config.data.corpus, folder / "passages", copy_function=_link_or_copy)
-
-
-def _link_or_copy(source: str, target: str) -> str:
-    """Tar shards are never rewritten in place, so a hard link is a copy that costs nothing."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
+    corpus.copy_to(folder / "passages")
 
 
 def _write_manifest(folder: Path, *, source: Path) -> None:
@@ -132,7 +123,7 @@ def _write_manifest(folder: Path, *, source: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({"source": str(source), "sha256": sums}, indent=1) + "\n")
 
 
-def _card(config: RealmConfig, corpus: Manifest, source: Path, realm: RealmModel) -> str:
+def _card(config: RealmConfig, corpus: Shards, source: Path, realm: RealmModel) -> str:
     num_parameters = sum(parameter.numel() for parameter in realm.parameters())
     settings = indent(dump(config), "    ")
     return f"""---
@@ -153,7 +144,8 @@ Made by `realm-ds export` from `{source.name}` of a run with {"shared" if realm.
 | `passages` | the corpus as WebDataset tar shards | `webdataset.WebDataset` |
 
 A vector is LayerNorm(W pooler_output + b); a passage's score for a query is their inner product.
-Corpus: {corpus.source}. Every file's sha256 is in `{MANIFEST}`. Torch {torch.__version__}. The settings of the run:
+Corpus: {corpus.manifest.source}. Every file's sha256 is in `{MANIFEST}`. Torch {torch.__version__}. The settings of the
+run:
 
 {settings}
 """

@@ -12,8 +12,7 @@ from realm_ds.data.ict import IctExample, IctSettings, ict_batches
 from realm_ds.data.masking import MaskedExample, mask_more, masked_examples
 from realm_ds.data.records import Passage
 from realm_ds.data.redeal import StreamState
-from realm_ds.data.shards import read_passages
-from realm_ds.data.stream import ExampleStream, PassageStream, RecordStream
+from realm_ds.data.stream import MemoryStream, PassageStream
 from realm_ds.errors import DataError
 from realm_ds.models.objectives import ClozeObjective
 from realm_ds.train.engine import Engine
@@ -79,13 +78,15 @@ def _steps(stage: Stage, engine: Engine, resumed: Resumed) -> Iterator[StepInfo]
 def _cloze_batches(stage: Stage, states: Sequence[StreamState]) -> Iterator[tuple[list[IctExample], StreamState]]:
     settings, config = stage.config.ict, stage.config
     stream = PassageStream(
-        config.data.corpus,
-        manifest=stage.corpus,
+        stage.corpus,
         seed=config.runtime.seed,
         reader=stage.trainers.rank,
         num_readers=stage.trainers.size,
         passages_per_article=settings.passages_per_article,
         max_tokens=config.data.passage_tokens,
+        shuffle_shards=config.data.shuffle_shards,
+        shuffle_records=config.data.shuffle_records,
+        timeout_s=config.runtime.wait_timeout_s,
     )
     stream.go_on(states)
     making = IctSettings(
@@ -100,25 +101,15 @@ def _warmup(stage: Stage, states: Sequence[StreamState]) -> Warmup:
     """Masked sentences of X beside the passages they were cut from; both are held in memory for it."""
     config, special, seed = stage.config, stage.tokenizer.special, stage.config.runtime.seed
     longest = config.data.passage_tokens
-    corpus = read_passages(config.data.corpus, stage.corpus, 0, stage.corpus.count, max_tokens=longest)
-    passages = {passage.uid: passage for passage in corpus}
-    manifest = stage.pretrain_manifest()
-    every = ExampleStream(stage.pretrain_folder, manifest=manifest, seed=seed, reader=0, num_readers=1)
-    examples = [example for example, _ in islice(every, manifest.count) if example.origin_uid in passages]
+    passages = {passage.uid: passage for passage in stage.corpus.passages(max_tokens=longest)}
+    shards = stage.pretrain_shards()
+    examples = [example for example in shards.examples() if example.origin_uid in passages]
     if not examples:
         raise DataError(
-            f"ict.encoder_warmup needs examples cut from the corpus, but no origin_uid in {stage.pretrain_folder} is a "
-            f"passage of {config.data.corpus}; set ict.encoder_warmup=false, or write both from the same text"
+            f"ict.encoder_warmup needs examples cut from the corpus, but no origin_uid in {shards} is a "
+            f"passage of {stage.corpus}; set ict.encoder_warmup=false, or write both from the same text"
         )
-    stream = RecordStream(
-        [len(examples)],
-        read=lambda _: examples,
-        arrange=lambda records, shuffle: shuffle("warm-up", len(records)),
-        seed=seed,
-        reader=stage.trainers.rank,
-        num_readers=stage.trainers.size,
-        window_shards=1,
-    )
+    stream = MemoryStream(examples, seed=seed, reader=stage.trainers.rank, num_readers=stage.trainers.size)
     stream.go_on(states)
     max_masks, rate = config.data.max_masks, config.ict.warmup_mask_rate
     masked = masked_examples(

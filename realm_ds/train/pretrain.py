@@ -231,11 +231,13 @@ def _masked(stage: Stage, states: Sequence[StreamState]) -> Iterator[tuple[Maske
     """This trainer's sentences of X, masked, from where `states`, all trainers' own, left off."""
     config = stage.config
     stream = ExampleStream(
-        stage.pretrain_folder,
-        manifest=stage.pretrain_manifest(),
+        stage.pretrain_shards(),
         seed=config.runtime.seed,
         reader=stage.trainers.rank,
         num_readers=stage.trainers.size,
+        shuffle_shards=config.data.shuffle_shards,
+        shuffle_records=config.data.shuffle_records,
+        timeout_s=config.runtime.wait_timeout_s,
     )
     stream.go_on(states)
     return stage.masked(stream, seed=config.runtime.seed)

@@ -80,8 +80,7 @@ def evaluate_split(
         model,
         own,
         corpus,
-        folder=stage.config.data.corpus,
-        manifest=stage.corpus,
+        shards=stage.corpus,
         tokenizer=stage.tokenizer,
         sizes=_sizes(stage),
         majority=majority_answers(train),
@@ -133,9 +132,7 @@ def _model_and_corpus(stage: Stage) -> tuple[QaModel, CorpusIndex]:
     config = stage.config
     realm = stage.model()
     vectors_NP = _embed_corpus(stage, realm.passage_tower)
-    passages = load_shard(
-        config.data.corpus, stage.corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens
-    )
+    passages = load_shard(stage.corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
     model = _qa_model(stage, realm).train()
     return model, CorpusIndex(passages, vectors_NP)
 
@@ -154,7 +151,7 @@ def _embed_corpus(stage: Stage, tower: Embedder) -> np.ndarray:
     """Vectors of all passages, each trainer embedding its part of the corpus, float32 (N, P)."""
     config, trainers = stage.config, stage.trainers
     part = load_shard(
-        config.data.corpus, stage.corpus, shard_rank=trainers.rank, num_shards=trainers.size,
+        stage.corpus, shard_rank=trainers.rank, num_shards=trainers.size,
         max_tokens=config.data.passage_tokens,
     )  # fmt: skip
     own_NP = embed_passages(

@@ -7,7 +7,7 @@ import torch
 
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.records import Question, SpecialIds
-from realm_ds.data.shards import open_manifest
+from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import CorpusIndex, embed_queries, embed_with
 from realm_ds.eval.retrieval import RECALL_AT, gold_hits, recalls
@@ -45,11 +45,11 @@ def recall_of(config: RealmConfig, question_sets: Mapping[str, Sequence[Question
     `model.start_from` names the export to judge; without it, the towers are random. One entry for each set.
     """
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     realm = starting_model(config, vocab_size=tokenizer.vocab_size).eval()
     if torch.cuda.is_available():
         realm = realm.to("cuda")
-    passages = load_shard(config.data.corpus, corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
+    passages = load_shard(corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
     vectors_NP = embed_passages(realm.passage_tower, passages, config=config, special=tokenizer.special)
     index = CorpusIndex(passages, vectors_NP)
 

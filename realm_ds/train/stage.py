@@ -13,7 +13,7 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.masking import MaskedExample, Masking, masked_examples
 from realm_ds.data.records import Example
 from realm_ds.data.redeal import StreamState
-from realm_ds.data.shards import Manifest, open_manifest
+from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.observe.notice import Notice
@@ -36,7 +36,7 @@ class Stage:
     trainers: Trainers
     device: torch.device
     tokenizer: Tokenizer
-    corpus: Manifest
+    corpus: Shards
     sinks: Sinks
     notice: Notice
     pulse: Pulse
@@ -44,16 +44,12 @@ class Stage:
     writer: Writer
     """For what trainer 0 writes behind the training; on the others it has nothing to do."""
 
-    @property
-    def pretrain_folder(self) -> Path:
-        return self.config.data.pretrain_folder
+    def pretrain_shards(self) -> Shards:
+        return open_shards(self.config.data.pretrain_place, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
 
-    def pretrain_manifest(self) -> Manifest:
-        return open_manifest(self.pretrain_folder, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
-
-    def held_out_manifest(self) -> Manifest:
+    def held_out_shards(self) -> Shards:
         assert self.config.data.held_out is not None
-        return open_manifest(self.config.data.held_out, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
+        return open_shards(self.config.data.held_out, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
 
     def must_leave(self) -> bool:
         """Whether any trainer was asked to end, the same on all. Collective."""
@@ -92,8 +88,12 @@ class Stage:
         them."""
         config = self.config
         fixed: dict[str, object] = {"runtime.seed": config.runtime.seed, "data.corpus": self.corpus.digest[:12]}
+        if name != "qa":
+            fixed |= {
+                f"data.{setting}": getattr(config.data, setting) for setting in ("shuffle_shards", "shuffle_records")
+            }
         if name == "pretrain":
-            fixed["data.pretrain"] = self.pretrain_manifest().digest[:12]
+            fixed["data.pretrain"] = self.pretrain_shards().digest[:12]
             names = ["every_steps", "adopt_after_steps"]
             if config.refresh.every_steps == "auto":
                 names += ["target_change", "shortest_steps", "longest_steps", "probe_queries"]
@@ -101,7 +101,7 @@ class Stage:
         if name == "ict":
             fixed["ict.passages_per_article"] = config.ict.passages_per_article
             if config.ict.encoder_warmup:
-                fixed["data.pretrain"] = self.pretrain_manifest().digest[:12]
+                fixed["data.pretrain"] = self.pretrain_shards().digest[:12]
         if name == "qa" and config.qa.data is not None:
             fixed["qa.data/train.jsonl"] = sha256(config.qa.data / "train.jsonl")[:12]
         return {key: str(value) for key, value in fixed.items()}
@@ -117,7 +117,7 @@ class Stage:
 def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks, notice: Notice, pulse: Pulse) -> Stage:
     """Join the trainers and open what they share. Raises DataError or ConfigError for what does not fit."""
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     trainers = init_trainers(world, timeout_s=config.runtime.wait_timeout_s)
     device = join(world.local_rank)
     return Stage(

@@ -21,7 +21,7 @@ from realm_ds.config.load import load
 from realm_ds.data.batches import joint_batch, masked_query_batch, passage_batch, query_batch
 from realm_ds.data.masking import MaskedExample, masked_examples
 from realm_ds.data.question_files import load_questions
-from realm_ds.data.shards import open_manifest, read_passages
+from realm_ds.data.shards import open_shards
 from realm_ds.data.stream import ExampleStream
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import tensors
@@ -92,8 +92,7 @@ class BruteForce:
             strip_prefix(consolidate(run / "checkpoints" / f"step-{step:08d}"), "model"), strict=False
         )
         self.model.eval()
-        manifest = open_manifest(data.corpus, kind="corpus", fingerprint=None)
-        self.passages = list(read_passages(data.corpus, manifest, 0, manifest.count))
+        self.passages = list(open_shards(data.corpus, kind="corpus", fingerprint=None).passages())
         snapshot = load_file(run / "index" / f"version-{version:05d}" / "snapshot.safetensors")
         self.query_tower = self._tower(strip_prefix(snapshot, "query_tower"))
         passage_tower = self._tower(strip_prefix(snapshot, "passage_tower"))
@@ -167,8 +166,8 @@ def test_what_is_measured_is_what_brute_force_finds(run: Path, step: int, versio
     by_hand = BruteForce(run, step=step, version=version)
     data = by_hand.config.data
     assert data.held_out is not None
-    manifest = open_manifest(data.held_out, kind="pretrain", fingerprint=None)
-    stream = ExampleStream(data.held_out, manifest=manifest, seed=0, reader=0, num_readers=1)
+    held_out = open_shards(data.held_out, kind="pretrain", fingerprint=None)
+    stream = ExampleStream(held_out, seed=0, reader=0, num_readers=1)
     one_epoch = [next(stream) for _ in range(EXAMPLES)]
     masked = masked_examples(
         one_epoch, special=by_hand.special, query_tokens=data.query_tokens, max_masks=data.max_masks, seed=0

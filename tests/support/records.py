@@ -4,7 +4,7 @@ from pathlib import Path
 
 from realm_ds.data.records import Example, Passage, SpecialIds
 from realm_ds.data.shard_writer import write_shards
-from realm_ds.data.shards import Manifest
+from realm_ds.data.shards import Shards, open_shards
 
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 
@@ -35,9 +35,9 @@ def make_example(number: int, *, num_tokens: int = 6, spans: tuple[tuple[int, in
     )
 
 
-def write_corpus(folder: Path, passages: list[Passage], *, per_shard: int = 3) -> Manifest:
+def write_corpus(folder: Path, passages: list[Passage], *, per_shard: int = 3) -> Shards:
     """Corpus shards made with the tokenizer `fingerprint`."""
-    return write_shards(
+    write_shards(
         passages,
         folder,
         kind="corpus",
@@ -46,3 +46,4 @@ def write_corpus(folder: Path, passages: list[Passage], *, per_shard: int = 3) -
         source="a test",
         settings={},
     )
+    return open_shards(folder, kind="corpus", fingerprint="fingerprint")

@@ -9,7 +9,7 @@ from safetensors.torch import save
 
 from realm_ds.config.load import dump
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.shards import open_manifest
+from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import embed_with
 from realm_ds.index.embedding import ShardEmbedder
@@ -61,10 +61,10 @@ def make_run(folder: Path, config: RealmConfig, *, version: int = 2, num_shards:
     write_snapshot(place.parent, version, save(state, metadata={"step": str(3 * version)}), step=3 * version)
     (folder / "config.yaml").write_text(dump(config))
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
     store = IndexStore(folder / "index", corpus_sha256=corpus.digest, dtype=config.index.vectors)
     for shard_rank in range(num_shards):
-        passages = load_shard(config.data.corpus, corpus, shard_rank=shard_rank, num_shards=num_shards)
+        passages = load_shard(corpus, shard_rank=shard_rank, num_shards=num_shards)
         embedder = ShardEmbedder(passages, special=tokenizer.special, passage_tokens=32, batch_tokens=512, width=16)
         vectors_NP = torch.empty(len(passages), 16).numpy()
         for _ in embedder.run(embed_with(realm.passage_tower), vectors_NP):

@@ -6,7 +6,7 @@ import numpy as np
 
 from realm_ds.data.question_files import write_questions
 from realm_ds.data.records import Question
-from realm_ds.data.shards import open_manifest, read_passages
+from realm_ds.data.shards import open_shards
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.index.passages import PassageShard, load_shard
 from tests.support.tiny import FACTS, TOWNS
@@ -14,8 +14,8 @@ from tests.support.tiny import FACTS, TOWNS
 
 def make_questions(data: Path) -> dict[str, list[Question]]:
     """Write qa/{train,dev,test}.jsonl: one question for each passage, dealt out by number."""
-    manifest = open_manifest(data / "corpus", kind="corpus", fingerprint=None)
-    uids = {passage.title: passage.uid for passage in read_passages(data / "corpus", manifest, 0, manifest.count)}
+    corpus = open_shards(data / "corpus", kind="corpus", fingerprint=None)
+    uids = {passage.title: passage.uid for passage in corpus.passages()}
     splits: dict[str, list[Question]] = {"train": [], "dev": [], "test": []}
     for number, (town, fact) in enumerate((town, fact) for town in TOWNS for fact in FACTS if f"{town} {fact}" in uids):
         split = ("train", "train", "train", "dev", "test")[number % 5]
@@ -35,7 +35,7 @@ def make_questions(data: Path) -> dict[str, list[Question]]:
 
 def make_corpus(data: Path, *, width: int, seed: int = 0) -> CorpusIndex:
     """All passages with random vectors."""
-    manifest = open_manifest(data / "corpus", kind="corpus", fingerprint=None)
-    passages: PassageShard = load_shard(data / "corpus", manifest, shard_rank=0, num_shards=1)
+    corpus = open_shards(data / "corpus", kind="corpus", fingerprint=None)
+    passages: PassageShard = load_shard(corpus, shard_rank=0, num_shards=1)
     vectors_NP = np.random.default_rng(seed).standard_normal((len(passages), width)).astype(np.float32)
     return CorpusIndex(passages, vectors_NP)

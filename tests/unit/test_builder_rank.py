@@ -376,11 +376,11 @@ def chunk_of(version: int) -> SnapshotChunk:
 
 
 def test_the_corpus_is_dealt_out_in_pieces(tmp_path: Path) -> None:
-    manifest = write_corpus(tmp_path, [make_passage(number) for number in range(11)])
+    corpus = write_corpus(tmp_path, [make_passage(number) for number in range(11)])
 
     def ranges(builder_rank: int, num_builders: int) -> list[tuple[int, int]]:
         pieces = load_pieces(
-            tmp_path, manifest, builder_rank=builder_rank, num_builders=num_builders, max_tokens=16, piece_passages=4
+            corpus, builder_rank=builder_rank, num_builders=num_builders, max_tokens=16, piece_passages=4
         )
         assert [uid for piece in pieces for uid in piece.uids_N] == list(
             range(pieces[0].start + 1, pieces[-1].stop + 1)

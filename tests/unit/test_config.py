@@ -87,6 +87,25 @@ def test_an_encoder_is_a_folder_or_a_name_on_the_hub(tmp_path: Path) -> None:
         assert found == tmp_path / written
 
 
+def test_shards_may_be_elsewhere(tmp_path: Path) -> None:
+    places = {
+        "data.corpus": "pipe:ssh host cat /data/{name}",
+        "data.pretrain": "s3://bucket/x/",
+        "data.held_out": "held",
+    }
+    config = load(None, [f"{name}={place}" for name, place in places.items()] + ["data.tokenizer=t"], cwd=tmp_path)
+    assert config.data.corpus == places["data.corpus"]
+    assert config.data.pretrain_place == "s3://bucket/x/"
+    assert config.data.held_out == tmp_path / "held"
+    _file(tmp_path, dump(config), "config.yaml")
+    assert load(tmp_path) == config
+
+
+def test_a_command_must_take_the_name_of_a_shard() -> None:
+    message = _refusal(None, "data.corpus=pipe:cat x", "data.tokenizer=t")
+    assert message.startswith("data.corpus: 'pipe:cat x' runs one command whatever the file: write {name} where the")
+
+
 def test_a_dumped_config_loads_to_the_same_and_a_run_folder_is_a_source(tmp_path: Path) -> None:
     config = load("demo", [*DATA, "ict.learning_rate=0.0001", "optimizer.eps=1e-12"])
     _file(tmp_path, dump(config), "config.yaml")
@@ -172,7 +191,7 @@ def test_every_setting_is_explained_with_its_default() -> None:
     for name in field_names():
         assert f"  {name}: " in text
     assert "pretrain.marginal: joint | per_token, default joint" in text
-    assert "data.corpus: path, required" in text
+    assert "data.corpus: path or text, required" in text
     assert "runtime.trainers: whole number at least 1 or null, default null" in text
     assert "Optimizer steps." in explain("pretrain")
     assert "ict.steps" not in explain("pretrain")

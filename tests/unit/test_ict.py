@@ -87,10 +87,10 @@ def test_query_dropout_thins_queries_and_never_empties_them() -> None:
 
 def test_batches_resume_exactly(tmp_path: Path) -> None:
     passages = [make_passage(n, article=f"a{n // 5}", num_sentences=1 + n % 3) for n in range(30)]
-    manifest = write_corpus(tmp_path, passages, per_shard=8)
+    corpus = write_corpus(tmp_path, passages, per_shard=8)
 
     def stream() -> PassageStream:
-        return PassageStream(tmp_path, manifest=manifest, seed=0, reader=1, num_readers=2, passages_per_article=2)
+        return PassageStream(corpus, seed=0, reader=1, num_readers=2, passages_per_article=2)
 
     def batches(records: PassageStream) -> Iterator[tuple[list[IctExample], StreamState]]:
         return ict_batches(records, batch_size=4, settings=IctSettings(mask_rate=0.9), seed=0)

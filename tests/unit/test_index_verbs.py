@@ -17,7 +17,7 @@ from realm_ds.cli import main as cli
 from realm_ds.config.load import dump, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.records import passage_uid
-from realm_ds.data.shards import open_manifest, read_passages
+from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import embed_queries, embed_with
 from realm_ds.index.store import IndexStore, stored_parts, version_folder, write_snapshot
@@ -88,8 +88,7 @@ def brute_force(config: RealmConfig, query: Embedder, passage: Embedder, *, num_
     from realm_ds.data.batches import passage_batch
 
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_manifest(config.data.corpus, kind="corpus", fingerprint=None)
-    passages = list(read_passages(config.data.corpus, corpus, 0, corpus.count))
+    passages = list(open_shards(config.data.corpus, kind="corpus", fingerprint=None).passages())
     pairs = [(each.title_ids, each.body_ids) for each in passages]
     vectors = embed_with(passage.eval())(passage_batch(pairs, special=tokenizer.special, max_tokens=32))
     queries = embed_queries(query, tokenizer.encode_all(QUERIES), special=tokenizer.special, max_tokens=16)

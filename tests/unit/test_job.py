@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import tarfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm_ds.data.records import passage_from_json
-from realm_ds.data.shards import open_manifest, read_passages, read_shard
+from realm_ds.data.shards import open_shards
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.job import Finished, run_job
@@ -50,17 +51,15 @@ def test_every_record_once_in_order(tmp_path: Path) -> None:
     finished = do(tmp_path / "out")
     made = [json.loads(record) for number in chunks() for record in start_work()(number).records]
     expected = list({passage["uid"]: passage for passage in made}.values())
-    manifest = open_manifest(tmp_path / "out", kind="corpus", fingerprint="f")
-    assert manifest == finished.manifest
-    assert list(read_passages(tmp_path / "out", manifest, 0, manifest.count)) == [
-        passage_from_json(passage, where="") for passage in expected
-    ]
-    assert {entry.count for entry in manifest.shards[:-1]} == {4}
+    shards = open_shards(tmp_path / "out", kind="corpus", fingerprint="f")
+    assert shards.manifest == finished.manifest
+    assert list(shards.passages()) == [passage_from_json(passage, where="") for passage in expected]
+    assert {entry.count for entry in finished.manifest.shards[:-1]} == {4}
     left_out = len(made) - len(expected)
     assert left_out > 5
     assert finished.tally.counts == {"numbers": NUM_CHUNKS, "duplicates left out": left_out}
     assert finished.tally.first == {"numbers": "number 0"}
-    assert manifest.settings == {"passage_tokens": 16, "per_shard": 4, "counts": finished.tally.counts}
+    assert finished.manifest.settings == {"passage_tokens": 16, "per_shard": 4, "counts": finished.tally.counts}
 
 
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
@@ -124,6 +123,11 @@ def test_killed_and_gone_on_with(tmp_path: Path, unbroken: dict[str, bytes]) -> 
     assert content(tmp_path / "out") == unbroken
 
 
+def uids_in(path: Path) -> list[int]:
+    with tarfile.open(path) as archive:
+        return [json.load(archive.extractfile(member))["uid"] for member in archive]
+
+
 def stopped(folder: Path, *, at: int = 20) -> int:
     """A job that an error stopped; returns how many of its shards are finished."""
     with pytest.raises(DataError, match="number 20 cannot be read"):
@@ -133,9 +137,7 @@ def stopped(folder: Path, *, at: int = 20) -> int:
 
 def test_finished_chunks_are_not_worked_on_again(tmp_path: Path) -> None:
     num_shards = stopped(tmp_path / "out")
-    in_shards = {
-        data["uid"] for path in (tmp_path / "out").glob("shard-*.tar") for _, data in read_shard(path)
-    }  # fmt: skip
+    in_shards = {uid for path in (tmp_path / "out").glob("shard-*.tar") for uid in uids_in(path)}
     make = start_work()
     open_chunk = next(number for number in chunks() if not in_shards.issuperset(make(number).keys))
     (tmp_path / "touched").mkdir()

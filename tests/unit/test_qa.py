@@ -8,7 +8,7 @@ import torch
 
 from realm_ds.data.question_files import question_order
 from realm_ds.data.records import Question
-from realm_ds.data.shards import open_manifest, read_passages
+from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.corpus import CorpusIndex
@@ -34,8 +34,8 @@ class Tiny:
         self.config = tiny_config(folder)
         self.settings = self.config.qa.model_copy(update={"retrieve": 10, "read": 3, "max_span_tokens": 4})
         self.corpus: CorpusIndex = make_corpus(folder, width=self.config.model.projection_size)
-        self.manifest = open_manifest(folder / "corpus", kind="corpus", fingerprint=None)
-        self.passages = list(read_passages(folder / "corpus", self.manifest, 0, self.manifest.count))
+        self.shards = open_shards(folder / "corpus", kind="corpus", fingerprint=None)
+        self.passages = list(self.shards.passages())
 
     def model(self) -> QaModel:
         realm = build_model(self.config.model, vocab_size=self.tokenizer.vocab_size, max_tokens=48, seed=0)
@@ -175,7 +175,7 @@ def test_predictions_do_not_depend_on_the_batch(tiny: Tiny) -> None:
 def test_answered_questions_say_what_was_found_and_score_themselves(tiny: Tiny) -> None:
     model, questions = tiny.model(), tiny.questions["test"]
     arguments = {
-        "folder": tiny.folder / "corpus", "manifest": tiny.manifest, "tokenizer": tiny.tokenizer, "sizes": SIZES,
+        "shards": tiny.shards, "tokenizer": tiny.tokenizer, "sizes": SIZES,
         "majority": majority_answers(tiny.questions["train"]), "seed": 5,
     }  # fmt: skip
     rows = answer_questions(model, questions, tiny.corpus, **arguments)

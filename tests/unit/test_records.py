@@ -4,8 +4,18 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from realm_ds.data.records import Example, Passage, example_from_json, passage_from_json, record_bytes
+from realm_ds.data.records import (
+    Example,
+    Passage,
+    article_bytes,
+    example_from_json,
+    parse,
+    passage_from_json,
+    record_bytes,
+)
 from realm_ds.errors import DataError
 
 PASSAGE = Passage(
@@ -97,3 +107,35 @@ def test_long_values_are_shortened_in_messages() -> None:
 def test_wrong_examples(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=f"^here: {message}"):
         example_from_json(through_json(EXAMPLE, **changed), where="here")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not JSON"),
+        (b'{"uid":1', "not JSON"),
+        (b'{"uid":NaN}', "not JSON"),
+        (b'{"title":"\xff"}', "not JSON"),
+        (b'{"title":"a\x00b"}', "not JSON"),
+        (b"[" * 100_000 + b"]" * 100_000, "not JSON"),
+    ],
+)
+def test_what_is_no_json(data: bytes, reason: str) -> None:
+    with pytest.raises(DataError, match=f"here: {reason}.*; copy the file again or write the shards again"):
+        parse(data, where="here")
+
+
+strings = st.text(st.sampled_from('ab"\\:,{}\n\u00e9\u4e2d'), max_size=12) | st.sampled_from(
+    ['"article":"x"', ',"article":"x"', "article", '\\"article\\":\\"']
+)
+
+
+@given(title=strings, text=strings, article=strings, compact=st.booleans())
+def test_the_article_is_found_without_parsing(title: str, text: str, article: str, compact: bool) -> None:
+    record = {"title": title, "text": text, "article": article, "body_ids": [1]}
+    data = json.dumps(record, ensure_ascii=False, separators=(",", ":") if compact else None).encode()
+    assert json.loads(article_bytes(data)) == article
+
+
+def test_a_record_without_an_article_has_none() -> None:
+    assert article_bytes(b'{"title":"article","text":"article:"}') == b""

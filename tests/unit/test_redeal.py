@@ -25,13 +25,15 @@ class Reading:
     read: list[tuple[int, int]] = field(default_factory=list)
     """(epoch, record), of all readers."""
 
-    def go_on(self, num_readers: int, steps: list[int], *, seed: int, window: int) -> None:
+    def go_on(self, num_readers: int, steps: list[int], *, seed: int, group: int, window: int) -> None:
         """`num_readers` readers go on together, each for a number of records of its own."""
         states = list(self.states or [StreamState()] * num_readers)
         if len(states) != num_readers:
             states = list(redeal(states, total=sum(self.counts), num_readers=num_readers))
         for reader in range(num_readers):
-            stream = stream_of(Tracked(self.counts), seed=seed, reader=reader, num_readers=num_readers, window=window)
+            stream = stream_of(
+                Tracked(self.counts), seed=seed, reader=reader, num_readers=num_readers, group=group, window=window
+            )
             stream.go_on(self.states)
             for record, state in itertools.islice(stream, steps[reader % len(steps)]):
                 self.read.append((state.epoch, record))
@@ -46,9 +48,9 @@ changes = st.lists(
 
 @settings(max_examples=200)
 @given(counts=st.lists(st.integers(1, 6), min_size=1, max_size=6).filter(lambda c: sum(c) >= 5), changes=changes,
-       seed=st.integers(0, 99), window=st.integers(1, 3))  # fmt: skip
+       seed=st.integers(0, 99), group=st.integers(1, 3), window=st.integers(1, 20))  # fmt: skip
 def test_nothing_is_read_twice_or_left_out_when_readers_come_and_go(
-    counts: list[int], changes: list[tuple[int, list[int]]], seed: int, window: int
+    counts: list[int], changes: list[tuple[int, list[int]]], seed: int, group: int, window: int
 ) -> None:
     """T readers, then T', T'', ..., each as far as it likes; in the end all read on until the epochs are full."""
     reading, total = Reading(counts, []), sum(counts)
@@ -56,12 +58,12 @@ def test_nothing_is_read_twice_or_left_out_when_readers_come_and_go(
     for num_readers, steps in changes:
         if reading.states and len(reading.states) != num_readers:
             changed_in |= {part.epoch for part in rest_of(reading.states, total=total, num_readers=num_readers)}
-        reading.go_on(num_readers, steps, seed=seed, window=window)
+        reading.go_on(num_readers, steps, seed=seed, group=group, window=window)
     assert max(Counter(reading.read).values(), default=1) == 1
     newest = max(state.epoch for state in reading.states)
     last_readers = len(reading.states)
     while any(state.epoch <= newest for state in reading.states):
-        reading.go_on(last_readers, [1], seed=seed, window=window)
+        reading.go_on(last_readers, [1], seed=seed, group=group, window=window)
     seen = Counter(reading.read)
     assert max(seen.values()) == 1
     for epoch in range(newest + 1):
@@ -79,7 +81,7 @@ def rest_of(states: list[StreamState], *, total: int, num_readers: int) -> list[
 def test_shares_are_of_one_size(changes: list[tuple[int, list[int]]], seed: int) -> None:
     reading = Reading([4, 3, 5], [])
     for num_readers, steps in changes:
-        reading.go_on(num_readers, steps, seed=seed, window=1)
+        reading.go_on(num_readers, steps, seed=seed, group=2, window=3)
         dealt = redeal(reading.states, total=12, num_readers=3)
         sizes = [sum(part.stop - part.start for part in state.rest) for state in dealt]
         assert max(sizes) - min(sizes) <= 1
@@ -116,12 +118,13 @@ def test_a_rest_of_other_shards_is_refused() -> None:
 
 def test_passages_and_examples_are_re_dealt_alike(tmp_path: Path) -> None:
     passages = [make_passage(number, article=f"a{number // 5}") for number in range(23)]
-    manifest = write_corpus(tmp_path, passages, per_shard=4)
+    corpus = write_corpus(tmp_path, passages, per_shard=4)
 
     def open_stream(reader: int, num_readers: int, states: list[StreamState]) -> PassageStream:
         stream = PassageStream(
-            tmp_path, manifest=manifest, seed=1, reader=reader, num_readers=num_readers, passages_per_article=2
-        )
+            corpus, seed=1, reader=reader, num_readers=num_readers, passages_per_article=2,
+            shuffle_shards=2, shuffle_records=4,
+        )  # fmt: skip
         stream.go_on(states)
         return stream
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from realm_ds.data.records import NO_UID
 from realm_ds.data.shard_writer import write_shards
+from realm_ds.data.shards import open_shards
 from realm_ds.errors import ConfigError, DataError, IndexFault
 from realm_ds.index import shard as shard_module
 from realm_ds.index.exclusion import exclude_nothing, exclude_passages
@@ -168,15 +169,14 @@ def test_passages_the_shard_cannot_hold():
 
 def test_shards_are_loaded_from_the_corpus_and_too_many_are_refused(tmp_path: Path):
     passages = make_passages([5, 6, 7])
-    manifest = write_shards(
-        passages, tmp_path, kind="corpus", per_shard=2, tokenizer_fingerprint="f", source="s", settings={}
-    )
-    parts = [load_shard(tmp_path, manifest, shard_rank=rank, num_shards=2) for rank in range(2)]
+    write_shards(passages, tmp_path, kind="corpus", per_shard=2, tokenizer_fingerprint="f", source="s", settings={})
+    corpus = open_shards(tmp_path, kind="corpus", fingerprint="f")
+    parts = [load_shard(corpus, shard_rank=rank, num_shards=2) for rank in range(2)]
     assert [part.uids_N.tolist() for part in parts] == [[5], [6, 7]]
     assert [(part.start, part.stop) for part in parts] == [(0, 1), (1, 3)]
     with pytest.raises(ConfigError, match="index.num_shards=4 .* 3 passages"):
-        load_shard(tmp_path, manifest, shard_rank=0, num_shards=4)
+        load_shard(corpus, shard_rank=0, num_shards=4)
     longest = max(3 + len(passage.title_ids) + len(passage.body_ids) for passage in passages)
-    assert len(load_shard(tmp_path, manifest, shard_rank=0, num_shards=1, max_tokens=longest)) == 3
+    assert len(load_shard(corpus, shard_rank=0, num_shards=1, max_tokens=longest)) == 3
     with pytest.raises(DataError, match=f"more than data.passage_tokens={longest - 1}; raise that, or"):
-        load_shard(tmp_path, manifest, shard_rank=0, num_shards=1, max_tokens=longest - 1)
+        load_shard(corpus, shard_rank=0, num_shards=1, max_tokens=longest - 1)

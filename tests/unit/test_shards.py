@@ -14,15 +14,10 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realm_ds.data.places import Place
 from realm_ds.data.records import passage_from_json
 from realm_ds.data.shard_writer import write_shards
-from realm_ds.data.shards import (
-    open_manifest,
-    passage_range,
-    read_passages,
-    read_shard,
-    verify_shard,
-)
+from realm_ds.data.shards import open_shards, passage_range, verify_shard
 from realm_ds.errors import ConfigError, DataError
 from tests.support.records import make_example, make_passage, write_corpus
 
@@ -43,19 +38,32 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
 
 
 def test_written_and_read(folder: Path) -> None:
-    manifest = open_manifest(folder, kind="corpus", fingerprint="fingerprint")
-    assert [entry.count for entry in manifest.shards] == [3, 3, 1]
-    assert manifest.count == 7
+    corpus = open_shards(folder, kind="corpus", fingerprint="fingerprint")
+    assert [entry.count for entry in corpus.manifest.shards] == [3, 3, 1]
+    assert corpus.count == 7
+    assert list(corpus.passages()) == PASSAGES
     for start in range(8):
         for stop in range(start, 8):
-            assert list(read_passages(folder, manifest, start, stop)) == PASSAGES[start:stop]
+            assert list(corpus.passages(start, stop)) == PASSAGES[start:stop]
+
+
+def test_a_copy_is_the_same_shards(folder: Path, tmp_path: Path) -> None:
+    corpus = open_shards(folder, kind="corpus", fingerprint=None)
+    (folder / "notes.txt").write_text("not the corpus")
+    elsewhere = dataclasses.replace(
+        corpus, place=Place("https://host/x", opener=lambda url: (folder / url.rpartition("/")[2]).open("rb"))
+    )
+    for name, shards in (("linked", corpus), ("fetched", elsewhere)):
+        shards.copy_to(tmp_path / name)
+        copy = open_shards(tmp_path / name, kind="corpus", fingerprint=None)
+        assert (copy.digest, list(copy.passages())) == (corpus.digest, PASSAGES)
+        assert not (tmp_path / name / "notes.txt").exists()
 
 
 def test_rank_variables_hide_no_shard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "WORKER": "1", "NUM_WORKERS": "2"}.items():
         monkeypatch.setenv(name, value)
-    manifest = open_manifest(folder, kind="corpus", fingerprint=None)
-    assert list(read_passages(folder, manifest, 0, 7)) == PASSAGES
+    assert list(open_shards(folder, kind="corpus", fingerprint=None).passages()) == PASSAGES
 
 
 def test_webdataset_opens_the_shards(folder: Path) -> None:
@@ -69,15 +77,15 @@ def test_same_records_same_bytes(folder: Path, tmp_path: Path) -> None:
     write_corpus(tmp_path / "again", PASSAGES)
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
-    first = open_manifest(folder, kind="corpus", fingerprint=None)
-    assert first.digest == open_manifest(tmp_path / "again", kind="corpus", fingerprint=None).digest
+    first = open_shards(folder, kind="corpus", fingerprint=None)
+    assert first.digest == open_shards(tmp_path / "again", kind="corpus", fingerprint=None).digest
     with tarfile.open(folder / "shard-00000.tar") as archive:
         assert {(member.mtime, member.uid, member.uname, member.mode) for member in archive} == {(0, 0, "", 0o644)}
 
 
 def test_digest_depends_on_the_records(folder: Path, tmp_path: Path) -> None:
     other = write_corpus(tmp_path / "other", PASSAGES[::-1])
-    assert other.digest != open_manifest(folder, kind="corpus", fingerprint=None).digest
+    assert other.digest != open_shards(folder, kind="corpus", fingerprint=None).digest
 
 
 def test_writing_again_leaves_no_old_shard(folder: Path) -> None:
@@ -124,7 +132,7 @@ def test_disk_full(tmp_path: Path) -> None:
     assert "\n" not in str(e.value)
     assert [path.name for path in tmp_path.iterdir()] == ["shard-00000.tar"]
     with pytest.raises(DataError, match="was not written to its end"):
-        open_manifest(tmp_path, kind="corpus", fingerprint=None)
+        open_shards(tmp_path, kind="corpus", fingerprint=None)
 
 
 def test_disk_full_over_an_older_folder_leaves_no_manifest(folder: Path) -> None:
@@ -164,28 +172,28 @@ def test_no_records_per_shard(tmp_path: Path) -> None:
 
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder .*nowhere of corpus tar shards: run realm-ds prepare"):
-        open_manifest(tmp_path / "nowhere", kind="corpus", fingerprint=None)
+        open_shards(tmp_path / "nowhere", kind="corpus", fingerprint=None)
 
 
 def test_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no .*manifest.json: the folder was not written to its end; run realm-ds"):
-        open_manifest(tmp_path, kind="corpus", fingerprint=None)
+        open_shards(tmp_path, kind="corpus", fingerprint=None)
 
 
 def test_empty_corpus(folder: Path) -> None:
     edit_manifest(folder, lambda data: data.update(count=0, shards=[]))
     with pytest.raises(DataError, match="the corpus is empty \\(0 records\\); write it again from a source that has"):
-        open_manifest(folder, kind="corpus", fingerprint=None)
+        open_shards(folder, kind="corpus", fingerprint=None)
 
 
 def test_shards_of_the_other_kind(folder: Path) -> None:
     with pytest.raises(DataError, match="holds corpus shards, not pretrain shards; name a folder of pretrain"):
-        open_manifest(folder, kind="pretrain", fingerprint=None)
+        open_shards(folder, kind="pretrain", fingerprint=None)
 
 
 def test_shards_of_another_tokenizer(folder: Path) -> None:
     with pytest.raises(DataError, match="made with tokenizer fingerprint, but data.tokenizer is other; use the"):
-        open_manifest(folder, kind="corpus", fingerprint="other")
+        open_shards(folder, kind="corpus", fingerprint="other")
 
 
 @pytest.mark.parametrize(
@@ -207,19 +215,25 @@ def test_shards_of_another_tokenizer(folder: Path) -> None:
 def test_damaged_manifest(folder: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
     edit_manifest(folder, change)
     with pytest.raises(DataError, match=f"manifest.json: .*{message}.*; write the shards again"):
-        open_manifest(folder, kind="corpus", fingerprint=None)
+        open_shards(folder, kind="corpus", fingerprint=None)
 
 
 def test_manifest_that_is_no_json(folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="manifest.json: cannot be read .*; write the shards again"):
-        open_manifest(folder, kind="corpus", fingerprint=None)
+        open_shards(folder, kind="corpus", fingerprint=None)
+
+
+def test_manifest_of_absurd_depth(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="manifest.json: cannot be read .*; write the shards again"):
+        open_shards(folder, kind="corpus", fingerprint=None)
 
 
 def test_missing_shard(folder: Path) -> None:
     (folder / "shard-00001.tar").unlink()
     with pytest.raises(DataError, match="no .*shard-00001.tar, though manifest.json lists it"):
-        open_manifest(folder, kind="corpus", fingerprint=None)
+        open_shards(folder, kind="corpus", fingerprint=None)
 
 
 def test_cut_shard_is_seen_on_opening(folder: Path) -> None:
@@ -228,7 +242,7 @@ def test_cut_shard_is_seen_on_opening(folder: Path) -> None:
     with pytest.raises(
         DataError, match="shard-00001.tar: \\d+ bytes, but manifest.json says \\d+: the file is damaged"
     ):
-        open_manifest(folder, kind="corpus", fingerprint=None)
+        open_shards(folder, kind="corpus", fingerprint=None)
 
 
 def test_changed_byte_is_seen_on_reading(folder: Path) -> None:
@@ -236,67 +250,35 @@ def test_changed_byte_is_seen_on_reading(folder: Path) -> None:
     data = bytearray(path.read_bytes())
     data[600] ^= 1
     path.write_bytes(data)
-    manifest = open_manifest(folder, kind="corpus", fingerprint=None)
+    corpus = open_shards(folder, kind="corpus", fingerprint=None)
     with pytest.raises(DataError, match="shard-00001.tar: sha256 is .{12}, but manifest.json says .{12}: the file is"):
-        verify_shard(folder, manifest.shards[1])
+        verify_shard(folder, corpus.manifest.shards[1])
     with pytest.raises(DataError, match="sha256"):
-        list(read_passages(folder, manifest, 0, 7))
-    assert list(read_passages(folder, manifest, 0, 3)) == PASSAGES[:3]
-
-
-# What cannot be read, were the manifest not there to tell.
-
-
-def damaged_at(place: int, size: int) -> Callable[[bytes], bytes]:
-    return lambda data: data[:place] + b"\xff" * size + data[place + size :]
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda data: b"garbage" * 999, "not a whole tar file .* after 0 records; copy the file again"),
-        (lambda data: b"", "not a whole tar file .* after 0 records"),
-        (lambda data: data[:700], "not a whole tar file .* after 0 records"),
-        (lambda data: data[:1024], "ends after 1 of 3 records"),
-        (damaged_at(1024, 512), "ends after 1 of 3 records"),
-        (damaged_at(512, 4), "record 0 cannot be read \\(invalid start byte\\)"),
-        (lambda data: data.replace(b'{"uid":2', b'["uid":2'), "record 1 cannot be read \\(Expecting"),
-        (lambda data: data[:1024] + data[:1024] + data[1024:], "record 0 cannot be read .*duplicate file name"),
-    ],
-)
-def test_corrupt_tar(folder: Path, damage: Callable[[bytes], bytes], message: str) -> None:
-    path = folder / "shard-00000.tar"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=f"shard-00000.tar: {message}") as caught:
-        list(read_shard(path, count=3))
-    assert "\n" not in str(caught.value)
-
-
-def test_member_that_is_no_record(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        archive.add(__file__, arcname="picture.png")
-    with pytest.raises(DataError, match="a.tar: member picture is not a .json record"):
-        list(read_shard(tmp_path / "a.tar"))
-
-
-def test_shard_that_is_gone(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gone.tar: cannot be read: No such file or directory"):
-        list(read_shard(tmp_path / "gone.tar"))
+        list(corpus.passages())
+    assert list(corpus.passages(0, 3)) == PASSAGES[:3]
 
 
 def test_bad_record_is_named(folder: Path, tmp_path: Path) -> None:
     odd = dataclasses.replace(PASSAGES[4], body_ids=(), sentences=())
-    manifest = write_corpus(tmp_path / "odd", [*PASSAGES[:4], odd])
+    corpus = write_corpus(tmp_path / "odd", [*PASSAGES[:4], odd])
     with pytest.raises(DataError, match="odd/shard-00001.tar, record 000000004: body_ids is empty"):
-        list(read_passages(tmp_path / "odd", manifest, 0, 5))
+        list(corpus.passages())
     with pytest.raises(DataError, match="shard-00000.tar, record 000000000: the passage has 8 wordpieces"):
-        list(read_passages(folder, manifest, 0, 1, max_tokens=7))
+        list(open_shards(folder, kind="corpus", fingerprint=None).passages(max_tokens=7))
+
+
+def test_record_that_is_no_json_is_named(folder: Path) -> None:
+    path = folder / "shard-00001.tar"
+    path.write_bytes(path.read_bytes().replace(b'{"uid":5', b'["uid":5'))
+    corpus = open_shards(folder, kind="corpus", fingerprint=None)
+    with pytest.raises(DataError, match="shard-00001.tar, record 000000004: not JSON .*; copy the file again or write"):
+        list(corpus.passages(verify=False))
 
 
 def test_range_outside_the_corpus(folder: Path) -> None:
-    manifest = open_manifest(folder, kind="corpus", fingerprint=None)
-    with pytest.raises(DataError, match="passages 0 to 8 of a corpus of 7"):
-        list(read_passages(folder, manifest, 0, 8))
+    corpus = open_shards(folder, kind="corpus", fingerprint=None)
+    with pytest.raises(DataError, match="corpus: records 0 to 8 of 7"):
+        list(corpus.passages(0, 8))
 
 
 def test_pretrain_shards(tmp_path: Path) -> None:
@@ -304,8 +286,9 @@ def test_pretrain_shards(tmp_path: Path) -> None:
     write_shards(
         examples, tmp_path, kind="pretrain", per_shard=9, tokenizer_fingerprint="f", source="s", settings={"a": [1]}
     )
-    manifest = open_manifest(tmp_path, kind="pretrain", fingerprint="f")
-    assert (manifest.count, manifest.settings) == (3, {"a": [1]})
+    shards = open_shards(tmp_path, kind="pretrain", fingerprint="f")
+    assert (shards.count, shards.manifest.settings) == (3, {"a": [1]})
+    assert list(shards.examples()) == examples
 
 
 @given(total=st.integers(1, 500), num_shards=st.integers(1, 50))

@@ -11,7 +11,7 @@ import torch
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.records import Example
 from realm_ds.data.redeal import StreamState
-from realm_ds.data.shards import open_manifest
+from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.train.stage import Stage
 from tests.support.tiny import make_data, tiny_config
@@ -31,7 +31,7 @@ def stage_of(data: Path, *, config: RealmConfig | None = None, **changes: object
     return Stage(
         config=config or tiny_config(data, **changes), folder=data, world=nothing, trainers=nothing,
         device=torch.device("cpu"), tokenizer=load_tokenizer(data / "tokenizer"),
-        corpus=open_manifest(data / "corpus", kind="corpus", fingerprint=None), sinks=nothing, writer=nothing,
+        corpus=open_shards(data / "corpus", kind="corpus", fingerprint=None), sinks=nothing, writer=nothing,
         notice=nothing, pulse=nothing, timer=nothing,
     )  # fmt: skip
 
@@ -68,7 +68,7 @@ def test_the_null_passage_takes_one_place_of_the_candidates(data: Path) -> None:
 
 
 def test_what_a_resumed_run_must_share(data: Path) -> None:
-    common = {"runtime.seed", "data.corpus"}
+    common = {"runtime.seed", "data.corpus", "data.shuffle_shards", "data.shuffle_records"}
     pretrain = stage_of(data).fixed_settings("pretrain")
     assert pretrain.keys() == common | {"data.pretrain", "refresh.every_steps", "refresh.adopt_after_steps"}
     ict = stage_of(data).fixed_settings("ict")

@@ -1,0 +1,115 @@
+"""Places of tar shards: folders, URLs through webdataset's gopen, and commands; what fails is named."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from realm_ds.data.places import Place
+from realm_ds.data.shards import open_shards
+from realm_ds.errors import DataError
+from tests.support.records import make_passage, write_corpus
+
+PASSAGES = [make_passage(number) for number in range(7)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "corpus", PASSAGES)
+    return tmp_path / "corpus"
+
+
+def command(text: str, folder: Path) -> str:
+    return "pipe:" + text.replace("FOLDER", shlex.quote(str(folder)))
+
+
+def test_a_command_gives_what_the_folder_holds(folder: Path) -> None:
+    here = open_shards(folder, kind="corpus", fingerprint="fingerprint")
+    there = open_shards(command("cat FOLDER/{name}", folder), kind="corpus", fingerprint="fingerprint")
+    assert there.digest == here.digest
+    assert list(there.passages()) == PASSAGES
+    assert list(there.passages(2, 5)) == PASSAGES[2:5]
+
+
+def test_a_url_is_opened_by_webdataset(folder: Path) -> None:
+    there = open_shards(f"file://{folder}", kind="corpus", fingerprint=None)
+    assert there.place.folder is None
+    assert list(there.passages(0, 4)) == PASSAGES[:4]
+
+
+def test_what_is_asked_of_a_url() -> None:
+    asked: list[str] = []
+
+    def opener(url: str) -> object:
+        asked.append(url)
+        raise OSError("nothing there")
+
+    for place in ("https://host/corpus/", "gs://bucket/corpus", "s3://bucket/my corpus", "pipe:ssh host cat /d/{name}"):
+        with pytest.raises(DataError, match=r"cannot be opened \(nothing there\); mend the URL, or give a pipe:"):
+            Place(place, opener=opener).open("shard-00001.tar")
+    assert asked == [
+        "https://host/corpus/shard-00001.tar",
+        "gs://bucket/corpus/shard-00001.tar",
+        "pipe:aws s3 cp 's3://bucket/my corpus/shard-00001.tar' -",
+        "pipe:ssh host cat /d/shard-00001.tar",
+    ]
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(DataError, match="gopher://host/corpus/manifest.json: cannot be opened .*give a pipe: command"):
+        open_shards("gopher://host/corpus", kind="corpus", fingerprint=None)
+
+
+@pytest.mark.parametrize("name", ["x", "../manifest.json", "$(touch x)", "shard-00000.tar; ls", "shard-0.tar"])
+def test_no_other_name_becomes_part_of_a_command(name: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        Place("pipe:cat {name}").open(name)
+    with pytest.raises(AssertionError):
+        Place(tmp_path).open(name)
+
+
+def test_a_shell_in_the_manifest_is_refused_before_it_is_run(folder: Path, tmp_path: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"][0]["name"] = f"shard-00000.tar; touch {tmp_path}/ran"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="is no name of a tar shard"):
+        list(open_shards(command("cat FOLDER/{name}", folder), kind="corpus", fingerprint=None).passages())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_command_that_fails_at_once(folder: Path) -> None:
+    place = command("exit 3 # {name}", folder)
+    with pytest.raises(DataError, match=r"the command `exit 3 # manifest.json` ended with exit code 3"):
+        open_shards(place, kind="corpus", fingerprint=None)
+
+
+def test_a_command_that_fails_half_way(folder: Path) -> None:
+    place = command("case {name} in *.tar) head -c 1500 FOLDER/{name}; exit 7;; *) cat FOLDER/{name};; esac", folder)
+    shards = open_shards(place, kind="corpus", fingerprint=None)
+    with pytest.raises(DataError, match=r"shard-00000.tar.*the command `.*` ended with exit code 7"):
+        list(shards.passages())
+
+
+def test_a_command_that_ends_early_without_a_word(folder: Path) -> None:
+    place = command("case {name} in *.tar) head -c 1500 FOLDER/{name};; *) cat FOLDER/{name};; esac", folder)
+    shards = open_shards(place, kind="corpus", fingerprint=None)
+    with pytest.raises(DataError, match="shard-00000.tar.*ends after 1 of 3 records, at byte 1500"):
+        list(shards.passages())
+
+
+def test_other_bytes_than_the_manifest_says(folder: Path) -> None:
+    shards = open_shards(command("cat FOLDER/{name}", folder), kind="corpus", fingerprint=None)
+    path = folder / "shard-00001.tar"
+    path.write_bytes(path.read_bytes().replace(b"text 4", b"text 5"))
+    with pytest.raises(DataError, match="shard-00001.tar: sha256 is .{12}, but the manifest says .{12}: the bytes are"):
+        list(shards.passages())
+    assert list(shards.passages(0, 3)) == PASSAGES[:3]
+
+
+def test_a_file_that_is_left_in_the_middle_ends_its_command() -> None:
+    file = Place("pipe:yes {name}").open("shard-00000.tar")
+    file.read(10)
+    process = file.raw._stream.proc  # type: ignore[attr-defined]
+    file.close()
+    assert process.returncode is not None
