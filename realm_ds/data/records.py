@@ -86,6 +86,8 @@ class Question:
     gold_uids: tuple[int, ...] = ()
     field: str = ""
     """What is asked about (capital, currency): groups the majority baseline and the per-field results."""
+    is_regex: bool = False
+    """The answers are regular expressions (CuratedTREC): they judge a prediction, but say no span to train a reader."""
 
 
 def to_json(record: Passage | Example) -> dict[str, Any]:
