@@ -1,0 +1,198 @@
+"""What people point at (files, folders, globs, stdin) as a stream of documents. How each format is read is known to
+the modules named after it.
+
+    source = open_source([Path("dump.jsonl.gz")])
+    for document in source.documents():
+        ...
+    print(*source.tally.lines(), sep="\\n")
+"""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from realm_ds.errors import ConfigError, DataError
+from realm_ds.prepare.arrow_files import dataset_files, is_dataset, read_dataset_file, read_parquet
+from realm_ds.prepare.compressed import ENDINGS, STDIN, Damaged, InputFile
+from realm_ds.prepare.csv_files import read_csv, read_tsv
+from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.json_lines import read_json_lines
+from realm_ds.prepare.rows import Fields, Rows
+from realm_ds.prepare.text_files import read_text
+from realm_ds.prepare.wikipedia import read_dump
+
+Reader = Callable[[InputFile, Rows], Iterator[Document]]
+OnDamage = Literal["stop", "skip"]
+
+READERS: dict[str, Reader] = {
+    "wikipedia": read_dump,
+    "jsonl": read_json_lines,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "parquet": read_parquet,
+    "text": read_text,
+    "hf": read_dataset_file,
+}
+FORMAT_OF_ENDING = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".txt": "text",
+    ".xml": "wikipedia",
+}
+AUTO = "auto"
+NOT_FROM_STDIN = ("parquet", "hf")
+TEXT_BESIDE = "text files left out: their folder has files of another format"
+DAMAGED = "files that are damaged, read as far as that went"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file of a source, and how it is read."""
+
+    path: Path
+    format: str
+
+
+class Source:
+    """Documents of one or more files, in order; open_source makes it."""
+
+    def __init__(self, parts: Sequence[_Part], *, fields: Fields, tally: Tally, on_damage: OnDamage) -> None:
+        self.tally = tally
+        self._fields = fields
+        self._on_damage = on_damage
+        self._files = [
+            (InputFile(part.path, name=name), part.format)
+            for part, name in zip(parts, _names([part.path for part in parts]), strict=True)
+        ]
+
+    @property
+    def name(self) -> str:
+        """What people call it: the names of its files, without their folders."""
+        first, last = self._files[0][0].name, self._files[-1][0].name
+        return first if len(self._files) == 1 else f"{first} to {last} ({len(self._files)} files)"
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for work on it to be resumed, as JSON holds it."""
+        files = [{"name": file.name, "bytes": file.num_bytes, "format": format} for file, format in self._files]
+        return {"files": files, "fields": asdict(self._fields), "on_damage": self._on_damage}
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Of all files, as they are stored; None where stdin is one of them."""
+        sizes = [file.num_bytes for file, _ in self._files]
+        return None if None in sizes else sum(filter(None, sizes))
+
+    @property
+    def bytes_read(self) -> int:
+        """Of `total_bytes`, so far."""
+        return sum(file.bytes_read for file, _ in self._files)
+
+    def documents(self) -> Iterator[Document]:
+        """All documents, once. What is left out or mended is counted; what is not whole raises DataError behind the
+        documents that were (or is counted, with `on_damage="skip"`)."""
+        rows = Rows(tally=self.tally, fields=self._fields)
+        for file, format in self._files:
+            num_before = rows.num_documents
+            try:
+                yield from READERS[format](file, rows)
+            except Damaged as damage:
+                num_whole = rows.num_documents - num_before
+                if self._on_damage == "stop":
+                    raise DataError(
+                        f"{damage}. The {num_whole:,} documents before that are whole: get the file again, or choose "
+                        "to skip what is damaged"
+                    ) from damage
+                self.tally.add(DAMAGED, where=f"{damage}, {num_whole:,} documents before that")
+
+
+def open_source(
+    paths: Sequence[Path | str],
+    *,
+    format: str = AUTO,
+    fields: Fields | None = None,
+    tally: Tally | None = None,
+    on_damage: OnDamage = "stop",
+) -> Source:
+    """The source at these paths: files, folders (all files in them), globs, `-` for stdin; in the order given, folders
+    and globs in that of names. The format of each goes by its name unless it is said."""
+    if format != AUTO and format not in READERS:
+        raise ConfigError(f"no format is called {format!r}; choose one of {', '.join((AUTO, *READERS))}")
+    if not paths:
+        raise ConfigError("no source is named: give files, folders, or - for stdin")
+    tally = tally or Tally()
+    parts = dict.fromkeys(part for path in paths for part in _expanded(str(path), format, tally))
+    return Source(list(parts), fields=fields or Fields(), tally=tally, on_damage=on_damage)
+
+
+def _expanded(path: str, format: str, tally: Tally) -> Iterator[_Part]:
+    if path == str(STDIN):
+        if format in (AUTO, *NOT_FROM_STDIN):
+            choice = ", ".join(name for name in READERS if name not in NOT_FROM_STDIN)
+            raise ConfigError(
+                f"stdin is read as it comes, with format={format!r} that cannot be; choose one of {choice}"
+            )
+        yield _Part(STDIN, format)
+        return
+    found = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+    if not found:
+        raise DataError(f"{path} is not there, as a file, a folder or a pattern; name what is to be read")
+    for each in map(Path, found):
+        if each.is_dir() and (format == "hf" or (format == AUTO and is_dataset(each))):
+            yield from (_Part(file, "hf") for file in dataset_files(each))
+        elif each.is_dir():
+            yield from _in_folder(each, format, tally)
+        else:
+            yield _Part(each, _format_of(each) if format == AUTO else format)
+
+
+def _in_folder(folder: Path, format: str, tally: Tally) -> Iterator[_Part]:
+    """All files below it of the format, or of the one format that it has files of; text beside these is no data."""
+    formats = {
+        path: _by_ending(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+    counts = Counter(filter(None, formats.values()))
+    if format == AUTO and len(counts) > 1 and "text" in counts:
+        tally.add(TEXT_BESIDE, number=counts.pop("text"), where=folder.name)
+    if format == AUTO and len(counts) > 1:
+        there = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
+        raise ConfigError(f"{folder} has files of several formats ({there}); choose one of these formats")
+    wanted = next(iter(counts), AUTO) if format == AUTO else format
+    if wanted not in counts:
+        endings = " ".join(ending for ending, name in FORMAT_OF_ENDING.items() if format in (AUTO, name))
+        raise DataError(f"{folder} has no file whose name ends in {endings} (or in that and {' '.join(ENDINGS)})")
+    yield from (_Part(path, wanted) for path, found in formats.items() if found == wanted)
+
+
+def _format_of(path: Path) -> str:
+    format = _by_ending(path)
+    if format is None:
+        raise ConfigError(
+            f"{path}: its name does not say its format; choose one of {', '.join(READERS)}, or give it an ending of "
+            f"{' '.join(FORMAT_OF_ENDING)}"
+        )
+    return format
+
+
+def _by_ending(path: Path) -> str | None:
+    name = path.with_suffix("") if path.suffix in ENDINGS else path
+    # Wikimedia names the parts of a dump enwiki-20181220-pages-articles1.xml-p10p30302.bz2.
+    return FORMAT_OF_ENDING.get(name.suffix.lower().partition("-")[0])
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Their names; with the folders in which they differ, where names alone do not tell them apart."""
+    names = [path.name for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    return [str(path.relative_to(os.path.commonpath([path.parent for path in paths]))) for path in paths]
