@@ -1,4 +1,6 @@
-"""What an answer is: the form in which answers are compared, and whether a text holds one. Scores are eval/answers.py's.
+"""What an answer is: the form in which answers are compared, and whether a text holds one.
+
+Scores of predictions are eval/answers.py's, answers as wordpieces answer_spans.py's.
 
 The rules are those of the open-domain QA literature as REALM's authors score it (spec: orqa eval_utils): NFD, lower
 case, no ASCII punctuation, no articles, single spaces. Accents stay, unlike in DPR's script. Answers of CuratedTREC are

@@ -1,4 +1,4 @@
-"""Is a predicted answer right: exact match, or a match of its regex; token F1. What an answer is, is data/answers.py's."""
+"""Is a predicted answer right: exact match, or a match of its regex; token F1. What an answer is: data/answers.py."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -184,8 +184,8 @@ def _check_evaluation(config: RealmConfig, *, fingerprint: str) -> None:
         questions = load_questions(settings.questions, needed_by="mend evaluate.questions, or set it to null")
         refuse_regexes(
             [question for question in questions if not question.gold_uids],
-            why=f"evaluate.questions={settings.questions}: while training goes on answers are looked for as wordpieces, "
-            "not as regexes, unless a question has gold_uids (prepare qa --link)",
+            why=f"evaluate.questions={settings.questions}: while training goes on answers are looked for as "
+            "wordpieces, not as regexes, unless a question has gold_uids (prepare qa --link)",
         )
 
 

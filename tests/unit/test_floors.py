@@ -29,6 +29,8 @@ DOORS = {
     "deepspeed": {"train/engine.py", "train/universal.py"},
     "matplotlib": {"launch/plots.py", "bench/plots.py"},
     "typer": {"cli"},
+    "ahocorasick": {"prepare/coverage.py"},
+    "farmhash": {"prepare/qa.py"},
     "orjson": {"prepare/json_lines.py"},
     "pyarrow": {"prepare/arrow_files.py", "prepare/compressed.py"},
     "mwparserfromhell": {"prepare/wikitext.py"},
