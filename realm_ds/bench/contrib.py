@@ -25,7 +25,7 @@ from realm_ds.bench.corpora import VectorsOf
 from realm_ds.bench.raw import id_mapped
 from realm_ds.errors import LaunchError
 from realm_ds.index.faiss_index import use_threads
-from realm_ds.launch.tether import die_with_parent
+from realm_ds.tether import die_with_parent
 
 LOOPBACK = "127.0.0.1"
 NUMPY_2 = "numpy._core.multiarray"

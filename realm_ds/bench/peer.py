@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from realm_ds.errors import LaunchError
-from realm_ds.launch.tether import die_with_parent
+from realm_ds.tether import die_with_parent
 
 VERSION = "4.57.6"
 READY_FILE = "realm-ds-ready"

@@ -16,8 +16,8 @@ from typing import Any
 
 from realm_ds.errors import LaunchError
 from realm_ds.launch.local import run_world
-from realm_ds.launch.tether import die_with_parent
 from realm_ds.observe.progress import Bar
+from realm_ds.tether import die_with_parent
 
 WORK_FILE, PROGRESS_FILE, LOG_FILE = "work.json", "progress.json", "log.txt"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from realm_ds.errors import DataError
 
 MAX_TOKEN_ID = 65535
@@ -90,9 +92,9 @@ class Question:
     """The answers are regular expressions (CuratedTREC): they judge a prediction, but say no span to train a reader."""
 
 
-def to_json(record: Passage | Example) -> dict[str, Any]:
-    """The record as JSON holds it; passage_from_json and example_from_json read it back."""
-    return dict(vars(record))
+def record_bytes(record: Passage | Example) -> bytes:
+    """The record as the JSON of a tar member; passage_from_json and example_from_json read it back."""
+    return orjson.dumps(vars(record))
 
 
 def passage_from_json(data: object, *, where: str, max_tokens: int | None = None) -> Passage:

@@ -1,4 +1,4 @@
-"""Folders of tar shards with their manifest: write, check and read them. Order and epochs are stream.py's business.
+"""Folders of tar shards with their manifest: check and read them. shard_writer.py writes them, stream.py orders them.
 
 A folder holds `shard-00000.tar`, `shard-00001.tar`, ... and `manifest.json`. A shard is an ordinary tar file with one
 `NUMBER.json` member a record, numbered through the whole folder, so `wds.WebDataset` opens it and `tar tf` shows it.
@@ -6,20 +6,16 @@ The manifest is removed first and written last: a folder whose writing was cut s
 """
 
 import hashlib
-import io
-import itertools
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
-from realm_ds.data.records import Example, Passage, passage_from_json, to_json
+from realm_ds.data.records import Passage, passage_from_json
 from realm_ds.errors import ConfigError, DataError
-from realm_ds.files import write_durably
 
 Kind = Literal["corpus", "pretrain"]
 MANIFEST = "manifest.json"
@@ -57,48 +53,6 @@ class Manifest:
     def digest(self) -> str:
         """sha256 of the manifest, and so of every record: equal for equal contents, wherever the folder is."""
         return hashlib.sha256(_json_bytes(asdict(self))).hexdigest()
-
-
-def write_shards(
-    records: Iterable[Passage | Example],
-    folder: Path,
-    *,
-    kind: Kind,
-    per_shard: int,
-    tokenizer_fingerprint: str,
-    source: str,
-    settings: Mapping[str, Any],
-    open_file: Callable[[Path], BinaryIO] = lambda path: path.open("wb"),
-) -> Manifest:
-    """Write records as tar shards of `per_shard` records; the same records give the same bytes."""
-    if per_shard < 1:
-        raise DataError(f"{folder}: per_shard={per_shard} records in a tar shard; give at least 1")
-    entries: list[ShardEntry] = []
-    with _says_what_was_written(folder, entries):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST).unlink(missing_ok=True)
-    left, written = iter(records), 0
-    while chunk := list(itertools.islice(left, per_shard)):
-        with _says_what_was_written(folder, entries):
-            path = folder / f"shard-{len(entries):05d}.tar"
-            entries.append(_write_shard(path, chunk, first=written, open_file=open_file))
-        written += len(chunk)
-    if not entries:
-        raise DataError(f"{folder}: there is no record to write; check the source ({source})")
-    manifest = Manifest(
-        kind=kind,
-        count=written,
-        shards=tuple(entries),
-        tokenizer_fingerprint=tokenizer_fingerprint,
-        source=source,
-        settings=dict(settings),
-    )
-    with _says_what_was_written(folder, entries):
-        for stale in set(folder.glob("shard-*.tar")) - {folder / entry.name for entry in entries}:
-            stale.unlink()
-        text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
-        write_durably(folder / MANIFEST, text, open_file=open_file)
-    return manifest
 
 
 def open_manifest(folder: Path, *, kind: Kind, fingerprint: str | None) -> Manifest:
@@ -203,17 +157,6 @@ def passage_range(total: int, shard: int, num_shards: int, *, setting: str = "in
     return total * shard // num_shards, total * (shard + 1) // num_shards
 
 
-@contextmanager
-def _says_what_was_written(folder: Path, entries: Sized) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"cannot write tar shards to {folder}: {error.strerror or error}, after {len(entries)} complete shards; "
-            "free space there or choose another folder, and write them again"
-        ) from error
-
-
 def _read_manifest(path: Path) -> Manifest:
     try:
         data = json.loads(path.read_bytes())
@@ -247,24 +190,6 @@ def _check_size(path: Path, entry: ShardEntry) -> None:
             f"{path}: {path.stat().st_size} bytes, but {MANIFEST} says {entry.num_bytes}: the file is damaged; "
             "copy it again or write the shards again"
         )
-
-
-def _write_shard(
-    path: Path, records: list[Passage | Example], *, first: int, open_file: Callable[[Path], BinaryIO]
-) -> ShardEntry:
-    # A shard is small enough to be made in memory, so its digest is of what we meant to write.
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for number, record in enumerate(records, start=first):
-            data = _json_bytes(to_json(record))
-            member = tarfile.TarInfo(f"{number:09d}.json")  # mtime, owner and mode are constants of TarInfo
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    content = buffer.getvalue()
-    write_durably(path, content, open_file=open_file)
-    return ShardEntry(
-        name=path.name, count=len(records), num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
-    )
 
 
 def _json_bytes(value: object) -> bytes:

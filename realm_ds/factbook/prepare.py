@@ -21,7 +21,7 @@ from typing import Any
 from realm_ds.data.chance import permutation
 from realm_ds.data.question_files import write_questions
 from realm_ds.data.records import NO_UID, Example, Question
-from realm_ds.data.shards import write_shards
+from realm_ds.data.shard_writer import write_shards
 from realm_ds.data.tokenizer import token_span
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.factbook.demo_set import DemoSet, Wording, build_demo_set

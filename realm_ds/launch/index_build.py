@@ -34,9 +34,9 @@ from realm_ds.launch.index_store import Card, Ranges, gaps, joined, read_card, s
 from realm_ds.launch.index_towers import Towers, check_towers, device_for, load_tower, look_at_towers
 from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.rank import as_rank, run_as_rank
-from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.models.names import PASSAGE_TOWER
 from realm_ds.observe.progress import Bar, Progress, RunFollower
+from realm_ds.tether import TAG_VARIABLE
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from realm_ds.errors import LaunchError, Preempted
 from realm_ds.launch.failures import explain_end, explain_preemption, forget_last_world, was_preempted
-from realm_ds.launch.tether import TAG_VARIABLE, die_with_parent, kill_tagged
 from realm_ds.observe.notice import NOTICES
+from realm_ds.tether import TAG_VARIABLE, die_with_parent, kill_tagged
 
 POLL_S = 0.1
 GRACE_S = 5.0

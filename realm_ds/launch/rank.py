@@ -16,10 +16,10 @@ from typing import NoReturn
 from realm_ds.comm.world import World
 from realm_ds.errors import Preempted, RealmError
 from realm_ds.launch.failures import record_death, record_error, record_rank
-from realm_ds.launch.tether import die_with_parent, end_in_order, kill_own_session
 from realm_ds.observe.logs import start_logs
 from realm_ds.observe.sinks import Sinks
 from realm_ds.observe.waiting import answer_sigusr2
+from realm_ds.tether import die_with_parent, end_in_order, kill_own_session
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""

@@ -27,12 +27,12 @@ from realm_ds.launch.local import leaving_when_asked, run_world, world_command
 from realm_ds.launch.node import run_rank
 from realm_ds.launch.offload import check_offload
 from realm_ds.launch.rank import run_as_rank
-from realm_ds.launch.tether import TAG_VARIABLE, is_realm_ds
 from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import check_start
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
 from realm_ds.observe.trackers import check_tracker
+from realm_ds.tether import TAG_VARIABLE, is_realm_ds
 from realm_ds.train.manifest import check, lost_folders, saved_steps, step_folder
 
 DEFAULT_TRAINERS = 2

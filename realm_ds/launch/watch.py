@@ -14,10 +14,10 @@ from typing import Any, get_args
 from realm_ds.config.base import StageName
 from realm_ds.config.load import RUN_CONFIG
 from realm_ds.errors import ConfigError
-from realm_ds.launch import tether
 from realm_ds.launch.failures import PREEMPTED_FILE, explain_end, explain_preemption, read_records
 from realm_ds.observe.sinks import metrics_path, parse_event
 from realm_ds.observe.table import RankView, RunState, RunView
+from realm_ds.tether import lives as is_alive
 
 SILENT_S = 60.0
 """A rank of another host that has written nothing for so long, where one every five seconds is due, is lost."""
@@ -38,7 +38,7 @@ def look(
     """
     run, stages = _run_in(folder)
     now = time.time() if now is None else now
-    host, lives = host or socket.gethostname(), lives or tether.lives
+    host, lives = host or socket.gethostname(), lives or is_alive
     ranks = [_rank(run, card, now=now, host=host, lives=lives) for card in _cards(run)]
     events = _events(run, "trainer", 0)
     step = _last(events, "step") or {}

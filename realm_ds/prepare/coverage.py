@@ -5,8 +5,8 @@ What an answer is, and what holds one, is data/answers.py's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 from realm_ds.data.answers import answer_pattern, normalise
 from realm_ds.data.records import Passage, Question, passage_from_json
 from realm_ds.data.shards import Manifest, ShardEntry, read_shard, verify_shard
-from realm_ds.errors import DataError
 from realm_ds.prepare.regex_literals import fold, required_literals
+from realm_ds.prepare.workers import work_in_order
 
 Found = dict[int, list[int]]
 """Uids of passages by the number of the question whose answer they hold."""
@@ -27,24 +27,25 @@ def passages_with_answers(
     manifest: Manifest,
     *,
     most: int = 1,
-    workers: int = 1,
+    workers: int = 0,
     on_progress: Callable[[int], None] = lambda num_passages: None,
 ) -> list[tuple[int, ...]]:
     """Of each question the uids of the first `most` passages, in the order of the corpus, that hold an answer.
 
-    The same for any number of workers, which take a shard at a time. In memory are the answers, once for each worker,
-    and what was found.
+    The same for any number of workers, which take a shard at a time; 0: this process. In memory are the answers, once
+    for each worker, and what was found.
     """
     found: list[list[int]] = [[] for _ in questions]
     has_enough = get_context("spawn").RawArray("b", len(questions))
     num_passages = 0
-    shards = _search_all(questions, folder, manifest.shards, most=most, has_enough=has_enough, workers=workers)
-    for entry, found_here in zip(manifest.shards, shards, strict=True):
-        for number, uids in found_here.items():
-            found[number] += uids[: most - len(found[number])]
-            has_enough[number] = len(found[number]) == most
-        num_passages += entry.count
-        on_progress(num_passages)
+    start = partial(_start, questions, folder, most=most, has_enough=has_enough)
+    with closing(work_in_order(manifest.shards, start, workers=workers)) as shards:
+        for entry, found_here in zip(manifest.shards, shards, strict=True):
+            for number, uids in found_here.items():
+                found[number] += uids[: most - len(found[number])]
+                has_enough[number] = len(found[number]) == most
+            num_passages += entry.count
+            on_progress(num_passages)
     return [tuple(uids) for uids in found]
 
 
@@ -122,40 +123,10 @@ def _matches(automaton: Any, text: str) -> set[int]:
     return set() if automaton is None else {number for _, number in automaton.iter(text)}
 
 
-_search: Callable[[ShardEntry], Found]
-"""Of a worker process: what start_worker left there."""
-
-
-def _search_all(
-    questions: Sequence[Question], folder: Path, entries: Sequence[ShardEntry], *, most: int,
-    has_enough: Sequence[int], workers: int,
-) -> Iterator[Found]:  # fmt: skip
-    if workers == 1:
-        search = AnswerSearch(questions, most=most, has_enough=has_enough)
-        yield from (_search_shard(search, folder, entry) for entry in entries)
-        return
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker,
-        initargs=(questions, folder, most, has_enough),
-    )  # fmt: skip
-    try:
-        yield from pool.map(_work, entries)
-    except BrokenProcessPool as error:
-        raise DataError(
-            f"a worker that looked for answers in {folder} died, most likely for want of memory: take fewer --workers"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(questions: Sequence[Question], folder: Path, most: int, has_enough: Sequence[int]) -> None:
-    global _search
-    search = AnswerSearch(questions, most=most, has_enough=has_enough)
-    _search = lambda entry: _search_shard(search, folder, entry)  # noqa: E731
-
-
-def _work(entry: ShardEntry) -> Found:
-    return _search(entry)
+def _start(
+    questions: Sequence[Question], folder: Path, *, most: int, has_enough: Sequence[int]
+) -> Callable[[ShardEntry], Found]:
+    return partial(_search_shard, AnswerSearch(questions, most=most, has_enough=has_enough), folder)
 
 
 def _search_shard(search: AnswerSearch, folder: Path, entry: ShardEntry) -> Found:

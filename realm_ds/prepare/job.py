@@ -1,9 +1,30 @@
-"""Records made from chunks of work by several processes, and written as tar shards in order; resumable after a kill."""
+"""Records made from chunks of work by several processes, and written as tar shards in order; resumable after a kill.
 
-from collections.abc import Sequence
+The main process reads chunks and writes shards, worker processes make records of chunks (workers.py). The bytes that
+come out depend on the chunks and on what is made of them, not on how many workers there are nor on how often the job
+was stopped: after each shard a journal says how far it is (journal.py).
+"""
+
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
+from realm_ds.data.shard_writer import ShardWriter
+from realm_ds.data.shards import MANIFEST, Kind, Manifest, open_manifest
+from realm_ds.errors import DataError
 from realm_ds.prepare.documents import Tally
+from realm_ds.prepare.journal import GO_ON, Job, Journal, Position, refuse_another_job
+from realm_ds.prepare.seen import SeenKeys
+from realm_ds.prepare.workers import work_in_order
+
+Chunk = TypeVar("Chunk")
+DUPLICATES = "duplicates left out"
+COUNTS = "counts"
+"""The member of a manifest's settings that holds the tally: what was made, and what was left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,3 +36,120 @@ class Made:
     keys: Sequence[int]
     """One 63-bit number for each: a record whose key an earlier one had is left out and counted."""
     tally: Tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where a job writes, and as what."""
+
+    folder: Path
+    kind: Kind
+    per_shard: int
+    """Records in a tar shard."""
+    fingerprint: str
+    """Of the tokenizer."""
+    source: str
+    """Where the text came from, for people: no path of this machine, it is written into the manifest."""
+    settings: Mapping[str, Any]
+    """What decides what is made of it; written into the manifest."""
+    identity: Any = None
+    """What else must be the same to go on with a stopped job: names and sizes of the files that are read. JSON."""
+
+    @property
+    def job(self) -> Job:
+        """As the manifest tells it."""
+        told = {"kind": self.kind, "tokenizer": self.fingerprint, "source": self.source}
+        return {**told, "settings": {**self.settings, "per_shard": self.per_shard}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What came out."""
+
+    manifest: Manifest
+    tally: Tally
+    was_done: bool = False
+    """By an earlier call: nothing was left to do."""
+
+
+def run_job(
+    chunks: Iterable[Chunk],
+    start_work: Callable[[], Callable[[Chunk], Made]],
+    *,
+    output: Output,
+    workers: int,
+    resume: bool,
+    on_progress: Callable[[int], None] = lambda num_records: None,
+    reading: Tally | None = None,
+) -> Finished:
+    """Make records of every chunk and write them; `start_work` is called once in each of `workers` processes.
+
+    Chunks, `start_work` and what it makes travel between processes: it is a function of a module, or a
+    functools.partial of one. With workers=0 all is done in this process. Memory is bounded by a few chunks for each
+    worker, one shard, and 8 to 16 bytes a record for the keys. `on_progress` is told the number of records so far.
+    `reading` is where the reading of chunks counts; it joins the tally at the end.
+    """
+    journal = Journal(output.folder)
+    with journal.claim(resume=resume):
+        if (output.folder / MANIFEST).exists():
+            journal.remove()
+            return _done_before(output)
+        job = {**output.job, "identity": output.identity}
+        position = journal.read(job)
+        writer = ShardWriter(
+            output.folder, per_shard=output.per_shard, entries=position.entries, remedy=GO_ON
+        )  # fmt: skip
+        position.entries = writer.entries
+        on_progress(writer.num_records)
+        left = iter(chunks)
+        deque(itertools.islice(left, position.num_chunks), maxlen=0)
+        with closing(work_in_order(left, start_work, workers=workers)) as results:
+            _write(results, writer, journal, position, job, on_progress)
+        position.tally.absorb(reading or Tally())
+        if not writer.num_records:
+            journal.remove()
+            told = "; ".join(position.tally.lines()) or "nothing was read"
+            raise DataError(f"{output.source}: no record came of it, so nothing was written ({told}); check the source")
+        manifest = writer.finish(
+            kind=output.kind, tokenizer_fingerprint=output.fingerprint, source=output.source,
+            settings={**output.job["settings"], COUNTS: dict(sorted(position.tally.counts.items()))},
+        )  # fmt: skip
+        journal.remove()
+    return Finished(manifest=manifest, tally=position.tally)
+
+
+def _write(
+    results: Iterable[Made],
+    writer: ShardWriter,
+    journal: Journal,
+    position: Position,
+    job: Job,
+    on_progress: Callable[[int], None],
+) -> None:
+    seen, keys = SeenKeys(), list[int]()
+    for earlier in journal.read_keys(position):
+        seen.add(earlier)
+    for made in results:
+        left = slice(position.num_records, None)
+        is_new = seen.add(made.keys[left]).tolist()
+        for record, key, new in zip(made.records[left], made.keys[left], is_new, strict=True):
+            position.num_records += 1
+            if not new:
+                position.tally.add(DUPLICATES)
+                continue
+            keys.append(key)
+            if writer.add(record):
+                journal.write(job, position, keys=keys)
+                keys = []
+        position.tally.absorb(made.tally)
+        position.num_chunks, position.num_records = position.num_chunks + 1, 0
+        on_progress(writer.num_records)
+
+
+def _done_before(output: Output) -> Finished:
+    manifest = open_manifest(output.folder, kind=output.kind, fingerprint=None)
+    settings = dict(manifest.settings)
+    tally = Tally(counts=Counter(settings.pop(COUNTS, {})))
+    was = {"kind": manifest.kind, "tokenizer": manifest.tokenizer_fingerprint, "source": manifest.source}
+    refuse_another_job(output.job, {**was, "settings": settings}, where=output.folder)
+    return Finished(manifest=manifest, tally=tally, was_done=True)

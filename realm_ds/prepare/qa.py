@@ -140,7 +140,7 @@ def cover(
     corpus: Path,
     *,
     link: int = 0,
-    workers: int = 1,
+    workers: int = 0,
     on_progress: Callable[[int], None] = lambda num_passages: None,
 ) -> tuple[QuestionSet, dict[Split, dict[str, Any]]]:
     """How many questions of each split have an answer in some passage of the corpus.

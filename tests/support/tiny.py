@@ -5,7 +5,7 @@ from pathlib import Path
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import write_questions
 from realm_ds.data.records import Example, Passage, Question, passage_uid
-from realm_ds.data.shards import write_shards
+from realm_ds.data.shard_writer import write_shards
 from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
 
 TOWNS = ("arlon", "brest", "cadiz", "delft", "evora", "fulda", "ghent", "huesca", "imola", "jena", "kiel", "leon")

@@ -54,7 +54,7 @@ QUESTIONS = [_asked("Lima"), _asked("the Niger", "Oslo"), _asked("x"), _asked("r
 TEXTS = ["Lima.", "A river in Nigeria", "Oslo; Lima", "the Niger is a RIVER", "", "lima", "LIMA!"]
 
 
-@pytest.mark.parametrize(("most", "workers"), [(1, 1), (2, 1), (9, 1), (2, 2)])
+@pytest.mark.parametrize(("most", "workers"), [(1, 0), (2, 0), (9, 0), (2, 2)])
 def test_passages_of_a_corpus_in_its_order(tmp_path: Path, most: int, workers: int) -> None:
     passages = _passages(TEXTS)
     manifest = write_corpus(tmp_path, passages, per_shard=2)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm_ds.data.records import NO_UID
-from realm_ds.data.shards import write_shards
+from realm_ds.data.shard_writer import write_shards
 from realm_ds.errors import ConfigError, DataError, IndexFault
 from realm_ds.index import shard as shard_module
 from realm_ds.index.exclusion import exclude_nothing, exclude_passages

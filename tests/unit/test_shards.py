@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm_ds.data.records import passage_from_json
+from realm_ds.data.shard_writer import write_shards
 from realm_ds.data.shards import (
     open_manifest,
     passage_range,
     read_passages,
     read_shard,
     verify_shard,
-    write_shards,
 )
 from realm_ds.errors import ConfigError, DataError
 from tests.support.records import make_example, make_passage, write_corpus

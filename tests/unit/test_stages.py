@@ -26,8 +26,8 @@ from realm_ds.launch.stages import (
     prepare_run_folder,
     with_local_encoder,
 )
-from realm_ds.launch.tether import TAG_VARIABLE
 from realm_ds.observe.notice import Notice
+from realm_ds.tether import TAG_VARIABLE
 from realm_ds.train.export import export_run
 from realm_ds.train.manifest import seal, step_folder
 from tests.support.tiny import make_data, make_held_out, tiny_config

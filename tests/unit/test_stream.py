@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from realm_ds.data.chance import happens, permutation, pick
 from realm_ds.data.redeal import StreamState
-from realm_ds.data.shards import write_shards
+from realm_ds.data.shard_writer import write_shards
 from realm_ds.data.stream import ExampleStream, PassageStream, RecordStream, grouped_order
 from realm_ds.errors import DataError
 from tests.support.records import make_example, make_passage, write_corpus
