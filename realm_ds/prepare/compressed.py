@@ -74,7 +74,7 @@ class InputFile:
     def _decompressed(self) -> Iterator[bytes]:
         try:
             with sys.stdin.buffer if self.path == STDIN else self.path.open("rb") as raw:
-                yield from self._decoded(raw)
+                yield from filter(None, self._decoded(raw))
         except OSError as error:
             raise Damaged(f"{self.name} cannot be read ({error.strerror or error})") from error
 

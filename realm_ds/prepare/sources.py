@@ -137,9 +137,8 @@ def _expanded(path: str, format: str, tally: Tally) -> Iterator[_Part]:
     if path == str(STDIN):
         if format in (AUTO, *NOT_FROM_STDIN):
             choice = ", ".join(name for name in READERS if name not in NOT_FROM_STDIN)
-            raise ConfigError(
-                f"stdin is read as it comes, with format={format!r} that cannot be; choose one of {choice}"
-            )
+            why = "stdin has no name to tell its format by" if format == AUTO else f"{format} cannot be read from stdin"
+            raise ConfigError(f"{why}; choose one of {choice}")
         yield _Part(STDIN, format)
         return
     found = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
@@ -192,7 +191,7 @@ def _by_ending(path: Path) -> str | None:
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """Their names; with the folders in which they differ, where names alone do not tell them apart."""
-    names = [path.name for path in paths]
+    names = ["stdin" if path == STDIN else path.name for path in paths]
     if len(set(names)) == len(names):
         return names
     return [str(path.relative_to(os.path.commonpath([path.parent for path in paths]))) for path in paths]

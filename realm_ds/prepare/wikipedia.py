@@ -72,7 +72,9 @@ def _pages(file: InputFile) -> Iterator[bytes]:
         held += block
         while (end := held.find(_END, searched)) >= 0:
             before, *pages = bytes(held[: end + len(_END)]).split(_START)
-            yield from (_START + page for page in pages or [before])
+            yield from (_START + page for page in pages)
+            if not pages:
+                yield before
             del held[: end + len(_END)]
             searched = 0
         if len(held) > MAX_RECORD_BYTES:

@@ -33,7 +33,6 @@ DOORS = {
     "farmhash": {"prepare/qa.py"},
     "orjson": {"prepare/json_lines.py"},
     "pyarrow": {"prepare/arrow_files.py", "prepare/compressed.py"},
-    "mwparserfromhell": {"prepare/wikitext.py"},
 }
 TORCH_DOORS = {
     "comm", "models", "train", "index/builder.py", "index/range_embedder.py", "eval", "launch/index_rank.py",
