@@ -27,7 +27,7 @@ DOORS = {
     "huggingface_hub": {"models/hub.py"},
     "faiss": {"index/faiss_index.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py", "train/universal.py"},
-    "matplotlib": {"launch/plots.py", "bench/plots.py"},
+    "matplotlib": {"launch/plots.py", "bench/plots.py", "prepare/plots.py"},
     "typer": {"cli"},
     "ahocorasick": {"prepare/coverage.py"},
     "farmhash": {"prepare/qa.py"},
