@@ -13,6 +13,7 @@ import typer
 from realm_ds.cli.bench import bench
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.index import index
+from realm_ds.cli.prepare import prepare
 from realm_ds.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ First time here?
 A run of your own, step by step:
 
 \b
-    realm-ds prepare demo DATA    text to tar shards (DATA/prepared.json)
+    realm-ds prepare corpus       documents to passages; prepare --help has the other steps
     realm-ds ict                  warm up the two towers (inverse cloze)
     realm-ds pretrain             REALM: trainers and index ranks in one MPI world
     realm-ds watch RUN            how all its ranks do, from any host
@@ -45,7 +46,6 @@ On a cluster start the same line once per rank: srun -K1 python -m mpi4py -m rea
 app = typer.Typer(
     help=_ABOUT, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-prepare = group("Make tar shards, vocabulary and question files.")
 qa = group("Fine-tune on questions, and score the answers.")
 config_app = group("Look at settings: all of them, or a run's.")
 app.add_typer(prepare, name="prepare")
@@ -93,20 +93,6 @@ def demo(
         raise ConfigError("--resume needs the folder of the demo to finish: --run runs/demo")
     folder = run.absolute() if run is not None else free_run_folder(Path("runs").absolute())
     run_demo(folder, seed=seed, quick=quick, overrides=overrides or [], resume=resume)
-
-
-@prepare.command("demo")
-@verb
-def prepare_demo_data(
-    folder: Annotated[Path, typer.Argument(help="Where to write tokenizer/, corpus/, pretrain/, held_out/, qa/.")],
-    seed: Annotated[int, typer.Option(help="Of the split into train, dev and test.")] = 0,
-) -> None:
-    """The CIA World Factbook as passages, statements and questions."""
-    from realm_ds.factbook.prepare import check_is_free, prepare_demo
-
-    check_is_free(folder.absolute())
-    prepare_demo(folder.absolute(), seed=seed, on_progress=lambda doing: print(f"{doing} ...", flush=True))
-    print(f"{folder}/prepared.json says what is there")
 
 
 @app.command()

@@ -64,6 +64,11 @@ class Tokenizer:
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
+    def encode_with_words(self, text: str) -> tuple[list[int], list[tuple[int, int]], list[int | None]]:
+        """encode_with_offsets, and for each wordpiece the number of its word: what no cut may go through."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets, encoding.word_ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """Words of the ids as the vocabulary has them, special tokens left out."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)

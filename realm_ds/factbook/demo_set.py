@@ -13,6 +13,7 @@ from pathlib import Path
 from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
 from realm_ds.factbook.entities import Entity, articles_of
 from realm_ds.factbook.facts import Fact, find_facts, normal, says
+from realm_ds.factbook.passages import Article, CutPassage, make_passages
 from realm_ds.factbook.questions import (
     SPLITS,
     Asked,
@@ -25,7 +26,6 @@ from realm_ds.factbook.questions import (
     split_of,
     statements_of,
 )
-from realm_ds.prepare.packing import Article, CutPassage, make_passages
 from realm_ds.prepare.spans import salient_spans, single_names
 
 PROSE_FIELDS = frozenset({"background", "geography", "economy", "climate", "terrain", "flag"})
@@ -105,7 +105,8 @@ def build_demo_set(
         folder=tokenizer_folder,
     )
     on_progress("cutting passages")
-    passages = list(_cut(articles, tokenizer, max_passage_tokens=max_passage_tokens, dropped=dropped))
+    prose = [article for _, article in articles]
+    passages = list(make_passages(prose, tokenizer, max_tokens=max_passage_tokens, dropped=dropped))
     on_progress("looking for the facts in the passages")
     gold = _find_gold(facts, passages, articles, tokenizer)
     demo = DemoSet(
@@ -139,15 +140,6 @@ def _untold(facts: Iterable[Fact], secrets: Secrets, dropped: Counter[str], *, s
             yield replace(fact, answers=answers)
         else:
             dropped[f"{split} facts that tell a held-out fact"] += 1
-
-
-def _cut(
-    articles: Sequence[tuple[str, Article]], tokenizer: Tokenizer, *, max_passage_tokens: int, dropped: Counter[str]
-) -> Iterator[CutPassage]:
-    def count(_: Exception) -> None:
-        dropped["clauses longer than a passage"] += 1
-
-    return make_passages([article for _, article in articles], tokenizer, max_tokens=max_passage_tokens, too_long=count)
 
 
 def _gold_key(fact: Fact, answer: str) -> tuple[str, str, str]:

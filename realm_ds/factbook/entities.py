@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from realm_ds.errors import DataError
-from realm_ds.prepare.packing import Article, split_sentences
+from realm_ds.factbook.passages import Article
+from realm_ds.prepare.sentences import split_sentences
 
 
 @dataclass(frozen=True, kw_only=True)

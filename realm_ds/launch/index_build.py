@@ -30,12 +30,12 @@ from realm_ds.index.faiss_index import check_factory
 from realm_ds.index.passages import PassageShard
 from realm_ds.index.store import SNAPSHOT_FILE, IndexStore, PartFault, stored_parts, stored_versions, version_folder
 from realm_ds.launch.failures import forget_last_world
-from realm_ds.launch.index_store import Card, Ranges, gaps, joined, read_card, size_text, write_card
+from realm_ds.launch.index_store import Card, Ranges, gaps, joined, read_card, write_card
 from realm_ds.launch.index_towers import Towers, check_towers, device_for, load_tower, look_at_towers
 from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.rank import as_rank, run_as_rank
 from realm_ds.models.names import PASSAGE_TOWER
-from realm_ds.observe.progress import Bar, Progress, RunFollower
+from realm_ds.observe.progress import Bar, Progress, RunFollower, size_text
 from realm_ds.tether import TAG_VARIABLE
 
 log = logging.getLogger(__name__)

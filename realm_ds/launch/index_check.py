@@ -26,10 +26,9 @@ from realm_ds.launch.index_store import (
     gaps,
     joined,
     look_at,
-    size_text,
     told,
 )
-from realm_ds.observe.progress import Progress
+from realm_ds.observe.progress import Progress, size_text
 
 CHANGED = "changed"
 """What has become of the corpus since the index was built; else "unchanged", "unreadable" or "unknown"."""

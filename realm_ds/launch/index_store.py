@@ -216,14 +216,6 @@ def told(ranges: Ranges) -> str:
     return f"passages {some}" + (f" and {len(ranges) - 4} more ranges" if len(ranges) > 4 else "")
 
 
-def size_text(num_bytes: int) -> str:
-    """Bytes as people say them: 3.1 MB, 12 GB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
-    return f"{num_bytes} bytes"
-
-
 def _kind(manifest: PartManifest) -> tuple[str, str, int]:
     return manifest.snapshot_sha256, manifest.corpus_sha256, manifest.width
 

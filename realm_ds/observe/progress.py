@@ -244,6 +244,14 @@ def count_text(count: float) -> str:
     return f"{count / 1000:.1f}k" if count < 1e6 else f"{count / 1e6:.1f}M"
 
 
+def size_text(num_bytes: int) -> str:
+    """Bytes as people say them: 3.1 MB, 12 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes} bytes"
+
+
 def clock_text(seconds: float) -> str:
     """Durations as people say them: 41s, 3m07s, 2h05m."""
     whole = round(seconds)

@@ -1,197 +1,168 @@
-"""Prose into passages: sentences, and packing them greedily. Where the prose comes from is not known here.
+"""Documents into passages: whole sentences, packed greedily up to a number of wordpieces (google-research orqa).
 
-A passage is never cut within a sentence. A sentence that alone is longer than a passage is divided at its clauses
-(semicolon, dash, comma, bracket, conjunction), coarsest first; one without any such place is an error.
+Every sentence is encoded once. Words never cross a space, so the wordpieces of a passage, whose text is its sentences
+with a space between, are those of its sentences in a row. A sentence that alone is longer than a passage is divided:
+at a clause, else between words, else within a word. A passage never crosses documents.
 """
 
+import bisect
 import itertools
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 
 from realm_ds.data.records import Passage, passage_uid
 from realm_ds.data.tokenizer import Tokenizer
-from realm_ds.errors import DataError
+from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.sentences import CLAUSE_ENDS, SPACE, clean, split_sentences
 
 NUM_SPECIAL = 3
 """[CLS] title [SEP] body [SEP]."""
-
-_ABBREVIATION = re.compile(
-    r"(?:\b(?:[A-Z]|St|Mt|Ft|Dr|Mr|Mrs|Ms|Jr|Sr|Gen|Col|Lt|Capt|Sgt|Adm|Maj|Rev|Hon|Prof|Gov|Sen|Rep|No|Nos|Art|Inc"
-    r"|Co|Corp|Ltd|vs|cf|ca|c|approx|est|incl|esp|aka|ie|eg|etc|sq|i\.e|e\.g|a\.m|p\.m|B\.C|A\.D|U\.S|U\.N|D\.C"
-    r"|Ph\.D))\.$"
-)
-_SENTENCE_END = re.compile(r"[.!?][\"')\]\u201d\u2019]*\s+(?=[\"'(\[\u201c\u2018]*[A-Z0-9\u00c0-\u00de])")
-_CLAUSE_ENDS = (
-    re.compile(r";\s+"),
-    re.compile(r"\s+(?:--|-|\u2013|\u2014)\s+"),
-    re.compile(r":\s+"),
-    re.compile(r",\s+(?![^()]*\))"),  # not within brackets
-    re.compile(r",\s+"),
-    re.compile(r"\s+(?=\()"),
-    re.compile(r"\s+(?=(?:and|or|but|which|that|who|where|while|with|by|from|in|on|to|of|for|as|at)\s)"),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Article:
-    """Prose on one subject, to be cut into passages."""
-
-    title: str
-    article: str
-    """What it belongs to; passages of one article are hard negatives of each other."""
-    lead: str
-    """Opens the body of every passage cut from it ("Algeria, capital."), for readers who do not see the title; may be
-    empty."""
-    sentences: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CutPassage:
-    """A passage, the article it was cut from, and its sentences as text; the first one holds the lead."""
-
-    article: Article
-    passage: Passage
-    sentences: tuple[str, ...]
-
-
-def split_sentences(text: str) -> list[str]:
-    """The sentences of plain prose; a line break always ends one."""
-    sentences: list[str] = []
-    for line in text.splitlines():
-        start = 0
-        for match in _SENTENCE_END.finditer(line):
-            if _ABBREVIATION.search(line[start : match.start() + 1]):
-                continue
-            sentences.append(line[start : match.end()].strip())
-            start = match.end()
-        sentences.append(line[start:].strip())
-    return [sentence for sentence in sentences if sentence]
-
-
-def refuse(error: DataError) -> None:
-    """Let text that fits in no passage end the work."""
-    raise error
+LEAST_TOKENS = 32
+"""The shortest passages that can be asked for: a word of Korean may have three wordpieces a letter."""
+_BATCH_CHARACTERS = 200_000
+"""Encoded at once. A wordpiece takes some 300 bytes of the tokenizer's memory, or 20 MB in all."""
+_LONGEST_CHARACTERS = 20_000
+"""A sentence beyond that is cut before it is encoded, so that a text without any full stop takes no more memory."""
+_LONGEST_CONJUNCTION = len("which ")
+Sentence = tuple[str, Sequence[int]]
+"""Its text and its wordpieces."""
+Encoded = tuple[Document, str, Sequence[int]]
+"""A title or a sentence of a document, and its wordpieces."""
 
 
 def make_passages(
-    articles: Iterable[Article],
-    tokenizer: Tokenizer,
-    *,
-    max_tokens: int,
-    too_long: Callable[[DataError], None] = refuse,
-) -> Iterator[CutPassage]:
-    """Cut articles into passages of at most `max_tokens` wordpieces, title and special tokens counted, in order.
+    documents: Iterable[Document], tokenizer: Tokenizer, *, max_tokens: int, tally: Tally
+) -> Iterator[Passage]:
+    """Passages of plain documents, in order, each of at most `max_tokens` wordpieces, title and special ones counted.
 
-    Nothing is said twice: a passage with the title and text of an earlier one is left out. A clause that fits in no
-    passage goes to `too_long`; if that returns, the clause is left out.
+    An article is named by its document's id. Nothing is deduplicated: that is the job's business, by uid.
     """
-    packed = list(_pack_all(list(articles), tokenizer, max_tokens=max_tokens, too_long=too_long))
-    texts = [text for article, parts in packed for text in (article.title, *parts)]
-    ids_of = iter(tokenizer.encode_all(texts))
-    seen: set[int] = set()
-    for article, parts in packed:
-        title_ids, *parts_ids = itertools.islice(ids_of, 1 + len(parts))
-        cut = _cut_passage(article, parts, title_ids, parts_ids)
-        if cut.passage.uid not in seen:
-            seen.add(cut.passage.uid)
-            yield cut
+    for document, encoded in itertools.groupby(_encode(documents, tokenizer, tally), key=itemgetter(0)):
+        _, title, title_ids = next(encoded)
+        if len(title_ids) > (longest := (max_tokens - NUM_SPECIAL) // 2):
+            tally.add("titles cut", where=document.where)
+            title, title_ids = next(divide(title, tokenizer, room=longest))
+        room = max_tokens - NUM_SPECIAL - len(title_ids)
+        num_passages = 0
+        for sentences in pack(_fitting(encoded, tokenizer, room=room), room=room):
+            num_passages += 1
+            yield passage_of(sentences, title=title, title_ids=title_ids, article=document.id)
+        tally.add("documents") if num_passages else tally.add("documents without text", where=document.where)
 
 
-def _pack_all(
-    articles: Sequence[Article], tokenizer: Tokenizer, *, max_tokens: int, too_long: Callable[[DataError], None]
-) -> Iterator[tuple[Article, tuple[str, ...]]]:
-    """Every article with the sentences of each of its passages, the lead in the first sentence."""
-    texts = [text for article in articles for text in (article.title, article.lead, *article.sentences)]
-    counts = iter(map(len, tokenizer.encode_all(texts)))
-    for article in articles:
-        num_title, num_lead, *sizes = itertools.islice(counts, 2 + len(article.sentences))
-        room = max_tokens - NUM_SPECIAL - num_title - num_lead
-        if not article.sentences:
-            raise DataError(f"article {article.title!r} has no text, it would be a passage of nothing; leave it out")
-        fitting = _fitting(article, sizes, tokenizer, room=room, too_long=too_long)
-        for first, *rest in _pack(fitting, room=room):
-            yield article, (f"{article.lead} {first}".strip(), *rest)
-
-
-def _pack(sentences: Iterable[tuple[str, int]], *, room: int) -> Iterator[list[str]]:
-    """Greedy: sentences, each with its wordpieces counted, are added while they fit."""
-    group: list[str] = []
+def pack(sentences: Iterable[Sentence], *, room: int) -> Iterator[list[Sentence]]:
+    """Greedy: sentences, none longer than `room` wordpieces, are put together while they fit."""
+    together: list[Sentence] = []
     filled = 0
-    for sentence, size in sentences:
-        if group and filled + size > room:
-            yield group
-            group, filled = [], 0
-        group.append(sentence)
+    for sentence in sentences:
+        size = len(sentence[1])
+        if filled + size > room and together:
+            yield together
+            together, filled = [], 0
+        together.append(sentence)
         filled += size
-    if group:
-        yield group
+    if together:
+        yield together
 
 
-def _fitting(
-    article: Article, sizes: Sequence[int], tokenizer: Tokenizer, *, room: int, too_long: Callable[[DataError], None]
-) -> Iterator[tuple[str, int]]:
-    for sentence, size in zip(article.sentences, sizes, strict=True):
-        if size <= room:
-            yield sentence, size
-            continue
-        for clause in divide(sentence, tokenizer, room=room):
-            size = len(tokenizer.encode(clause))
-            if size <= room:
-                yield clause, size
-                continue
-            too_long(
-                DataError(
-                    f"article {article.title!r}: {clause[:60]!r} has {size} wordpieces and nowhere to divide it, but a "
-                    f"passage has room for {max(room, 0)} beside its title; raise the passage length"
-                )
-            )
-
-
-def divide(sentence: str, tokenizer: Tokenizer, *, room: int, level: int = 0) -> list[str]:
-    """Clauses of an over-long sentence, joined again as far as they fit; each ends like a sentence."""
-    if len(tokenizer.encode(sentence)) <= room or level == len(_CLAUSE_ENDS):
-        return [sentence]
-    pieces = _cut(sentence, _CLAUSE_ENDS[level])
-    joined: list[str] = []
-    for piece in pieces:
-        # One wordpiece is kept for the full stop that a clause gets.
-        if joined and len(tokenizer.encode(joined[-1] + piece)) <= room - 1:
-            joined[-1] += piece
-        else:
-            joined.append(piece)
-    clauses: list[str] = []
-    for piece in joined:
-        text = _ended(piece) if len(joined) > 1 else sentence
-        clauses.extend(divide(text, tokenizer, room=room, level=level + 1))
-    return clauses
-
-
-def _cut(text: str, boundary: re.Pattern[str]) -> list[str]:
-    ends = [match.end() for match in boundary.finditer(text)]
-    return [
-        text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True) if text[start:end].strip()
-    ]
-
-
-def _ended(piece: str) -> str:
-    stripped = piece.strip().rstrip(";,:-\u2013\u2014 ")
-    return stripped if stripped.endswith((".", "!", "?", '."')) else f"{stripped}."
-
-
-def _cut_passage(
-    article: Article, parts: tuple[str, ...], title_ids: Sequence[int], parts_ids: Sequence[Sequence[int]]
-) -> CutPassage:
-    # Words never cross a space, so the wordpieces of the body are those of its sentences, one after the other.
-    text = " ".join(parts)
-    ends = [0, *itertools.accumulate(map(len, parts_ids))]
-    passage = Passage(
-        uid=passage_uid(article.title, text),
-        title=article.title,
+def passage_of(sentences: Sequence[Sentence], *, title: str, title_ids: Sequence[int], article: str) -> Passage:
+    """The passage of these sentences."""
+    texts, ids = zip(*sentences, strict=True)
+    text = " ".join(texts)
+    ends = itertools.accumulate(map(len, ids), initial=0)
+    return Passage(
+        uid=passage_uid(title, text),
+        title=title,
         text=text,
-        article=article.article,
+        article=article,
         title_ids=tuple(title_ids),
-        body_ids=tuple(itertools.chain.from_iterable(parts_ids)),
-        sentences=tuple((start, end) for start, end in itertools.pairwise(ends) if start < end),
+        body_ids=tuple(itertools.chain.from_iterable(ids)),
+        sentences=tuple(itertools.pairwise(ends)),
     )
-    return CutPassage(article=article, passage=passage, sentences=parts)
+
+
+def divide(text: str, tokenizer: Tokenizer, *, room: int) -> Iterator[Sentence]:
+    """A text cut into pieces of at most `room` wordpieces, no word of it lost; takes time in proportion to it.
+
+    Each cut is at the coarsest clause end in the second half of what fits, else at the last space there.
+    """
+    ids, offsets, words = tokenizer.encode_with_words(text)
+    starts = [start for start, _ in offsets] + [len(text)]
+    first, total = 0, len(ids)
+    while total - first > room:
+        end = _clause_end(text, starts, low=first + room // 2, high=first + room)
+        while end > first and words[end - 1] == words[end]:  # back to where a word begins
+            end -= 1
+        if end > first:
+            yield text[starts[first] : starts[end]].strip(), ids[first:end]
+        else:
+            end = next((place for place in range(first, total) if words[place] != words[first]), total)
+            yield from _halve(text[starts[first] : starts[end]].strip(), tokenizer, room=room)
+        first = end
+    if first < total:
+        yield text[starts[first] :].strip(), ids[first:]
+
+
+def _clause_end(text: str, starts: Sequence[int], *, low: int, high: int) -> int:
+    """The wordpiece above `low`, at most `high`, before which the text is best divided; `high` if nothing speaks for
+    any."""
+    for boundary in (*CLAUSE_ENDS, SPACE):
+        # The word behind what fits is looked at too: it may be a conjunction.
+        for match in reversed(list(boundary.finditer(text, starts[low], starts[high] + _LONGEST_CONJUNCTION))):
+            end = bisect.bisect_left(starts, match.end(), lo=low, hi=high + 1)
+            if low < end <= high:
+                return end
+    return high
+
+
+def _halve(word: str, tokenizer: Tokenizer, *, room: int) -> Iterator[Sentence]:
+    """A word of more wordpieces than `room`: halved by letters until the parts fit."""
+    ids = tokenizer.encode(word)
+    if len(ids) <= room or len(word) == 1:
+        yield word, ids
+        return
+    middle = len(word) // 2
+    yield from _halve(word[:middle], tokenizer, room=room)
+    yield from _halve(word[middle:], tokenizer, room=room)
+
+
+def _fitting(encoded: Iterable[Encoded], tokenizer: Tokenizer, *, room: int) -> Iterator[Sentence]:
+    """The sentences, long ones divided; those without a wordpiece are passed over."""
+    for _, text, ids in encoded:
+        if len(ids) > room:
+            yield from (piece for piece in divide(text, tokenizer, room=room) if piece[1])
+        elif ids:
+            yield text, ids
+
+
+def _encode(documents: Iterable[Document], tokenizer: Tokenizer, tally: Tally) -> Iterator[Encoded]:
+    """Of each document the title, in one line, then the sentences; encoded in batches, which costs less."""
+    batch: list[tuple[Document, str]] = []
+    num_characters = 0
+    for document in documents:
+        title = " ".join(clean(document.title, tally=tally, where=document.where).split())
+        text = clean(document.text, tally=tally, where=document.where)
+        for piece in itertools.chain([title[:_LONGEST_CHARACTERS]], _cut_up(split_sentences(text))):
+            batch.append((document, piece))
+            num_characters += len(piece)
+            if num_characters > _BATCH_CHARACTERS:
+                yield from _encode_batch(batch, tokenizer)
+                batch, num_characters = [], 0
+    yield from _encode_batch(batch, tokenizer)
+
+
+def _encode_batch(batch: Sequence[tuple[Document, str]], tokenizer: Tokenizer) -> Iterator[Encoded]:
+    for (document, text), ids in zip(batch, tokenizer.encode_all([text for _, text in batch]), strict=True):
+        yield document, text, ids
+
+
+def _cut_up(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, very long ones in parts, which end at spaces where there are any."""
+    for text in texts:
+        start = 0
+        while len(text) - start > _LONGEST_CHARACTERS:
+            space = text.rfind(" ", start + 1, start + _LONGEST_CHARACTERS)
+            end = space if space > 0 else start + _LONGEST_CHARACTERS
+            yield text[start:end].strip()
+            start = end
+        yield text[start:].strip() if start else text

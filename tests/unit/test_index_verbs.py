@@ -22,10 +22,10 @@ from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import embed_queries, embed_with
 from realm_ds.index.store import IndexStore, stored_parts, version_folder, write_snapshot
 from realm_ds.launch.index_build import _Pace
-from realm_ds.launch.index_store import gaps, joined, size_text, told
+from realm_ds.launch.index_store import gaps, joined, told
 from realm_ds.models.hf_realm import BERT_SIZES, TOWER_NAMES, flipped, renamed
 from realm_ds.models.towers import Embedder
-from realm_ds.observe.progress import Progress
+from realm_ds.observe.progress import Progress, size_text
 from tests.support.tiny import TOWNS, make_data
 from tests.support.tiny_index import make_export, make_ground, make_run
 

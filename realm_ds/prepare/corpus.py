@@ -1,0 +1,179 @@
+"""Corpus shards (Z) of a source's documents: the job, and what it would take. Reading is sources.py's, cutting
+packing.py's, writing and resuming job.py's."""
+
+import functools
+import re
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from realm_ds.data.records import record_bytes
+from realm_ds.data.tokenizer import load_tokenizer
+from realm_ds.errors import ConfigError
+from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.job import Finished, Made, Output, run_job
+from realm_ds.prepare.packing import LEAST_TOKENS, make_passages
+from realm_ds.prepare.sources import Source
+from realm_ds.prepare.wikitext import plain_text
+
+CHUNK_CHARACTERS = 400_000
+"""Documents are worked on together until they have so many: a quarter of a second of work, or one long document."""
+SAMPLE_S = 5.0
+"""An estimate works for so long."""
+NO_PROSE_TITLES = (r"^(?:List|Index|Outline) of ", r"\(disambiguation\)")
+"""Pages of Wikipedia that REALM's corpus leaves out."""
+TITLE_LEFT_OUT = "documents left out by their title"
+WORDPIECES = "wordpieces, duplicates and titles counted"
+TAR_BYTES = 768
+"""What a record takes beside its JSON: its header and, on average, half a block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutting:
+    """How documents are cut into passages; travels to worker processes."""
+
+    tokenizer: Path
+    passage_tokens: int = 288
+    """At most in a passage, title and special tokens counted."""
+    drop_titles: tuple[str, ...] = ()
+    """Regular expressions: documents with such a title are left out."""
+    keep_all_pages: bool = False
+    """Else pages of Wikipedia with NO_PROSE_TITLES are left out as well."""
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot work."""
+        if self.passage_tokens < LEAST_TOKENS:
+            raise ConfigError(
+                f"--passage-tokens {self.passage_tokens}: a passage needs {LEAST_TOKENS} wordpieces at least"
+            )
+        for pattern in self.drop_titles:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(f"--drop-title {pattern!r} is no regular expression: {error}") from error
+
+    def wants(self, document: Document) -> bool:
+        """By its title."""
+        is_page = document.markup == "wikitext" and not self.keep_all_pages
+        patterns = (*self.drop_titles, *(NO_PROSE_TITLES if is_page else ()))
+        return not any(re.search(pattern, document.title) for pattern in patterns)
+
+
+def prepare_corpus(
+    source: Source,
+    out: Path,
+    cutting: Cutting,
+    *,
+    per_shard: int,
+    workers: int,
+    resume: bool,
+    on_progress: Callable[[int], None] = lambda num_passages: None,
+) -> Finished:
+    """Write the passages of a source's documents."""
+    cutting.check()
+    settings = asdict(cutting)
+    settings.pop("tokenizer")
+    return run_job(
+        chunks_of(source.documents()),
+        functools.partial(start_work, cutting),
+        output=Output(
+            folder=out, kind="corpus", per_shard=per_shard, fingerprint=load_tokenizer(cutting.tokenizer).fingerprint,
+            source=source.name, settings=settings, identity=source.identity(),
+        ),
+        workers=workers,
+        resume=resume,
+        on_progress=on_progress,
+        reading=source.tally,
+    )  # fmt: skip
+
+
+def chunks_of(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents in chunks of work: where they are cut depends on the documents alone."""
+    chunk: list[Document] = []
+    num_characters = 0
+    for document in documents:
+        chunk.append(document)
+        num_characters += document.num_characters
+        if num_characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, num_characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def start_work(cutting: Cutting) -> Callable[[Sequence[Document]], Made]:
+    """Open what a worker needs. It cuts the documents of a chunk into passages."""
+    tokenizer = load_tokenizer(cutting.tokenizer)
+
+    def wanted(documents: Iterable[Document], tally: Tally) -> Iterator[Document]:
+        for document in documents:
+            if cutting.wants(document):
+                yield replace(document, text=plain_text(document), markup="plain")
+            else:
+                tally.add(TITLE_LEFT_OUT, where=document.where)
+
+    def make(documents: Sequence[Document]) -> Made:
+        records, keys, tally = list[bytes](), list[int](), Tally()
+        plain = wanted(documents, tally)
+        for passage in make_passages(plain, tokenizer, max_tokens=cutting.passage_tokens, tally=tally):
+            records.append(record_bytes(passage))
+            keys.append(passage.uid)
+            tally.add(WORDPIECES, number=len(passage.title_ids) + len(passage.body_ids))
+        return Made(records=records, keys=keys, tally=tally)
+
+    return make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a job would take, by the first documents of its source."""
+
+    share: float | None
+    """Of the source that was read for it; None where its size is not known."""
+    num_passages: int
+    """In that share, as all below."""
+    num_bytes: int
+    """Of the tar shards."""
+    read_s: float
+    """By the main process."""
+    work_s: float
+    """By one worker."""
+    worker_bytes: int
+    """What a worker holds in memory, roughly."""
+    tally: Tally
+
+
+def estimate_corpus(
+    source: Source, cutting: Cutting, *, clock: Callable[[], float] = time.perf_counter
+) -> Estimate:  # fmt: skip
+    """Make passages of the first documents for some seconds, in this process, and write nothing."""
+    cutting.check()
+    make, chunks = start_work(cutting), chunks_of(source.documents())
+    tally, num_passages, num_bytes, read_s, work_s = Tally(), 0, 0, 0.0, 0.0
+    share: float | None = 1.0
+    while work_s < SAMPLE_S:
+        started_at = clock()
+        chunk = next(chunks, None)
+        read_at = clock()
+        read_s += read_at - started_at
+        if chunk is None:
+            break
+        made = make(chunk)
+        work_s += clock() - read_at
+        tally.absorb(made.tally)
+        num_passages += len(made.records)
+        num_bytes += sum(map(len, made.records)) + TAR_BYTES * len(made.records)
+    else:
+        share = source.bytes_read / source.total_bytes if source.total_bytes else None
+    tally.absorb(source.tally)
+    return Estimate(
+        share=share,
+        num_passages=num_passages,
+        num_bytes=num_bytes,
+        read_s=read_s,
+        work_s=work_s,
+        worker_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        tally=tally,
+    )
