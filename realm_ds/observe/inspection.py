@@ -45,14 +45,16 @@ class Distribution:
         return max(self.counts)
 
     def bins(self) -> list[tuple[int, int, int]]:
-        """(shortest, longest, count) of at most NUM_BINS bins of a round width, from the shortest length on."""
-        low, high = min(self.counts), max(self.counts)
+        """(shortest, longest, count) of at most NUM_BINS bins of a round width; the last holds all that are longer."""
+        low, high = min(self.counts), self.quantile(0.99)
         width = next(width for width in _round_numbers() if high // width - low // width < NUM_BINS)
+        last = high // width
         filled: Counter[int] = Counter()
         for length, count in self.counts.items():
-            filled[length // width] += count
-        places = range(low // width, high // width + 1)
-        return [(place * width, place * width + width - 1, filled[place]) for place in places]
+            filled[min(length // width, last)] += count
+        bins = [(place * width, place * width + width - 1, filled[place]) for place in range(low // width, last + 1)]
+        start, end, count = bins.pop()
+        return [*bins, (start, max(end, *self.counts), count)]
 
     def summary(self) -> dict[str, Any]:
         """All of it, as JSON holds it."""
@@ -121,7 +123,8 @@ def _lines(view: ShardsView, console: "Console") -> Iterator["Text"]:
     if view.faults is not None:
         yield Text()
         yield from (Text(printable(fault), style="red") for fault in view.faults)
-        yield Text(f"{len(view.faults)} faults", "bold red") if view.faults else Text("no faults", "bold green")
+        counted = {0: "no faults", 1: "1 fault"}.get(len(view.faults), f"{len(view.faults):,} faults")
+        yield Text(counted, "bold red" if view.faults else "bold green")
 
 
 def _histogram(distribution: Distribution, console: "Console") -> Iterator["Text"]:

@@ -19,7 +19,7 @@ from realm_ds.data.shards import SHARD_NAME, Kind, Manifest, read_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import DataError
 from realm_ds.observe.inspection import Distribution, Piece, Sample, ShardsView
-from realm_ds.prepare.shard_look import Look, Part, kind_of, look_at, members, record_of
+from realm_ds.prepare.shard_look import Part, Seen, kind_of, look_at, members, record_of
 from realm_ds.prepare.workers import work_in_order
 
 RECORDS_AT_FIRST = 20_000
@@ -29,7 +29,7 @@ SHOWN_DUPLICATES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class Look:
     """What is asked of shards."""
 
     samples: int = 5
@@ -39,6 +39,10 @@ class Question:
     check: bool = False
     """Compare every shard with the manifest and read every record."""
     duplicates: bool = False
+
+    @property
+    def reads_all(self) -> bool:
+        return self.every_record or self.check or self.duplicates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,7 @@ def find_target(path: Path) -> Target:
 
 def inspect(
     target: Target,
-    asked: Question,
+    asked: Look,
     *,
     tokenizer: Tokenizer | None = None,
     workers: int = 0,
@@ -195,9 +199,9 @@ def _strays(target: Target) -> Iterator[str]:
                 yield f"{path}: a {what} that the manifest does not list"
 
 
-def _chosen(target: Target, asked: Question) -> list[Part]:
+def _chosen(target: Target, asked: Look) -> list[Part]:
     """All parts, or as many, drawn by the seed, as hold the records that are looked at first; in order."""
-    if asked.check or asked.duplicates or asked.every_record:
+    if asked.reads_all:
         return list(target.parts)
     chosen, num_records = [], 0
     for place in permutation(len(target.parts), asked.seed, "inspect").tolist():
@@ -209,11 +213,11 @@ def _chosen(target: Target, asked: Question) -> list[Part]:
     return [target.parts[place] for place in sorted(chosen)]
 
 
-def _start(*, verify: bool, hashes: bool) -> Callable[[Part], Look]:
+def _start(*, verify: bool, hashes: bool) -> Callable[[Part], Seen]:
     return partial(look_at, verify=verify, hashes=hashes)
 
 
-def _drawn(total: int, asked: Question) -> list[int]:
+def _drawn(total: int, asked: Look) -> list[int]:
     """Different numbers below the total, as many as samples are asked for, in order."""
     drawn: dict[int, None] = {}
     turn = 0
@@ -234,11 +238,22 @@ def _facts(target: Target, *, num_looked_at: int) -> Mapping[str, str]:
         what: f"{manifest.count:,} in {len(manifest.shards):,} tar shards, {size / 2**20:,.1f} MiB",
         "source": manifest.source,
         "tokenizer": manifest.tokenizer_fingerprint[:12],
-        **{f"setting {name}": str(value) for name, value in manifest.settings.items()},
+        **dict(_settings(manifest.settings)),
     }
     if num_looked_at != manifest.count:
         facts["looked at"] = f"{num_looked_at:,} of them"
     return facts
+
+
+def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """With their names; a setting of many parts, such as what was counted, a line for each."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from (
+                (f"{name}: {part}", f"{told:,}" if isinstance(told, int) else str(told)) for part, told in value.items()
+            )
+        else:
+            yield name.replace("_", " "), str(value)
 
 
 def _samples(

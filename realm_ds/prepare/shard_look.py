@@ -35,7 +35,7 @@ class Part:
 
 
 @dataclass(kw_only=True)
-class Look:
+class Seen:
     """What was seen in a shard."""
 
     num_records: int = 0
@@ -47,29 +47,29 @@ class Look:
     """And of its normalised form."""
 
 
-def look_at(part: Part, *, verify: bool, hashes: bool) -> Look:
+def look_at(part: Part, *, verify: bool, hashes: bool) -> Seen:
     """Read a shard. `verify` compares it with the manifest; faults of records are found in any case."""
-    look = Look()
+    seen = Seen()
     if verify and part.entry is not None:
         try:
             verify_shard(part.path.parent, part.entry)
         except DataError as error:
-            look.faults.append(str(error))
+            seen.faults.append(str(error))
     number = 0
     try:
         for number, (name, data) in enumerate(members(part.path), start=1):
             where = f"{part.path}, record {name}"
             expected = f"{part.first + number - 1:09d}.json"
             if part.entry is not None and name != expected:
-                look.faults.append(f"{where}: should be named {expected}")
-            _take(look, data, kind=part.kind, where=where, hashes=hashes)
+                seen.faults.append(f"{where}: should be named {expected}")
+            _take(seen, data, kind=part.kind, where=where, hashes=hashes)
     except DataError as error:
-        look.faults.append(str(error))
+        seen.faults.append(str(error))
     if part.entry is not None and number != part.entry.count:
-        look.faults.append(f"{part.path}: holds {number:,} records, but its manifest says {part.entry.count:,}")
-    if (more := len(look.faults) - MOST_FAULTS) > 0:
-        look.faults[MOST_FAULTS:] = [f"{part.path}: and {more:,} faults more"]
-    return look
+        seen.faults.append(f"{part.path}: holds {number:,} records, but its manifest says {part.entry.count:,}")
+    if (more := len(seen.faults) - MOST_FAULTS) > 0:
+        seen.faults[MOST_FAULTS:] = [f"{part.path}: and {more:,} faults more"]
+    return seen
 
 
 def members(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -124,18 +124,18 @@ def kind_of(path: Path) -> Kind:
 KINDS: Sequence[Kind] = ("corpus", "pretrain")
 
 
-def _take(look: Look, data: bytes, *, kind: Kind, where: str, hashes: bool) -> None:
+def _take(seen: Seen, data: bytes, *, kind: Kind, where: str, hashes: bool) -> None:
     try:
         record = record_of(data, kind=kind, where=where)
     except DataError as error:
-        look.faults.append(str(error))
+        seen.faults.append(str(error))
         return
-    look.num_records += 1
+    seen.num_records += 1
     for name, length in lengths_of(record):
-        look.lengths.setdefault(name, Counter())[length] += 1
+        seen.lengths.setdefault(name, Counter())[length] += 1
     if hashes:
-        look.text_hashes.append(_hash(record.text))
-        look.normal_hashes.append(_hash(normalise(record.text)))
+        seen.text_hashes.append(_hash(record.text))
+        seen.normal_hashes.append(_hash(normalise(record.text)))
 
 
 def _hash(text: str) -> int:

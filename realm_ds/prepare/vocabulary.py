@@ -3,19 +3,36 @@
 Training itself, and the folder of a tokenizer, are data/tokenizer.py's.
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from realm_ds.data.chance import fraction
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError
 from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.wikitext import plain_text
+from realm_ds.prepare.workers import work_in_order
 
 LONGEST_CHARACTERS = 1 << 20
 """Of a document; what follows is not sampled."""
 CUT_SHORT = f"documents of which the first {LONGEST_CHARACTERS:,} characters were taken"
+_AT_ONCE = 64
+"""Documents that a worker is given."""
 NOT_SAMPLED = "documents not sampled: there was text enough"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a vocabulary is trained for."""
+
+    vocab_size: int
+    cased: bool
+    alphabet: int
+    """Characters kept at most."""
+    most_characters: int
+    """Of text to train on, all of it in memory."""
 
 
 def sample_documents(documents: Iterable[Document], *, most_characters: int, tally: Tally) -> list[Document]:
@@ -42,6 +59,15 @@ def sample_documents(documents: Iterable[Document], *, most_characters: int, tal
     return [document for _, document in kept]
 
 
+def texts_of(documents: Sequence[Document], *, workers: int) -> Iterator[str]:
+    """Titles and prose; by worker processes where that has to be found in wikitext."""
+    batches = (documents[start : start + _AT_ONCE] for start in range(0, len(documents), _AT_ONCE))
+    needed = workers if any(document.markup == "wikitext" for document in documents) else 0
+    with closing(work_in_order(batches, _start, workers=needed)) as cleaned:
+        for texts in cleaned:
+            yield from texts
+
+
 def take_tokenizer(source: Path, folder: Path) -> Tokenizer:
     """The tokenizer of any transformers folder (WordPiece) as a folder of ours."""
     tokenizer = load_tokenizer(source)
@@ -63,3 +89,11 @@ def _cut_short(document: Document, tally: Tally) -> Document:
         return document
     tally.add(CUT_SHORT, where=document.where)
     return replace(document, text=document.text[:LONGEST_CHARACTERS])
+
+
+def _start() -> Callable[[Sequence[Document]], list[str]]:
+    return _texts
+
+
+def _texts(documents: Sequence[Document]) -> list[str]:
+    return [text for document in documents for text in (document.title, plain_text(document))]
