@@ -48,7 +48,7 @@ def prepare_corpus(
         bool, typer.Option("--keep-all-pages", help="Of Wikipedia keep also lists, indexes, outlines, disambiguations.")
     ] = False,
     on_damage: Annotated[
-        Literal["stop", "skip"], typer.Option(help="What to do behind the whole part of a damaged file: stop, or count it and go on.")
+        Literal["stop", "skip"], typer.Option(help="A damaged file, behind what is whole of it: stop, or go on.")
     ] = "stop",
     workers: Workers = None, resume: Resume = False, dry_run: DryRun = False,
 ) -> None:  # fmt: skip

@@ -26,8 +26,8 @@ _LONGEST_CHARACTERS = 20_000
 _LONGEST_CONJUNCTION = len("which ")
 Sentence = tuple[str, Sequence[int]]
 """Its text and its wordpieces."""
-Encoded = tuple[Document, str, Sequence[int]]
-"""A title or a sentence of a document, and its wordpieces."""
+Encoded = tuple[int, Document, str, Sequence[int]]
+"""The number of a document, the document, its title or a sentence of it, and the wordpieces of that."""
 
 
 def make_passages(
@@ -37,8 +37,8 @@ def make_passages(
 
     An article is named by its document's id. Nothing is deduplicated: that is the job's business, by uid.
     """
-    for document, encoded in itertools.groupby(_encode(documents, tokenizer, tally), key=itemgetter(0)):
-        _, title, title_ids = next(encoded)
+    for _, encoded in itertools.groupby(_encode(documents, tokenizer, tally), key=itemgetter(0)):
+        _, document, title, title_ids = next(encoded)
         if len(title_ids) > (longest := (max_tokens - NUM_SPECIAL) // 2):
             tally.add("titles cut", where=document.where)
             title, title_ids = next(divide(title, tokenizer, room=longest))
@@ -104,13 +104,14 @@ def divide(text: str, tokenizer: Tokenizer, *, room: int) -> Iterator[Sentence]:
 
 
 def _clause_end(text: str, starts: Sequence[int], *, low: int, high: int) -> int:
-    """The wordpiece above `low`, at most `high`, before which the text is best divided; `high` if nothing speaks for
+    """The wordpiece from `low` to `high` before which the text is best divided; `high` if nothing speaks for
     any."""
+    # With the space before it all, and the word behind, which may be a conjunction.
+    start, stop = starts[low - 1], starts[high] + _LONGEST_CONJUNCTION
     for boundary in (*CLAUSE_ENDS, SPACE):
-        # The word behind what fits is looked at too: it may be a conjunction.
-        for match in reversed(list(boundary.finditer(text, starts[low], starts[high] + _LONGEST_CONJUNCTION))):
+        for match in reversed(list(boundary.finditer(text, start, stop))):
             end = bisect.bisect_left(starts, match.end(), lo=low, hi=high + 1)
-            if low < end <= high:
+            if low <= end <= high:
                 return end
     return high
 
@@ -128,7 +129,7 @@ def _halve(word: str, tokenizer: Tokenizer, *, room: int) -> Iterator[Sentence]:
 
 def _fitting(encoded: Iterable[Encoded], tokenizer: Tokenizer, *, room: int) -> Iterator[Sentence]:
     """The sentences, long ones divided; those without a wordpiece are passed over."""
-    for _, text, ids in encoded:
+    for _, _, text, ids in encoded:
         if len(ids) > room:
             yield from (piece for piece in divide(text, tokenizer, room=room) if piece[1])
         elif ids:
@@ -137,13 +138,13 @@ def _fitting(encoded: Iterable[Encoded], tokenizer: Tokenizer, *, room: int) -> 
 
 def _encode(documents: Iterable[Document], tokenizer: Tokenizer, tally: Tally) -> Iterator[Encoded]:
     """Of each document the title, in one line, then the sentences; encoded in batches, which costs less."""
-    batch: list[tuple[Document, str]] = []
+    batch: list[tuple[int, Document, str]] = []
     num_characters = 0
-    for document in documents:
+    for number, document in enumerate(documents):
         title = " ".join(clean(document.title, tally=tally, where=document.where).split())
         text = clean(document.text, tally=tally, where=document.where)
         for piece in itertools.chain([title[:_LONGEST_CHARACTERS]], _cut_up(split_sentences(text))):
-            batch.append((document, piece))
+            batch.append((number, document, piece))
             num_characters += len(piece)
             if num_characters > _BATCH_CHARACTERS:
                 yield from _encode_batch(batch, tokenizer)
@@ -151,9 +152,10 @@ def _encode(documents: Iterable[Document], tokenizer: Tokenizer, tally: Tally) -
     yield from _encode_batch(batch, tokenizer)
 
 
-def _encode_batch(batch: Sequence[tuple[Document, str]], tokenizer: Tokenizer) -> Iterator[Encoded]:
-    for (document, text), ids in zip(batch, tokenizer.encode_all([text for _, text in batch]), strict=True):
-        yield document, text, ids
+def _encode_batch(batch: Sequence[tuple[int, Document, str]], tokenizer: Tokenizer) -> Iterator[Encoded]:
+    encoded = tokenizer.encode_all([text for _, _, text in batch])
+    for (number, document, text), ids in zip(batch, encoded, strict=True):
+        yield number, document, text, ids
 
 
 def _cut_up(texts: Iterable[str]) -> Iterator[str]:

@@ -19,6 +19,16 @@ class SeenKeys:
     def __len__(self) -> int:
         return sum(map(len, self._arrays))
 
+    @property
+    def num_bytes(self) -> int:
+        """What they take in memory."""
+        return sum(array.nbytes for array in self._arrays)
+
+    @property
+    def num_arrays(self) -> int:
+        """How many arrays are searched for a key."""
+        return len(self._arrays)
+
     def add(self, keys: Sequence[int] | Keys) -> npt.NDArray[np.bool_]:
         """Take keys; for each whether it had not come before, in earlier calls or earlier in this one."""
         batch = np.asarray(keys, dtype=np.int64)

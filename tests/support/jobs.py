@@ -1,6 +1,11 @@
-"""Work for a job that is quick to do, and says what it did: module-level, so that worker processes find it."""
+"""A job that is quick to do, and a process of its own that does it: `python -m tests.support.jobs OUT WORKERS KILL_AT`.
+
+Module-level, so that worker processes find it.
+"""
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +13,7 @@ from typing import Any
 from realm_ds.data.records import record_bytes
 from realm_ds.errors import DataError
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.job import Made, Output
+from realm_ds.prepare.job import Made, Output, run_job
 from tests.support.records import make_passage
 
 NUM_CHUNKS = 40
@@ -20,16 +25,15 @@ def chunks(count: int = NUM_CHUNKS) -> Iterator[int]:
 
 
 def start_work(touched: Path | None = None) -> Callable[[int], Made]:
-    """A worker makes (number x 7) % 5 passages of a number, some of them as an earlier number gives them; a file in
-    `touched` tells which numbers were worked on."""
+    """Of a number up to four passages are made, some of them as an earlier number gives them; files in `touched` tell
+    which numbers were worked on."""
 
     def make(number: int) -> Made:
         if touched is not None:
             (touched / str(number)).touch()
         tally = Tally()
         tally.add("numbers", where=f"number {number}")
-        passages = [make_passage(max(0, number * 5 + place - 7 * (place % 3))) for place in range(number * 7 % 5)]
-        tally.add("passages", number=len(passages))
+        passages = [make_passage((number * number + 11 * place) % 97) for place in range(number * 7 % 5)]
         return Made(
             records=[record_bytes(passage) for passage in passages],
             keys=[passage.uid for passage in passages],
@@ -40,14 +44,14 @@ def start_work(touched: Path | None = None) -> Callable[[int], Made]:
 
 
 def start_failing(number: int, how: str) -> Callable[[int], Made]:
-    """As start_work, but that number ends the worker."""
+    """As start_work, but one number ends the worker: by an "error", or by the signal of that name."""
     make = start_work()
 
     def fail(given: int) -> Made:
+        if given == number and how == "error":
+            raise DataError(f"number {number} cannot be read; leave it out")
         if given == number:
-            if how == "error":
-                raise DataError(f"number {number} cannot be read; leave it out")
-            os.kill(os.getpid(), int(how))
+            os.kill(os.getpid(), signal.Signals[how])
         return make(given)
 
     return fail
@@ -55,8 +59,27 @@ def start_failing(number: int, how: str) -> Callable[[int], Made]:
 
 def output(folder: Path, **changes: Any) -> Output:
     """A corpus in shards of four."""
-    settings: dict[str, Any] = {
+    as_what: dict[str, Any] = {
         "kind": "corpus", "per_shard": 4, "fingerprint": "f", "source": "numbers", "settings": {"passage_tokens": 16},
-        "identity": [["numbers", 40]],
+        "identity": {"files": ["numbers", 40]},
     }  # fmt: skip
-    return Output(folder=folder, **(settings | changes))
+    return Output(folder=folder, **(as_what | changes))
+
+
+def main(folder: str, workers: str, kill_at: str) -> None:
+    """Do the job, or go on with it; die at that call of fsync, of which each file that is written has two."""
+    left, fsync = int(kill_at), os.fsync
+
+    def fsync_or_die(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+
+    os.fsync = fsync_or_die
+    run_job(chunks(), start_work, output=output(Path(folder)), workers=int(workers), resume=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

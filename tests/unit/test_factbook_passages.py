@@ -1,4 +1,6 @@
-"""Sentences and passages: nothing is lost, cut or said twice, and everything fits."""
+"""The Factbook's passages: nothing is lost, cut or said twice, and everything fits."""
+
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from realm_ds.data.records import passage_uid
 from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
 from realm_ds.errors import DataError
-from realm_ds.prepare.packing import Article, CutPassage, make_passages, split_sentences
+from realm_ds.factbook.passages import Article, CutPassage, make_passages
 
 WORDS = ["algeria", "borders", "libya", "since", "1962", "and", "desert", "kassaman", "uninhabitability"]
 
@@ -28,23 +30,7 @@ def limit(tokenizer: Tokenizer, of: Article, *, room: int) -> int:
 
 
 def cut(tokenizer: Tokenizer, *articles: Article, max_tokens: int) -> list[CutPassage]:
-    return list(make_passages(articles, tokenizer, max_tokens=max_tokens))
-
-
-@pytest.mark.parametrize(
-    ("text", "sentences"),
-    [
-        ("One came. Two went! Why? Nobody knew.", ["One came.", "Two went!", "Why?", "Nobody knew."]),
-        ("In the 3rd century B.C. Rome rose. It fell.", ["In the 3rd century B.C. Rome rose.", "It fell."]),
-        ("Donald J. Trump met Dr. Smith of the U.S. Senate.", ["Donald J. Trump met Dr. Smith of the U.S. Senate."]),
-        ("It grew 3.5 percent. (See below.) Then", ["It grew 3.5 percent.", "(See below.)", "Then"]),
-        ('He said "no." She left.', ['He said "no."', "She left."]),
-        ("a heading\na line, 5 m. high", ["a heading", "a line, 5 m. high"]),
-        (" \n ", []),
-    ],
-)
-def test_sentences(text: str, sentences: list[str]) -> None:
-    assert split_sentences(text) == sentences
+    return list(make_passages(articles, tokenizer, max_tokens=max_tokens, dropped=Counter()))
 
 
 @settings(max_examples=60)
@@ -117,21 +103,13 @@ def test_brackets_are_kept_whole_where_they_can_be(tokenizer: Tokenizer) -> None
     assert [part.passage.text for part in cuts] == ["algeria.", "libya (desert, kassaman).", "1962."]
 
 
-def test_a_clause_with_nowhere_to_divide_it(tokenizer: Tokenizer) -> None:
-    long = article("uninhabitability " * 12)
-    with pytest.raises(
-        DataError, match="'Algeria: Capital': 'uninhab.* nowhere to divide it.*raise the passage length"
-    ):
-        cut(tokenizer, long, max_tokens=limit(tokenizer, long, room=11))
-
-
-def test_too_long_clauses_can_be_counted_instead(tokenizer: Tokenizer) -> None:
-    complaints: list[DataError] = []
+def test_clauses_that_fit_nowhere_are_left_out_and_counted(tokenizer: Tokenizer) -> None:
+    dropped: Counter[str] = Counter()
     long = article("uninhabitability " * 12, "desert.")
     max_tokens = limit(tokenizer, long, room=11)
-    cuts = list(make_passages([long], tokenizer, max_tokens=max_tokens, too_long=complaints.append))
+    cuts = list(make_passages([long], tokenizer, max_tokens=max_tokens, dropped=dropped))
     assert [part.passage.text for part in cuts] == ["Algeria, capital. desert."]
-    assert len(complaints) == 1
+    assert dropped == {"clauses longer than a passage": 1}
 
 
 def test_an_article_of_nothing(tokenizer: Tokenizer) -> None:

@@ -1,0 +1,318 @@
+"""Jobs: the same bytes whatever the number of workers and however often one was stopped; folders are left alone."""
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from realm_ds.data.records import passage_from_json
+from realm_ds.data.shards import open_manifest, read_passages, read_shard
+from realm_ds.errors import ConfigError, DataError
+from realm_ds.prepare.documents import Tally
+from realm_ds.prepare.job import Finished, run_job
+from realm_ds.prepare.workers import work_in_order
+from realm_ds.tether import TAG_VARIABLE, tagged
+from tests.support.jobs import NUM_CHUNKS, chunks, output, start_failing, start_work
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def do(
+    folder: Path, *, workers: int = 0, resume: bool = False, start: Callable = start_work, **changes: object
+) -> Finished:
+    return run_job(chunks(), start, output=output(folder, **changes), workers=workers, resume=resume)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("jobs") / "unbroken"
+    do(folder)
+    return content(folder)
+
+
+def test_every_record_once_in_order(tmp_path: Path) -> None:
+    finished = do(tmp_path / "out")
+    made = [json.loads(record) for number in chunks() for record in start_work()(number).records]
+    expected = list({passage["uid"]: passage for passage in made}.values())
+    manifest = open_manifest(tmp_path / "out", kind="corpus", fingerprint="f")
+    assert manifest == finished.manifest
+    assert list(read_passages(tmp_path / "out", manifest, 0, manifest.count)) == [
+        passage_from_json(passage, where="") for passage in expected
+    ]
+    assert {entry.count for entry in manifest.shards[:-1]} == {4}
+    left_out = len(made) - len(expected)
+    assert left_out > 5
+    assert finished.tally.counts == {"numbers": NUM_CHUNKS, "duplicates left out": left_out}
+    assert finished.tally.first == {"numbers": "number 0"}
+    assert manifest.settings == {"passage_tokens": 16, "per_shard": 4, "counts": finished.tally.counts}
+
+
+def test_the_number_of_workers_changes_no_byte(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
+    told: list[int] = []
+    run_job(
+        chunks(), start_work, output=output(tmp_path / "out"), workers=2, resume=False, on_progress=told.append
+    )  # fmt: skip
+    assert content(tmp_path / "out") == unbroken
+    assert told == sorted(told)
+    assert (len(told), told[0]) == (NUM_CHUNKS + 1, 0)
+
+
+def test_what_reading_counts_is_told(tmp_path: Path) -> None:
+    reading = Tally()
+
+    def read() -> Iterator[int]:
+        for number in chunks():
+            reading.add("read")
+            yield number
+
+    finished = run_job(read(), start_work, output=output(tmp_path), workers=0, resume=False, reading=reading)
+    assert finished.tally.counts["read"] == finished.manifest.settings["counts"]["read"] == NUM_CHUNKS
+
+
+# Stopped and gone on with.
+
+
+@settings(max_examples=25, deadline=None)
+@given(stops=st.lists(st.integers(1, 150), max_size=4))
+def test_stopped_at_any_file_and_gone_on_with(
+    stops: list[int], tmp_path_factory: pytest.TempPathFactory, unbroken: dict[str, bytes]
+) -> None:
+    folder = tmp_path_factory.mktemp("stopped")
+    for stop in [*stops, 10_000]:
+        calls = iter(range(1, stop))
+
+        def fsync(descriptor: int, calls: Iterator[int] = calls) -> None:
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", fsync)
+            with contextlib.suppress(KeyboardInterrupt):
+                do(folder, resume=True)
+    assert content(folder) == unbroken
+
+
+def test_killed_and_gone_on_with(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
+    chance = random.Random(5)
+    codes = []
+    while 0 not in codes:
+        tag = uuid.uuid4().hex
+        kill_at = 10_000 if len(codes) == 4 else chance.randint(1, 25)
+        command = [sys.executable, "-m", "tests.support.jobs", str(tmp_path / "out"), "2", str(kill_at)]
+        codes.append(subprocess.run(command, env={**os.environ, TAG_VARIABLE: tag}, cwd=REPOSITORY).returncode)
+        deadline = time.monotonic() + 10
+        while left := tagged(tag):
+            assert time.monotonic() < deadline, f"workers outlive the main process: {left}"
+            time.sleep(0.01)
+    assert codes == [-9, -9, -9, -9, 0]
+    assert content(tmp_path / "out") == unbroken
+
+
+def stopped(folder: Path, *, at: int = 20) -> int:
+    """A job that an error stopped; returns how many of its shards are finished."""
+    with pytest.raises(DataError, match="number 20 cannot be read"):
+        do(folder, start=functools.partial(start_failing, at, "error"))
+    return len(list(folder.glob("shard-*.tar")))
+
+
+def test_finished_chunks_are_not_worked_on_again(tmp_path: Path) -> None:
+    num_shards = stopped(tmp_path / "out")
+    in_shards = {
+        data["uid"] for path in (tmp_path / "out").glob("shard-*.tar") for _, data in read_shard(path)
+    }  # fmt: skip
+    make = start_work()
+    open_chunk = next(number for number in chunks() if not in_shards.issuperset(make(number).keys))
+    (tmp_path / "touched").mkdir()
+    do(tmp_path / "out", resume=True, start=functools.partial(start_work, tmp_path / "touched"))
+    first, *others = sorted(int(path.name) for path in (tmp_path / "touched").iterdir())
+    assert others == list(range(first + 1, NUM_CHUNKS))
+    assert first in (open_chunk, open_chunk - 1)  # one that ended with its shard is looked at again
+    assert num_shards > 3
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("error", "number 20 cannot be read; leave it out"),
+        (
+            "SIGKILL",
+            "a worker process was killed \\(SIGKILL\\), as the kernel does when memory runs out; go on with --re",
+        ),
+        (
+            "SIGSEGV",
+            "a worker process was ended by SIGSEGV; go on with --resume, if it was memory with fewer --workers",
+        ),
+    ],
+)
+def test_a_worker_that_dies(tmp_path: Path, unbroken: dict[str, bytes], how: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        do(tmp_path / "out", workers=1, start=functools.partial(start_failing, 20, how))
+    do(tmp_path / "out", resume=True)
+    assert content(tmp_path / "out") == unbroken
+
+
+def test_no_more_is_read_ahead_than_said() -> None:
+    read: list[int] = []
+
+    def reading() -> Iterator[int]:
+        for number in chunks():
+            read.append(number)
+            yield number
+
+    results = work_in_order(reading(), start_work, workers=1)
+    for number in range(5):
+        next(results)
+        assert len(read) <= number + 3
+    results.close()
+
+
+def test_disk_full_and_gone_on_with(
+    tmp_path: Path, unbroken: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 30:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(DataError, match="No space left on device.*free space there, and go on with --resume"):
+            do(tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.tmp-*"))
+    do(tmp_path / "out", resume=True)
+    assert content(tmp_path / "out") == unbroken
+
+
+# Folders that hold something.
+
+
+def test_a_finished_set_is_left_alone_or_done_already(tmp_path: Path) -> None:
+    first = do(tmp_path / "out")
+    with pytest.raises(ConfigError, match="out holds a finished set of shards.*not overwritten: name another folder"):
+        do(tmp_path / "out")
+    again = do(tmp_path / "out", resume=True, start=functools.partial(start_failing, 0, "error"))
+    assert again.was_done
+    assert (again.manifest, again.tally.counts) == (first.manifest, first.tally.counts)
+    with pytest.raises(
+        ConfigError, match="was begun otherwise: settings.passage_tokens was 16 and is now 32; give wha"
+    ):
+        do(tmp_path / "out", resume=True, settings={"passage_tokens": 32})
+
+
+def test_a_stopped_job_is_gone_on_with_only_when_asked(tmp_path: Path) -> None:
+    num_shards = stopped(tmp_path / "out")
+    with pytest.raises(
+        ConfigError, match=f"a job that was stopped after {num_shards} finished shards: go on with --re"
+    ):
+        do(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {"passage_tokens": 32}}, "settings.passage_tokens was 16 and is now 32"),
+        ({"per_shard": 5}, "settings.per_shard was 4 and is now 5"),
+        ({"fingerprint": "g"}, "tokenizer was 'f' and is now 'g'"),
+        (
+            {"identity": {"files": ["numbers", 41]}},
+            "identity.files was \\['numbers', 40\\] and is now \\['numbers', 41\\]",
+        ),
+        ({"source": "letters"}, "source was 'numbers' and is now 'letters'"),
+    ],
+)
+def test_another_job_does_not_go_on_with_it(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    stopped(tmp_path / "out")
+    with pytest.raises(ConfigError, match=f"out was begun otherwise: {message}; give what it was begun with"):
+        do(tmp_path / "out", resume=True, **changes)
+
+
+def test_a_job_that_was_stopped_before_its_first_shard_counts_as_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="number 0 cannot be read"):
+        do(tmp_path / "out", start=functools.partial(start_failing, 0, "error"))
+    assert do(tmp_path / "out", per_shard=5).manifest.count
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(
+            ConfigError, match="holds files already \\(notes.txt\\); name an empty folder, or a new one"
+        ):
+            do(tmp_path, resume=resume)
+    with pytest.raises(ConfigError, match="notes.txt is a file; name a folder"):
+        do(tmp_path / "notes.txt")
+    assert content(tmp_path) == {"notes.txt": b"mine"}
+
+
+def test_an_output_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot write to .*file/out: Not a directory; mend that"):
+        do(tmp_path / "file" / "out")
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    def read() -> Iterator[int]:
+        with pytest.raises(ConfigError, match="another process writes there now; wait for it or end it"):
+            do(tmp_path / "out", resume=True)
+        yield from chunks()
+
+    run_job(read(), start_work, output=output(tmp_path / "out"), workers=0, resume=False)
+
+
+def test_a_damaged_shard_is_not_gone_on_from(tmp_path: Path) -> None:
+    stopped(tmp_path / "out")
+    shard = tmp_path / "out" / "shard-00001.tar"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match="shard-00001.tar: sha256 is .* the file is damaged"):
+        do(tmp_path / "out", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("journal.json", "{"), ("journal.json", '{"shards": [{}]}'), ("keys-00002.npy", "numpy")]
+)
+def test_a_damaged_journal_is_not_gone_on_from(tmp_path: Path, name: str, text: str) -> None:
+    stopped(tmp_path / "out")
+    (tmp_path / "out" / "unfinished" / name).write_text(text)
+    with pytest.raises(DataError, match=f"{name}: cannot be read .*; remove .*out and begin again"):
+        do(tmp_path / "out", resume=True)
+
+
+def test_keys_that_are_not_those_of_the_shard(tmp_path: Path) -> None:
+    stopped(tmp_path / "out")
+    folder = tmp_path / "out" / "unfinished"
+    (folder / "keys-00001.npy").write_bytes((folder / "keys-00001.npy").read_bytes().replace(b"(4,)", b"(3,)"))
+    with pytest.raises(
+        DataError, match="keys-00001.npy: cannot be read \\(3 keys, but shard-00001.tar has 4 records\\)"
+    ):
+        do(tmp_path / "out", resume=True)
+
+
+def test_nothing_came_of_it(tmp_path: Path) -> None:
+    reading = Tally()
+    reading.add("documents without text", where="line 1")
+    for told in ("1 documents without text \\(first: line 1\\)", "nothing was read"):
+        with pytest.raises(
+            DataError, match=f"numbers: no record came of it, so nothing was written \\({told}\\); check"
+        ):
+            run_job(iter(()), start_work, output=output(tmp_path), workers=0, resume=False, reading=reading)
+        assert content(tmp_path) == {}
+        reading = Tally()
