@@ -1,14 +1,15 @@
-"""Question files: one JSON object a line, {"question", "answers"} and, where known, id, gold_uids and field.
+"""Question files: one JSON object a line, {"question", "answers"} and, where known, id, gold_uids, field and is_regex.
 
-What the demo asks is factbook/questions.py's.
+Other formats are made into this one by prepare/qa.py. What the demo asks is factbook/questions.py's.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from realm_ds.data.answers import answer_pattern
 from realm_ds.data.chance import permutation
 from realm_ds.data.records import Question
 from realm_ds.errors import DataError
@@ -23,11 +24,13 @@ def load_questions(
     `needed_by` ends the error for a file that is not there: it says what to mend.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): {needed_by}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    # Not splitlines: U+2028 and its like may stand within a question.
+    lines = text.removesuffix("\n").split("\n") if text else []
     questions = [_question(line, where=f"{path}:{number}", number=number) for number, line in enumerate(lines, start=1)]
     if not questions:
         raise DataError(f"{path} holds no question; put one JSON object on each line")
@@ -39,6 +42,12 @@ def write_questions(path: Path, questions: Iterable[Question]) -> int:
     lines = [json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions]
     write_durably(path, "".join(lines))
     return len(lines)
+
+
+def refuse_regexes(questions: Sequence[Question], *, why: str) -> None:
+    """Raise DataError where any question has answers that are regular expressions; `why` says who cannot use them."""
+    if count := sum(question.is_regex for question in questions):
+        raise DataError(f"{why}, but the answers of {count} of {len(questions)} questions are; leave these out")
 
 
 def question_order(count: int, *, start: int, stop: int, seed: int) -> list[int]:
@@ -59,13 +68,28 @@ def _question(line: str, *, where: str, number: int) -> Question:
         raise DataError(f"{where} has no answers; a line must look like {wanted}")
     if not _is_list(data.get("gold_uids", []), int):
         raise DataError(f"{where}: gold_uids is not a list of passage uids; leave it out where they are not known")
+    is_regex = data.get("is_regex", False)
+    if not isinstance(is_regex, bool):
+        raise DataError(f"{where}: is_regex is {is_regex!r}, not true or false")
+    answers = tuple(answer for answer in data["answers"] if answer.strip())
+    if is_regex:
+        _check_regexes(answers, where=where)
     return Question(
         id=str(data.get("id", number)),
         question=data["question"],
-        answers=tuple(answer for answer in data["answers"] if answer.strip()),
+        answers=answers,
         gold_uids=tuple(data.get("gold_uids", [])),
         field=str(data.get("field", "")),
+        is_regex=is_regex,
     )
+
+
+def _check_regexes(answers: Iterable[str], *, where: str) -> None:
+    try:
+        for answer in answers:
+            answer_pattern(answer)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def _is_list(value: Any, kind: type) -> bool:

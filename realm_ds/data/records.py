@@ -90,6 +90,8 @@ class Question:
     gold_uids: tuple[int, ...] = ()
     field: str = ""
     """What is asked about (capital, currency): groups the majority baseline and the per-field results."""
+    is_regex: bool = False
+    """The answers are regular expressions (CuratedTREC): they judge a prediction, but say no span to train a reader."""
 
 
 def record_bytes(record: Passage | Example) -> bytes:

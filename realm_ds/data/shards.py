@@ -152,7 +152,7 @@ class Shards:
 def open_shards(place: Path | str, *, kind: Kind, fingerprint: str | None) -> Shards:
     """The shards of a place, their manifest checked: kind, tokenizer (unless None), and, of a folder on this machine,
     that every shard is there in full size."""
-    shards = Shards(place=Place(place), manifest=_read_manifest(Place(place), kind=kind))
+    shards = Shards(place=Place(place), manifest=read_manifest(Place(place), what=f"{kind} tar shards"))
     manifest, where = shards.manifest, shards.place.where(MANIFEST)
     if manifest.kind != kind:
         raise DataError(f"{where}: holds {manifest.kind} shards, not {kind} shards; name a folder of {kind} shards")
@@ -167,6 +167,36 @@ def open_shards(place: Path | str, *, kind: Kind, fingerprint: str | None) -> Sh
         for entry in manifest.shards:
             _check_size(shards.place.folder / entry.name, entry)
     return shards
+
+
+def read_manifest(place: Place, *, what: str) -> Manifest:
+    """What the manifest says, whatever kind it is of; whether the shards are there is not looked at. `what` people
+    wanted to find there."""
+    path = place.where(MANIFEST)
+    if place.folder is not None and not place.folder.is_dir():
+        raise DataError(f"no folder {place} of {what}: run realm-ds prepare, or mend the path")
+    if place.folder is not None and not (place.folder / MANIFEST).exists():
+        raise DataError(f"no {path}: the folder was not written to its end; run realm-ds prepare again")
+    try:
+        data = json.loads(place.read(MANIFEST))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); write the shards again") from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise DataError(f"{path}: format {found!r}, but this realm-ds reads {FORMAT}; write the shards again")
+    try:
+        entries = tuple(ShardEntry(**entry) for entry in data.pop("shards"))
+        manifest = Manifest(shards=entries, **data)
+        total = sum(entry.count for entry in entries)
+        # The names become paths: only those that write_shards gives.
+        strange = [entry.name for entry in entries if not SHARD_NAME.fullmatch(entry.name)]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: a member is missing or wrong ({error}); write the shards again") from error
+    if strange:
+        raise DataError(f"{path}: {strange[0]!r} is no name of a tar shard; write the shards again")
+    if total != manifest.count:
+        raise DataError(f"{path}: count is {manifest.count}, but its shards hold {total}; write the shards again")
+    return manifest
 
 
 def verify_shard(folder: Path, entry: ShardEntry) -> None:
@@ -195,34 +225,6 @@ def passage_range(total: int, shard: int, num_shards: int, *, setting: str = "in
             f"{setting}={num_shards} is more than the {total} passages of the corpus; set {setting} to at most {total}"
         )
     return total * shard // num_shards, total * (shard + 1) // num_shards
-
-
-def _read_manifest(place: Place, *, kind: Kind) -> Manifest:
-    path = place.where(MANIFEST)
-    if place.folder is not None and not place.folder.is_dir():
-        raise DataError(f"no folder {place} of {kind} tar shards: run realm-ds prepare, or mend the path")
-    if place.folder is not None and not (place.folder / MANIFEST).exists():
-        raise DataError(f"no {path}: the folder was not written to its end; run realm-ds prepare again")
-    try:
-        data = json.loads(place.read(MANIFEST))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); write the shards again") from error
-    found = data.get("format") if isinstance(data, dict) else None
-    if found != FORMAT:
-        raise DataError(f"{path}: format {found!r}, but this realm-ds reads {FORMAT}; write the shards again")
-    try:
-        entries = tuple(ShardEntry(**entry) for entry in data.pop("shards"))
-        manifest = Manifest(shards=entries, **data)
-        total = sum(entry.count for entry in entries)
-        # The names become paths: only those that write_shards gives.
-        strange = [entry.name for entry in entries if not SHARD_NAME.fullmatch(entry.name)]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: a member is missing or wrong ({error}); write the shards again") from error
-    if strange:
-        raise DataError(f"{path}: {strange[0]!r} is no name of a tar shard; write the shards again")
-    if total != manifest.count:
-        raise DataError(f"{path}: count is {manifest.count}, but its shards hold {total}; write the shards again")
-    return manifest
 
 
 def _link_or_copy(place: Place, name: str, target: Path) -> None:

@@ -1,13 +1,14 @@
 """The WordPiece tokenizer of a run: train one, open one, turn text into ids. Special tokens are placed by batches.py.
 
-The folder is an ordinary transformers one (BERT, uncased): `AutoTokenizer.from_pretrained` opens it too. Here it is
-read with `tokenizers` alone, so that preparing data needs neither torch nor transformers.
+The folder is an ordinary transformers one (BERT): `AutoTokenizer.from_pretrained` opens it too. Here it is read with
+`tokenizers` alone, so that preparing data needs neither torch nor transformers. Which texts a vocabulary is trained on
+is prepare/vocabulary.py's business.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from realm_ds.files import write_durably
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """In the order of their ids in a vocabulary trained here; [PAD] is 0 as in every BERT."""
 MAX_ALPHABET = 400
-"""Characters kept as wordpieces of their own; rarer ones become [UNK]."""
+"""Characters kept as wordpieces of their own, where nothing else is said; rarer ones become [UNK]."""
+_NORMALIZER = {"do_lower_case": "lowercase", "strip_accents": "strip_accents",
+               "tokenize_chinese_chars": "handle_chinese_chars"}  # fmt: skip
+"""What transformers calls the settings of BERT's normalizer, and what `tokenizers` does."""
 
 
 class Tokenizer:
@@ -66,13 +70,17 @@ class Tokenizer:
         return encoding.ids, encoding.offsets, encoding.word_ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Words of the ids, lower-cased, special tokens left out."""
+        """Words of the ids as the vocabulary has them, special tokens left out."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         return text
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The wordpieces as they stand in the vocabulary."""
         return [str(self._backend.id_to_token(token)) for token in ids]
+
+    def save(self, folder: Path) -> None:
+        """Write its folder, in the one form that we write, wherever it came from."""
+        _write_folder(self._backend, folder)
 
 
 def token_span(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:
@@ -81,14 +89,17 @@ def token_span(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tupl
     return (inside[0], inside[-1] + 1) if inside else None
 
 
-def train_wordpiece(texts: Iterator[str], *, vocab_size: int, folder: Path) -> Tokenizer:
-    """Train a BERT-uncased WordPiece vocabulary and write its folder; the same texts give the same bytes."""
+def train_wordpiece(
+    texts: Iterable[str], *, vocab_size: int, folder: Path, lowercase: bool = True, max_alphabet: int = MAX_ALPHABET
+) -> Tokenizer:
+    """Train a BERT WordPiece vocabulary and write its folder; the same texts, all in memory, give the same bytes."""
     smallest = len(SPECIAL_TOKENS) + 100
     if not smallest <= vocab_size <= MAX_TOKEN_ID + 1:
         raise DataError(f"vocab_size={vocab_size}: choose one from {smallest} to {MAX_TOKEN_ID + 1}")
-    backend = _bert(SPECIAL_TOKENS)
+    backend = _bert(SPECIAL_TOKENS, {"lowercase": lowercase})
     kept = list(texts)
-    alphabet = _alphabet(kept, backend)
+    # Every letter is two wordpieces: as the first of a word and as a later one.
+    alphabet = _alphabet(kept, backend, most=min(max_alphabet, (vocab_size - len(SPECIAL_TOKENS)) // 2))
     if not alphabet:
         raise DataError(f"{folder}: no words to train a vocabulary on; give it texts that are not empty")
     # The trainer numbers the "##x" in the order of a hash map that differs from process to process, and breaks ties
@@ -102,9 +113,9 @@ def train_wordpiece(texts: Iterator[str], *, vocab_size: int, folder: Path) -> T
     )
     backend.train_from_iterator(kept, trainer)
     vocab = backend.get_vocab(with_added_tokens=True)
-    backend = _bert(sorted(vocab, key=vocab.__getitem__))
-    _write_folder(backend, folder)
-    return Tokenizer(backend, where=folder)
+    tokenizer = Tokenizer(_bert(sorted(vocab, key=vocab.__getitem__), {"lowercase": lowercase}), where=folder)
+    tokenizer.save(folder)
+    return tokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -116,8 +127,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         if fast.is_file():
             backend = tokenizers.Tokenizer.from_file(str(fast))
         else:
-            lowercase = bool(_read_settings(folder).get("do_lower_case", True))
-            backend = _bert(vocab.read_text(encoding="utf-8").splitlines(), lowercase=lowercase)
+            tokens = vocab.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            backend = _bert(tokens, _normalizer_settings(folder, tokens))
     except Exception as error:  # tokenizers raises bare Exception
         raise DataError(f"{folder}: the tokenizer cannot be read ({error}); copy it again") from error
     kind = type(backend.model).__name__
@@ -126,20 +137,20 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer(backend, where=folder)
 
 
-def _alphabet(texts: Sequence[str], backend: tokenizers.Tokenizer) -> list[str]:
+def _alphabet(texts: Sequence[str], backend: tokenizers.Tokenizer, *, most: int) -> list[str]:
     """The most frequent characters, sorted."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(backend.normalizer.normalize_str(text))
     letters = [letter for letter in counts if not letter.isspace()]
-    return sorted(sorted(letters, key=lambda letter: (-counts[letter], letter))[:MAX_ALPHABET])
+    return sorted(sorted(letters, key=lambda letter: (-counts[letter], letter))[:most])
 
 
-def _bert(vocab: Sequence[str], *, lowercase: bool = True) -> tokenizers.Tokenizer:
+def _bert(vocab: Sequence[str], normalizer: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """What transformers builds for BERT from a list of wordpieces."""
     ids = {token: index for index, token in enumerate(vocab)}
     backend = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.normalizer = normalizers.BertNormalizer(**normalizer)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in ids])
@@ -154,9 +165,11 @@ def _bert(vocab: Sequence[str], *, lowercase: bool = True) -> tokenizers.Tokeniz
 
 def _write_folder(backend: tokenizers.Tokenizer, folder: Path) -> None:
     vocab = backend.get_vocab(with_added_tokens=True)
+    normalizer = json.loads(backend.to_str())["normalizer"] or {}
+    is_bert = normalizer.get("type") == "BertNormalizer"
     settings = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": True,
+        "tokenizer_class": "BertTokenizer" if is_bert else "PreTrainedTokenizerFast",
+        **{theirs: normalizer[ours] for theirs, ours in _NORMALIZER.items() if is_bert},
         "model_max_length": 512,
         **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
     }
@@ -174,10 +187,13 @@ def _write_folder(backend: tokenizers.Tokenizer, folder: Path) -> None:
         ) from error
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+def _normalizer_settings(folder: Path, tokens: Sequence[str]) -> dict[str, Any]:
+    """Of a folder that has no tokenizer.json. Where nothing says so, capitals in the vocabulary make it a cased one."""
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return settings if isinstance(settings, dict) else {}
+    has_capitals = any(token != token.lower() for token in tokens if token not in SPECIAL_TOKENS and token[:1] != "[")
+    said = {ours: settings[theirs] for theirs, ours in _NORMALIZER.items() if theirs in settings}
+    return {"lowercase": not has_capitals, **said}
 
 
 def _special_ids(backend: tokenizers.Tokenizer, *, where: Path) -> SpecialIds:

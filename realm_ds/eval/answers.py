@@ -1,45 +1,29 @@
-"""Is a predicted answer right: exact match, token F1. Finding passages is retrieval.py's business.
+"""Is a predicted answer right: exact match, or a match of its regex; token F1. What an answer is: data/answers.py."""
 
-The rules are those of the open-domain QA literature as REALM's authors score it (spec: orqa eval_utils): NFD, lower
-case, no ASCII punctuation, no articles, single spaces. Accents stay, unlike in DPR's script.
-"""
-
-import re
-import string
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+from realm_ds.data.answers import answer_pattern, normalise
+from realm_ds.data.records import Question
 
 
-def normalise(text: str) -> str:
-    """The form in which answers are compared.
+def is_right(prediction: str, question: Question) -> bool:
+    """True where the prediction equals any accepted answer once both are normalised, or begins as its regex says.
 
-    >>> normalise("The  U.S. Dollar (USD)")
-    'us dollar usd'
+    As REALM's authors score CuratedTREC: the regex is matched at the start of the prediction as it was made.
     """
-    lowered = unicodedata.normalize("NFD", text).lower()
-    return " ".join(_ARTICLES.sub(" ", lowered.translate(_NO_PUNCTUATION)).split())
-
-
-def exact_match(prediction: str, answers: Sequence[str]) -> bool:
-    """True where the prediction equals any accepted answer once both are normalised."""
+    if question.is_regex:
+        return any(answer_pattern(answer).match(prediction) for answer in question.answers)
     predicted = normalise(prediction)
-    return any(predicted == normalise(answer) for answer in answers)
+    return any(predicted == normalise(answer) for answer in question.answers)
 
 
-def token_f1(prediction: str, answers: Sequence[str]) -> float:
-    """Best F1 of shared words over the accepted answers; two empty strings agree."""
+def token_f1(prediction: str, question: Question) -> float:
+    """Best F1 of shared words over the accepted answers; two empty strings agree. A regex has no words: 1 or 0."""
+    if question.is_regex:
+        return float(is_right(prediction, question))
     predicted = normalise(prediction).split()
-    return max((_f1(predicted, normalise(answer).split()) for answer in answers), default=0.0)
-
-
-def holds_answer(normalised_text: str, answers: Sequence[str]) -> bool:
-    """True where a normalised text holds any answer as whole words; an answer of nothing is held nowhere."""
-    padded = f" {normalised_text} "
-    return any(f" {wanted} " in padded for wanted in map(normalise, answers) if wanted)
+    return max((_f1(predicted, normalise(answer).split()) for answer in question.answers), default=0.0)
 
 
 def _f1(predicted: Sequence[str], wanted: Sequence[str]) -> float:

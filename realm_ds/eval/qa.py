@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from realm_ds.data.answer_spans import span_text
+from realm_ds.data.answers import holds_answer, normalise
 from realm_ds.data.batches import Ids, Tokens, length_buckets, passage_batch
 from realm_ds.data.chance import pick
 from realm_ds.data.records import Passage, Question, SpecialIds
 from realm_ds.data.shards import Shards
 from realm_ds.data.tokenizer import Tokenizer
-from realm_ds.eval.answers import exact_match, holds_answer, normalise, token_f1
+from realm_ds.eval.answers import is_right, token_f1
 from realm_ds.eval.corpus import CorpusIndex, embed_queries, passages_at, tensors
 from realm_ds.eval.retrieval import NOT_FOUND, RECALL_AT
 from realm_ds.models.qa import QaModel
@@ -192,18 +193,18 @@ def _row(
     scores: np.ndarray,
 ) -> Row:
     is_gold = [passage.uid in question.gold_uids for passage in retrieved]
-    holds = [holds_answer(normalise(passage.text), question.answers) for passage in retrieved]
+    holds = [holds_answer(passage.text, question) for passage in retrieved]
     return {
         "id": question.id,
         "question": question.question,
         "field": question.field,
         "answers": list(question.answers),
         "prediction": prediction,
-        "is_exact": exact_match(prediction, question.answers),
-        "f1": token_f1(prediction, question.answers),
+        "is_exact": is_right(prediction, question),
+        "f1": token_f1(prediction, question),
         "prediction_no_retrieval": blind,
-        "is_exact_no_retrieval": exact_match(blind, question.answers),
-        "is_exact_majority": exact_match(majority, question.answers),
+        "is_exact_no_retrieval": is_right(blind, question),
+        "is_exact_majority": is_right(majority, question),
         # Where nobody has said which passages are gold, those that hold an answer are.
         "found_place": _first(is_gold if question.gold_uids else holds),
         "answer_place": _first(holds),

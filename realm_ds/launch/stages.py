@@ -16,7 +16,7 @@ from realm_ds.config.base import StageName
 from realm_ds.config.deepspeed import check_deepspeed
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.question_files import load_questions
+from realm_ds.data.question_files import load_questions, refuse_regexes
 from realm_ds.data.shards import open_shards, passage_range
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, DataError
@@ -106,8 +106,11 @@ def check_inputs(stage: StageName, config: RealmConfig, *, others_wait_s: float 
         _check_index(config, num_passages=corpus.count)
         _check_evaluation(config, fingerprint=tokenizer.fingerprint)
     if stage == "qa":
-        for split in ("train", "dev", "test"):
-            load_questions(config.qa.folder / f"{split}.jsonl")
+        splits = {split: load_questions(config.qa.folder / f"{split}.jsonl") for split in ("train", "dev", "test")}
+        refuse_regexes(
+            splits["train"],
+            why=f"{config.qa.folder}/train.jsonl: a reader learns from spans that equal an answer, not from regexes",
+        )
     if isinstance(config.model.encoder, Path) and not config.model.encoder.is_dir():
         raise ConfigError(
             f"model.encoder={config.model.encoder} is no folder: name one with a BERT-like transformers model, or a "
@@ -178,7 +181,12 @@ def _check_evaluation(config: RealmConfig, *, fingerprint: str) -> None:
                 "trained on tells nothing of what is not; name shards of other text"
             )
     if settings.questions is not None:
-        load_questions(settings.questions, needed_by="mend evaluate.questions, or set it to null")
+        questions = load_questions(settings.questions, needed_by="mend evaluate.questions, or set it to null")
+        refuse_regexes(
+            [question for question in questions if not question.gold_uids],
+            why=f"evaluate.questions={settings.questions}: while training goes on answers are looked for as "
+            "wordpieces, not as regexes, unless a question has gold_uids (prepare qa --link)",
+        )
 
 
 def _take_part(

@@ -1,7 +1,7 @@
 """CSV and TSV files with a header line as documents: one row each."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from realm_ds.prepare.compressed import InputFile
@@ -19,17 +19,26 @@ OTHER_WIDTH = "rows left out: they have more or fewer fields than the header"
 
 def read_csv(file: InputFile, rows: Rows, *, delimiter: str = ",") -> Iterator[Document]:
     """The documents of a file, in order."""
+    for row, where in csv_rows(file, rows, needed=(rows.fields.text,), delimiter=delimiter):
+        if document := rows.from_row(row, where=where):
+            yield document
+
+
+def csv_rows(
+    file: InputFile, rows: Rows, *, needed: Sequence[str], delimiter: str = ","
+) -> Iterator[tuple[dict[str, str], str]]:
+    """The rows of a file by the names in its header, each with its place; broken ones are counted."""
     csv.field_size_limit(MAX_FIELD_CHARACTERS)  # of the process: there is no other
     # Strict, since otherwise a quote that never closes makes one row of all that follows.
     records = _records(csv.reader(_lines(file, rows), delimiter=delimiter, strict=True), file, rows)
     header, where = next(records, ([], ""))
-    if header and rows.fields.text not in header:
-        raise no_such_column(rows.fields.text, header, where=where)
+    if header and (missing := [name for name in needed if name not in header]):
+        raise no_such_column(missing[0], header, where=where)
     for record, where in records:
         if len(record) != len(header):
             rows.tally.add(OTHER_WIDTH, where=where)
-        elif document := rows.from_row(dict(zip(header, record, strict=True)), where=where):
-            yield document
+        else:
+            yield dict(zip(header, record, strict=True)), where
 
 
 def read_tsv(file: InputFile, rows: Rows) -> Iterator[Document]:

@@ -1,10 +1,17 @@
-"""Answer scoring against cases worked by hand."""
+"""What an answer is, and scoring, against cases worked by hand."""
 
 import unicodedata
 
 import pytest
 
-from realm_ds.eval.answers import exact_match, holds_answer, normalise, token_f1
+from realm_ds.data.answers import answer_pattern, holds_answer, normalise
+from realm_ds.data.records import Question
+from realm_ds.errors import DataError
+from realm_ds.eval.answers import is_right, token_f1
+
+
+def _asked(*answers: str, is_regex: bool = False) -> Question:
+    return Question(id="1", question="?", answers=answers, is_regex=is_regex)
 
 
 @pytest.mark.parametrize(
@@ -25,25 +32,43 @@ def test_normalise(raw: str, wanted: str) -> None:
 
 
 def test_exact_match_takes_any_answer() -> None:
-    assert exact_match("the Swiss franc", ["euro", "Swiss Franc"])
-    assert not exact_match("franc", ["euro", "Swiss Franc"])
-    assert not exact_match("franc", [])
-    assert exact_match(unicodedata.normalize("NFC", "Bogotá"), [unicodedata.normalize("NFD", "bogotá")])
-    assert not exact_match("Bogota", ["Bogotá"])  # as REALM's authors score; DPR's script would accept it
+    assert is_right("the Swiss franc", _asked("euro", "Swiss Franc"))
+    assert not is_right("franc", _asked("euro", "Swiss Franc"))
+    assert not is_right("franc", _asked())
+    assert is_right(unicodedata.normalize("NFC", "Bogotá"), _asked(unicodedata.normalize("NFD", "bogotá")))
+    assert not is_right("Bogota", _asked("Bogotá"))  # as REALM's authors score; DPR's script would accept it
 
 
 def test_token_f1_by_hand() -> None:
-    assert token_f1("Mont Blanc peak", ["Mont Blanc"]) == pytest.approx(2 * 2 / (3 + 2))
-    assert token_f1("Mont Blanc", ["Everest", "the Mont"]) == pytest.approx(2 * 1 / (2 + 1))  # the best answer counts
-    assert token_f1("b b", ["b"]) == pytest.approx(2 / 3)  # a word is shared as often as both have it
-    assert token_f1("x", ["y"]) == 0.0
-    assert token_f1("", ["y"]) == 0.0
-    assert token_f1("the", ["a"]) == 1.0  # both are nothing once normalised
-    assert token_f1("x", []) == 0.0
+    assert token_f1("Mont Blanc peak", _asked("Mont Blanc")) == pytest.approx(2 * 2 / (3 + 2))
+    assert token_f1("Mont Blanc", _asked("Everest", "the Mont")) == pytest.approx(
+        2 * 1 / (2 + 1)
+    )  # the best answer counts
+    assert token_f1("b b", _asked("b")) == pytest.approx(2 / 3)  # a word is shared as often as both have it
+    assert token_f1("x", _asked("y")) == 0.0
+    assert token_f1("", _asked("y")) == 0.0
+    assert token_f1("the", _asked("a")) == 1.0  # both are nothing once normalised
+    assert token_f1("x", _asked()) == 0.0
 
 
 def test_holds_answer_wants_whole_words() -> None:
-    assert holds_answer(normalise("The capital is Niamey."), ["niamey"])
-    assert not holds_answer(normalise("Nigeria borders Benin"), ["Niger"])
-    assert holds_answer(normalise("an area of 1,234 sq km"), ["1,234 sq km"])
-    assert not holds_answer(normalise("a b"), ["the", ""])  # nothing is held nowhere
+    assert holds_answer("The capital is Niamey.", _asked("niamey"))
+    assert not holds_answer("Nigeria borders Benin", _asked("Niger"))
+    assert holds_answer("an area of 1,234 sq km", _asked("1,234 sq km"))
+    assert not holds_answer("a b", _asked("the", ""))  # nothing is held nowhere
+
+
+def test_a_regex_is_matched_at_the_start_of_a_prediction_and_searched_in_a_text() -> None:
+    feet = _asked(r"20,?320 f(ee|oo)t", r"the\s+summit", is_regex=True)
+    assert is_right("20320 FEET high", feet)
+    assert is_right("The  Summit", feet)
+    assert not is_right("at 20,320 feet", feet)
+    assert holds_answer("It is 20,320 feet high.", feet)
+    assert not holds_answer("It is 20320ft high.", feet)
+    assert (token_f1("20,320 foot", feet), token_f1("20,320", feet)) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("regex", ["(", "*", "a{99999999999}", "(?P<n>a"])
+def test_what_is_no_regex_is_named(regex: str) -> None:
+    with pytest.raises(DataError, match=r"the answer '.*' is no regular expression \(.*\); mend it or leave it out"):
+        answer_pattern(regex)

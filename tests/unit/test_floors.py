@@ -28,9 +28,11 @@ DOORS = {
     "huggingface_hub": {"models/hub.py"},
     "faiss": {"index/faiss_index.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py", "train/universal.py"},
-    "matplotlib": {"launch/plots.py", "bench/plots.py"},
+    "matplotlib": {"launch/plots.py", "bench/plots.py", "prepare/plots.py"},
     "typer": {"cli"},
     "spacy": {"prepare/entities.py"},
+    "ahocorasick": {"prepare/coverage.py"},
+    "farmhash": {"prepare/qa.py"},
     "pyarrow": {"prepare/arrow_files.py", "prepare/compressed.py"},
 }
 TORCH_DOORS = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from realm_ds.data.question_files import load_questions, write_questions
+from realm_ds.data.question_files import load_questions, refuse_regexes, write_questions
 from realm_ds.data.records import Question
 from realm_ds.errors import DataError
 
@@ -12,10 +12,11 @@ from realm_ds.errors import DataError
 def test_round_trip(tmp_path: Path) -> None:
     questions = [
         Question(id="q1", question="Capital of Peru?", answers=("Lima",), gold_uids=(3, 2**62), field="capital"),
-        Question(id="2", question="¿Río?", answers=("Amazonas", "Amazon")),
+        Question(id="2", question="¿Río?", answers=("Amazonas", "Amazon\u2028Rain")),
+        Question(id="3", question="How high?", answers=(r"20,?320\s*f(ee|oo)t",), is_regex=True),
     ]
     path = tmp_path / "qa" / "train.jsonl"
-    assert write_questions(path, questions) == 2
+    assert write_questions(path, questions) == 3
     assert load_questions(path) == questions
     assert [entry.name for entry in path.parent.iterdir()] == ["train.jsonl"]
 
@@ -36,6 +37,8 @@ def test_the_least_that_a_line_may_be(tmp_path: Path) -> None:
         ('{"question": "x", "answers": []}', "has no answers"),
         ('{"question": "x", "answers": "y"}', "has no answers"),
         ('{"question": "x", "answers": ["y"], "gold_uids": ["z"]}', "gold_uids is not a list of passage uids"),
+        ('{"question": "x", "answers": ["y"], "is_regex": 1}', "is_regex is 1, not true or false"),
+        ('{"question": "x", "answers": ["("], "is_regex": true}', r"the answer '\(' is no regular expression"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -54,3 +57,11 @@ def test_absent_empty_and_binary_files(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="is not UTF-8 text"):
         load_questions(tmp_path / "train.jsonl")
+
+
+def test_regexes_are_refused_where_words_are_needed() -> None:
+    plain = Question(id="1", question="x", answers=("y",))
+    refuse_regexes([plain], why="no")
+    regex = Question(id="2", question="x", answers=("y",), is_regex=True)
+    with pytest.raises(DataError, match="no regexes here, but the answers of 1 of 2 questions are; leave these out"):
+        refuse_regexes([plain, regex], why="no regexes here")

@@ -1,5 +1,6 @@
 """Before a stage starts: which run folders may be used, and that an export replaces nothing but an export."""
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 
 from realm_ds.config.load import RUN_CONFIG, load
 from realm_ds.config.schema import RealmConfig
+from realm_ds.data.question_files import write_questions
+from realm_ds.data.records import Question
 from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
 from realm_ds.launch import stages
@@ -151,6 +154,25 @@ def test_what_a_stage_lacks_is_said_before_any_process_starts(tmp_path: Path) ->
         (tmp_path / "qa" / f"{split}.jsonl").unlink()
         with pytest.raises(DataError, match=rf"{split}.jsonl cannot be read \(No such file .*: qa.data needs train"):
             check_inputs("qa", config)
+
+
+def test_regexes_cannot_train_a_reader_nor_be_looked_for_as_wordpieces(tmp_path: Path) -> None:
+    make_held_out(tmp_path, make_data(tmp_path, num_facts=1))
+    make_questions(tmp_path)
+    regex = Question(id="r", question="?", answers=("l(ima|yon)",), is_regex=True)
+    plain = Question(id="p", question="?", answers=("lima",))
+    write_questions(tmp_path / "qa" / "train.jsonl", [plain, regex])
+    settings = tiny_config(tmp_path).qa.model_copy(update={"data": tmp_path / "qa"})
+    with pytest.raises(DataError, match="a reader learns from spans that equal an answer, not from regexes, but the "):
+        check_inputs("qa", tiny_config(tmp_path).model_copy(update={"qa": settings}))
+    asked = {"evaluate.every_steps": 5, "evaluate.questions": tmp_path / "asked.jsonl"}
+    write_questions(tmp_path / "asked.jsonl", [plain, dataclasses.replace(regex, gold_uids=(3,))])
+    check_inputs("pretrain", tiny_config(tmp_path, **asked))
+    write_questions(tmp_path / "asked.jsonl", [plain, regex])
+    message = refused("pretrain", tmp_path, **asked)
+    assert (
+        "looked for as wordpieces, not as regexes, unless a question has gold_uids (prepare qa --link), but" in message
+    )
 
 
 def test_more_candidates_than_passages_are_refused(tmp_path: Path) -> None:

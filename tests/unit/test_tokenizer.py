@@ -54,6 +54,41 @@ def test_transformers_opens_the_folder_and_agrees(folder: Path) -> None:
     assert (theirs.pad_token_id, theirs.mask_token_id) == (ours.special.pad, ours.special.mask)
 
 
+def test_a_cased_tokenizer_keeps_capitals_and_accents(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    cased = train_wordpiece(TEXTS, vocab_size=300, folder=tmp_path, lowercase=False)
+    assert cased.decode(cased.encode("The capital of Cura\u00e7ao")) == "The capital of Cura\u00e7ao"
+    assert cased.fingerprint == load_tokenizer(tmp_path).fingerprint != load_tokenizer(folder).fingerprint
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert all(theirs(text, add_special_tokens=False)["input_ids"] == cased.encode(text) for text in TEXTS)
+
+
+def test_capitals_in_a_vocabulary_alone_make_it_a_cased_one(folder: Path, tmp_path: Path) -> None:
+    cased = train_wordpiece(TEXTS, vocab_size=300, folder=tmp_path, lowercase=False)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).unlink()
+    assert load_tokenizer(tmp_path).fingerprint == cased.fingerprint
+    (tmp_path / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
+    assert load_tokenizer(tmp_path).fingerprint == load_tokenizer(folder).fingerprint
+
+
+def test_accents_are_kept_where_the_folder_says_so(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "strip_accents": False}))
+    kept = load_tokenizer(tmp_path)
+    assert kept.encode("\u00e7") == [kept.special.unk]  # whose vocabulary was made without
+    kept.save(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").fingerprint == kept.fingerprint
+
+
+def test_a_vocabulary_is_no_larger_than_asked_and_rare_letters_are_left_out(tmp_path: Path) -> None:
+    texts = ["".join(map(chr, range(0x4E00, 0x4E00 + 500))), "common " * 9]
+    tokenizer = train_wordpiece(texts, vocab_size=200, folder=tmp_path)
+    assert tokenizer.vocab_size <= 200
+    assert len(set(train_wordpiece(texts, vocab_size=2000, folder=tmp_path, max_alphabet=30).encode(texts[0]))) <= 30
+
+
 def test_the_same_texts_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     again = train_wordpiece(iter(TEXTS), vocab_size=300, folder=tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}

@@ -1,0 +1,316 @@
+"""What a folder of tar shards, or one of them, holds: counts, lengths, samples, duplicates, and whether it is whole.
+
+A shard is read in shard_look.py, all is drawn in observe/inspection.py and plots.py.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from realm_ds.data.chance import permutation, pick
+from realm_ds.data.places import SHARD_NAME, Place
+from realm_ds.data.records import NO_UID, Example, Passage
+from realm_ds.data.shards import Kind, Manifest, read_manifest
+from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
+from realm_ds.errors import DataError
+from realm_ds.observe.inspection import Distribution, Piece, Sample, ShardsView
+from realm_ds.prepare.shard_look import Part, Seen, kind_of, look_at, members, record_of
+from realm_ds.prepare.workers import work_in_order
+
+RECORDS_AT_FIRST = 20_000
+"""Looked at where not all are asked for."""
+SHOWN_DUPLICATES = 3
+"""Groups of records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What is asked of shards."""
+
+    samples: int = 5
+    seed: int = 0
+    """Of the samples, and of the shards that are looked at where not all are."""
+    every_record: bool = False
+    check: bool = False
+    """Compare every shard with the manifest and read every record."""
+    duplicates: bool = False
+
+    @property
+    def reads_all(self) -> bool:
+        return self.every_record or self.check or self.duplicates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What was pointed at."""
+
+    path: Path
+    kind: Kind
+    manifest: Manifest | None
+    parts: tuple[Part, ...]
+
+
+def find_target(path: Path) -> Target:
+    """A folder of shards, or one tar file, with or without a manifest beside it."""
+    if path.is_dir():
+        manifest = read_manifest(Place(path), what="tar shards")
+        return Target(path=path, kind=manifest.kind, manifest=manifest, parts=tuple(_parts(path, manifest)))
+    if not path.is_file():
+        raise DataError(f"{path} is not there: name a folder of tar shards, or one of them")
+    listed = _listed(path)
+    if listed is not None:
+        return Target(path=path, kind=listed.kind, manifest=None, parts=(listed,))
+    kind = kind_of(path)
+    return Target(path=path, kind=kind, manifest=None, parts=(Part(path=path, kind=kind, entry=None),))
+
+
+def inspect(
+    target: Target,
+    asked: Look,
+    *,
+    tokenizer: Tokenizer | None = None,
+    workers: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ShardsView:
+    """Look at it. Memory is bounded: a shard for each worker, and 16 bytes a record where duplicates are looked for.
+
+    `on_progress` is told how many shards of how many are read.
+    """
+    parts = _chosen(target, asked)
+    faults = list(_strays(target)) if asked.check else []
+    lengths: dict[str, Counter[int]] = {}
+    hashes: list[np.ndarray] = []
+    counts: list[int] = []
+    start = partial(_start, verify=asked.check, hashes=asked.duplicates)
+    there = [part for part in parts if part.path.is_file()]
+    faults += [f"{part.path}: is not there, though the manifest lists it" for part in parts if part not in there]
+    with closing(work_in_order(there, start, workers=workers)) as looks:
+        for done, look in enumerate(looks, start=1):
+            for name, counter in look.lengths.items():
+                lengths.setdefault(name, Counter()).update(counter)
+            faults += look.faults
+            counts.append(look.num_records)
+            hashes.append(np.array([look.text_hashes, look.normal_hashes], dtype=np.int64))
+            on_progress(done, len(there))
+    total = sum(counts)
+    drawn = _drawn(total, asked)
+    return ShardsView(
+        facts=_facts(target, num_looked_at=total),
+        distributions=tuple(
+            Distribution(name=name, counts=dict(sorted(counter.items()))) for name, counter in lengths.items()
+        ),
+        samples=tuple(_samples(there, counts, drawn, tokenizer=tokenizer)),
+        duplicates=tuple(_duplicates(there, counts, hashes)) if asked.duplicates else (),
+        faults=tuple(faults) if asked.check or faults else None,
+    )
+
+
+def as_json(view: ShardsView) -> dict[str, Any]:
+    """All of it; the text of a sample as a list of [text, is salient] for each sentence."""
+    return {
+        "facts": dict(view.facts),
+        "lengths": [distribution.summary() for distribution in view.distributions],
+        "samples": [{"name": sample.name, "sentences": sample.sentences, "remark": sample.remark}
+                    for sample in view.samples],
+        "duplicates": list(view.duplicates),
+        "faults": None if view.faults is None else list(view.faults),
+    }  # fmt: skip
+
+
+def find_tokenizer(target: Target, given: Path | None) -> Tokenizer | None:
+    """The tokenizer that the shards were made with: the one given, or one that lies beside them."""
+    wanted = target.manifest.tokenizer_fingerprint if target.manifest is not None else None
+    if given is not None:
+        tokenizer = load_tokenizer(given)
+        if wanted not in (None, tokenizer.fingerprint):
+            raise DataError(
+                f"{target.path}: made with tokenizer {str(wanted)[:12]}, but that of {given} is "
+                f"{tokenizer.fingerprint[:12]}; name the one it was made with"
+            )
+        return tokenizer
+    folder = target.path if target.path.is_dir() else target.path.parent
+    for beside in (folder / "tokenizer", folder.absolute().parent / "tokenizer"):
+        if beside.is_dir():
+            tokenizer = load_tokenizer(beside)
+            if wanted in (None, tokenizer.fingerprint):
+                return tokenizer
+    return None
+
+
+def pieces_of(
+    text: str,
+    ids: Sequence[int],
+    sentences: Sequence[tuple[int, int]],
+    spans: Sequence[tuple[int, int]],
+    tokenizer: Tokenizer,
+) -> tuple[tuple[Piece, ...], ...]:
+    """The sentences of a text, each cut where its salient spans begin and end; by decoding, where the text is another
+    than that of the wordpieces."""
+    encoded, offsets = tokenizer.encode_with_offsets(text)
+    is_same = list(encoded) == list(ids)
+    lines = []
+    for first, last in sentences:
+        inside = [span for span in spans if first <= span[0] < last]
+        pieces: list[Piece] = []
+        if is_same:
+            place = offsets[first][0]
+            for low, high in ((offsets[start][0], offsets[end - 1][1]) for start, end in inside):
+                pieces += [(text[place:low], False), (text[low:high], True)]
+                place = high
+            pieces.append((text[place : offsets[last - 1][1]], False))
+        else:
+            place = first
+            for start, end in inside:
+                pieces += [(f"{tokenizer.decode(ids[place:start])} ", False), (tokenizer.decode(ids[start:end]), True)]
+                pieces.append((" ", False))
+                place = end
+            pieces.append((tokenizer.decode(ids[place:last]), False))
+        lines.append(tuple(piece for piece in pieces if piece[0]))
+    return tuple(lines)
+
+
+def _parts(folder: Path, manifest: Manifest) -> Iterator[Part]:
+    first = 0
+    for entry in manifest.shards:
+        yield Part(path=folder / entry.name, kind=manifest.kind, entry=entry, first=first)
+        first += entry.count
+
+
+def _listed(path: Path) -> Part | None:
+    """The shard as the manifest beside it knows it, if one does."""
+    try:
+        manifest = read_manifest(Place(path.parent), what="tar shards")
+    except DataError:
+        return None
+    return next((part for part in _parts(path.parent, manifest) if part.path.name == path.name), None)
+
+
+def _strays(target: Target) -> Iterator[str]:
+    if target.manifest is not None:
+        listed = {part.path.name for part in target.parts}
+        for path in sorted(target.path.glob("*.tar")):
+            if path.name not in listed:
+                what = "tar shard" if SHARD_NAME.fullmatch(path.name) else "file"
+                yield f"{path}: a {what} that the manifest does not list"
+
+
+def _chosen(target: Target, asked: Look) -> list[Part]:
+    """All parts, or as many, drawn by the seed, as hold the records that are looked at first; in order."""
+    if asked.reads_all:
+        return list(target.parts)
+    chosen, num_records = [], 0
+    for place in permutation(len(target.parts), asked.seed, "inspect").tolist():
+        if num_records >= RECORDS_AT_FIRST:
+            break
+        chosen.append(place)
+        entry = target.parts[place].entry
+        num_records += entry.count if entry is not None else 0
+    return [target.parts[place] for place in sorted(chosen)]
+
+
+def _start(*, verify: bool, hashes: bool) -> Callable[[Part], Seen]:
+    return partial(look_at, verify=verify, hashes=hashes)
+
+
+def _drawn(total: int, asked: Look) -> list[int]:
+    """Different numbers below the total, as many as samples are asked for, in order."""
+    drawn: dict[int, None] = {}
+    turn = 0
+    while len(drawn) < min(asked.samples, total):
+        drawn[pick(total, asked.seed, turn, "sample")] = None
+        turn += 1
+    return sorted(drawn)
+
+
+def _facts(target: Target, *, num_looked_at: int) -> Mapping[str, str]:
+    what = "passages" if target.kind == "corpus" else "examples"
+    manifest = target.manifest
+    if manifest is None:
+        return {"shard": str(target.path), what: f"{num_looked_at:,}"}
+    size = sum(entry.num_bytes for entry in manifest.shards)
+    facts = {
+        "folder": str(target.path),
+        what: f"{manifest.count:,} in {len(manifest.shards):,} tar shards, {size / 2**20:,.1f} MiB",
+        "source": manifest.source,
+        "tokenizer": manifest.tokenizer_fingerprint[:12],
+        **dict(_settings(manifest.settings)),
+    }
+    if num_looked_at != manifest.count:
+        facts["looked at"] = f"{num_looked_at:,} of them"
+    return facts
+
+
+def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """With their names; a setting of many parts, such as what was counted, a line for each."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from (
+                (f"{name}: {part}", f"{told:,}" if isinstance(told, int) else str(told)) for part, told in value.items()
+            )
+        else:
+            yield name.replace("_", " "), str(value)
+
+
+def _samples(
+    parts: Sequence[Part], counts: Sequence[int], numbers: Sequence[int], *, tokenizer: Tokenizer | None
+) -> Iterator[Sample]:
+    for name, record in _records_at(parts, counts, numbers):
+        spans = record.spans if isinstance(record, Example) else ()
+        ids = record.ids if isinstance(record, Example) else record.body_ids
+        if tokenizer is not None:
+            yield Sample(name=name, sentences=pieces_of(record.text, ids, record.sentences, spans, tokenizer))
+        else:
+            told = ", ".join(f"{start}-{end}" for start, end in spans)
+            remark = f"spans as wordpieces: {told}; --tokenizer shows them in the text" if spans else ""
+            yield Sample(name=name, sentences=(((record.text, False),),), remark=remark)
+
+
+def _records_at(
+    parts: Sequence[Part], counts: Sequence[int], numbers: Sequence[int]
+) -> Iterator[tuple[str, Passage | Example]]:
+    """Records by their ascending numbers among the good ones of the parts, each with what people call it."""
+    first, wanted = 0, list(numbers)
+    for part, count in zip(parts, counts, strict=True):
+        here = [number - first for number in wanted if first <= number < first + count]
+        first += count
+        good = 0
+        for name, data in members(part.path) if here else ():
+            try:
+                record = record_of(data, kind=part.kind, where=name)
+            except DataError:
+                continue
+            if good in here:
+                yield f"{part.path.name}, record {name.removesuffix('.json')}: {_title(record)}", record
+            good += 1
+            if good > here[-1]:
+                break
+
+
+def _title(record: Passage | Example) -> str:
+    if isinstance(record, Passage):
+        return record.title
+    return f"{record.id}, of passage {record.origin_uid}" if record.origin_uid != NO_UID else record.id
+
+
+def _duplicates(parts: Sequence[Part], counts: Sequence[int], hashes: Sequence[np.ndarray]) -> Iterator[str]:
+    """Counts of records whose text an earlier one has, and of the same but for what normalising takes away."""
+    of_texts, of_normal = np.concatenate([np.empty((2, 0), dtype=np.int64), *hashes], axis=1)
+    for name, values in (
+        ("the same text", of_texts),
+        ("the same words (case, punctuation, articles aside)", of_normal),
+    ):
+        order = np.argsort(values, kind="stable")
+        is_repeat = np.zeros(len(values), dtype=bool)
+        is_repeat[1:] = values[order][1:] == values[order][:-1]
+        yield f"{is_repeat.sum():,} of {len(values):,} records have {name} as an earlier one"
+        starts = np.flatnonzero(is_repeat & ~np.concatenate([[False], is_repeat[:-1]]))[:SHOWN_DUPLICATES]
+        for start in starts.tolist():
+            pair = sorted(order[start - 1 : start + 1].tolist())
+            shown = [f"{label}: {record.text[:60]}" for label, record in _records_at(parts, counts, pair)]
+            yield from (f"  {line}" for line in shown)

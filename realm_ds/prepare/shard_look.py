@@ -1,0 +1,143 @@
+"""One tar shard, read to its end whatever is wrong with it: lengths of its records, its faults, hashes of its texts.
+
+All shards of a folder are inspect.py's.
+"""
+
+import hashlib
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from realm_ds.data.answers import normalise
+from realm_ds.data.records import Example, Passage, example_from_json, passage_from_json
+from realm_ds.data.shards import Kind, ShardEntry, verify_shard
+from realm_ds.errors import DataError
+
+MOST_FAULTS = 20
+"""Told of one shard; the others are counted."""
+NUM_SPECIAL = 3
+"""[CLS] title [SEP] body [SEP]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A tar shard, and what is known of it."""
+
+    path: Path
+    kind: Kind
+    entry: ShardEntry | None
+    """Of a manifest, if there is one."""
+    first: int = 0
+    """The number of its first record in the folder."""
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """What was seen in a shard."""
+
+    num_records: int = 0
+    lengths: dict[str, Counter[int]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    text_hashes: list[int] = field(default_factory=list)
+    """63 bits of each text as it is."""
+    normal_hashes: list[int] = field(default_factory=list)
+    """And of its normalised form."""
+
+
+def look_at(part: Part, *, verify: bool, hashes: bool) -> Seen:
+    """Read a shard. `verify` compares it with the manifest; faults of records are found in any case."""
+    seen = Seen()
+    if verify and part.entry is not None:
+        try:
+            verify_shard(part.path.parent, part.entry)
+        except DataError as error:
+            seen.faults.append(str(error))
+    number = 0
+    try:
+        for number, (name, data) in enumerate(members(part.path), start=1):
+            where = f"{part.path}, record {name}"
+            expected = f"{part.first + number - 1:09d}.json"
+            if part.entry is not None and name != expected:
+                seen.faults.append(f"{where}: should be named {expected}")
+            _take(seen, data, kind=part.kind, where=where, hashes=hashes)
+    except DataError as error:
+        seen.faults.append(str(error))
+    if part.entry is not None and number != part.entry.count:
+        seen.faults.append(f"{part.path}: holds {number:,} records, but its manifest says {part.entry.count:,}")
+    if (more := len(seen.faults) - MOST_FAULTS) > 0:
+        seen.faults[MOST_FAULTS:] = [f"{part.path}: and {more:,} faults more"]
+    return seen
+
+
+def members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of the members of a tar file, in order. Raises DataError where it cannot be read further."""
+    try:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|") as archive:
+            for member in archive:
+                content = archive.extractfile(member)
+                yield member.name, content.read() if content is not None else b""
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except tarfile.TarError as error:
+        raise DataError(f"{path}: not a whole tar file ({error})") from error
+
+
+def record_of(data: bytes, *, kind: Kind, where: str) -> Passage | Example:
+    """A record of a shard, checked."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: is no JSON ({error})") from error
+    return passage_from_json(value, where=where) if kind == "corpus" else example_from_json(value, where=where)
+
+
+def lengths_of(record: Passage | Example) -> Iterator[tuple[str, int]]:
+    """What is measured of a record, each with its name."""
+    if isinstance(record, Passage):
+        yield "wordpieces of a passage", NUM_SPECIAL + len(record.title_ids) + len(record.body_ids)
+        yield "sentences of a passage", len(record.sentences)
+    else:
+        yield "wordpieces of an example", len(record.ids)
+        yield "sentences of an example", len(record.sentences)
+        yield "salient spans of an example", len(record.spans)
+    yield from (("wordpieces of a sentence", end - start) for start, end in record.sentences)
+    if isinstance(record, Example):
+        yield from (("wordpieces of a span", end - start) for start, end in record.spans)
+
+
+def kind_of(path: Path) -> Kind:
+    """What a shard without a manifest holds, by its first record."""
+    for name, data in members(path):
+        for kind in KINDS:
+            try:
+                record_of(data, kind=kind, where=name)
+            except DataError:
+                continue
+            return kind
+        break
+    raise DataError(f"{path}: its first record is neither a passage nor an example of this version; name a tar shard")
+
+
+KINDS: Sequence[Kind] = ("corpus", "pretrain")
+
+
+def _take(seen: Seen, data: bytes, *, kind: Kind, where: str, hashes: bool) -> None:
+    try:
+        record = record_of(data, kind=kind, where=where)
+    except DataError as error:
+        seen.faults.append(str(error))
+        return
+    seen.num_records += 1
+    for name, length in lengths_of(record):
+        seen.lengths.setdefault(name, Counter())[length] += 1
+    if hashes:
+        seen.text_hashes.append(_hash(record.text))
+        seen.normal_hashes.append(_hash(normalise(record.text)))
+
+
+def _hash(text: str) -> int:
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,235 @@
+"""Question sets: each format as its authors write it, what is left out of it, and what comes out."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realm_ds.data.question_files import load_questions, write_questions
+from realm_ds.data.records import Question
+from realm_ds.errors import ConfigError, DataError
+from realm_ds.prepare.documents import Tally
+from realm_ds.prepare.qa import (
+    checked,
+    cover,
+    note_coverage,
+    read_prepared,
+    read_question_set,
+    split_by_hash,
+    write_question_set,
+)
+from realm_ds.prepare.qa_formats import Asked, Columns, detect
+from tests.support.records import make_passage, write_corpus
+
+TRIVIA = {
+    "Question": "Who?", "QuestionId": "tc_1",
+    "Answer": {"Value": "Abe", "Aliases": ["Abe", "A. Lincoln"], "NormalizedAliases": ["a lincoln"],
+               "HumanAnswers": ["Honest Abe"]},
+}  # fmt: skip
+SQUAD = {
+    "title": "x",
+    "paragraphs": [
+        {"context": "c", "qas": [
+            {"id": "s1", "question": "Who?", "answers": [{"text": "Abe", "answer_start": 1}] * 2},
+            {"id": "s2", "question": "Why?", "answers": [], "is_impossible": True},
+        ]}
+    ],
+}  # fmt: skip
+WHERE = '(list (description Peru) (description "Costa \\"Rica\\" (x)"))'
+
+
+def _one(id: str, answers: tuple[str, ...], **more: Any) -> Question:
+    return Question(id=id, question="Who?", answers=answers, **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "form", "wanted"),
+    [
+        ("nq.jsonl", '{"question": "Who?", "answer": ["Abe", "Abe"]}', "nq_open", _one("1", ("Abe",))),
+        ("wq.json", [{"utterance": "Who?", "targetValue": WHERE}], "webquestions",
+         _one("1", ("Peru", 'Costa "Rica" (x)'))),
+        ("wq.json", [{"qId": "wqr1", "qText": "Who?", "answers": ["Abe"]}], "webquestions", _one("wqr1", ("Abe",))),
+        ("CuratedTrec-train.txt", '{"question": "Who?", "answer": ["A(be)?"]}', "curatedtrec",
+         _one("1", ("A(be)?",), is_regex=True)),
+        ("q.json", [{"qId": "trec-7", "qText": "Who?", "answers": ["A.*"]}], "curatedtrec",
+         _one("trec-7", ("A.*",), is_regex=True)),
+        ("t.json", {"Data": [TRIVIA], "Version": 1.0}, "triviaqa",
+         _one("tc_1", ("Abe", "A. Lincoln", "a lincoln", "Honest Abe"))),
+        ("s.json", {"version": "v2.0", "data": [SQUAD]}, "squad", _one("s1", ("Abe",))),
+        ("own.jsonl", '{"question": "Who?", "answers": "Abe", "id": 7, "gold_uids": [3], "field": "f"}', "jsonl",
+         _one("7", ("Abe",), gold_uids=(3,), field="f")),
+        ("re.jsonl", '{"question": "Who?", "answers": ["A|B"], "regex": true}', "jsonl",
+         _one("1", ("A|B",), is_regex=True)),
+        ("c.csv", 'answers,question\n"[""Abe"", ""Lincoln""]",Who?\n', "csv", _one("2", ("Abe", "Lincoln"))),
+        ("c.tsv", "question\tanswers\nWho?\t['Abe', \"O'B\"]\n", "csv", _one("2", ("Abe", "O'B"))),
+        ("c.csv", "id,question,answers\nx,Who?,Abe\n", "csv", _one("x", ("Abe",))),
+        ("c.csv", "question,answers\nWho?,[broken\n", "csv", _one("2", ("[broken",))),
+    ],
+)  # fmt: skip
+def test_every_format_is_known_and_read(tmp_path: Path, name: str, text: Any, form: str, wanted: Question) -> None:
+    path = tmp_path / name
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    assert detect(path) == form
+    for asked in (None, form):
+        assert read_question_set([path], form=asked, split="dev").splits == {"dev": [wanted]}  # type: ignore[arg-type]
+
+
+def test_columns_by_their_names(tmp_path: Path) -> None:
+    columns = Columns(question="q", answers="a")
+    (tmp_path / "x.csv").write_text("q,a\nWho?,Abe\n")
+    (tmp_path / "x.jsonl").write_text('{"q": "Who?", "a": ["Abe"]}\n')
+    for path, form in ((tmp_path / "x.csv", None), (tmp_path / "x.jsonl", "jsonl")):
+        (found,) = read_question_set([path], form=form, split="dev", columns=columns).splits["dev"]  # type: ignore[arg-type]
+        assert (found.question, found.answers) == ("Who?", ("Abe",))
+    with pytest.raises(DataError, match="x.csv:1: no column 'question' among q, a"):
+        read_question_set([tmp_path / "x.csv"], form=None, split="dev")
+
+
+def test_what_fits_no_format_is_said(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "", "title": ""}\n')
+    with pytest.raises(DataError, match=r"no format known here \(first record: text, title\); say --format"):
+        read_question_set([tmp_path / "x.jsonl"], form=None, split="dev")
+    with pytest.raises(DataError, match="no file .*nowhere: name the files of a question set"):
+        read_question_set([tmp_path / "nowhere"], form=None, split="dev")
+
+
+def test_bad_records_are_counted_with_the_place_of_the_first(tmp_path: Path) -> None:
+    lines = [
+        '{"question": "Who?", "answers": ["Abe"]}', "[1]", "{", '{"question": 3, "answers": ["x"]}',
+        '{"question": " \\u0000", "answers": ["x"]}', '{"question": "a", "answers": []}', '{"question": "b"}',
+        '{"question": "c", "answers": [1, " "]}', '{"question": "d", "answers": ["(", "x"], "is_regex": true}',
+        '{"question": "e", "answers": ["x"], "is_regex": "yes"}', '{"question": "WHO", "answers": ["The"]}',
+        '{"question": "f", "answers": ["x"], "gold_uids": ["y"]}', '{"question": "\\ud800 g", "answers": ["x"]}',
+    ]  # fmt: skip
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    found = read_question_set([tmp_path / "x.jsonl"], form="jsonl", split="train")
+    assert [question.question for question in found.splits["train"]] == ["Who?", "d", "WHO", "f", "? g"]
+    assert list(found.tally.lines()) == [
+        "1 answers of which scoring sees nothing (\"the\", \"?\"), kept (first: x.jsonl:11)",
+        "1 answers that are no texts (first: x.jsonl:8)",
+        "1 answers that should be regular expressions and are none (first: x.jsonl:9)",
+        "1 gold_uids that are no passage uids, left out (first: x.jsonl:12)",
+        "1 lines that are no JSON, or too long (first: x.jsonl:3)",
+        "1 questions asked before, kept (first: x.jsonl:11, as x.jsonl:1)",
+        "1 questions whose is_regex is neither true nor false (first: x.jsonl:10)",
+        "2 questions without a text (first: x.jsonl:4)",
+        "3 questions without an answer (first: x.jsonl:6)",
+        "1 records that are no JSON objects (first: x.jsonl:2)",
+    ]  # fmt: skip
+
+
+def test_what_sets_leave_open_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(json.dumps({"data": [SQUAD, {"paragraphs": [3, {"qas": "x"}]}]}))
+    found = read_question_set([tmp_path / "s.json"], form=None, split="dev")
+    (line,) = found.tally.lines()
+    assert line == "1 questions that have no answer on purpose (is_impossible) (first: s.json, record 1, question s2)"
+    (tmp_path / "w.json").write_text('[{"utterance": "Who?", "targetValue": "Peru"}]')
+    with pytest.raises(DataError, match=r"no question for dev in .*w.json: 1 questions with a targetValue that is no "):
+        read_question_set([tmp_path / "w.json"], form=None, split="dev")
+    (tmp_path / "t.json").write_text(json.dumps({"Data": [{"Question": "?", "QuestionId": "1"}]}))
+    with pytest.raises(DataError, match=r"no question for test in .*t.json: 1 questions without an answer"):
+        read_question_set([tmp_path / "t.json"], form=None, split="test")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text("a( \0\ud800\u2028", max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(id=_JSON, question=st.just("a") | _JSON, answers=_JSON, is_regex=st.booleans() | _JSON, gold_uids=_JSON)
+def test_whatever_a_record_holds_it_is_a_question_that_can_be_read_or_counted(id: Any, **members: Any) -> None:
+    tally = Tally()
+    question = checked(Asked(id=str(id), where="here", **members), tally=tally)
+    if question is None:
+        assert tally.counts
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dev.jsonl"
+        write_questions(path, [question])
+        assert load_questions(path) == [question]
+
+
+def test_the_hash_is_that_of_the_original() -> None:
+    import farmhash
+
+    # TensorFlow's documentation of to_hash_bucket_fast has this example.
+    assert [farmhash.fingerprint64(word) % 3 for word in ("Hello", "TensorFlow", "2.x")] == [0, 2, 2]
+    questions = [f"question {number}" for number in range(5000)]
+    dev = [question for question in questions if split_by_hash(question) == "dev"]
+    assert 400 < len(dev) < 600
+    assert all(str(farmhash.fingerprint64(question) % 100_000).endswith("0") for question in dev)
+
+
+def _write_lines(path: Path, questions: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"question": text, "answer": ["Lima"]}) + "\n" for text in questions))
+    return path
+
+
+def test_splits_and_what_they_share(tmp_path: Path) -> None:
+    out = tmp_path / "qa"
+    test = _write_lines(tmp_path / "test.jsonl", ["question 1", "other", "other"])
+    write_question_set(read_question_set([test], form=None, split="test"), out)
+    train = _write_lines(tmp_path / "train.jsonl", [f"Question {number}?" for number in range(40)])
+    found = read_question_set([train], form=None, split=None)
+    prepared = write_question_set(found, out)
+    assert list(json.loads((out / "prepared.json").read_text())) == ["train", "dev", "test"]
+    assert prepared == read_prepared(out)
+    for split in ("train", "dev"):
+        questions = load_questions(out / f"{split}.jsonl")
+        assert questions == found.splits[split]  # type: ignore[index]
+        assert {split_by_hash(question.question) for question in questions} == {split}
+        assert prepared[split]["questions"] == len(questions)
+    assert prepared["train"]["also_in"]["test"] + prepared["dev"]["also_in"]["test"] == 1
+    assert prepared["test"]["counted"] == {
+        "questions asked before, kept": {"count": 1, "first": "test.jsonl:3, as test.jsonl:2"}
+    }
+    (source,) = prepared["test"]["sources"]
+    assert (source["name"], source["format"]) == ("test.jsonl", "nq_open")
+    with pytest.raises(ConfigError, match="test.jsonl is there already, and a run may be reading it"):
+        write_question_set(read_question_set([test], form=None, split="test"), out)
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
+    train = _write_lines(tmp_path / "train.jsonl", [f"Question {number}?" for number in range(40)])
+    for name in ("a", "b"):
+        write_question_set(read_question_set([train], form=None, split=None), tmp_path / name)
+    assert [(tmp_path / "a" / name).read_bytes() for name in ("train.jsonl", "dev.jsonl", "prepared.json")] == [
+        (tmp_path / "b" / name).read_bytes() for name in ("train.jsonl", "dev.jsonl", "prepared.json")
+    ]
+
+
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "prepared.json").write_text('{"settings": {}}')
+    with pytest.raises(DataError, match="prepared.json is not of `prepare qa`; name another folder"):
+        read_prepared(tmp_path)
+    (tmp_path / "prepared.json").write_text("{")
+    with pytest.raises(DataError, match="prepared.json is no JSON .*; remove it"):
+        read_prepared(tmp_path)
+
+
+def test_coverage_and_links(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [make_passage(number) for number in range(6)])  # "text 0" and so on
+    asked = [
+        {"question": "a", "answers": ["text"]}, {"question": "b", "answers": ["nowhere"]},
+        {"question": "c", "answers": ["text [35]"], "is_regex": True},
+        {"question": "d", "answers": ["text 1"], "gold_uids": [77]},
+    ]  # fmt: skip
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
+    found = read_question_set([tmp_path / "dev.jsonl"], form=None, split="dev")
+    unlinked, covered = cover(found, corpus)
+    assert unlinked.splits == found.splits
+    coverage = covered["dev"]
+    assert (coverage["questions_with_answer"], coverage["share"], coverage["passages"]) == (3, 0.75, 6)
+    linked, again = cover(found, corpus, link=2)
+    assert again == covered
+    assert [question.gold_uids for question in linked.splits["dev"]] == [(1, 2), (), (4, 6), (77,)]
+    prepared = write_question_set(linked, tmp_path / "qa")
+    assert prepared["dev"]["linked_questions"] == 3
+    note_coverage(tmp_path / "qa", covered)
+    assert read_prepared(tmp_path / "qa")["dev"]["coverage"] == coverage
