@@ -46,7 +46,8 @@ def prepare_qa(
     Answers of CuratedTREC are regular expressions: they score predictions, but cannot train a reader. A passage that
     holds an answer need not answer the question: with --link evaluation takes the first such passages for gold ones.
     """
-    from realm_ds.prepare.qa import Columns, read_question_set
+    from realm_ds.prepare.qa import read_question_set
+    from realm_ds.prepare.qa_formats import Columns
     from realm_ds.prepare.qa_verb import write_questions_of
     from realm_ds.prepare.workers import available_cores
 
