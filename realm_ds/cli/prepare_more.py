@@ -28,7 +28,7 @@ def prepare_qa(
     question_field: Annotated[str, typer.Option(help="Of jsonl and csv: what holds the question.")] = "question",
     answers_field: Annotated[str, typer.Option(help="And what holds its answers.")] = "answers",
     corpus: Annotated[
-        str | None, typer.Option(help="Corpus shards (folder, URL): count the questions that have an answer in some passage.")
+        str | None, typer.Option(help="Corpus shards, here or at a URL: count questions with an answer in some passage.")
     ] = None,
     link: Annotated[
         int, typer.Option(min=0, help="With --corpus: take so many of these passages as gold ones. Weak labels!")
@@ -46,7 +46,8 @@ def prepare_qa(
     Answers of CuratedTREC are regular expressions: they score predictions, but cannot train a reader. A passage that
     holds an answer need not answer the question: with --link evaluation takes the first such passages for gold ones.
     """
-    from realm_ds.prepare.qa import Columns, read_question_set
+    from realm_ds.prepare.qa import read_question_set
+    from realm_ds.prepare.qa_formats import Columns
     from realm_ds.prepare.qa_verb import write_questions_of
     from realm_ds.prepare.workers import available_cores
 
