@@ -9,7 +9,6 @@ from realm_ds.cli.common import group, verb
 
 prepare = group("Make tar shards, vocabulary and question files.")
 
-Format = Literal["auto", "wikipedia", "jsonl", "csv", "tsv", "parquet", "text", "hf"]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; left out: as many as there are CPU cores.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on after a kill; finished shards stay as they are.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and write nothing.")]
@@ -37,7 +36,13 @@ def prepare_corpus(
     tokenizer: Annotated[Path, typer.Option(help="The folder of a WordPiece tokenizer.")],
     passage_tokens: Annotated[int, typer.Option(help="Wordpieces at most, title, [CLS] and [SEP] counted.")] = 288,
     per_shard: Annotated[int, typer.Option(min=1, help="Passages in a tar shard.")] = 10_000,
-    format: Annotated[Format, typer.Option(help="Of the input; auto: by the name of each file.")] = "auto",
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT",
+            help="Of the input: auto (by the name of each file), wikipedia, jsonl, csv, tsv, parquet, text or hf.",
+        ),
+    ] = "auto",
     id_field: Annotated[str, typer.Option(help="Of tables: the column that names a document.")] = "id",
     title_field: Annotated[str, typer.Option(help="And that of its title.")] = "title",
     text_field: Annotated[str, typer.Option(help="And that of its text.")] = "text",

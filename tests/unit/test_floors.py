@@ -29,7 +29,7 @@ DOORS = {
     "deepspeed": {"train/engine.py", "train/universal.py"},
     "matplotlib": {"launch/plots.py", "bench/plots.py"},
     "typer": {"cli"},
-    "orjson": {"prepare/json_lines.py"},
+    "orjson": {"data/records.py", "prepare/json_lines.py"},
     "pyarrow": {"prepare/arrow_files.py", "prepare/compressed.py"},
 }
 TORCH_DOORS = {
