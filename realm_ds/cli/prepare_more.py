@@ -28,7 +28,7 @@ def prepare_qa(
     question_field: Annotated[str, typer.Option(help="Of jsonl and csv: what holds the question.")] = "question",
     answers_field: Annotated[str, typer.Option(help="And what holds its answers.")] = "answers",
     corpus: Annotated[
-        str | None, typer.Option(help="Corpus shards, here or at a URL: count questions with an answer in some passage.")
+        str | None, typer.Option(help="Corpus shards (folder or URL): count questions that some passage answers.")
     ] = None,
     link: Annotated[
         int, typer.Option(min=0, help="With --corpus: take so many of these passages as gold ones. Weak labels!")

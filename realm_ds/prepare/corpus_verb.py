@@ -39,7 +39,7 @@ def write_corpus(
 
 def tell_estimate(source: Source, cutting: Cutting, *, workers: int) -> None:
     """Say what it would take, and write nothing."""
-    for line in _words(estimate_corpus(source, cutting), source.name, workers=workers):
+    for line in words(estimate_corpus(source, cutting), source.name, workers=workers):
         print(line)
 
 
@@ -50,7 +50,8 @@ def _result(finished: Finished, out: Path) -> str:
     return f"{manifest.count:,} passages in {len(manifest.shards)} tar shards ({size}) in {out}{was}"
 
 
-def _words(estimate: Estimate, name: str, *, workers: int) -> Iterator[str]:
+def words(estimate: Estimate, name: str, *, workers: int) -> Iterator[str]:
+    """An estimate for people, a line each."""
     share = estimate.share
     seen = "all of" if share == 1.0 else "the beginning of" if share is None else f"{share:.2%} of"
     whole = "" if share is not None else " in what was read; how much there is of it is not known"
