@@ -70,7 +70,7 @@ def beside_bare(stage: Stage, options: Options, *, folder: Path) -> Result:
 
 def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
     """Of every step of a run: seconds to draw it and after it, waiting for the index, the version asked. And when each
-    version was launched and built."""
+    version was launched and built, and what was logged of steps."""
     training = _open(stage, resume=options["resume"])
     last = stage.config.pretrain.steps
     rows: list[Result] = []
@@ -100,7 +100,7 @@ def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
     times = [{event["version"]: event["time"] for event in read_events(events, event=name)}
              for name in ("launched", "built")]  # fmt: skip
     builds = [(at, times[1].get(version, math.inf)) for version, at in times[0].items()]
-    return {"steps": rows, "builds": builds}
+    return {"steps": rows, "builds": builds, "logged": list(read_events(events, event="step"))}
 
 
 def beside_transformers(stage: Stage, options: Options, *, folder: Path) -> Result:

