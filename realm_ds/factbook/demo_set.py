@@ -26,7 +26,7 @@ from realm_ds.factbook.questions import (
     split_of,
     statements_of,
 )
-from realm_ds.prepare.spans import salient_spans, single_names
+from realm_ds.prepare.rules import salient_spans, single_names
 
 PROSE_FIELDS = frozenset({"background", "geography", "economy", "climate", "terrain", "flag"})
 """Fields of whole sentences, which go into X as they are. Of the others, statements say what they hold."""
@@ -211,7 +211,7 @@ def _prose(
 ) -> Iterator[Prose]:
     titles = {article.title for label, article in articles if label in PROSE_FIELDS}
     sources = [cut for cut in passages if cut.article.title in titles]
-    known = single_names(sentence for cut in sources for sentence in cut.sentences)
+    known = single_names([sentence for cut in sources for sentence in cut.sentences])
     for cut in sources:
         article, uid = cut.article, cut.passage.uid
         for number, sentence in enumerate(cut.sentences):
@@ -224,7 +224,7 @@ def _prose(
             # Apart from its passage a sentence must still say what it speaks of.
             text = sentence if says(normal(sentence), article.article) else f"{article.lead} {sentence}"
             lead = len(article.lead) if text.startswith(article.lead) else 0
-            if spans := tuple(span for span in salient_spans(text, known=known) if span[0] >= lead):
+            if spans := tuple(span[:2] for span in salient_spans(text, known=known) if span.start >= lead):
                 yield Prose(
                     id=f"{article.title}/{uid}/{number}", text=text, spans=spans, origin_uid=uid,
                     origin_article=cut.passage.article,
