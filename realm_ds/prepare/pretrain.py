@@ -1,0 +1,136 @@
+"""Pre-training shards (X) of passages: the job, and what it would take. Where passages come from is passages.py's,
+examples are examples.py's, writing and resuming job.py's.
+
+Examples are in the order of their passages: training shuffles while it reads. What is held out goes by article, so that
+no article is in both parts, and is a job of its own.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from realm_ds.data.chance import happens
+from realm_ds.data.records import passage_uid, record_bytes
+from realm_ds.data.tokenizer import load_tokenizer
+from realm_ds.prepare.documents import Tally
+from realm_ds.prepare.examples import READ, ExampleMaker, Unit
+from realm_ds.prepare.finders import FinderChoice, open_finder
+from realm_ds.prepare.job import Finished, Made, Output, run_job
+from realm_ds.prepare.passages import PassageSource, ReadPassages
+
+SAMPLE_S = 5.0
+"""An estimate looks at samples for so long."""
+TAR_BYTES = 768
+"""What a record takes beside its JSON: its header and, on average, half a block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """What examples are made, and how; travels to worker processes."""
+
+    tokenizer: Path
+    finder: FinderChoice
+    unit: Unit = "passage"
+    held_out_share: float = 0.0
+    """Of the articles."""
+    is_held_out: bool = False
+    """Make examples of the articles that are held out, not of all others."""
+
+    def described(self) -> dict[str, Any]:
+        """For the manifest."""
+        part = {"held_out_share": self.held_out_share, "is_held_out": self.is_held_out}
+        return {**self.finder.described(), "unit": self.unit, **part}
+
+    def wants(self, article: str | int) -> bool:
+        """Is the article of this part?"""
+        if not self.held_out_share:
+            return not self.is_held_out
+        return happens(self.held_out_share, "held out", article) == self.is_held_out
+
+
+def prepare_pretrain(
+    source: PassageSource,
+    out: Path,
+    making: Making,
+    *,
+    per_shard: int,
+    workers: int,
+    resume: bool,
+    on_progress: Callable[[int], None] = lambda num_examples: None,
+) -> Finished:
+    """Write the examples of a source's passages; those that are held out, if `making` says so, or all others."""
+    return run_job(
+        source.chunks(),
+        partial(start_work, making, source.open_reader(), source.is_corpus),
+        output=Output(
+            folder=out, kind="pretrain", per_shard=per_shard, fingerprint=source.fingerprint, source=source.name,
+            settings=making.described(), identity=source.identity,
+        ),
+        workers=workers,
+        resume=resume,
+        on_progress=on_progress,
+        reading=source.tally,
+    )  # fmt: skip
+
+
+def start_work(making: Making, open_reader: Callable[[], ReadPassages], is_corpus: bool) -> Callable[[Any], Made]:
+    """Open what a worker needs. It makes examples of those passages of a chunk that are wanted."""
+    read = open_reader()
+    maker = ExampleMaker(load_tokenizer(making.tokenizer), open_finder(making.finder), unit=making.unit)
+
+    def make(chunk: Any) -> Made:
+        tally = Tally()
+        examples = list(maker.make(read(chunk, making.wants, tally), tally, of_corpus=is_corpus))
+        return Made(
+            records=[record_bytes(example) for example in examples],
+            keys=[passage_uid(example.id, "") for example in examples],
+            tally=tally,
+        )
+
+    return make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a job would take, by samples."""
+
+    num_passages: int
+    """Of its part."""
+    passages_per_s: float
+    """By one worker."""
+    num_examples: int
+    num_bytes: int
+    """Of the tar shards."""
+    worker_bytes: int
+    """What a worker holds in memory, roughly."""
+    tally: Tally
+    """Of the samples."""
+
+
+def estimate_pretrain(
+    source: PassageSource, making: Making, *, clock: Callable[[], float] = time.perf_counter
+) -> Estimate:
+    """Make examples of samples for some seconds, in this process, and write nothing."""
+    make = start_work(making, source.open_reader(), source.is_corpus)
+    tally, sizes, share, took_s = Tally(), list[int](), 0.0, 0.0
+    for chunk, of_all in source.samples():
+        started_at = clock()
+        made = make(chunk)
+        took_s += clock() - started_at
+        tally.absorb(made.tally)
+        sizes += [len(record) + TAR_BYTES for record in made.records]
+        share += of_all
+        if took_s >= SAMPLE_S:
+            break
+    return Estimate(
+        num_passages=round(tally.counts[READ] / share),
+        passages_per_s=tally.counts[READ] / took_s,
+        num_examples=round(len(sizes) / share),
+        num_bytes=round(sum(sizes) / share),
+        worker_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        tally=tally,
+    )
