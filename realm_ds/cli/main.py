@@ -14,6 +14,7 @@ from realm_ds.cli.bench import bench
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.index import index
 from realm_ds.cli.prepare import prepare
+from realm_ds.cli.prepare_pretrain import prepare_pretrain
 from realm_ds.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 qa = group("Fine-tune on questions, and score the answers.")
 config_app = group("Look at settings: all of them, or a run's.")
+prepare.command("pretrain")(prepare_pretrain)
 app.add_typer(prepare, name="prepare")
 app.add_typer(qa, name="qa")
 app.add_typer(index, name="index")

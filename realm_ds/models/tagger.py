@@ -41,6 +41,8 @@ class Tagger:
             )
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.to(self._device).eval()
+        # Worker processes are the parallelism, and no sum depends on how many there are.
+        torch.set_num_threads(1)
         self.tags: tuple[str, ...] = tuple(self._model.config.id2label[n] for n in sorted(self._model.config.id2label))
         longest = getattr(self._model.config, "max_position_embeddings", 512) - 2  # RoBERTa's first two are not used
         self._longest = min(self._tokenizer.model_max_length, longest)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from realm_ds.data.records import record_bytes
+from realm_ds.data.records import Passage, record_bytes
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import ConfigError
 from realm_ds.prepare.documents import Document, Tally
@@ -103,8 +103,8 @@ def chunks_of(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield chunk
 
 
-def start_work(cutting: Cutting) -> Callable[[Sequence[Document]], Made]:
-    """Open what a worker needs. It cuts the documents of a chunk into passages."""
+def open_cutter(cutting: Cutting) -> Callable[[Iterable[Document], Tally], Iterator[Passage]]:
+    """What cuts documents of any markup into passages; for a worker to open once."""
     tokenizer = load_tokenizer(cutting.tokenizer)
 
     def wanted(documents: Iterable[Document], tally: Tally) -> Iterator[Document]:
@@ -114,10 +114,19 @@ def start_work(cutting: Cutting) -> Callable[[Sequence[Document]], Made]:
             else:
                 tally.add(TITLE_LEFT_OUT, where=document.where)
 
+    def cut(documents: Iterable[Document], tally: Tally) -> Iterator[Passage]:
+        return make_passages(wanted(documents, tally), tokenizer, max_tokens=cutting.passage_tokens, tally=tally)
+
+    return cut
+
+
+def start_work(cutting: Cutting) -> Callable[[Sequence[Document]], Made]:
+    """Open what a worker needs. It cuts the documents of a chunk into passages."""
+    cut = open_cutter(cutting)
+
     def make(documents: Sequence[Document]) -> Made:
         records, keys, tally = list[bytes](), list[int](), Tally()
-        plain = wanted(documents, tally)
-        for passage in make_passages(plain, tokenizer, max_tokens=cutting.passage_tokens, tally=tally):
+        for passage in cut(documents, tally):
             records.append(record_bytes(passage))
             keys.append(passage.uid)
             tally.add(WORDPIECES, number=len(passage.title_ids) + len(passage.body_ids))

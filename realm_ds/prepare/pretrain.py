@@ -45,8 +45,8 @@ class Making:
         part = {"held_out_share": self.held_out_share, "is_held_out": self.is_held_out}
         return {**self.finder.described(), "unit": self.unit, **part}
 
-    def wants(self, article: str | int) -> bool:
-        """Is the article of this part?"""
+    def wants(self, article: str) -> bool:
+        """Is it of this part?"""
         if not self.held_out_share:
             return not self.is_held_out
         return happens(self.held_out_share, "held out", article) == self.is_held_out
@@ -65,10 +65,11 @@ def prepare_pretrain(
     """Write the examples of a source's passages; those that are held out, if `making` says so, or all others."""
     return run_job(
         source.chunks(),
-        partial(start_work, making, source.open_reader(), source.is_corpus),
+        partial(start_work, making, source.reader(), source.is_corpus),
         output=Output(
-            folder=out, kind="pretrain", per_shard=per_shard, fingerprint=source.fingerprint, source=source.name,
-            settings=making.described(), identity=source.identity,
+            folder=out, kind="pretrain", per_shard=per_shard, source=source.name, identity=source.identity,
+            fingerprint=load_tokenizer(making.tokenizer).fingerprint,
+            settings={**source.settings, **making.described()},
         ),
         workers=workers,
         resume=resume,
@@ -96,41 +97,48 @@ def start_work(making: Making, open_reader: Callable[[], ReadPassages], is_corpu
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a job would take, by samples."""
+    """What a job would take, by samples of its source."""
 
+    share: float | None
+    """Of the source that the samples are; None where its size is not known."""
     num_passages: int
-    """Of its part."""
-    passages_per_s: float
-    """By one worker."""
+    """In them, as all below."""
     num_examples: int
     num_bytes: int
     """Of the tar shards."""
+    read_s: float
+    """By the main process."""
+    work_s: float
+    """By one worker."""
     worker_bytes: int
     """What a worker holds in memory, roughly."""
     tally: Tally
-    """Of the samples."""
 
 
 def estimate_pretrain(
     source: PassageSource, making: Making, *, clock: Callable[[], float] = time.perf_counter
 ) -> Estimate:
     """Make examples of samples for some seconds, in this process, and write nothing."""
-    make = start_work(making, source.open_reader(), source.is_corpus)
-    tally, sizes, share, took_s = Tally(), list[int](), 0.0, 0.0
-    for chunk, of_all in source.samples():
+    make, samples = start_work(making, source.reader(), source.is_corpus), source.samples()
+    tally, sizes, read_s, work_s = Tally(), list[int](), 0.0, 0.0
+    while work_s < SAMPLE_S:
         started_at = clock()
+        chunk = next(samples, None)
+        read_at = clock()
+        read_s += read_at - started_at
+        if chunk is None:
+            break
         made = make(chunk)
-        took_s += clock() - started_at
+        work_s += clock() - read_at
         tally.absorb(made.tally)
         sizes += [len(record) + TAR_BYTES for record in made.records]
-        share += of_all
-        if took_s >= SAMPLE_S:
-            break
     return Estimate(
-        num_passages=round(tally.counts[READ] / share),
-        passages_per_s=tally.counts[READ] / took_s,
-        num_examples=round(len(sizes) / share),
-        num_bytes=round(sum(sizes) / share),
+        share=source.share,
+        num_passages=tally.counts[READ],
+        num_examples=len(sizes),
+        num_bytes=sum(sizes),
+        read_s=read_s,
+        work_s=work_s,
         worker_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         tally=tally,
     )

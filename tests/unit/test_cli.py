@@ -17,8 +17,9 @@ from realm_ds.errors import CheckpointError
 CLI = Path(cli.__file__).parent
 DATA = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
 VERBS = (
-    "", "demo", "prepare", "prepare demo", "prepare corpus", "ict", "pretrain", "qa", "qa train", "qa eval", "export",
-    "config", "config explain", "config show", "bench", "bench search", "bench refresh", "bench scale",
+    "", "demo", "prepare", "prepare demo", "prepare corpus", "prepare pretrain", "ict", "pretrain", "qa", "qa train",
+    "qa eval", "export", "config", "config explain", "config show", "bench", "bench search", "bench refresh",
+    "bench scale",
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ DOORS = {
     "deepspeed": {"train/engine.py", "train/universal.py"},
     "matplotlib": {"launch/plots.py", "bench/plots.py"},
     "typer": {"cli"},
+    "spacy": {"prepare/entities.py"},
     "orjson": {"data/records.py", "prepare/json_lines.py"},
     "pyarrow": {"prepare/arrow_files.py", "prepare/compressed.py"},
 }
@@ -38,7 +39,7 @@ TORCH_DOORS = {
     "bench/memory_jobs.py",
 }  # fmt: skip
 """Tensors are the models' language: what trains, embeds and evaluates them speaks it. Config, data and cli do not."""
-ONLY_INSIDE_FUNCTIONS = {"tensorboard", "rich", "matplotlib", "mpi4py", "pyarrow"}
+ONLY_INSIDE_FUNCTIONS = {"tensorboard", "rich", "matplotlib", "mpi4py", "pyarrow", "spacy"}
 FORBIDDEN = {"pickle", "cPickle", "dill", "shelve", "marshal"}
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80
 

@@ -19,7 +19,7 @@ from realm_ds.config.schema import ModelConfig
 from realm_ds.config.stages import IctConfig, ModuleRates
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.models.encoder import KnowledgeAugEncoder, masked_language_model
-from realm_ds.models.hub import encoder_folder
+from realm_ds.models.hub import encoder_folder, tagger_folder
 from realm_ds.models.names import HEAD_PARTS
 from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import build_model
@@ -158,6 +158,23 @@ def test_a_name_is_looked_up_in_the_hubs_cache_of_this_host(
         ConfigError, match=r"encoder=org/none is not in this host's hub cache \(no snapshot\): run `hf d"
     ):
         bert_config(ModelConfig(encoder="org/none"), vocab_size=VOCABULARY, max_tokens=64)
+
+
+def test_a_tagger_is_a_folder_or_comes_from_the_hub_with_its_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert not local_files_only
+        if name == "org/none":
+            raise FileNotFoundError("no snapshot")
+        assert {"tokenizer*.json", "vocab.*"} < set(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert tagger_folder(str(tmp_path)) == tmp_path
+    assert tagger_folder("org/tagger") == tmp_path
+    with pytest.raises(ConfigError, match=r"--model org/none is neither a folder here nor a model that the hub gives"):
+        tagger_folder("org/none")
 
 
 def test_weights_of_the_old_kind_are_fetched_only_where_there_are_no_others(
