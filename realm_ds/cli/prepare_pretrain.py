@@ -15,6 +15,41 @@ if TYPE_CHECKING:
 HELD_OUT_SHARE = 0.01
 
 
+Finder = Annotated[
+    Literal["rules", "spacy", "transformers"],
+    typer.Option(
+        metavar="FINDER",
+        help="Who finds salient spans: rules (English names and quantities), spacy (a pipeline), or transformers (a "
+        "token-classification model).",
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="spacy: a pipeline by name or folder, left out: en_core_web_sm. transformers: a folder, or a hub name."
+    ),
+]
+EntityTypes = Annotated[
+    str,
+    typer.Option(
+        help="As the model calls them: PERSON,ORG,GPE. Left out: all that are names, as REALM's tagger knew them."
+    ),
+]
+Unit = Annotated[
+    Literal["passage", "sentence"],
+    typer.Option(
+        metavar="UNIT",
+        help="What an example is: a passage, of which another sentence is taken each epoch, or a sentence.",
+    ),
+]
+HeldOut = Annotated[
+    Path | None, typer.Option(help="Write the examples of some articles here, for data.held_out, and not to OUT.")
+]
+HeldOutShare = Annotated[
+    float | None, typer.Option(help=f"Of the articles; left out: {HELD_OUT_SHARE} with --held-out.")
+]
+
+
 @verb
 def prepare_pretrain(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the shards: a folder that is not there.")],
@@ -26,40 +61,13 @@ def prepare_pretrain(
     corpus: Annotated[
         Path | None, typer.Option(help="Shards of `prepare corpus`: examples are made of their passages.")
     ] = None,
-    spans: Annotated[
-        Literal["rules", "spacy", "transformers"],
-        typer.Option(
-            help="Who finds salient spans: rules (English names and quantities), a spaCy pipeline, or a "
-            "token-classification model."
-        ),
-    ] = "rules",
-    model: Annotated[
-        str,
-        typer.Option(
-            help="spacy: a pipeline by name or folder, left out: en_core_web_sm. transformers: a folder, or a name on "
-            "the hub."
-        ),
-    ] = "",
-    entity_types: Annotated[
-        str,
-        typer.Option(
-            help="Of entities, as the model calls them: PERSON,ORG,GPE. Left out: all that are names, as REALM's "
-            "tagger knew them."
-        ),
-    ] = "",
+    spans: Finder = "rules", model: Model = "", entity_types: EntityTypes = "",
     dates: Annotated[bool, typer.Option("--dates/--no-dates", help="Dates as well, by a rule.")] = True,
-    unit: Annotated[
-        Literal["passage", "sentence"],
-        typer.Option(help="An example is a passage, of which another sentence is taken each epoch, or a sentence."),
-    ] = "passage",
-    held_out: Annotated[
-        Path | None, typer.Option(help="Write the examples of some articles here and not to --out: data.held_out.")
-    ] = None,
-    held_out_share: Annotated[
-        float | None, typer.Option(help=f"Of the articles; left out: {HELD_OUT_SHARE} with --held-out.")
-    ] = None,
+    unit: Unit = "passage", held_out: HeldOut = None, held_out_share: HeldOutShare = None,
     passage_tokens: Annotated[int, typer.Option(help="Of INPUT: wordpieces of a passage at most.")] = 288,
-    format: Annotated[Format, typer.Option(help="Of INPUT; auto: by the name of each file.")] = "auto",
+    format: Annotated[
+        Format, typer.Option(metavar="FORMAT", help="Of INPUT, as in `prepare corpus`; auto: by the names of files.")
+    ] = "auto",
     per_shard: Annotated[int, typer.Option(min=1, help="Examples in a tar shard.")] = 10_000,
     workers: Workers = None, resume: Resume = False, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
