@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from realm_ds.cli.common import verb
-from realm_ds.cli.prepare import DryRun, Format, Resume, Workers
+from realm_ds.cli.prepare import DryRun, Resume, Workers
 from realm_ds.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def prepare_pretrain(
     unit: Unit = "passage", held_out: HeldOut = None, held_out_share: HeldOutShare = None,
     passage_tokens: Annotated[int, typer.Option(help="Of INPUT: wordpieces of a passage at most.")] = 288,
     format: Annotated[
-        Format, typer.Option(metavar="FORMAT", help="Of INPUT, as in `prepare corpus`; auto: by the names of files.")
+        str, typer.Option(help="Of INPUT, as in `prepare corpus`; auto: by the name of each file.")
     ] = "auto",
     per_shard: Annotated[int, typer.Option(min=1, help="Examples in a tar shard.")] = 10_000,
     workers: Workers = None, resume: Resume = False, dry_run: DryRun = False,
