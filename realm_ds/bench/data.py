@@ -1,4 +1,4 @@
-"""`realm-ds bench data`: what preparing, reading and streaming text costs, beside a bare tokenizer and Python's tarfile.
+"""`realm-ds bench data`: what preparing, reading and streaming text costs, beside a bare tokenizer, tarfile and a step.
 The jobs that are timed are data_jobs.py's.
 """
 

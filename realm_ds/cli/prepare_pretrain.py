@@ -79,9 +79,9 @@ def prepare_pretrain(
         realm-ds prepare pretrain ... --spans transformers --model dslim/bert-base-NER --workers 1
         realm-ds prepare pretrain news.jsonl.gz --tokenizer data/tokenizer --out data/pretrain
 
-    On one core rules do some 1,500 passages a second, spaCy's small pipeline 50, a transformers model a few (on a GPU,
-    with --workers 1, hundreds): --dry-run measures it. All spans of a passage are kept, and training masks another one
-    each epoch. Only whole, known words are ever masked; what was left out is counted and told at the end.
+    A core does some 1,500 passages a second by rules, 50 by spaCy's small pipeline, 1 or 2 by a model of BERT's base
+    size, which wants a GPU (and --workers 1): --dry-run measures it. All spans of a passage are kept, and training
+    masks another one each epoch. Only whole, known words are ever masked; what was left out is counted and told.
     """
     from realm_ds.prepare.finders import FinderChoice
     from realm_ds.prepare.pretrain import Making
