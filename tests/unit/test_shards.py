@@ -1,6 +1,7 @@
 """Tar shards and their manifest: ordinary, deterministic, whole or absent, and checked when opened."""
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from realm_ds.data.places import Place
 from realm_ds.data.records import passage_from_json
-from realm_ds.data.shard_writer import write_shards
+from realm_ds.data.shard_writer import tar_of, write_shards
 from realm_ds.data.shards import open_shards, passage_range, verify_shard
 from realm_ds.errors import ConfigError, DataError
 from tests.support.records import make_example, make_passage, write_corpus
@@ -81,6 +82,17 @@ def test_same_records_same_bytes(folder: Path, tmp_path: Path) -> None:
     assert first.digest == open_shards(tmp_path / "again", kind="corpus", fingerprint=None).digest
     with tarfile.open(folder / "shard-00000.tar") as archive:
         assert {(member.mtime, member.uid, member.uname, member.mode) for member in archive} == {(0, 0, "", 0o644)}
+
+
+@given(records=st.lists(st.binary(max_size=1200), min_size=1, max_size=30), first=st.sampled_from([0, 7, 999_999_990]))
+def test_the_bytes_are_those_that_tarfile_writes(records: list[bytes], first: int) -> None:
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for number, record in enumerate(records, start=first):
+            member = tarfile.TarInfo(f"{number:09d}.json")
+            member.size = len(record)
+            archive.addfile(member, io.BytesIO(record))
+    assert tar_of(records, first=first) == expected.getvalue()
 
 
 def test_digest_depends_on_the_records(folder: Path, tmp_path: Path) -> None:
