@@ -19,7 +19,8 @@ CLI = Path(cli.__file__).parent
 DATA = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
 VERBS = (
     "", "demo", "prepare", "prepare demo", "ict", "pretrain", "qa", "qa train", "qa eval", "export", "config",
-    "prepare corpus", "prepare qa", "prepare tokenizer", "prepare inspect", "config explain", "config show", "bench", "bench search", "bench refresh", "bench scale",
+    "prepare corpus", "prepare qa", "prepare tokenizer", "prepare inspect", "config explain", "config show",
+    "bench", "bench search", "bench refresh", "bench scale",
 )  # fmt: skip
 
 
