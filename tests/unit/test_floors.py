@@ -31,7 +31,7 @@ DOORS = {
     "typer": {"cli"},
     "ahocorasick": {"prepare/coverage.py"},
     "farmhash": {"prepare/qa.py"},
-    "orjson": {"prepare/json_lines.py"},
+    "orjson": {"data/records.py", "prepare/json_lines.py"},
     "pyarrow": {"prepare/arrow_files.py", "prepare/compressed.py"},
 }
 TORCH_DOORS = {
