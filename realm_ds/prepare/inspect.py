@@ -5,7 +5,7 @@ A shard is read in shard_look.py, all is drawn in observe/inspection.py and plot
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,21 +53,24 @@ class Target:
     path: Path
     kind: Kind
     manifest: Manifest | None
+    """Of a folder."""
     parts: tuple[Part, ...]
+    fingerprint: str | None
+    """Of the tokenizer, where a manifest says so."""
 
 
 def find_target(path: Path) -> Target:
     """A folder of shards, or one tar file, with or without a manifest beside it."""
     if path.is_dir():
         manifest = read_manifest(Place(path), what="tar shards")
-        return Target(path=path, kind=manifest.kind, manifest=manifest, parts=tuple(_parts(path, manifest)))
+        parts = tuple(_parts(path, manifest))
+        return Target(
+            path=path, kind=manifest.kind, manifest=manifest, parts=parts, fingerprint=manifest.tokenizer_fingerprint
+        )  # fmt: skip
     if not path.is_file():
         raise DataError(f"{path} is not there: name a folder of tar shards, or one of them")
-    listed = _listed(path)
-    if listed is not None:
-        return Target(path=path, kind=listed.kind, manifest=None, parts=(listed,))
-    kind = kind_of(path)
-    return Target(path=path, kind=kind, manifest=None, parts=(Part(path=path, kind=kind, entry=None),))
+    part, fingerprint = _listed(path) or (Part(path=path, kind=kind_of(path), entry=None), None)
+    return Target(path=path, kind=part.kind, manifest=None, parts=(part,), fingerprint=fingerprint)
 
 
 def inspect(
@@ -88,8 +91,12 @@ def inspect(
     hashes: list[np.ndarray] = []
     counts: list[int] = []
     start = partial(_start, verify=asked.check, hashes=asked.duplicates)
-    there = [part for part in parts if part.path.is_file()]
-    faults += [f"{part.path}: is not there, though the manifest lists it" for part in parts if part not in there]
+    there = []
+    for part in parts:
+        if part.path.is_file():
+            there.append(part)
+        else:
+            faults.append(f"{part.path}: is not there, though the manifest lists it")
     with closing(work_in_order(there, start, workers=workers)) as looks:
         for done, look in enumerate(looks, start=1):
             for name, counter in look.lengths.items():
@@ -125,20 +132,19 @@ def as_json(view: ShardsView) -> dict[str, Any]:
 
 def find_tokenizer(target: Target, given: Path | None) -> Tokenizer | None:
     """The tokenizer that the shards were made with: the one given, or one that lies beside them."""
-    wanted = target.manifest.tokenizer_fingerprint if target.manifest is not None else None
     if given is not None:
         tokenizer = load_tokenizer(given)
-        if wanted not in (None, tokenizer.fingerprint):
+        if target.fingerprint not in (None, tokenizer.fingerprint):
             raise DataError(
-                f"{target.path}: made with tokenizer {str(wanted)[:12]}, but that of {given} is "
+                f"{target.path}: made with tokenizer {str(target.fingerprint)[:12]}, but that of {given} is "
                 f"{tokenizer.fingerprint[:12]}; name the one it was made with"
             )
         return tokenizer
     folder = target.path if target.path.is_dir() else target.path.parent
     for beside in (folder / "tokenizer", folder.absolute().parent / "tokenizer"):
-        if beside.is_dir():
+        with suppress(DataError):  # of a folder that is called so and holds something else
             tokenizer = load_tokenizer(beside)
-            if wanted in (None, tokenizer.fingerprint):
+            if target.fingerprint in (None, tokenizer.fingerprint):
                 return tokenizer
     return None
 
@@ -182,13 +188,14 @@ def _parts(folder: Path, manifest: Manifest) -> Iterator[Part]:
         first += entry.count
 
 
-def _listed(path: Path) -> Part | None:
-    """The shard as the manifest beside it knows it, if one does."""
+def _listed(path: Path) -> tuple[Part, str] | None:
+    """The shard as the manifest beside it knows it, if one does, and the fingerprint of its tokenizer."""
     try:
         manifest = read_manifest(Place(path.parent), what="tar shards")
     except DataError:
         return None
-    return next((part for part in _parts(path.parent, manifest) if part.path.name == path.name), None)
+    parts = (part for part in _parts(path.parent, manifest) if part.path.name == path.name)
+    return next(((part, manifest.tokenizer_fingerprint) for part in parts), None)
 
 
 def _strays(target: Target) -> Iterator[str]:

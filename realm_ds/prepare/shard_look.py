@@ -7,7 +7,7 @@ import hashlib
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from realm_ds.errors import DataError
 
 MOST_FAULTS = 20
 """Told of one shard; the others are counted."""
+KINDS: tuple[Kind, ...] = ("corpus", "pretrain")
 NUM_SPECIAL = 3
 """[CLS] title [SEP] body [SEP]."""
 
@@ -77,7 +78,8 @@ def members(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|") as archive:
             for member in archive:
-                content = archive.extractfile(member)
+                # A sparse member may claim more than any memory holds; no writer of records makes one.
+                content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
                 yield member.name, content.read() if content is not None else b""
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -119,9 +121,6 @@ def kind_of(path: Path) -> Kind:
             return kind
         break
     raise DataError(f"{path}: its first record is neither a passage nor an example of this version; name a tar shard")
-
-
-KINDS: Sequence[Kind] = ("corpus", "pretrain")
 
 
 def _take(seen: Seen, data: bytes, *, kind: Kind, where: str, hashes: bool) -> None:

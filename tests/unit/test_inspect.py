@@ -249,3 +249,26 @@ def test_a_plot(tmp_path: Path) -> None:
     assert data == (tmp_path / "plots" / "b.png").read_bytes()
     with pytest.raises(ConfigError, match=r"a.xyz: .*; end its name in .png, .pdf or .svg"):
         draw_lengths(tmp_path / "a.xyz", view.distributions)
+
+
+def test_a_member_that_claims_more_than_there_is_room_for_is_no_record(tmp_path: Path) -> None:
+    write_corpus(tmp_path, _passages(1))
+    shard = tmp_path / "shard-00000.tar"
+    with tarfile.open(shard, "w", format=tarfile.GNU_FORMAT) as archive:
+        member = tarfile.TarInfo("000000000.json")
+        member.type = tarfile.GNUTYPE_SPARSE
+        archive.addfile(member)
+    _patch_sparse_size(shard, 2**42)
+    view = inspect(find_target(tmp_path), Look(check=True))
+    assert view.faults is not None
+    assert any("is no JSON" in fault for fault in view.faults)
+
+
+def _patch_sparse_size(path: Path, size: int) -> None:
+    """Say in a GNU sparse header that the file it stands for is so large, a hole from end to end."""
+    data = bytearray(path.read_bytes())
+    data[386:398] = data[398:410] = bytes(12)
+    data[483:495] = bytes([0x80, *bytes(3), *size.to_bytes(8, "big")])
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    path.write_bytes(data)

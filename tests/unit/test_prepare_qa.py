@@ -1,5 +1,6 @@
 """Question sets: each format as its authors write it, what is left out of it, and what comes out."""
 
+import gzip
 import json
 import tempfile
 from pathlib import Path
@@ -233,3 +234,12 @@ def test_coverage_and_links(tmp_path: Path) -> None:
     assert prepared["dev"]["linked_questions"] == 3
     note_coverage(tmp_path / "qa", covered)
     assert read_prepared(tmp_path / "qa")["dev"]["coverage"] == coverage
+
+
+def test_a_set_that_is_cut_off_is_not_taken_for_whole(tmp_path: Path) -> None:
+    data = gzip.compress("".join(f'{{"question": "q {n}", "answer": ["a"]}}\n' for n in range(9999)).encode())
+    (tmp_path / "nq.jsonl.gz").write_bytes(data)
+    assert len(read_question_set([tmp_path / "nq.jsonl.gz"], form=None, split="dev").splits["dev"]) == 9999
+    (tmp_path / "nq.jsonl.gz").write_bytes(data[:-100])
+    with pytest.raises(DataError, match="nq.jsonl.gz is cut off: its compressed data ends too early"):
+        read_question_set([tmp_path / "nq.jsonl.gz"], form=None, split="dev")
