@@ -15,6 +15,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from realm_ds.data.joined import JoinedEncoder
 from realm_ds.data.records import MAX_TOKEN_ID, SpecialIds
 from realm_ds.errors import DataError
 from realm_ds.files import write_durably
@@ -44,6 +45,7 @@ class Tokenizer:
             )
         self.fingerprint = _fingerprint(backend)
         """sha256 of vocabulary and settings: equal for tokenizers that give the same ids."""
+        self._joined = JoinedEncoder(self._encode_batch, backend.get_vocab(with_added_tokens=False))
 
     def encode(self, text: str) -> list[int]:
         """The wordpieces of a text."""
@@ -52,7 +54,10 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """The wordpieces of every text, on all cores."""
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return self._joined.encode(texts)
+
+    def _encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids, and for each the characters of `text` that it stands for, end exclusive."""
