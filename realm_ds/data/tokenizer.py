@@ -17,10 +17,11 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from realm_ds.data.joined import JoinedEncoder
 from realm_ds.data.records import MAX_TOKEN_ID, SpecialIds
-from realm_ds.errors import DataError
+from realm_ds.errors import ConfigError, DataError
 from realm_ds.files import write_durably
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MASK = "[MASK]"
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", MASK)
 """In the order of their ids in a vocabulary trained here; [PAD] is 0 as in every BERT."""
 MAX_ALPHABET = 400
 """Characters kept as wordpieces of their own, where nothing else is said; rarer ones become [UNK]."""
@@ -30,10 +31,11 @@ _NORMALIZER = {"do_lower_case": "lowercase", "strip_accents": "strip_accents",
 
 
 class Tokenizer:
-    """Text to wordpiece ids and back, without special tokens."""
+    """Text to wordpiece ids and back, without special tokens: "[SEP]" in a text is text."""
 
     def __init__(self, backend: tokenizers.Tokenizer, *, where: Path) -> None:
         self._backend = backend
+        self._backend.encode_special_tokens = True  # as text, not as their ids
         self._backend.no_padding()
         self._backend.no_truncation()
         self.special = _special_ids(backend, where=where)
@@ -58,6 +60,18 @@ class Tokenizer:
 
     def _encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_questions(self, texts: Sequence[str]) -> list[list[int]]:
+        """encode_all, where "[MASK]" stands for its special token: questions may ask for masked words."""
+        parts = [text.split(MASK) for text in texts]
+        encoded = iter(self.encode_all([part for of_text in parts for part in of_text]))
+        questions = []
+        for of_text in parts:
+            ids = next(encoded)
+            for _ in of_text[1:]:
+                ids += [self.special.mask, *next(encoded)]
+            questions.append(ids)
+        return questions
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids, and for each the characters of `text` that it stands for, end exclusive."""
@@ -98,10 +112,9 @@ def train_wordpiece(
     texts: Iterable[str], *, vocab_size: int, folder: Path, lowercase: bool = True, max_alphabet: int = MAX_ALPHABET
 ) -> Tokenizer:
     """Train a BERT WordPiece vocabulary and write its folder; the same texts, all in memory, give the same bytes."""
-    smallest = len(SPECIAL_TOKENS) + 100
-    if not smallest <= vocab_size <= MAX_TOKEN_ID + 1:
-        raise DataError(f"vocab_size={vocab_size}: choose one from {smallest} to {MAX_TOKEN_ID + 1}")
+    check_vocab_size(vocab_size)
     backend = _bert(SPECIAL_TOKENS, {"lowercase": lowercase})
+    backend.encode_special_tokens = True  # else the trainer sees the "[MASK]" of a text as one word
     kept = list(texts)
     # Every letter is two wordpieces: as the first of a word and as a later one.
     alphabet = _alphabet(kept, backend, most=min(max_alphabet, (vocab_size - len(SPECIAL_TOKENS)) // 2))
@@ -121,6 +134,13 @@ def train_wordpiece(
     tokenizer = Tokenizer(_bert(sorted(vocab, key=vocab.__getitem__), {"lowercase": lowercase}), where=folder)
     tokenizer.save(folder)
     return tokenizer
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Raise ConfigError for a size that train_wordpiece cannot reach or tokens cannot travel with."""
+    smallest = len(SPECIAL_TOKENS) + 100
+    if not smallest <= vocab_size <= MAX_TOKEN_ID + 1:
+        raise ConfigError(f"vocab_size={vocab_size}: choose one from {smallest} to {MAX_TOKEN_ID + 1}")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

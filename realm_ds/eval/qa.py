@@ -120,7 +120,7 @@ def answer_questions(
     """
     if not questions:  # A split with fewer questions than trainers.
         return []
-    ids = tokenizer.encode_all([question.question for question in questions])
+    ids = tokenizer.encode_questions([question.question for question in questions])
     special = tokenizer.special
     queries_BP = embed_queries(model.query_tower, ids, special=special, max_tokens=sizes.question_tokens)
     hits = corpus.search(queries_BP, num_hits=max(*RECALL_AT, sizes.read))

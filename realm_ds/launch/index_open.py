@@ -90,7 +90,7 @@ class Opened:
         tower = load_tower(
             towers, QUERY_TOWER, self.config, vocab_size=self.tokenizer.vocab_size, device=device_for()
         )  # fmt: skip
-        ids = self.tokenizer.encode_all(queries)
+        ids = self.tokenizer.encode_questions(queries)
         longest = self.config.data.query_tokens - 2
         for query, wordpieces in zip(queries, ids, strict=True):
             if len(wordpieces) > longest:

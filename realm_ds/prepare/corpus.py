@@ -3,7 +3,6 @@ packing.py's, writing and resuming job.py's."""
 
 import functools
 import re
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +12,7 @@ from realm_ds.data.records import Passage, record_bytes
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import ConfigError
 from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.estimate import Estimate, estimate_job
 from realm_ds.prepare.job import Finished, Made, Output, run_job
 from realm_ds.prepare.packing import LEAST_TOKENS, make_passages
 from realm_ds.prepare.sources import Source
@@ -20,14 +20,10 @@ from realm_ds.prepare.wikitext import plain_text
 
 CHUNK_CHARACTERS = 400_000
 """Documents are worked on together until they have so many: a quarter of a second of work, or one long document."""
-SAMPLE_S = 5.0
-"""An estimate works for so long."""
 NO_PROSE_TITLES = (r"^(?:List|Index|Outline) of ", r"\(disambiguation\)")
 """Pages of Wikipedia that REALM's corpus leaves out."""
 TITLE_LEFT_OUT = "documents left out by their title"
 WORDPIECES = "wordpieces, duplicates and titles counted"
-TAR_BYTES = 768
-"""What a record takes beside its JSON: its header and, on average, half a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,54 +131,9 @@ def start_work(cutting: Cutting) -> Callable[[Sequence[Document]], Made]:
     return make
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What a job would take, by the first documents of its source."""
-
-    share: float | None
-    """Of the source that was read for it; None where its size is not known."""
-    num_passages: int
-    """In that share, as all below."""
-    num_bytes: int
-    """Of the tar shards."""
-    read_s: float
-    """By the main process."""
-    work_s: float
-    """By one worker."""
-    worker_bytes: int
-    """What a worker holds in memory, roughly."""
-    tally: Tally
-
-
 def estimate_corpus(
     source: Source, cutting: Cutting, *, clock: Callable[[], float] = time.perf_counter
 ) -> Estimate:  # fmt: skip
-    """Make passages of the first documents for some seconds, in this process, and write nothing."""
+    """By the first documents of the source."""
     cutting.check()
-    make, chunks = start_work(cutting), chunks_of(source.documents())
-    tally, num_passages, num_bytes, read_s, work_s = Tally(), 0, 0, 0.0, 0.0
-    share: float | None = 1.0
-    while work_s < SAMPLE_S:
-        started_at = clock()
-        chunk = next(chunks, None)
-        read_at = clock()
-        read_s += read_at - started_at
-        if chunk is None:
-            break
-        made = make(chunk)
-        work_s += clock() - read_at
-        tally.absorb(made.tally)
-        num_passages += len(made.records)
-        num_bytes += sum(map(len, made.records)) + TAR_BYTES * len(made.records)
-    else:
-        share = source.bytes_read / source.total_bytes if source.total_bytes else None
-    tally.absorb(source.tally)
-    return Estimate(
-        share=share,
-        num_passages=num_passages,
-        num_bytes=num_bytes,
-        read_s=read_s,
-        work_s=work_s,
-        worker_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        tally=tally,
-    )
+    return estimate_job(chunks_of(source.documents()), start_work(cutting), reading=source, clock=clock)

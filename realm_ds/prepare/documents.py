@@ -1,9 +1,10 @@
-"""What is prepared: documents of a source, and the count of what was left out of them. Reading is sources.py's."""
+"""What is prepared: documents of a source, how far it is read, and the count of what was left out. Reading is
+sources.py's."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 Markup = Literal["plain", "wikitext"]
 
@@ -51,3 +52,31 @@ class Tally:
         for what, number in sorted(self.counts.items()):
             first = f" (first: {self.first[what]})" if what in self.first else ""
             yield f"{number:,} {what}{first}"
+
+
+class Reading(Protocol):
+    """What is read once, from its beginning on, and how far that is."""
+
+    @property
+    def name(self) -> str:
+        """For people, without the paths of this machine."""
+
+    @property
+    def measure(self) -> str:
+        """What its progress is counted in."""
+
+    @property
+    def total(self) -> int | None:
+        """How much there is of it, if that is known."""
+
+    @property
+    def done(self) -> int:
+        """How much of that was read."""
+
+    @property
+    def share(self) -> float | None:
+        """Which share of the whole was read, if that is known."""
+
+    @property
+    def tally(self) -> Tally:
+        """What reading left out or mended."""

@@ -15,13 +15,12 @@ from realm_ds.data.records import Passage, parse, passage_from_json
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.prepare.corpus import Cutting, chunks_of, open_cutter
-from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.documents import Document, Reading, Tally
 from realm_ds.prepare.sources import Source
 
 PASSAGES_A_CHUNK = 256
 """Passages that are worked on together, and tell each other's names (rules.py)."""
 SAMPLE_PASSAGES = 64
-MB = 1_000_000
 
 Wants = Callable[[str], bool]
 """Is an article wanted?"""
@@ -29,21 +28,15 @@ ReadPassages = Callable[[Any, Wants, Tally], Iterable[Passage]]
 """Those of a chunk whose articles are wanted; in a worker."""
 
 
-class PassageSource(Protocol):
+class PassageSource(Reading, Protocol):
     """Passages in chunks. Stays in the main process; what `reader` gives travels to workers."""
 
-    name: str
-    """For people, without the paths of this machine."""
     settings: dict[str, Any]
     """What decides which passages these are."""
     identity: Any
     """What must be the same for a stopped job to go on. JSON."""
     is_corpus: bool
     """Whether its articles are those of a corpus to search."""
-    measure: str
-    """What its progress is counted in."""
-    tally: Tally
-    """Of what reading left out or mended."""
 
     def chunks(self) -> Iterator[Any]:
         """All of it."""
@@ -53,18 +46,6 @@ class PassageSource(Protocol):
 
     def reader(self) -> Callable[[], ReadPassages]:
         """What a worker calls once."""
-
-    @property
-    def total(self) -> int | None:
-        """How much there is of it, if that is known."""
-
-    @property
-    def done(self) -> int:
-        """How much was handed out."""
-
-    @property
-    def share(self) -> float | None:
-        """Which share of the whole was handed out, if that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,39 +117,30 @@ class DocumentPassages:
     """The passages that documents of a source are cut into."""
 
     is_corpus = False
-    measure = "MB read"
 
     def __init__(self, source: Source, cutting: Cutting) -> None:
         cutting.check()
         self._source = source
         self._cutting = cutting
-        self.name = source.name
+        self.name, self.measure, self.tally = source.name, source.measure, source.tally
         self.settings = {name: value for name, value in asdict(cutting).items() if name != "tokenizer"}
         self.identity = source.identity()
-        self.tally = source.tally
-        self._is_at_end = False
 
     @property
     def total(self) -> int | None:
-        """MB of its files, as they are stored."""
-        return None if self._source.total_bytes is None else -(-self._source.total_bytes // MB)
+        return self._source.total
 
     @property
     def done(self) -> int:
-        """MB."""
-        return self._source.bytes_read // MB
+        return self._source.done
 
     @property
     def share(self) -> float | None:
-        """Of the bytes."""
-        if self._is_at_end:
-            return 1.0
-        return self._source.bytes_read / self._source.total_bytes if self._source.total_bytes else None
+        return self._source.share
 
     def chunks(self) -> Iterator[Sequence[Document]]:
         """All of them."""
-        yield from chunks_of(self._source.documents())
-        self._is_at_end = True
+        return chunks_of(self._source.documents())
 
     samples = chunks
     """Its first ones: a source is read forward."""

@@ -5,7 +5,6 @@ Examples are in the order of their passages: training shuffles while it reads. W
 no article is in both parts, and is a job of its own.
 """
 
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,15 +16,11 @@ from realm_ds.data.chance import happens
 from realm_ds.data.records import passage_uid, record_bytes
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.examples import READ, ExampleMaker, Unit
+from realm_ds.prepare.estimate import Estimate, estimate_job
+from realm_ds.prepare.examples import ExampleMaker, Unit
 from realm_ds.prepare.finders import FinderChoice, open_finder
 from realm_ds.prepare.job import Finished, Made, Output, run_job
 from realm_ds.prepare.passages import PassageSource, ReadPassages
-
-SAMPLE_S = 5.0
-"""An estimate looks at samples for so long."""
-TAR_BYTES = 768
-"""What a record takes beside its JSON: its header and, on average, half a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,50 +90,9 @@ def start_work(making: Making, open_reader: Callable[[], ReadPassages], is_corpu
     return make
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What a job would take, by samples of its source."""
-
-    share: float | None
-    """Of the source that the samples are; None where its size is not known."""
-    num_passages: int
-    """In them, as all below."""
-    num_examples: int
-    num_bytes: int
-    """Of the tar shards."""
-    read_s: float
-    """By the main process."""
-    work_s: float
-    """By one worker."""
-    worker_bytes: int
-    """What a worker holds in memory, roughly."""
-    tally: Tally
-
-
 def estimate_pretrain(
     source: PassageSource, making: Making, *, clock: Callable[[], float] = time.perf_counter
 ) -> Estimate:
-    """Make examples of samples for some seconds, in this process, and write nothing."""
-    make, samples = start_work(making, source.reader(), source.is_corpus), source.samples()
-    tally, sizes, read_s, work_s = Tally(), list[int](), 0.0, 0.0
-    while work_s < SAMPLE_S:
-        started_at = clock()
-        chunk = next(samples, None)
-        read_at = clock()
-        read_s += read_at - started_at
-        if chunk is None:
-            break
-        made = make(chunk)
-        work_s += clock() - read_at
-        tally.absorb(made.tally)
-        sizes += [len(record) + TAR_BYTES for record in made.records]
-    return Estimate(
-        share=source.share,
-        num_passages=tally.counts[READ],
-        num_examples=len(sizes),
-        num_bytes=sum(sizes),
-        read_s=read_s,
-        work_s=work_s,
-        worker_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        tally=tally,
-    )
+    """By samples of the source."""
+    make = start_work(making, source.reader(), source.is_corpus)
+    return estimate_job(source.samples(), make, reading=source, clock=clock)

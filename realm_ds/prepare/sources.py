@@ -52,6 +52,7 @@ AUTO = "auto"
 NOT_FROM_STDIN = ("parquet", "hf")
 TEXT_BESIDE = "text files left out: their folder has files of another format"
 DAMAGED = "files that are damaged, read as far as that went"
+MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,13 @@ class _Part:
 class Source:
     """Documents of one or more files, in order; open_source makes it."""
 
+    measure = "MB read"
+
     def __init__(self, parts: Sequence[_Part], *, fields: Fields, tally: Tally, on_damage: OnDamage) -> None:
         self.tally = tally
         self._fields = fields
         self._on_damage = on_damage
+        self._is_at_end = False
         self._files = [
             (InputFile(part.path, name=name), part.format)
             for part, name in zip(parts, _names([part.path for part in parts]), strict=True)
@@ -96,6 +100,23 @@ class Source:
         """Of `total_bytes`, so far."""
         return sum(file.bytes_read for file, _ in self._files)
 
+    @property
+    def total(self) -> int | None:
+        """`total_bytes` in MB, begun ones counted."""
+        return None if self.total_bytes is None else -(-self.total_bytes // MB)
+
+    @property
+    def done(self) -> int:
+        """`bytes_read` in MB."""
+        return self.bytes_read // MB
+
+    @property
+    def share(self) -> float | None:
+        """Of the bytes, so far; None while these are not known."""
+        if self._is_at_end:
+            return 1.0
+        return self.bytes_read / self.total_bytes if self.total_bytes else None
+
     def documents(self) -> Iterator[Document]:
         """All documents, once. What is left out or mended is counted; what is not whole raises DataError behind the
         documents that were (or is counted, with `on_damage="skip"`)."""
@@ -112,6 +133,7 @@ class Source:
                         "to skip what is damaged"
                     ) from damage
                 self.tally.add(DAMAGED, where=f"{damage}, {num_whole:,} documents before that")
+        self._is_at_end = True
 
 
 def open_source(

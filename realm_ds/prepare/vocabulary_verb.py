@@ -5,22 +5,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from realm_ds.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
+from realm_ds.data.tokenizer import Tokenizer, check_vocab_size, load_tokenizer, train_wordpiece
 from realm_ds.observe.progress import Bar, Progress, clock_text, count_text
 from realm_ds.prepare.documents import Document
+from realm_ds.prepare.estimate import SAMPLE_S
 from realm_ds.prepare.sources import Source
 from realm_ds.prepare.vocabulary import Training, check_is_free, sample_documents, take_tokenizer, texts_of
-
-TRIED_S = 3.0
-"""Seconds that an estimate reads for."""
 
 
 def train_tokenizer(source: Source, out: Path, training: Training, *, workers: int) -> None:
     """Train a vocabulary on a sample of the source, and say what came of it."""
     check_is_free(out)
+    check_vocab_size(training.vocab_size)
     with Progress() as progress:
-        total = source.total_bytes
-        bar = progress.stage("reading (MB)", total=None if total is None else -(-total // 1_000_000))
+        bar = progress.stage("reading (MB)", total=source.total)
         documents = sample_documents(
             _watched(source, bar), most_characters=training.most_characters, tally=source.tally
         )  # fmt: skip
@@ -39,14 +37,14 @@ def train_tokenizer(source: Source, out: Path, training: Training, *, workers: i
 
 def tell_estimate(source: Source, training: Training) -> None:
     """Read for some seconds, and say what reading all of it would take."""
+    check_vocab_size(training.vocab_size)
     started_at = time.monotonic()
-    deadline = started_at + TRIED_S
+    deadline = started_at + SAMPLE_S
     documents = list(itertools.takewhile(lambda _: time.monotonic() < deadline, source.documents()))
     took_s = time.monotonic() - started_at
     num_characters = sum(document.num_characters for document in documents)
-    share = source.bytes_read / source.total_bytes if source.total_bytes else 0.0
     print(f"read for this: {count_text(len(documents))} documents, {count_text(num_characters)} characters")
-    if share:
+    if share := source.share:
         left = f"about {count_text(num_characters / share)} characters in all, read in {clock_text(took_s / share)}"
         print(f"{share:.2%} of {source.name}: {left}")
     most = count_text(training.most_characters)
@@ -64,7 +62,7 @@ def take(source: Path, out: Path, *, dry_run: bool) -> None:
 def _watched(source: Source, bar: Bar) -> Iterator[Document]:
     for number, document in enumerate(source.documents(), start=1):
         if number % 256 == 0:
-            bar.update(source.bytes_read // 1_000_000, now=f"{count_text(number)} documents")
+            bar.update(source.done, now=f"{count_text(number)} documents")
         yield document
 
 

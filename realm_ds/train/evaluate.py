@@ -277,7 +277,7 @@ def _measured_on(stage: Stage) -> str:
 
 def _batch(questions: Sequence[Question], tokenizer: Tokenizer) -> QuestionBatch:
     return QuestionBatch(
-        ids=tokenizer.encode_all([question.question for question in questions]),
+        ids=tokenizer.encode_questions([question.question for question in questions]),
         gold_uids=[question.gold_uids for question in questions],
         answers=[tokenizer.encode_all(question.answers) for question in questions],
     )

@@ -39,7 +39,7 @@ class PassageFinder:
     ) -> None:
         self._corpus, self._settings, self._sizes = corpus, settings, sizes
         self._special = tokenizer.special
-        self.question_ids = tokenizer.encode_all([question.question for question in questions])
+        self.question_ids = tokenizer.encode_questions([question.question for question in questions])
         self._answers = [tokenizer.encode_all(question.answers) for question in questions]
         pieces = tokenizer.tokens(range(tokenizer.vocab_size))
         self._continues_word_V = np.array([piece.startswith("##") for piece in pieces])

@@ -54,7 +54,7 @@ def recall_of(config: RealmConfig, question_sets: Mapping[str, Sequence[Question
     index = CorpusIndex(passages, vectors_NP)
 
     def recall(questions: Sequence[Question]) -> Recalls:
-        ids = tokenizer.encode_all([question.question for question in questions])
+        ids = tokenizer.encode_questions([question.question for question in questions])
         queries_BP = embed_queries(
             realm.query_tower, ids, special=tokenizer.special, max_tokens=config.data.query_tokens
         )

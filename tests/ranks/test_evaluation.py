@@ -120,7 +120,7 @@ class BruteForce:
         }  # fmt: skip
 
     def question(self, question: Any) -> dict[str, tuple[float, float]]:
-        ids = self.tokenizer.encode(question.question)
+        (ids,) = self.tokenizer.encode_questions([question.question])
         query = query_batch([ids], special=self.special, max_tokens=self.config.data.query_tokens)
         hits = self._search(embed(self.query_tower, tensors(query, CPU)).numpy()[0], 0)
         found = [self.passages[place] for place in hits[:20]]

@@ -1,6 +1,7 @@
 """`prepare corpus`: documents to corpus shards, as people run it."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,9 @@ from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.corpus import Cutting, chunks_of, estimate_corpus, prepare_corpus
-from realm_ds.prepare.corpus_verb import words
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.sources import open_source
+from realm_ds.prepare.telling import estimate_lines
 
 TOWNS = [f"town {number}" for number in range(40)]
 
@@ -90,18 +91,23 @@ def test_an_estimate_by_the_beginning(tokenizer: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("realm_ds.prepare.corpus.CHUNK_CHARACTERS", 1)
     documents = [Document(id=town, title=town, text=text(town), where=town) for town in TOWNS]
     source: Any = SimpleNamespace(
-        name="towns", documents=lambda: iter(documents), tally=Tally(), bytes_read=50, total_bytes=400
+        documents=lambda: iter(documents), tally=Tally(counts=Counter({"bad lines": 2})), share=0.125
     )
     clock = iter(range(1000))
     # A chunk is a town; reading and making it take a second each, so five are looked at.
     estimate = estimate_corpus(source, Cutting(tokenizer=tokenizer), clock=lambda: float(next(clock)))
-    assert (estimate.read_s, estimate.work_s, estimate.num_passages, estimate.share) == (5.0, 5.0, 5, 0.125)
-    assert list(words(estimate, "towns", workers=2))[:3] == [
+    assert (estimate.read_s, estimate.work_s, estimate.num_records, estimate.share) == (5.0, 5.0, 5, 0.125)
+    assert estimate.tally.counts["bad lines"] == 2
+    counts = {"passages": estimate.num_records}
+    assert list(estimate_lines(estimate, "towns", counts=counts, workers=2))[:3] == [
         "read for this: 12.50% of towns", "about 40 passages", "time   40s with --workers 2: 1 passages/s each",
     ]  # fmt: skip
-    source.total_bytes = None
+    assert list(estimate_lines(estimate, "towns", counts={"examples": 3, "passages": 10}, workers=1))[1:3] == [
+        "about 24 examples of 80 passages", "time   40s with --workers 1: 2 passages/s each",
+    ]  # fmt: skip
+    source.share = None
     estimate = estimate_corpus(source, Cutting(tokenizer=tokenizer), clock=lambda: float(next(clock)))
-    assert list(words(estimate, "stdin", workers=1))[:2] == [
+    assert list(estimate_lines(estimate, "stdin", counts=counts, workers=1))[:2] == [
         "read for this: the beginning of stdin",
         "about 5 passages in what was read; how much there is of it is not known",
     ]

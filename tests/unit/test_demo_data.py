@@ -100,7 +100,7 @@ def test_what_is_held_out_are_the_dev_statements_and_no_others(prepared: Prepare
         assert example.id == masked.id
         ((start, end),) = example.spans
         hidden = (*example.ids[:start], *[mask] * (end - start), *example.ids[end:])
-        assert list(hidden) == prepared.tokenizer.encode(masked.question)
+        assert [list(hidden)] == prepared.tokenizer.encode_questions([masked.question])
         assert example.id not in trained_on
 
 
@@ -135,7 +135,7 @@ def test_gold_passages_hold_an_answer_in_wordpieces(prepared: Prepared) -> None:
 def test_masked_statements_have_a_mask_for_each_wordpiece(prepared: Prepared) -> None:
     mask = prepared.tokenizer.special.mask
     for statement in prepared.statements["test"]:
-        ids = prepared.tokenizer.encode(statement.question)
+        (ids,) = prepared.tokenizer.encode_questions([statement.question])
         assert ids.count(mask) == len(prepared.tokenizer.encode(statement.answers[0]))
 
 

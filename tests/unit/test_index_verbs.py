@@ -29,7 +29,7 @@ from realm_ds.observe.progress import Progress, size_text
 from tests.support.tiny import TOWNS, make_data
 from tests.support.tiny_index import make_export, make_ground, make_run
 
-QUERIES = ("the mayor of delft", "harbour", "which river does jena have?")
+QUERIES = ("the mayor of delft", "the [MASK] harbour", "which river does jena have?")
 
 
 def run(*arguments: object, stdin: str | None = None, code: int = 0) -> str:
@@ -91,7 +91,7 @@ def brute_force(config: RealmConfig, query: Embedder, passage: Embedder, *, num_
     passages = list(open_shards(config.data.corpus, kind="corpus", fingerprint=None).passages())
     pairs = [(each.title_ids, each.body_ids) for each in passages]
     vectors = embed_with(passage.eval())(passage_batch(pairs, special=tokenizer.special, max_tokens=32))
-    queries = embed_queries(query, tokenizer.encode_all(QUERIES), special=tokenizer.special, max_tokens=16)
+    queries = embed_queries(query, tokenizer.encode_questions(QUERIES), special=tokenizer.special, max_tokens=16)
     order = np.argsort(-(queries @ vectors.T), axis=1)[:, :num_hits]
     return [[passages[place].title for place in row] for row in order]
 

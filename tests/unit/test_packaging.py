@@ -37,7 +37,7 @@ def test_every_package_is_listed() -> None:
     assert listed == {folder.replace("/", ".") for folder in folders} | {"realm_ds.ds_configs"}
 
 
-@pytest.mark.parametrize("requirement", _requirements("cpu", "demo", "dev", "tracking"), ids=str)
+@pytest.mark.parametrize("requirement", _requirements("cpu", "demo", "dev", "ner", "tracking"), ids=str)
 def test_what_make_installs_has_a_tested_version_in_range(requirement: Requirement) -> None:
     tested = _constraints()[requirement.name.lower()]
     assert requirement.specifier.contains(tested), f"constraints.txt: {tested}"

@@ -13,6 +13,7 @@ from realm_ds.prepare.packing import LEAST_TOKENS, divide, make_passages
 from realm_ds.prepare.sentences import clean, split_sentences
 
 WORDS = ["algeria", "Borders", "libya,", "since", "1962", "and", "désert;", "kassaman", "uninhabitability", "(oran)"]
+SPECIAL = ("[MASK]", "[SEP]", "[CLS]", "[PAD]", "[UNK]")
 LETTERS = "abé\u0301ñßİŉ 中国。，한국어हिन्दी।العربية؟Ως\u200c\u200d🙂.,;:!?-()[]'\"0 "
 
 
@@ -35,6 +36,8 @@ def check(tokenizer: Tokenizer, passage: Passage, *, max_tokens: int) -> None:
     assert 3 + len(passage.title_ids) + len(passage.body_ids) <= max_tokens
     assert list(passage.title_ids) == tokenizer.encode(passage.title)
     assert list(passage.body_ids) == tokenizer.encode(passage.text)
+    special = tokenizer.special
+    assert {special.pad, special.cls, special.sep, special.mask}.isdisjoint(passage.title_ids + passage.body_ids)
     assert passage.uid == passage_uid(passage.title, passage.text)
     starts, ends = zip(*passage.sentences, strict=True)
     assert (0, *ends) == (*starts, len(passage.body_ids))
@@ -69,8 +72,10 @@ def test_packed_as_the_original_does(tokenizer: Tokenizer, sentences: list[str],
 
 @settings(max_examples=300)
 @given(
-    text=st.text(st.sampled_from(LETTERS) | st.characters(codec="utf-8"), max_size=120).map(lambda text: text * 3),
-    title=st.text(st.sampled_from(LETTERS), max_size=40),
+    text=st.lists(st.sampled_from([*LETTERS, *SPECIAL]) | st.characters(codec="utf-8"), max_size=120)
+    .map("".join)
+    .map(lambda text: text * 3),
+    title=st.lists(st.sampled_from([*LETTERS, *SPECIAL]), max_size=40).map("".join),
     max_tokens=st.integers(LEAST_TOKENS, 60),
 )
 def test_any_text_fits_and_its_wordpieces_are_its_own(

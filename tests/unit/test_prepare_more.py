@@ -122,6 +122,13 @@ def test_a_dry_run_of_a_vocabulary(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_size_that_cannot_be_is_refused_before_anything_is_read(tmp_path: Path, options: list[str]) -> None:
+    code, said, told = _run("tokenizer", _texts(tmp_path), "--out", tmp_path / "a", "--vocab-size", 70000, *options)
+    assert (code, said) == (2, "")
+    assert told == "realm-ds: vocab_size=70000: choose one from 105 to 65536\n"
+
+
 def test_what_cannot_be_asked_of_a_vocabulary(tmp_path: Path) -> None:
     for arguments in ([], [_texts(tmp_path), "--from", tmp_path]):
         code, _, said = _run("tokenizer", *arguments, "--out", tmp_path / "a")

@@ -13,9 +13,10 @@ from realm_ds.cli import main as cli
 from realm_ds.data.records import Example, Passage, passage_uid
 from realm_ds.data.shard_writer import write_shards
 from realm_ds.data.shards import open_shards
-from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
+from realm_ds.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 from realm_ds.errors import ConfigError, DataError
-from realm_ds.prepare.corpus import Cutting
+from realm_ds.prepare.corpus import Cutting, prepare_corpus
+from realm_ds.prepare.examples import READ
 from realm_ds.prepare.finders import FinderChoice
 from realm_ds.prepare.passages import CorpusPassages, DocumentPassages, PassageSource
 from realm_ds.prepare.pretrain import Making, estimate_pretrain, prepare_pretrain
@@ -107,6 +108,22 @@ def test_documents_are_cut_first(prepared: Prepared, tmp_path: Path) -> None:
     assert {example.origin_article for example in examples} == {""}
 
 
+def test_special_tokens_in_a_text_are_text(prepared: Prepared, tmp_path: Path) -> None:
+    text = "they met[MASK] Anna Lee [SEP] on 3 July 1900 [CLS]. it was there in 1914."
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "1", "title": "a [SEP] b", "text": text}))
+    source, cutting = open_source([tmp_path / "a.jsonl"]), Cutting(tokenizer=prepared.tokenizer)
+    prepare_corpus(source, tmp_path / "corpus", cutting, per_shard=9, workers=0, resume=False)
+    corpus = CorpusPassages(tmp_path / "corpus", tokenizer=prepared.tokenizer)
+    (example,) = write(corpus, tmp_path / "out", making(prepared))
+    assert example.text == text
+    tokenizer = load_tokenizer(prepared.tokenizer)
+    special = tokenizer.special
+    assert {special.cls, special.sep, special.mask}.isdisjoint(example.ids)
+    assert [tokenizer.decode(example.ids[slice(*span)]) for span in example.spans] == [
+        "anna lee", "3 july 1900", "1914",
+    ]  # fmt: skip
+
+
 def test_sentences_are_examples_of_their_own(prepared: Prepared, tmp_path: Path) -> None:
     examples = write(of_corpus(prepared), tmp_path / "out", making(prepared, unit="sentence"))
     assert len(examples) == 216
@@ -139,7 +156,7 @@ def test_an_estimate_looks_at_samples_and_writes_nothing(
     examples = write(open_passages(prepared), tmp_path / "out", making(prepared))
     num_bytes = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.tar"))
     assert estimate.share == 1.0  # there is so little
-    assert estimate.num_examples == len(examples)
+    assert estimate.num_records == len(examples)
     assert estimate.num_bytes == pytest.approx(num_bytes, rel=0.4)
     assert estimate.work_s > 0
     assert sorted(path.name for path in prepared.corpus.parent.iterdir()) == ["a.jsonl", "corpus", "tokenizer"]
@@ -149,7 +166,7 @@ def test_an_estimate_stops_after_some_seconds(prepared: Prepared, tmp_path: Path
     ticks = itertools.count(step=3.0)  # a chunk takes three seconds to read and three to work on
     estimate = estimate_pretrain(of_corpus(prepared), making(prepared), clock=lambda: next(ticks))
     assert (estimate.read_s, estimate.work_s) == (6.0, 6.0)
-    assert estimate.share == estimate.num_passages / 120 < 1.0
+    assert estimate.share == estimate.tally.counts[READ] / 120 < 1.0
 
 
 def test_a_tokenizer_of_another_corpus_is_refused(prepared: Prepared, tmp_path: Path) -> None:
@@ -183,7 +200,7 @@ def test_the_verb_writes_both_parts_and_says_what_came_of_it(prepared: Prepared,
     options += ["--held-out-share", 0.3, "--workers", 1]
     code, said, told = run(*options, "--dry-run")
     assert code == 0, told
-    assert "read for this: 100.00% of made up" in said
+    assert "read for this: all of made up\nabout " in said
     assert "passages/s each" in said
     assert not out.exists()
     code, said, told = run(*options)

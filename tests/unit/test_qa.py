@@ -1,5 +1,6 @@
 """Question answering over a tiny corpus: what is found and marked, what is learnt from it, predictions and scores."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,12 @@ def test_body_tokens_are_those_between_the_separators() -> None:
     nothing = torch.zeros_like(types_NL)
     is_body = body_tokens(TokenBatch(nothing, nothing, types_NL))
     assert is_body.nonzero().tolist() == [[0, 3], [0, 4]]
+
+
+def test_a_question_may_ask_for_masked_words(tiny: Tiny) -> None:
+    questions = [replace(tiny.questions["train"][0], question="the river of [MASK] [MASK].")]
+    finder = PassageFinder(questions, tiny.corpus, tokenizer=tiny.tokenizer, settings=tiny.settings, sizes=SIZES)
+    assert finder.question_ids[0].count(tiny.tokenizer.special.mask) == 2
 
 
 def test_predictions_do_not_depend_on_the_batch(tiny: Tiny) -> None:

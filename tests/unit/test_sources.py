@@ -170,6 +170,7 @@ def test_what_a_source_is_known_by(tmp_path: Path) -> None:
         "on_damage": "stop",
     }
     assert (source.total_bytes, source.bytes_read) == (14, 0)
+    assert (source.total, source.done, source.share) == (1, 0, 0.0)
     assert str(tmp_path) not in json.dumps(source.identity())
 
 
@@ -177,7 +178,7 @@ def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(_jsonl(ROWS)))))
     documents, source = _read("-", format="jsonl")
     assert _plain(documents) == ROWS
-    assert source.total_bytes is None
+    assert (source.total, source.share) == (None, 1.0)
     assert documents[0].where == "stdin:1"
 
 

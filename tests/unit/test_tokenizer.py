@@ -4,16 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from realm_ds.data.records import SpecialIds
 from realm_ds.data.tokenizer import load_tokenizer, token_span, train_wordpiece
-from realm_ds.errors import DataError
+from realm_ds.errors import ConfigError, DataError
 
 TEXTS = [
     "The capital of Algeria is Algiers.",
     "Cura\u00e7ao, capital. Name: Willemstad.",
     "Who is the chief of state of Peru?",
-    "2,908 m above the sea, and 99% of it desert (since 1962).",
+    "2,908 m above the sea, and 99% of it desert (since 1962) [CKD].",
 ] * 5
 
 
@@ -29,7 +32,35 @@ def test_a_trained_tokenizer_reads_back_equal(folder: Path) -> None:
     assert tokenizer.special == SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
     assert tokenizer.decode(tokenizer.encode("The CAPITAL of Cura\u00e7ao")) == "the capital of curacao"
     assert tokenizer.encode_all(TEXTS) == [tokenizer.encode(text) for text in TEXTS]
-    assert tokenizer.encode("a [MASK] b")[1] == tokenizer.special.mask
+
+
+HOSTILE = "The [MASK] of[SEP]Peru [CLS] is [PAD], [UNK]."
+
+
+def test_special_tokens_in_a_text_are_text(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    ids, offsets = tokenizer.encode_with_offsets(HOSTILE)
+    assert "".join(tokenizer.tokens(ids)).replace("##", "") == HOSTILE.lower().replace(" ", "")
+    assert [HOSTILE[start:end] for start, end in offsets][1:3] == ["[", "M"]
+    assert tokenizer.encode(HOSTILE) == tokenizer.encode_with_words(HOSTILE)[0] == ids
+    assert tokenizer.encode_all([HOSTILE]) == [ids]
+    assert tokenizer.encode_all_with_offsets([HOSTILE]) == [(ids, offsets)]
+
+
+@given(st.lists(st.lists(st.sampled_from(["[MASK]", "[mask]", "capital", "Peru ", " ", "[", "]"])).map("".join)))
+def test_but_in_a_question_a_mask_is_a_mask(folder: Path, questions: list[str]) -> None:
+    """As transformers has it, and `tokenizers` unless it is told otherwise."""
+    bare = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    expected = [encoding.ids for encoding in bare.encode_batch(questions, add_special_tokens=False)]
+    assert load_tokenizer(folder).encode_questions(questions) == expected
+
+
+def test_special_tokens_in_texts_that_a_vocabulary_is_trained_on_are_text(tmp_path: Path) -> None:
+    hostile = ["[MASK] [SEP]mask sep"] * 5
+    plain = [text.replace("[", " [ ").replace("]", " ] ").lower() for text in hostile]
+    for name, texts in (("a", hostile), ("b", plain)):
+        train_wordpiece(texts, vocab_size=200, folder=tmp_path / name)
+    assert (tmp_path / "a/vocab.txt").read_bytes() == (tmp_path / "b/vocab.txt").read_bytes()
 
 
 def test_offsets_point_into_the_text(folder: Path) -> None:
@@ -121,8 +152,6 @@ def test_a_damaged_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_of_another_kind(tmp_path: Path) -> None:
-    import tokenizers
-
     tokenizers.Tokenizer(tokenizers.models.BPE()).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(DataError, match="a BPE tokenizer, but REALM's encoders are BERT-like"):
         load_tokenizer(tmp_path)
@@ -143,7 +172,7 @@ def test_a_vocabulary_too_large_for_uint16(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [50, 70000])
 def test_a_vocabulary_size_that_cannot_be(size: int, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"vocab_size={size}: choose one from 105 to 65536"):
+    with pytest.raises(ConfigError, match=f"vocab_size={size}: choose one from 105 to 65536"):
         train_wordpiece(iter(TEXTS), vocab_size=size, folder=tmp_path)
 
 
