@@ -95,3 +95,11 @@ def test_memory() -> None:
     parameters = float(measures["zero3_state"]["note"].split("ZeRO-0's; ")[1].split(" M")[0])
     assert measures["zero3_state"]["reference"] * 2**20 == pytest.approx(12 * parameters * 1e6, rel=0.05)
     assert measures["zero3_process"]["value"] > 0
+
+
+def test_data() -> None:
+    measures = {measure["measure"]: measure for measure in bench("data")}
+    assert {name: measure["bar"] for name, measure in measures.items()} == {
+        "prepare_packing": 0.8, "prepare_corpus": 0.8, "read_passages": 0.8, "read_examples": 0.8, "stream_share": 1,
+    }  # fmt: skip
+    assert all(measure["value"] > 0 for measure in measures.values())
