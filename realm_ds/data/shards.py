@@ -95,8 +95,11 @@ class Shards:
         return f"{self._files[bisect_right(self.firsts, record) - 1]}, record {record:09d}"
 
     def open(self, shard: int, *, verify: bool = True) -> TarReader:
-        """A tar shard, to be read from its first record on. `verify` holds its bytes against the manifest: before any
-        is read if it is here, and as they come if it is elsewhere, so that what is wrong shows at its end."""
+        """A tar shard, to be read from its first record on.
+
+        With `verify` the bytes of one that is here are held against the manifest before any is used. Those of one that
+        is elsewhere always are, as they come: what is wrong with them shows at its end.
+        """
         entry = self.manifest.shards[shard]
         if verify and self.place.folder is not None:
             verify_shard(self.place.folder, entry)
@@ -106,7 +109,7 @@ class Shards:
             first=self.firsts[shard],
             count=entry.count,
             num_bytes=entry.num_bytes,
-            sha256=entry.sha256 if verify and self.place.folder is None else None,
+            sha256=None if self.place.folder is not None else entry.sha256,
         )
 
     def records(self, start: int, stop: int, *, verify: bool = True) -> Iterator[bytes]:
