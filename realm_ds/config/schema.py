@@ -20,7 +20,8 @@ class DataConfig(Section):
     """Where the shards are, how they are shuffled, and how long sequences may be (wordpieces, special tokens included).
 
     A folder of tar shards may be one here, a URL (s3://bucket/corpus, gs://, https://), or a command that writes a file
-    of it to its output, with {name} for the file's name: "pipe:ssh host cat /data/corpus/{name}".
+    of it to its output, with {name} for the file's name: "pipe:ssh host cat /data/corpus/{name}". What is elsewhere is
+    read under the deadline runtime.wait_timeout_s; docs/data.md tells the rest.
     """
 
     corpus: Path | str
@@ -32,7 +33,8 @@ class DataConfig(Section):
     measures."""
     shuffle_shards: Count = 16
     """Tar shards that are read side by side, a slice of each at a time: more of them mix articles that stand far apart,
-    fewer are opened by fewer trainers at once."""
+    fewer are opened by fewer trainers at once. Of shards elsewhere each is a transfer that stays open and idle between
+    slices, and a server that drops it ends the run: copy shards here to train for long."""
     shuffle_records: Count = 8192
     """Records that are shuffled together. A trainer holds twice as many in memory, some 2 KB each, since the next are
     read while it trains."""
@@ -129,8 +131,8 @@ class RuntimeConfig(Section):
     threads_per_rank: Annotated[int, Field(ge=0)] = 0
     """CPU threads of each rank; 0 takes OMP_NUM_THREADS, else divides the machine's cores by the ranks on it."""
     wait_timeout_s: Seconds = 600.0
-    """No wait for another rank is longer, but for answers of the index (index.build_timeout_s); what was waited for is
-    in the error."""
+    """No wait for another rank is longer, but for answers of the index (index.build_timeout_s), nor one for the next
+    byte of shards that are elsewhere; what was waited for is in the error."""
     stacks_after_s: Seconds = 120.0
     """A rank that waits longer than this for one thing writes the stacks of its threads to its log."""
     keep_last: Count = 2

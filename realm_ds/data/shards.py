@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from realm_ds.data.elsewhere import TIMEOUT_S
 from realm_ds.data.places import MANIFEST, SHARD_NAME, Place
 from realm_ds.data.records import Example, Passage, example_from_json, parse, passage_from_json
 from realm_ds.data.tar_reader import TarReader
@@ -124,8 +125,8 @@ class Shards:
                 reader.skip(low)
                 for _ in range(low, high):
                     yield reader.next()
-                if verify:
-                    reader.skip(entry.count - high)
+                if verify and self.place.folder is None:
+                    reader.skip(entry.count - high)  # to its end, where it is held against the manifest
 
     def passages(
         self, start: int = 0, stop: int | None = None, *, max_tokens: int | None = None, verify: bool = True
@@ -152,10 +153,11 @@ class Shards:
             verify_shard(folder, entry)
 
 
-def open_shards(place: Path | str, *, kind: Kind, fingerprint: str | None) -> Shards:
+def open_shards(place: Path | str, *, kind: Kind, fingerprint: str | None, timeout_s: float = TIMEOUT_S) -> Shards:
     """The shards of a place, their manifest checked: kind, tokenizer (unless None), and, of a folder on this machine,
-    that every shard is there in full size."""
-    shards = Shards(place=Place(place), manifest=read_manifest(Place(place), what=f"{kind} tar shards"))
+    that every shard is there in full size. One elsewhere is given up after `timeout_s` without a byte."""
+    there = Place(place, timeout_s=timeout_s)
+    shards = Shards(place=there, manifest=read_manifest(there, what=f"{kind} tar shards"))
     manifest, where = shards.manifest, shards.place.where(MANIFEST)
     if manifest.kind != kind:
         raise DataError(f"{where}: holds {manifest.kind} shards, not {kind} shards; name a folder of {kind} shards")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Generic, Self, TypeVar
 
+from realm_ds.data.elsewhere import TIMEOUT_S
 from realm_ds.data.order import Order, Shuffle, Slice, Window
 from realm_ds.data.read_ahead import read_ahead
 from realm_ds.data.records import (
@@ -34,8 +35,8 @@ from realm_ds.errors import DataError
 Record = TypeVar("Record")
 Raw = tuple[int, bytes]
 """A record's number among all, and its JSON."""
-SHUFFLE_SHARDS, SHUFFLE_RECORDS, TIMEOUT_S = 16, 8192, 600.0
-"""What data.shuffle_shards, data.shuffle_records and runtime.wait_timeout_s are unless set."""
+SHUFFLE_SHARDS, SHUFFLE_RECORDS = 16, 8192
+"""What data.shuffle_shards and data.shuffle_records are unless set."""
 
 
 class RecordStream(Generic[Record]):

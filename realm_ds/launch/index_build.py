@@ -139,7 +139,9 @@ def open_plan(
             "or a training run with --run"
         )
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(
+        config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=config.runtime.wait_timeout_s
+    )
     found = look_at_towers(path)
     check_towers(found, config, tokenizer)
     # It will be searched by one shard or by several: what one of all passages cannot be, none can.

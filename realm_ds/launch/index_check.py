@@ -176,7 +176,9 @@ def _corpus(index: StoredIndex, config: RealmConfig | None, states: list[Version
         return found
     found["path"] = str(config.data.corpus)
     try:
-        corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=None)
+        corpus = open_shards(
+            config.data.corpus, kind="corpus", fingerprint=None, timeout_s=config.runtime.wait_timeout_s
+        )
     except RealmError as error:
         return found | {"state": "unreadable", "reason": str(error)}
     if then is not None and corpus.digest != then:

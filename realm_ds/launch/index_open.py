@@ -116,7 +116,9 @@ def open_index(wanted: Wanted) -> Opened:
             f"({tokenizer.fingerprint[:12]}, then {index.card.tokenizer_fingerprint[:12]}): mend data.tokenizer in "
             f"{index.config_path}, or build the index again"
         )
-    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(
+        config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=config.runtime.wait_timeout_s
+    )
     if index.card is not None and index.card.corpus_sha256 != corpus.digest:
         raise _changed(index, config, corpus, then=index.card.corpus_sha256)
     state = choose_version(index, wanted.version, num_passages=corpus.count, corpus_sha256=corpus.digest)

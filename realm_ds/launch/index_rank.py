@@ -87,7 +87,9 @@ def build_vectors(world: World, config: RealmConfig, *, folder: Path, builder_ra
 
 def _open_corpus(config: RealmConfig) -> tuple[Tokenizer, Shards]:
     tokenizer = load_tokenizer(config.data.tokenizer)
-    return tokenizer, open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    return tokenizer, open_shards(
+        config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=config.runtime.wait_timeout_s
+    )
 
 
 def _builder(

@@ -95,9 +95,10 @@ def check_inputs(stage: StageName, config: RealmConfig, *, others_wait_s: float 
     check_offload(check_deepspeed(config), others_wait_s=others_wait_s)
     check_tracker(config.runtime.tracker)
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    timeout_s = config.runtime.wait_timeout_s
+    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=timeout_s)
     if stage == "pretrain" or (stage == "ict" and config.ict.encoder_warmup):
-        open_shards(config.data.pretrain_place, kind="pretrain", fingerprint=tokenizer.fingerprint)
+        open_shards(config.data.pretrain_place, kind="pretrain", fingerprint=tokenizer.fingerprint, timeout_s=timeout_s)
     if stage == "pretrain":
         passage_range(corpus.count, 0, config.index.num_shards)
         if config.index.builders:
@@ -171,11 +172,13 @@ def _check_evaluation(config: RealmConfig, *, fingerprint: str) -> None:
             "evaluate.every_steps=null"
         )
     if held_out is not None:
+        timeout_s = config.runtime.wait_timeout_s
         try:
-            sentences = open_shards(held_out, kind="pretrain", fingerprint=fingerprint)
+            sentences = open_shards(held_out, kind="pretrain", fingerprint=fingerprint, timeout_s=timeout_s)
         except DataError as error:
             raise DataError(f"data.held_out: {error}") from error
-        if sentences.digest == open_shards(config.data.pretrain_place, kind="pretrain", fingerprint=None).digest:
+        trained = open_shards(config.data.pretrain_place, kind="pretrain", fingerprint=None, timeout_s=timeout_s)
+        if sentences.digest == trained.digest:
             raise ConfigError(
                 f"data.held_out={held_out} holds the same sentences as data.pretrain={config.data.pretrain}: what is "
                 "trained on tells nothing of what is not; name shards of other text"

@@ -53,7 +53,9 @@ def export_run(run_folder: Path, *, step: int | None, out: Path | None, say: Say
         raise ConfigError(f"{out} is there and is no export, so it is not overwritten: name another folder with --out")
     config = load(run_folder / RUN_CONFIG)
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(
+        config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=config.runtime.wait_timeout_s
+    )
     source = checkpoint.find(run_folder, step)
     unfinished = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)

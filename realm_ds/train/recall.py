@@ -45,7 +45,9 @@ def recall_of(config: RealmConfig, question_sets: Mapping[str, Sequence[Question
     `model.start_from` names the export to judge; without it, the towers are random. One entry for each set.
     """
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(
+        config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=config.runtime.wait_timeout_s
+    )
     realm = starting_model(config, vocab_size=tokenizer.vocab_size).eval()
     if torch.cuda.is_available():
         realm = realm.to("cuda")

@@ -45,11 +45,11 @@ class Stage:
     """For what trainer 0 writes behind the training; on the others it has nothing to do."""
 
     def pretrain_shards(self) -> Shards:
-        return open_shards(self.config.data.pretrain_place, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
+        return self._examples(self.config.data.pretrain_place)
 
     def held_out_shards(self) -> Shards:
         assert self.config.data.held_out is not None
-        return open_shards(self.config.data.held_out, kind="pretrain", fingerprint=self.tokenizer.fingerprint)
+        return self._examples(self.config.data.held_out)
 
     def must_leave(self) -> bool:
         """Whether any trainer was asked to end, the same on all. Collective."""
@@ -113,11 +113,21 @@ class Stage:
         run_encoders(model, checkpointed=runtime.activation_checkpointing, compiled=runtime.compile)
         return model
 
+    def _examples(self, place: Path | str) -> Shards:
+        return open_shards(
+            place,
+            kind="pretrain",
+            fingerprint=self.tokenizer.fingerprint,
+            timeout_s=self.config.runtime.wait_timeout_s,
+        )
+
 
 def open_stage(world: World, config: RealmConfig, *, folder: Path, sinks: Sinks, notice: Notice, pulse: Pulse) -> Stage:
     """Join the trainers and open what they share. Raises DataError or ConfigError for what does not fit."""
     tokenizer = load_tokenizer(config.data.tokenizer)
-    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    corpus = open_shards(
+        config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=config.runtime.wait_timeout_s
+    )
     trainers = init_trainers(world, timeout_s=config.runtime.wait_timeout_s)
     device = join(world.local_rank)
     return Stage(

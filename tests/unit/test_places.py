@@ -1,14 +1,20 @@
-"""Places of tar shards: folders, URLs through webdataset's gopen, and commands; what fails is named."""
+"""Places of tar shards: folders, URLs through webdataset's gopen, and commands; what fails or is silent is named."""
 
 import json
+import os
 import shlex
+import time
 from pathlib import Path
+from subprocess import PIPE, Popen
+from types import SimpleNamespace
 
 import pytest
 
 from realm_ds.data.places import Place
 from realm_ds.data.shards import open_shards
+from realm_ds.data.tar_reader import TarReader
 from realm_ds.errors import DataError
+from realm_ds.tether import lives
 from tests.support.records import make_passage, write_corpus
 
 PASSAGES = [make_passage(number) for number in range(7)]
@@ -45,15 +51,20 @@ def test_what_is_asked_of_a_url() -> None:
         asked.append(url)
         raise OSError("nothing there")
 
-    for place in ("https://host/corpus/", "gs://bucket/corpus", "s3://bucket/my corpus", "pipe:ssh host cat /d/{name}"):
+    for place in ("https://host/corpus/", "gs://bucket/corpus"):
         with pytest.raises(DataError, match=r"cannot be opened \(nothing there\); mend the URL, or give a pipe:"):
             Place(place, opener=opener).open("shard-00001.tar")
-    assert asked == [
-        "https://host/corpus/shard-00001.tar",
-        "gs://bucket/corpus/shard-00001.tar",
-        "pipe:aws s3 cp 's3://bucket/my corpus/shard-00001.tar' -",
-        "pipe:ssh host cat /d/shard-00001.tar",
-    ]
+    assert asked == ["https://host/corpus/shard-00001.tar", "gs://bucket/corpus/shard-00001.tar"]
+
+
+def test_what_is_asked_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "aws"
+    program.write_text("""#!/bin/sh\nprintf '%s, ' "$@"\n""")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert (
+        Place("s3://bucket/my corpus").read("shard-00001.tar") == b"s3, cp, s3://bucket/my corpus/shard-00001.tar, -, "
+    )
 
 
 def test_an_unknown_scheme_is_refused() -> None:
@@ -102,14 +113,81 @@ def test_other_bytes_than_the_manifest_says(folder: Path) -> None:
     shards = open_shards(command("cat FOLDER/{name}", folder), kind="corpus", fingerprint=None)
     path = folder / "shard-00001.tar"
     path.write_bytes(path.read_bytes().replace(b"text 4", b"text 5"))
-    with pytest.raises(DataError, match="shard-00001.tar: sha256 is .{12}, but the manifest says .{12}: the bytes are"):
-        list(shards.passages())
+    for verify in (True, False):
+        with pytest.raises(DataError, match="shard-00001.tar: sha256 is .{12}, but the manifest says .{12}: the bytes"):
+            list(shards.passages(verify=verify))
     assert list(shards.passages(0, 3)) == PASSAGES[:3]
 
 
-def test_a_file_that_is_left_in_the_middle_ends_its_command() -> None:
-    file = Place("pipe:yes {name}").open("shard-00000.tar")
+def test_only_what_comes_from_elsewhere_is_read_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    one = TarReader.next
+
+    def counted(reader: TarReader) -> bytes:
+        read.append(reader.position)
+        return one(reader)
+
+    monkeypatch.setattr(TarReader, "next", counted)
+    for place, positions in ((folder, [0, 1]), (command("cat FOLDER/{name}", folder), [0, 1, 2])):
+        read.clear()
+        assert list(open_shards(place, kind="corpus", fingerprint=None).passages(0, 2)) == PASSAGES[:2]
+        assert read == positions
+
+
+@pytest.mark.parametrize("begin", ["", "head -c 5 /dev/zero; "])
+def test_a_command_that_gives_nothing_is_given_up_and_ended(begin: str) -> None:
+    place = f"pipe:{begin}sleep 600 # {{name}}"
+    with pytest.raises(
+        DataError, match=rf"the command `{begin}sleep 600 # m.*` gave no byte within 0.05 seconds; find"
+    ):
+        open_shards(place, kind="corpus", fingerprint=None, timeout_s=0.05)
+    file = Place(place, timeout_s=0.05).open("shard-00000.tar")
+    with pytest.raises(DataError, match="runtime.wait_timeout_s"):
+        file.read()
+    assert_is_gone(file.raw._process.pid)  # type: ignore[attr-defined]
+
+
+def test_a_command_that_gives_all_and_does_not_end_is_given_up() -> None:
+    file = Place("pipe:echo {name}; exec sleep 600 >&-", timeout_s=0.05).open("shard-00000.tar")
+    with pytest.raises(DataError, match="gave all its output, but did not end within 0.05 seconds"):
+        file.read()
+    assert_is_gone(file.raw._process.pid)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", ["yes", "yes | cat", "yes | cat | (sleep 600 & cat)"])
+def test_a_file_that_is_left_in_the_middle_ends_all_of_its_command(text: str) -> None:
+    file = Place(f"pipe:{text} # {{name}}").open("shard-00000.tar")
     file.read(10)
-    process = file.raw._stream.proc  # type: ignore[attr-defined]
+    group = file.raw._process.pid  # type: ignore[attr-defined]
+    assert os.getpgid(group) == group
     file.close()
-    assert process.returncode is not None
+    assert_is_gone(group)
+
+
+def test_a_command_does_not_get_our_input() -> None:
+    with Place("pipe:readlink /proc/self/fd/0 # {name}").open("shard-00000.tar") as file:
+        assert file.read() == b"/dev/null\n"
+
+
+def test_a_program_that_gopen_started_is_named_without_what_it_was_told() -> None:
+    def opener(url: str) -> object:
+        process = Popen(["sh", "-c", "exit 22", "a password"], stdout=PIPE)
+        return SimpleNamespace(proc=process, close=lambda: None)
+
+    with pytest.raises(DataError) as error, Place("https://host/corpus", opener=opener).open("shard-00000.tar") as file:
+        file.read()
+    assert str(error.value) == "https://host/corpus/shard-00000.tar: the command `sh` ended with exit code 22"
+
+
+def assert_is_gone(group: int) -> None:
+    """A process group, zombies aside. Killed ones may take a moment."""
+    deadline = time.monotonic() + 30
+    while any(is_of(group, int(entry)) for entry in os.listdir("/proc") if entry.isdigit()):
+        assert time.monotonic() < deadline, group
+
+
+def is_of(group: int, pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == group and lives(pid)
+    except ProcessLookupError:
+        return False

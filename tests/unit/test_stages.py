@@ -156,6 +156,14 @@ def test_what_a_stage_lacks_is_said_before_any_process_starts(tmp_path: Path) ->
             check_inputs("qa", config)
 
 
+@pytest.mark.parametrize("setting", ["corpus", "pretrain", "held_out"])
+def test_shards_elsewhere_have_a_deadline(setting: str, tmp_path: Path) -> None:
+    make_held_out(tmp_path, make_data(tmp_path, num_facts=2))
+    silent: dict[str, object] = {f"data.{setting}": "pipe:sleep 600 # {name}", "runtime.wait_timeout_s": 0.05}
+    said = refused("pretrain", tmp_path, **{"evaluate.every_steps": 2, "data.held_out": tmp_path / "held_out"} | silent)
+    assert "`sleep 600 # manifest.json` gave no byte within 0.05 seconds" in said
+
+
 def test_regexes_cannot_train_a_reader_nor_be_looked_for_as_wordpieces(tmp_path: Path) -> None:
     make_held_out(tmp_path, make_data(tmp_path, num_facts=1))
     make_questions(tmp_path)
