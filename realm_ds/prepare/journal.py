@@ -28,6 +28,8 @@ from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.seen import Keys
 
 UNFINISHED, JOURNAL, LOCK = "unfinished", "journal.json", "lock"
+MOST_CHANGES = 5
+"""That are told of a job that was begun otherwise."""
 GO_ON = "mend that, or free space there, and go on with --resume; or name another folder"
 """What to do about a folder that cannot be written."""
 Job = Mapping[str, Any]
@@ -165,7 +167,10 @@ def refuse_another_job(job: Job, was: Job, *, where: Path) -> None:
     # As JSON gives it back: tuples are lists then.
     now, then = _flat(json.loads(json.dumps(job))), _flat(was)
     if changed := [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]:
-        told = ", ".join(f"{name} was {then.get(name)!r} and is now {now.get(name)!r}" for name in changed)
+        told = ", ".join(
+            f"{name} was {then.get(name)!r} and is now {now.get(name)!r}" for name in changed[:MOST_CHANGES]
+        )
+        told += f", and {len(changed) - MOST_CHANGES} more" if len(changed) > MOST_CHANGES else ""
         raise ConfigError(f"{where} was begun otherwise: {told}; give what it was begun with, or name another folder")
 
 

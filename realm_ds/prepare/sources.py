@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.arrow_files import dataset_files, is_dataset, read_dataset_file, read_parquet
-from realm_ds.prepare.compressed import ENDINGS, STDIN, Damaged, InputFile
+from realm_ds.prepare.compressed import ENDINGS, MB, STDIN, Damaged, InputFile
 from realm_ds.prepare.csv_files import read_csv, read_tsv
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.json_lines import read_json_lines
@@ -52,7 +52,6 @@ AUTO = "auto"
 NOT_FROM_STDIN = ("parquet", "hf")
 TEXT_BESIDE = "text files left out: their folder has files of another format"
 DAMAGED = "files that are damaged, read as far as that went"
-MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,10 @@ class Source:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for work on it to be resumed, as JSON holds it."""
-        files = [{"name": file.name, "bytes": file.num_bytes, "format": format} for file, format in self._files]
+        files = {
+            file.name: {"place": place, "bytes": file.num_bytes, "digest": file.digest(), "format": format}
+            for place, (file, format) in enumerate(self._files)
+        }
         return {"files": files, "fields": asdict(self._fields), "on_damage": self._on_damage}
 
     @property

@@ -72,6 +72,10 @@ def test_from_documents_to_shards(articles: Path, tokenizer: Path, tmp_path: Pat
     assert f"next: realm-ds prepare pretrain --corpus {out} --tokenizer {tokenizer}" in said
     code, said = realm_ds(*arguments, "--out", out, "--resume")
     assert (code, "done before" in said) == (0, True), said
+    # As large as it was, but other text.
+    articles.write_text(articles.read_text()[:-4] + '!"}\n')
+    code, said = realm_ds(*arguments, "--out", out, "--resume")
+    assert (code, "was begun otherwise: input was '" in said) == (2, True), said
     code, said = realm_ds(*arguments, "--out", out)
     assert (code, "holds a finished set" in said) == (2, True), said
 

@@ -59,7 +59,9 @@ def test_every_record_once_in_order(tmp_path: Path) -> None:
     assert left_out > 5
     assert finished.tally.counts == {"numbers": NUM_CHUNKS, "duplicates left out": left_out}
     assert finished.tally.first == {"numbers": "number 0"}
-    assert finished.manifest.settings == {"passage_tokens": 16, "per_shard": 4, "counts": finished.tally.counts}
+    settings = dict(finished.manifest.settings)
+    assert len(settings.pop("input")) == 64
+    assert settings == {"passage_tokens": 16, "per_shard": 4, "counts": finished.tally.counts}
 
 
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
@@ -218,6 +220,8 @@ def test_a_finished_set_is_left_alone_or_done_already(tmp_path: Path) -> None:
         ConfigError, match="was begun otherwise: settings.passage_tokens was 16 and is now 32; give wha"
     ):
         do(tmp_path / "out", resume=True, settings={"passage_tokens": 32})
+    with pytest.raises(ConfigError, match="was begun otherwise: input was '[0-9a-f]{64}' and is now '[0-9a-f]{64}';"):
+        do(tmp_path / "out", resume=True, identity={"files": ["numbers", 41]})
 
 
 def test_a_stopped_job_is_gone_on_with_only_when_asked(tmp_path: Path) -> None:
@@ -245,6 +249,12 @@ def test_another_job_does_not_go_on_with_it(tmp_path: Path, changes: dict[str, o
     stopped(tmp_path / "out")
     with pytest.raises(ConfigError, match=f"out was begun otherwise: {message}; give what it was begun with"):
         do(tmp_path / "out", resume=True, **changes)
+
+
+def test_of_many_changes_some_are_told(tmp_path: Path) -> None:
+    stopped(tmp_path / "out")
+    with pytest.raises(ConfigError, match="settings.3 was None and is now 3, and 6 more; give"):
+        do(tmp_path / "out", resume=True, identity=None, settings={str(number): number for number in range(9)})
 
 
 def test_a_job_that_was_stopped_before_its_first_shard_counts_as_nothing(tmp_path: Path) -> None:

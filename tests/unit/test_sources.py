@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import sys
@@ -164,14 +165,29 @@ def test_what_a_source_is_known_by(tmp_path: Path) -> None:
     path = _write(tmp_path, "a.jsonl", _jsonl([{"body": "x"}]))
     source = open_source([path], fields=Fields(text="body"))
     assert source.name == "a.jsonl"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert json.loads(json.dumps(source.identity())) == {
-        "files": [{"name": "a.jsonl", "bytes": 14, "format": "jsonl"}],
+        "files": {"a.jsonl": {"place": 0, "bytes": 14, "digest": digest, "format": "jsonl"}},
         "fields": {"id": "id", "title": "title", "text": "body"},
         "on_damage": "stop",
     }
     assert (source.total_bytes, source.bytes_read) == (14, 0)
     assert (source.total, source.done, source.share) == (1, 0, 0.0)
     assert str(tmp_path) not in json.dumps(source.identity())
+
+
+def test_files_of_one_name_and_size_are_known_by_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realm_ds.prepare.compressed.MB", 4)
+
+    def known(data: str) -> object:
+        return open_source([_write(tmp_path, "a.txt", data)]).identity()
+
+    ends = known("0123456789")
+    assert ends == known("0123xx6789")  # so that it costs the same, however large a file is
+    assert ends != known("012x456789")
+    assert ends != known("012345x789")
+    assert known("01234") != known("0123x")
+    assert known("") == known("")
 
 
 def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
