@@ -100,10 +100,10 @@ def _within(folder: Path, name: str) -> Path:
 
 
 def _needed(schema: Any, file: InputFile, rows: Rows) -> list[str]:
-    """The columns to read, the text's checked."""
+    """The columns to read, checked."""
     fields = rows.fields
-    if fields.text not in schema.names:
-        raise no_such_column(fields.text, schema.names, where=file.name)
+    if missing := [name for name in fields.needed if name not in schema.names]:
+        raise no_such_column(missing[0], schema.names, where=file.name)
     kind = schema.field(fields.text).type
     if _is_text(kind):
         return [name for name in dict.fromkeys((fields.id, fields.title, fields.text)) if name in schema.names]
