@@ -117,6 +117,19 @@ def test_text_files_are_documents_named_by_their_files(tmp_path: Path) -> None:
     assert source.tally.first == {rows.NO_TEXT: "empty.txt"}
 
 
+@given(share=st.floats(0, 1), odd=st.sampled_from([b"\x00", b"\x1b", b"\xe9"]))
+def test_what_is_no_text_is_refused(share: float, odd: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    num_odd = round(share * 200)
+    data = b" ".join([odd] * num_odd + [b"a"] * (200 - num_odd))  # by the blanks a half of this
+    path = _write(tmp_path_factory.mktemp("odd"), "a.txt", data)
+    if num_odd / 399 > 0.1:
+        with pytest.raises(DataError, match=r"a.txt is no text in UTF-8: \d+% of .* with iconv -f latin1 -t utf-8"):
+            _read(path)
+        assert _told(_read(path, on_damage="skip")[1]) == {DAMAGED: 1}
+    else:
+        assert len(_read(path)[0]) == 1
+
+
 def test_splits_of_a_dataset_come_in_its_order(tmp_path: Path) -> None:
     _write(tmp_path, "dataset_dict.json", json.dumps({"splits": ["train", "test"]}))
     _dataset(tmp_path / "train", ROWS[:2])
@@ -301,7 +314,7 @@ def test_seen_grows() -> None:
     [
         ("a.jsonl", b"{\n" * 3, "a.jsonl: none of its first 3 lines is a JSON object"),
         ("a.jsonl", b"[\n" + b'{"text": "x"},\n' * 200, "a.jsonl: none of its first 100 lines is a JSON object; .*jq"),
-        ("a.jsonl", b'{"body": "x", "n": 1}\n' * 200, "no object in its first 100 lines has a string in .* 'text'; .*body, n: name"),
+        ("a.jsonl", b'{"body": "x", "n": 1}\n' * 200, "no object in its first 100 .* a string in .* 'text'; .*body, n"),
         ("a.jsonl", b'{"body": "x", "n": 1}\n{\n', "no object in its first 2 lines .* fields body, n: name"),
         ("a.csv", b"id,body\n1,x\n", "a.csv:1: no column 'text' among id, body: name one of these"),
     ],
