@@ -15,8 +15,8 @@ from realm_ds.errors import DataError
 
 MB = 1_000_000
 STDIN = Path("-")
-BLOCK_BYTES = 1 << 20
-"""What is read, and what is decompressed, at a time."""
+BLOCK_BYTES = 1 << 16
+"""What is read, and what is decompressed, at a time: no more, so that `bytes_read` is little ahead of what was used."""
 MAX_RECORD_BYTES = 256 << 20
 """A line, row or page that is longer is left out, so that memory stays bounded whatever a file holds."""
 ENDINGS = (".gz", ".bz2", ".xz", ".zst")

@@ -49,6 +49,8 @@ FORMAT_OF_ENDING = {
     ".xml": "wikipedia",
 }
 AUTO = "auto"
+ALMOST = 0.9999
+"""The share of a source of which not all documents were taken is never more."""
 NOT_FROM_STDIN = ("parquet", "hf")
 TEXT_BESIDE = "text files left out: their folder has files of another format"
 DAMAGED = "files that are damaged, read as far as that went"
@@ -62,6 +64,29 @@ class _Part:
     format: str
 
 
+class _Pace:
+    """How many bytes the documents so far took. Readers read ahead of these, by blocks: what was read before a block
+    gave the documents before it, and so tells what a character takes."""
+
+    def __init__(self) -> None:
+        self._bytes_read = 0
+        self._num_characters = 0
+        self._known = (0, 0)  # so many bytes gave so many characters
+
+    def add(self, num_characters: int, *, bytes_read: int) -> None:
+        """Of a document; `bytes_read` is what was read when it came."""
+        if bytes_read != self._bytes_read:
+            self._known = (self._bytes_read, self._num_characters)
+            self._bytes_read = bytes_read
+        self._num_characters += num_characters
+
+    @property
+    def bytes_used(self) -> float | None:
+        """None as long as nothing but a first block was read."""
+        num_bytes, num_characters = self._known
+        return num_bytes * self._num_characters / num_characters if num_characters else None
+
+
 class Source:
     """Documents of one or more files, in order; open_source makes it."""
 
@@ -72,6 +97,7 @@ class Source:
         self._fields = fields
         self._on_damage = on_damage
         self._is_at_end = False
+        self._pace = _Pace()
         self._files = [
             (InputFile(part.path, name=name), part.format)
             for part, name in zip(parts, _names([part.path for part in parts]), strict=True)
@@ -114,19 +140,24 @@ class Source:
 
     @property
     def share(self) -> float | None:
-        """Of the bytes, so far; None while these are not known."""
+        """Which the documents so far are of the whole; None where the size of that is not known."""
         if self._is_at_end:
             return 1.0
-        return self.bytes_read / self.total_bytes if self.total_bytes else None
+        if not self.total_bytes:
+            return None
+        return min(self._pace.bytes_used or self.bytes_read, ALMOST * self.total_bytes) / self.total_bytes
 
     def documents(self) -> Iterator[Document]:
         """All documents, once. What is left out or mended is counted; what is not whole raises DataError behind the
         documents that were (or is counted, with `on_damage="skip"`)."""
         rows = Rows(tally=self.tally, fields=self._fields)
+        num_bytes = 0  # of the files before
         for file, format in self._files:
             num_before = rows.num_documents
             try:
-                yield from READERS[format](file, rows)
+                for document in READERS[format](file, rows):
+                    self._pace.add(document.num_characters, bytes_read=num_bytes + file.bytes_read)
+                    yield document
             except Damaged as damage:
                 num_whole = rows.num_documents - num_before
                 if self._on_damage == "stop":
@@ -135,6 +166,7 @@ class Source:
                         "to skip what is damaged"
                     ) from damage
                 self.tally.add(DAMAGED, where=f"{damage}, {num_whole:,} documents before that")
+            num_bytes += file.bytes_read
         self._is_at_end = True
 
 

@@ -117,6 +117,21 @@ def test_an_estimate_by_the_beginning(tokenizer: Path, monkeypatch: pytest.Monke
     ]
 
 
+@pytest.mark.parametrize("num_chunks", [4, 9, 20])
+def test_an_estimate_is_by_what_was_worked_on(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_chunks: int
+) -> None:
+    monkeypatch.setattr("realm_ds.prepare.corpus.CHUNK_CHARACTERS", 20_000)
+    monkeypatch.setattr("realm_ds.prepare.estimate.SAMPLE_S", num_chunks)
+    rows = [{"title": f"{number} {town}", "text": text(town)} for number in range(30) for town in TOWNS]
+    source, clock = open_source([write_rows(tmp_path / "a.jsonl", rows)]), iter(range(1000))
+    estimate = estimate_corpus(source, Cutting(tokenizer=tokenizer), clock=lambda: float(next(clock)))
+    assert estimate.share is not None
+    assert estimate.num_records / estimate.share == pytest.approx(len(rows), rel=0.05)
+    (told, *_) = estimate_lines(estimate, source.name, counts={"passages": 1}, workers=1)
+    assert told == f"read for this: {'all' if num_chunks == 20 else f'{estimate.share:.2%}'} of a.jsonl"
+
+
 def test_pages_are_left_out_by_their_title(tokenizer: Path) -> None:
     titles = ["Arlon", "List of towns", "Index of towns", "Outline of towns", "Ghent (disambiguation)", "A List of it"]
 

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,27 @@ def test_files_of_one_name_and_size_are_known_by_their_ends(tmp_path: Path, monk
     assert ends != known("012345x789")
     assert known("01234") != known("0123x")
     assert known("") == known("")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.bz2", "a.parquet"])
+def test_the_share_is_that_of_the_documents_and_not_of_what_was_read_ahead(tmp_path: Path, name: str) -> None:
+    chance = random.Random(3)
+    many = [{"id": str(n), "text": chance.randbytes(chance.randint(1, 4000)).hex()} for n in range(2000)]
+    path = tmp_path / name
+    if name == "a.parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(many), path)
+    else:
+        packers = {".gz": gzip.compress, ".bz2": bz2.compress}
+        path.write_bytes(packers.get(path.suffix, bytes)(_jsonl(many)))
+    _write(tmp_path, "b.jsonl", _jsonl(many[:500]))
+    source = open_source([path, tmp_path / "b.jsonl"])
+    shares = [source.share for _ in source.documents()]
+    first = path.stat().st_size / (source.total_bytes or 0)
+    num_characters = sum(len(row["text"]) for row in many)
+    for number in (300, 700, 1500, 1999):
+        expected = first * sum(len(row["text"]) for row in many[:number]) / num_characters
+        assert shares[number - 1] == pytest.approx(expected, rel=0.15), number
+    assert max(shares) < 1.0 == source.share
 
 
 def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
