@@ -25,7 +25,7 @@ from realm_ds.prepare.workers import work_in_order
 
 Chunk = TypeVar("Chunk")
 DUPLICATES = "duplicates left out"
-INPUT = "input"
+INPUT = "input_digest"
 """The member of a manifest's settings that tells by a digest what was read."""
 COUNTS = "counts"
 """The member of a manifest's settings that holds the tally: what was made, and what was left out."""

@@ -53,6 +53,7 @@ ALMOST = 0.9999
 """The share of a source of which not all documents were taken is never more."""
 NOT_FROM_STDIN = ("parquet", "hf")
 TEXT_BESIDE = "text files left out: their folder has files of another format"
+TWICE = "files that were named more than once, read once"
 DAMAGED = "files that are damaged, read as far as that went"
 
 
@@ -162,8 +163,8 @@ class Source:
                 num_whole = rows.num_documents - num_before
                 if self._on_damage == "stop":
                     raise DataError(
-                        f"{damage}. The {num_whole:,} documents before that are whole: get the file again, or choose "
-                        "to skip what is damaged"
+                        f"{damage}. The {num_whole:,} documents before that are whole: get the file again, or go on "
+                        "behind it with --on-damage skip (prepare corpus and prepare tokenizer)"
                     ) from damage
                 self.tally.add(DAMAGED, where=f"{damage}, {num_whole:,} documents before that")
             num_bytes += file.bytes_read
@@ -185,7 +186,11 @@ def open_source(
     if not paths:
         raise ConfigError("no source is named: give files, folders, or - for stdin")
     tally = tally or Tally()
-    parts = dict.fromkeys(part for path in paths for part in _expanded(str(path), format, tally))
+    parts: dict[_Part, None] = {}
+    for part in (part for path in paths for part in _expanded(str(path), format, tally)):
+        if part in parts:
+            tally.add(TWICE, where=part.path.name)
+        parts[part] = None
     return Source(list(parts), fields=fields or Fields(), tally=tally, on_damage=on_damage)
 
 
@@ -194,7 +199,7 @@ def _expanded(path: str, format: str, tally: Tally) -> Iterator[_Part]:
         if format in (AUTO, *NOT_FROM_STDIN):
             choice = ", ".join(name for name in READERS if name not in NOT_FROM_STDIN)
             why = "stdin has no name to tell its format by" if format == AUTO else f"{format} cannot be read from stdin"
-            raise ConfigError(f"{why}; choose one of {choice}")
+            raise ConfigError(f"{why}; give --format, one of {choice}")
         yield _Part(STDIN, format)
         return
     found = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
@@ -221,7 +226,7 @@ def _in_folder(folder: Path, format: str, tally: Tally) -> Iterator[_Part]:
         tally.add(TEXT_BESIDE, number=counts.pop("text"), where=folder.name)
     if format == AUTO and len(counts) > 1:
         there = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
-        raise ConfigError(f"{folder} has files of several formats ({there}); choose one of these formats")
+        raise ConfigError(f"{folder} has files of several formats ({there}); give --format, one of these")
     wanted = next(iter(counts), AUTO) if format == AUTO else format
     if wanted not in counts:
         endings = " ".join(ending for ending, name in FORMAT_OF_ENDING.items() if format in (AUTO, name))
@@ -233,8 +238,8 @@ def _format_of(path: Path) -> str:
     format = _by_ending(path)
     if format is None:
         raise ConfigError(
-            f"{path}: its name does not say its format; choose one of {', '.join(READERS)}, or give it an ending of "
-            f"{' '.join(FORMAT_OF_ENDING)}"
+            f"{path}: its name does not say its format; give --format, one of {', '.join(READERS)}, or give it an "
+            f"ending of {' '.join(FORMAT_OF_ENDING)}"
         )
     return format
 

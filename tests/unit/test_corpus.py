@@ -75,7 +75,7 @@ def test_from_documents_to_shards(articles: Path, tokenizer: Path, tmp_path: Pat
     # As large as it was, but other text.
     articles.write_text(articles.read_text()[:-4] + '!"}\n')
     code, said = realm_ds(*arguments, "--out", out, "--resume")
-    assert (code, "was begun otherwise: input was '" in said) == (2, True), said
+    assert (code, "was begun otherwise: input_digest was '" in said) == (2, True), said
     code, said = realm_ds(*arguments, "--out", out)
     assert (code, "holds a finished set" in said) == (2, True), said
 
@@ -150,7 +150,11 @@ def test_settings_that_cannot_work(articles: Path, tokenizer: Path, tmp_path: Pa
     for changes, error, message in (
         ({"passage_tokens": 31}, ConfigError, "--passage-tokens 31: a passage needs 32 wordpieces at least"),
         ({"drop_titles": ("(",)}, ConfigError, "--drop-title '\\(' is no regular expression: missing \\)"),
-        ({"tokenizer": tmp_path / "nowhere"}, DataError, "no tokenizer in .*nowhere"),
+        (
+            {"tokenizer": tmp_path / "nowhere"},
+            DataError,
+            "no tokenizer in .*nowhere: it is no folder, and no hub is asked",
+        ),
     ):
         cutting = Cutting(**({"tokenizer": tokenizer} | changes))
         with pytest.raises(error, match=message):

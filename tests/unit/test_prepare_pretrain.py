@@ -172,7 +172,9 @@ def test_an_estimate_stops_after_some_seconds(prepared: Prepared, tmp_path: Path
 
 def test_a_tokenizer_of_another_corpus_is_refused(prepared: Prepared, tmp_path: Path) -> None:
     other = train_wordpiece(iter(["a b c d"]), vocab_size=200, folder=tmp_path / "other")
-    with pytest.raises(DataError, match=f"made with tokenizer .*, but data.tokenizer is {other.fingerprint[:12]}"):
+    with pytest.raises(
+        DataError, match=f"made with tokenizer .*, but the one given .*--tokenizer.* is {other.fingerprint[:12]}"
+    ):
         CorpusPassages(prepared.corpus, tokenizer=tmp_path / "other")
 
 

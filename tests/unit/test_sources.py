@@ -20,7 +20,7 @@ from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare import csv_files, json_lines, rows
 from realm_ds.prepare.documents import Document
 from realm_ds.prepare.rows import Fields, Seen
-from realm_ds.prepare.sources import DAMAGED, TEXT_BESIDE, Source, open_source
+from realm_ds.prepare.sources import DAMAGED, TEXT_BESIDE, TWICE, Source, open_source
 
 ROWS = [
     {"id": "a1", "title": "Zürich", "text": 'Line one.\nLine two, "quoted".'},
@@ -154,6 +154,8 @@ def test_paths_folders_and_patterns(tmp_path: Path) -> None:
     for paths in texts.values():
         assert [each.text for each in _read(*paths)[0]] == ["a.jsonl", "b.jsonl", "sub/c.jsonl.gz"]
     assert _told(_read(tmp_path)[1]) == {TEXT_BESIDE: 1}
+    source = open_source(texts["twice"])
+    assert (source.tally.counts[TWICE], source.tally.first[TWICE]) == (3, "a.jsonl")
     assert [each.text for each in _read(tmp_path / "b.jsonl", tmp_path / "a.jsonl")[0]] == ["b.jsonl", "a.jsonl"]
     assert [each.text for each in _read(tmp_path, format="text")[0]] == ["about"]
 
@@ -243,15 +245,19 @@ def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ([], "auto", "no source is named"),
         (["a.jsonl"], "yaml", "no format is called 'yaml'; choose one of auto, wikipedia, jsonl, csv"),
-        (["-"], "auto", "stdin has no name to tell its format by; choose one of wikipedia, jsonl, csv, tsv, text"),
-        (["-"], "parquet", "parquet cannot be read from stdin; choose one of wikipedia"),
+        (
+            ["-"],
+            "auto",
+            "stdin has no name to tell its format by; give --format, one of wikipedia, jsonl, csv, tsv, text",
+        ),
+        (["-"], "parquet", "parquet cannot be read from stdin; give --format, one of wikipedia"),
         (["absent.jsonl"], "auto", r"absent.jsonl is not there"),
         (["no*.jsonl"], "auto", r"no\*.jsonl is not there"),
         (["empty"], "auto", r"empty has no file whose name ends in .jsonl .ndjson .* \(or in that and .gz"),
-        (["mixed"], "auto", r"mixed has files of several formats \(1 csv, 1 jsonl\)"),
+        (["mixed"], "auto", r"mixed has files of several formats \(1 csv, 1 jsonl\); give --format"),
         (["mixed"], "parquet", "mixed has no file whose name ends in .parquet .pq"),
         (["mixed"], "hf", "mixed is no dataset on disk"),
-        (["a.doc"], "auto", "a.doc: its name does not say its format; choose one of wikipedia"),
+        (["a.doc"], "auto", "a.doc: its name does not say its format; give --format, one of wikipedia"),
     ],
 )
 def test_paths_that_cannot_be_read(
@@ -442,7 +448,9 @@ def test_damage_stops_the_work_or_is_counted(tmp_path: Path) -> None:
     good = _write(tmp_path, "z.jsonl", _jsonl([{"id": "last", "text": "end"}]))
     for path in _damaged(tmp_path):
         documents: list[Document] = []
-        with pytest.raises(DataError, match=r"documents before that are whole: get the file again, or choose to skip"):
+        with pytest.raises(
+            DataError, match=r"documents before that are whole: get the file again, or .*--on-damage skip"
+        ):
             documents.extend(open_source([path, good]).documents())
         skipped, source = _read(path, good, on_damage="skip")
         assert skipped[:-1] == documents
