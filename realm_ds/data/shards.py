@@ -163,8 +163,9 @@ def open_shards(place: Path | str, *, kind: Kind, fingerprint: str | None) -> Sh
         raise DataError(f"{where}: the {kind} is empty (0 records); write it again from a source that has text")
     if fingerprint is not None and manifest.tokenizer_fingerprint != fingerprint:
         raise DataError(
-            f"{where}: made with tokenizer {manifest.tokenizer_fingerprint[:12]}, but data.tokenizer is "
-            f"{fingerprint[:12]}; use the tokenizer it was made with, or write the shards again"
+            f"{where}: made with tokenizer {manifest.tokenizer_fingerprint[:12]}, but the one "
+            f"given (data.tokenizer, --tokenizer) is {fingerprint[:12]}; use the tokenizer it was made with, or write "
+            "the shards again"
         )
     if shards.place.folder is not None:
         for entry in manifest.shards:

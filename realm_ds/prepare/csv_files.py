@@ -19,7 +19,7 @@ OTHER_WIDTH = "rows left out: they have more or fewer fields than the header"
 
 def read_csv(file: InputFile, rows: Rows, *, delimiter: str = ",") -> Iterator[Document]:
     """The documents of a file, in order."""
-    for row, where in csv_rows(file, rows, needed=(rows.fields.text,), delimiter=delimiter):
+    for row, where in csv_rows(file, rows, needed=rows.fields.needed, delimiter=delimiter):
         if document := rows.from_row(row, where=where):
             yield document
 

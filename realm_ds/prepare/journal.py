@@ -28,8 +28,10 @@ from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.seen import Keys
 
 UNFINISHED, JOURNAL, LOCK = "unfinished", "journal.json", "lock"
+MOST_CHANGES = 5
+"""That are told of a job that was begun otherwise."""
 GO_ON = "mend that, or free space there, and go on with --resume; or name another folder"
-"""What to do about a folder that cannot be written."""
+"""What to do about a folder that cannot be written any more."""
 Job = Mapping[str, Any]
 """What a job is, as JSON: it can be gone on with by the same one alone."""
 
@@ -58,7 +60,7 @@ class Journal:
     def claim(self, *, resume: bool) -> Iterator[None]:
         """Have the output folder to oneself: an empty one, or with `resume` one that a stopped job left."""
         self._refuse_what_is_there(resume=resume)
-        with self._says_what_to_do():
+        with self._says_what_to_do("mend that, or name another folder"):
             self._folder.mkdir(parents=True, exist_ok=True)
             for stale in self._out.glob("*.tmp-*"):  # of a process that was killed while it wrote
                 stale.unlink()
@@ -102,7 +104,7 @@ class Journal:
             "num_records": position.num_records,
             "tally": vars(position.tally),
         }
-        with self._says_what_to_do():
+        with self._says_what_to_do(GO_ON):
             write_durably(self._keys_path(len(position.entries) - 1), buffer.getvalue())
             write_durably(self._folder / JOURNAL, json.dumps(data, indent=1, ensure_ascii=False))
 
@@ -153,11 +155,11 @@ class Journal:
         return self._folder / f"keys-{number:05d}.npy"
 
     @contextmanager
-    def _says_what_to_do(self) -> Iterator[None]:
+    def _says_what_to_do(self, remedy: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise DataError(f"cannot write to {self._out}: {error.strerror or error}; {GO_ON}") from error
+            raise DataError(f"cannot write to {self._out}: {error.strerror or error}; {remedy}") from error
 
 
 def refuse_another_job(job: Job, was: Job, *, where: Path) -> None:
@@ -165,7 +167,10 @@ def refuse_another_job(job: Job, was: Job, *, where: Path) -> None:
     # As JSON gives it back: tuples are lists then.
     now, then = _flat(json.loads(json.dumps(job))), _flat(was)
     if changed := [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]:
-        told = ", ".join(f"{name} was {then.get(name)!r} and is now {now.get(name)!r}" for name in changed)
+        told = ", ".join(
+            f"{name} was {then.get(name)!r} and is now {now.get(name)!r}" for name in changed[:MOST_CHANGES]
+        )
+        told += f", and {len(changed) - MOST_CHANGES} more" if len(changed) > MOST_CHANGES else ""
         raise ConfigError(f"{where} was begun otherwise: {told}; give what it was begun with, or name another folder")
 
 

@@ -1,5 +1,6 @@
 """`realm-ds prepare pretrain` as people see it. The work is pretrain.py's, what all jobs say telling.py's."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -37,9 +38,13 @@ def write_pretrain(
             )  # fmt: skip
             title = f"prepare {folder.name}"
             tell_job(run, progress, title=title, reading=source, records="examples", out=folder)
-    named = {"corpus": corpus or "...", "pretrain": out, "held_out": held_out, "tokenizer": making.tokenizer}
-    folders = " ".join(f"data.{name}={path}" for name, path in named.items() if path is not None)
-    print(f"next: realm-ds ict {folders}, then realm-ds pretrain")
+    data = {
+        "corpus": corpus or "CORPUS", "pretrain": out, "held_out": held_out, "tokenizer": making.tokenizer,
+        "passage_tokens": source.passage_tokens,
+    }  # fmt: skip
+    given = shlex.join(f"data.{name}={value}" for name, value in data.items() if value is not None)
+    print("next: write my.yaml, for a small model the line `recipe: demo`; realm-ds config explain has all settings")
+    print(f"    realm-ds ict --config my.yaml --run runs/ict {given}")
 
 
 def tell_estimate(source: PassageSource, making: Making, *, workers: int) -> None:

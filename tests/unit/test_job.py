@@ -59,7 +59,9 @@ def test_every_record_once_in_order(tmp_path: Path) -> None:
     assert left_out > 5
     assert finished.tally.counts == {"numbers": NUM_CHUNKS, "duplicates left out": left_out}
     assert finished.tally.first == {"numbers": "number 0"}
-    assert finished.manifest.settings == {"passage_tokens": 16, "per_shard": 4, "counts": finished.tally.counts}
+    settings = dict(finished.manifest.settings)
+    assert len(settings.pop("input_digest")) == 64
+    assert settings == {"passage_tokens": 16, "per_shard": 4, "counts": finished.tally.counts}
 
 
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
@@ -218,6 +220,10 @@ def test_a_finished_set_is_left_alone_or_done_already(tmp_path: Path) -> None:
         ConfigError, match="was begun otherwise: settings.passage_tokens was 16 and is now 32; give wha"
     ):
         do(tmp_path / "out", resume=True, settings={"passage_tokens": 32})
+    with pytest.raises(
+        ConfigError, match="was begun otherwise: input_digest was '[0-9a-f]{64}' and is now '[0-9a-f]{64}';"
+    ):
+        do(tmp_path / "out", resume=True, identity={"files": ["numbers", 41]})
 
 
 def test_a_stopped_job_is_gone_on_with_only_when_asked(tmp_path: Path) -> None:
@@ -247,6 +253,12 @@ def test_another_job_does_not_go_on_with_it(tmp_path: Path, changes: dict[str, o
         do(tmp_path / "out", resume=True, **changes)
 
 
+def test_of_many_changes_some_are_told(tmp_path: Path) -> None:
+    stopped(tmp_path / "out")
+    with pytest.raises(ConfigError, match="settings.3 was None and is now 3, and 6 more; give"):
+        do(tmp_path / "out", resume=True, identity=None, settings={str(number): number for number in range(9)})
+
+
 def test_a_job_that_was_stopped_before_its_first_shard_counts_as_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="number 0 cannot be read"):
         do(tmp_path / "out", start=functools.partial(start_failing, 0, "error"))
@@ -267,7 +279,9 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot write to .*file/out: Not a directory; mend that"):
+    with pytest.raises(
+        DataError, match="cannot write to .*file/out: Not a directory; mend that, or name another folder$"
+    ):
         do(tmp_path / "file" / "out")
 
 
