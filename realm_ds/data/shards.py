@@ -215,6 +215,16 @@ def verify_shard(folder: Path, entry: ShardEntry) -> None:
         )
 
 
+def refuse_long_passages(corpus: Shards, *, max_tokens: int) -> None:
+    """Raise ConfigError where the corpus was cut into longer passages than a run takes: else a rank finds the first."""
+    cut_to = corpus.manifest.settings.get("passage_tokens")
+    if isinstance(cut_to, int) and cut_to > max_tokens:
+        raise ConfigError(
+            f"{corpus}: its passages have up to {cut_to} wordpieces, more than data.passage_tokens={max_tokens}: set "
+            f"data.passage_tokens={cut_to}, or prepare the corpus with --passage-tokens {max_tokens}"
+        )
+
+
 def passage_range(total: int, shard: int, num_shards: int, *, setting: str = "index.num_shards") -> tuple[int, int]:
     """Start and stop of the passages of one of `num_shards` index ranks: contiguous, sizes at most 1 apart.
 
