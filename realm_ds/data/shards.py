@@ -176,6 +176,8 @@ def read_manifest(place: Place, *, what: str) -> Manifest:
     if place.folder is not None and not place.folder.is_dir():
         raise DataError(f"no folder {place} of {what}: run realm-ds prepare, or mend the path")
     if place.folder is not None and not (place.folder / MANIFEST).exists():
+        if not any(SHARD_NAME.fullmatch(inside.name) for inside in place.folder.iterdir()):
+            raise DataError(f"{place} has no {MANIFEST} and no tar shards: name a folder that realm-ds prepare wrote")
         raise DataError(f"no {path}: the folder was not written to its end; run realm-ds prepare again")
     try:
         data = json.loads(place.read(MANIFEST))

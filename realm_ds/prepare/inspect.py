@@ -20,6 +20,7 @@ from realm_ds.data.shards import Kind, Manifest, read_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import DataError
 from realm_ds.observe.inspection import Distribution, Piece, Sample, ShardsView
+from realm_ds.prepare.journal import refuse_unfinished
 from realm_ds.prepare.shard_look import Part, Seen, kind_of, look_at, members, record_of
 from realm_ds.prepare.workers import work_in_order
 
@@ -62,6 +63,7 @@ class Target:
 def find_target(path: Path) -> Target:
     """A folder of shards, or one tar file, with or without a manifest beside it."""
     if path.is_dir():
+        refuse_unfinished(path)
         manifest = read_manifest(Place(path), what="tar shards")
         parts = tuple(_parts(path, manifest))
         return Target(

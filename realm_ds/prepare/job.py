@@ -107,7 +107,6 @@ def run_job(
             _write(results, writer, journal, position, job, on_progress)
         position.tally.absorb(reading or Tally())
         if not writer.num_records:
-            journal.remove()
             told = "; ".join(position.tally.lines()) or "nothing was read"
             raise DataError(f"{output.source}: no record came of it, so nothing was written ({told}); check the source")
         manifest = writer.finish(

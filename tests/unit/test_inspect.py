@@ -5,6 +5,7 @@ import json
 import tarfile
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare import inspect as module
 from realm_ds.prepare.inspect import Look, as_json, find_target, find_tokenizer, inspect, pieces_of
+from realm_ds.prepare.job import run_job
 from realm_ds.prepare.plots import draw_lengths
 from realm_ds.prepare.shard_look import MOST_FAULTS
+from tests.support.jobs import chunks, output, start_failing
 from tests.support.records import make_example, make_passage, write_corpus
 
 TEXT = "Lima is the capital of Peru. It lies by the sea."
@@ -140,10 +143,21 @@ def test_one_shard_with_a_manifest_and_without(tmp_path: Path) -> None:
     assert (view.facts["passages"], view.faults) == ("3", ())
 
 
+def test_a_job_that_is_not_finished_says_how_far_it_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="number 20 cannot be read"):
+        run_job(
+            chunks(), partial(start_failing, 20, "error"), output=output(tmp_path / "out"), workers=0, resume=False
+        )  # fmt: skip
+    num_done = len(list((tmp_path / "out").glob("shard-*.tar")))
+    said = f"out is not finished, tar shards done: {num_done}; wait for .* the same command with --resume"
+    with pytest.raises(DataError, match=said):
+        find_target(tmp_path / "out")
+
+
 def test_what_is_no_shard(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere is not there: name a folder of tar shards, or one of them"):
         find_target(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="the folder was not written to its end"):
+    with pytest.raises(DataError, match="has no manifest.json and no tar shards: name a folder that realm-ds prepare"):
         find_target(tmp_path)
     (tmp_path / "a.tar").write_bytes(b"nonsense" * 100)
     with pytest.raises(DataError, match="a.tar: not a whole tar file"):

@@ -223,7 +223,7 @@ def test_a_finished_set_is_left_alone_or_done_already(tmp_path: Path) -> None:
 def test_a_stopped_job_is_gone_on_with_only_when_asked(tmp_path: Path) -> None:
     num_shards = stopped(tmp_path / "out")
     with pytest.raises(
-        ConfigError, match=f"a job that was stopped after {num_shards} finished shards: go on with --re"
+        ConfigError, match=f"a job that was stopped \\(tar shards done: {num_shards}\\): go on with --re"
     ):
         do(tmp_path / "out")
 
@@ -247,10 +247,18 @@ def test_another_job_does_not_go_on_with_it(tmp_path: Path, changes: dict[str, o
         do(tmp_path / "out", resume=True, **changes)
 
 
-def test_a_job_that_was_stopped_before_its_first_shard_counts_as_nothing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="number 0 cannot be read"):
-        do(tmp_path / "out", start=functools.partial(start_failing, 0, "error"))
+def test_a_job_that_was_killed_before_its_first_shard_counts_as_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out" / "unfinished").mkdir(parents=True)
+    (tmp_path / "out" / "unfinished" / "lock").touch()
     assert do(tmp_path / "out", per_shard=5).manifest.count
+
+
+def test_a_job_that_fails_before_its_first_shard_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for out in (tmp_path / "mine", tmp_path / "new" / "out"):
+        with pytest.raises(DataError, match="number 0 cannot be read"):
+            do(out, start=functools.partial(start_failing, 0, "error"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
