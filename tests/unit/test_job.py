@@ -114,7 +114,11 @@ def test_killed_and_gone_on_with(tmp_path: Path, unbroken: dict[str, bytes]) -> 
         tag = uuid.uuid4().hex
         kill_at = 10_000 if len(codes) == 4 else chance.randint(1, 25)
         command = [sys.executable, "-m", "tests.support.jobs", str(tmp_path / "out"), "2", str(kill_at)]
-        codes.append(subprocess.run(command, env={**os.environ, TAG_VARIABLE: tag}, cwd=REPOSITORY).returncode)
+        ended = subprocess.run(
+            command, env={**os.environ, TAG_VARIABLE: tag}, cwd=REPOSITORY, stderr=subprocess.PIPE, timeout=60
+        )  # fmt: skip
+        assert ended.stderr == b""  # not even of semaphores that are left
+        codes.append(ended.returncode)
         deadline = time.monotonic() + 10
         while left := tagged(tag):
             assert time.monotonic() < deadline, f"workers outlive the main process: {left}"

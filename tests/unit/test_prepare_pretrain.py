@@ -212,6 +212,11 @@ def test_the_verb_writes_both_parts_and_says_what_came_of_it(prepared: Prepared,
     code, _, told = run(*options, "--resume")
     assert (code, told.count("done before")) == (0, 2)
     assert run(*options)[0] == 2
+    (out / "manifest.json").unlink()  # as if the command was killed there
+    code, _, told = run(*options)
+    assert (code, told) == (
+        2, f"realm-ds: {held_out} is finished and {out} is not: go on with --resume, or name other folders for both\n"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
