@@ -20,6 +20,7 @@ from realm_ds.data.shards import Kind, Manifest, read_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import DataError
 from realm_ds.observe.inspection import Distribution, Piece, Sample, ShardsView
+from realm_ds.observe.progress import number_of
 from realm_ds.prepare.journal import refuse_unfinished
 from realm_ds.prepare.shard_look import Part, Seen, kind_of, look_at, members, record_of
 from realm_ds.prepare.workers import work_in_order
@@ -245,7 +246,7 @@ def _facts(target: Target, *, num_looked_at: int) -> Mapping[str, str]:
     size = sum(entry.num_bytes for entry in manifest.shards)
     facts = {
         "folder": str(target.path),
-        what: f"{manifest.count:,} in {len(manifest.shards):,} tar shards, {size / 2**20:,.1f} MiB",
+        what: f"{manifest.count:,} in {number_of(len(manifest.shards), 'tar shard')}, {size / 2**20:,.1f} MiB",
         "source": manifest.source,
         "tokenizer": manifest.tokenizer_fingerprint[:12],
         **dict(_settings(manifest.settings)),

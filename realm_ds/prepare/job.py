@@ -23,8 +23,9 @@ from realm_ds.prepare.workers import work_in_order
 
 Chunk = TypeVar("Chunk")
 DUPLICATES = "duplicates left out"
-COUNTS = "counts"
-"""The member of a manifest's settings that holds the tally: what was made, and what was left out."""
+COUNTS, FIRST = "counts", "first"
+"""The members of a manifest's settings that hold the tally: what was made, what was left out, and where each was met
+first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ def run_job(
             raise DataError(f"{output.source}: no record came of it, so nothing was written ({told}); check the source")
         manifest = writer.finish(
             kind=output.kind, tokenizer_fingerprint=output.fingerprint, source=output.source,
-            settings={**output.job["settings"], COUNTS: dict(sorted(position.tally.counts.items()))},
+            settings={**output.job["settings"], **_told(position.tally)},
         )  # fmt: skip
         journal.remove()
     return Finished(manifest=manifest, tally=position.tally)
@@ -145,10 +146,14 @@ def _write(
         on_progress(writer.num_records)
 
 
+def _told(tally: Tally) -> dict[str, Any]:
+    return {COUNTS: dict(sorted(tally.counts.items())), FIRST: dict(sorted(tally.first.items()))}
+
+
 def _done_before(output: Output) -> Finished:
     manifest = open_shards(output.folder, kind=output.kind, fingerprint=None).manifest
     settings = dict(manifest.settings)
-    tally = Tally(counts=Counter(settings.pop(COUNTS, {})))
+    tally = Tally(counts=Counter(settings.pop(COUNTS, {})), first=settings.pop(FIRST, {}))
     was = {"kind": manifest.kind, "tokenizer": manifest.tokenizer_fingerprint, "source": manifest.source}
     refuse_another_job(output.job, {**was, "settings": settings}, where=output.folder)
     return Finished(manifest=manifest, tally=tally, was_done=True)

@@ -41,7 +41,7 @@ def write_pretrain(
                 prepare_pretrain, source, folder, part, per_shard=per_shard, workers=workers, resume=resume
             )  # fmt: skip
             title = f"prepare {folder.name}"
-            tell_job(run, progress, title=title, reading=source, records="examples", out=folder)
+            tell_job(run, progress, title=title, reading=source, record="example", out=folder)
     named = {"corpus": corpus or "...", "pretrain": out, "held_out": held_out, "tokenizer": making.tokenizer}
     folders = " ".join(f"data.{name}={path}" for name, path in named.items() if path is not None)
     print(f"next: realm-ds ict {folders}, then realm-ds pretrain")

@@ -65,7 +65,7 @@ def read_asked(path: Path, *, form: Format, columns: Columns, tally: Tally) -> I
         if isinstance(item, dict):
             yield from read(item, columns, str(number), where, tally)
         else:
-            tally.add("records that are no JSON objects", where=where)
+            tally.add("records that are no JSON objects, left out", where=where)
 
 
 def detect(path: Path) -> Format:
@@ -105,7 +105,7 @@ def _webquestions(item: Mapping[str, Any], columns: Columns, number: str, where:
         return
     answers = _descriptions(item.get("targetValue"))
     if answers is None:
-        tally.add("questions with a targetValue that is no list of descriptions", where=where)
+        tally.add("questions with a targetValue that is no list of descriptions, left out", where=where)
     else:
         yield Asked(id=str(item.get("id", number)), question=item.get("utterance"), answers=answers, where=where)
 
@@ -135,7 +135,7 @@ def _squad(article: Mapping[str, Any], columns: Columns, number: str, where: str
         for asked in _objects(paragraph.get("qas")):
             here = f"{where}, question {asked.get('id')}"
             if asked.get("is_impossible"):
-                tally.add("questions that have no answer on purpose (is_impossible)", where=here)
+                tally.add("questions that have no answer on purpose (is_impossible), left out", where=here)
                 continue
             answers = [answer.get("text") for answer in _objects(asked.get("answers"))]
             yield Asked(id=str(asked.get("id")), question=asked.get("question"), answers=answers, where=here)

@@ -50,7 +50,7 @@ FORMAT_OF_ENDING = {
 }
 AUTO = "auto"
 NOT_FROM_STDIN = ("parquet", "hf")
-TEXT_BESIDE = "text files left out: their folder has files of another format"
+TEXT_BESIDE = "text files left out (their folder has files of another format)"
 DAMAGED = "files that are damaged, read as far as that went"
 MB = 1_000_000
 

@@ -96,7 +96,8 @@ def test_every_passage_with_a_span_is_an_example_in_the_order_of_the_corpus(prep
     assert manifest.source == "made up"
     assert manifest.settings["spans"] == "rules"
     assert manifest.settings["counts"] == {
-        "passages read": 120, "passages without a salient span, left out": 12, "spans: DATE": 216, "spans: NAME": 108,
+        "passages read": 120, "passages without a salient span, left out": 12, "spans of kind DATE": 216,
+        "spans of kind NAME": 108,
     }  # fmt: skip
 
 
@@ -206,8 +207,8 @@ def test_the_verb_writes_both_parts_and_says_what_came_of_it(prepared: Prepared,
     code, said, told = run(*options)
     assert code == 0, told
     assert len(read(out)) + len(read(held_out)) == 108
-    assert f"{len(read(out))} examples in 1 tar shards" in told
-    assert "spans: DATE" in told
+    assert f"{len(read(out))} examples in 1 tar shard (" in told
+    assert "spans of kind DATE" in told
     assert f"data.corpus={prepared.corpus} data.pretrain={out} data.held_out={held_out}" in said
     code, _, told = run(*options, "--resume")
     assert (code, told.count("done before")) == (0, 2)
