@@ -25,6 +25,6 @@ def inspect_verb(
     if plot is not None and view.distributions:
         from realm_ds.prepare.plots import draw_lengths
 
-        draw_lengths(plot, view.distributions)
+        draw_lengths(plot, view.distributions, title=path.absolute().name)
     print(json.dumps(as_json(view))) if print_json else show_shards(view)
     return not view.faults
