@@ -78,7 +78,8 @@ def test_lengths_of_examples_and_their_spans(tmp_path: Path) -> None:
     told = {"seed": "3,000", "kinds": "DATE, NAME", "dates": "yes", "texts": "1,000", "bad": "1 (first: a:7)"}
     assert dict(list(view.facts.items())[4:]) == told
     assert [sample.name for sample in view.samples] == [
-        "shard-00000.tar, record 000000000: x0, of passage 1", "shard-00000.tar, record 000000001: x1, of passage 2, of article a7",
+        "shard-00000.tar, record 000000000: x0, of passage 1",
+        "shard-00000.tar, record 000000001: x1, of passage 2, of article a7",
     ]  # fmt: skip
     assert view.samples[1].remark == "spans as wordpieces: 0-1, 2-6; --tokenizer shows them in the text"
 

@@ -123,6 +123,23 @@ def test_bad_records_are_counted_with_the_place_of_the_first(tmp_path: Path) -> 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.jsonl", '{"question": "a", "answers": ["b"], "positive_ids": []}\n'
+                    '{"question": "c", "answers": ["d"], "gold_uids": [1], "silver_ids": [7]}\n'),
+        ("x.csv", "question,answers,positive_ids\na,b,\nc,d,[7]\n"),
+    ],
+)  # fmt: skip
+def test_gold_passages_of_another_corpus_are_counted(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    (line,) = read_question_set([tmp_path / name], form=None, split="dev").tally.lines()
+    place = {"x.jsonl": 2, "x.csv": 3}[name]
+    assert line == (
+        f"questions whose gold passages are named by ids of another corpus, these left out: 1 (first: {name}:{place})"
+    )
+
+
 def test_what_sets_leave_open_is_counted(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps({"data": [SQUAD, {"paragraphs": [3, {"qas": "x"}]}]}))
     found = read_question_set([tmp_path / "s.json"], form=None, split="dev")
