@@ -16,7 +16,7 @@ def write_corpus(
     """Write the shards, and say what came of it."""
     run = partial(prepare_corpus, source, out, cutting, per_shard=per_shard, workers=workers, resume=resume)
     with Progress() as progress:
-        tell_job(run, progress, title="prepare corpus", reading=source, records="passages", out=out)
+        tell_job(run, progress, title="prepare corpus", reading=source, record="passage", out=out)
     options = {"--corpus": out, "--tokenizer": cutting.tokenizer, "--out": out.parent / "pretrain"}
     given = shlex.join(str(part) for option in options.items() for part in option)
     print(f"next: realm-ds prepare pretrain {given}")

@@ -27,8 +27,9 @@ Chunk = TypeVar("Chunk")
 DUPLICATES = "duplicates left out"
 INPUT = "input_digest"
 """The member of a manifest's settings that tells by a digest what was read."""
-COUNTS = "counts"
-"""The member of a manifest's settings that holds the tally: what was made, and what was left out."""
+COUNTS, FIRST = "counts", "first"
+"""The members of a manifest's settings that hold the tally: what was made, what was left out, and where each was met
+first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,15 +117,11 @@ def run_job(
             _write(results, writer, journal, position, job, on_progress)
         position.tally.absorb(reading or Tally())
         if not writer.num_records:
-            journal.remove()
             told = "; ".join(position.tally.lines()) or "nothing was read"
             raise DataError(f"{output.source}: no record came of it, so nothing was written ({told}); check the source")
         manifest = writer.finish(
             kind=output.kind, tokenizer_fingerprint=output.fingerprint, source=output.source,
-            settings={
-                **output.job["settings"], INPUT: output.identity_digest,
-                COUNTS: dict(sorted(position.tally.counts.items())),
-            },
+            settings={**output.job["settings"], INPUT: output.identity_digest, **_told(position.tally)},
         )  # fmt: skip
         journal.remove()
     return Finished(manifest=manifest, tally=position.tally)
@@ -158,10 +155,14 @@ def _write(
         on_progress(writer.num_records)
 
 
+def _told(tally: Tally) -> dict[str, Any]:
+    return {COUNTS: dict(sorted(tally.counts.items())), FIRST: dict(sorted(tally.first.items()))}
+
+
 def _done_before(output: Output) -> Finished:
     manifest = open_shards(output.folder, kind=output.kind, fingerprint=None).manifest
     settings = dict(manifest.settings)
-    tally = Tally(counts=Counter(settings.pop(COUNTS, {})))
+    tally = Tally(counts=Counter(settings.pop(COUNTS, {})), first=settings.pop(FIRST, {}))
     was = {"kind": manifest.kind, "tokenizer": manifest.tokenizer_fingerprint, "source": manifest.source}
     now = {**output.job, INPUT: output.identity_digest}
     refuse_another_job(now, {**was, INPUT: settings.pop(INPUT, None), "settings": settings}, where=output.folder)

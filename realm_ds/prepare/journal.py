@@ -14,7 +14,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class Journal:
     def claim(self, *, resume: bool) -> Iterator[None]:
         """Have the output folder to oneself: an empty one, or with `resume` one that a stopped job left."""
         self._refuse_what_is_there(resume=resume)
+        absent = [folder for folder in (self._out, *self._out.parents) if not folder.exists()]
         with self._says_what_to_do("mend that, or name another folder"):
             self._folder.mkdir(parents=True, exist_ok=True)
             for stale in self._out.glob("*.tmp-*"):  # of a process that was killed while it wrote
@@ -70,7 +71,11 @@ class Journal:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however we end
             except OSError as error:
                 raise ConfigError(f"{self._out}: another process writes there now; wait for it or end it") from error
-            yield
+            try:
+                yield
+            except BaseException:
+                self._remove_unless_written(absent)
+                raise
 
     def read(self, job: Job) -> Position:
         """Where the stopped job stands, its shards checked; the beginning where none has a shard yet."""
@@ -80,6 +85,10 @@ class Journal:
         for entry in position.entries:
             verify_shard(self._out, entry)
         return position
+
+    def read_entries(self) -> list[ShardEntry]:
+        """The shards of the stopped job, whatever job it was."""
+        return self._read()[0].entries
 
     def read_keys(self, position: Position) -> Iterator[Keys]:
         """The keys of the records of each shard."""
@@ -112,6 +121,14 @@ class Journal:
         """The job is at its end."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _remove_unless_written(self, made: Sequence[Path]) -> None:
+        """A job that failed before its first shard leaves nothing behind, nor the folders that were `made` for it."""
+        with suppress(OSError):
+            if [path.name for path in self._out.iterdir()] == [UNFINISHED]:
+                self.remove()
+                for folder in made:
+                    folder.rmdir()
+
     def _refuse_what_is_there(self, *, resume: bool) -> None:
         if not self._out.exists():
             return
@@ -126,9 +143,9 @@ class Journal:
         ours = {name for name in there if SHARD_NAME.match(name) or ".tmp-" in name} | {UNFINISHED, MANIFEST}
         if there and (there - ours or not there & {UNFINISHED, MANIFEST}):
             raise ConfigError(f"{self._out} holds files already ({min(there)}); name an empty folder, or a new one")
-        if not resume and (entries := self._read()[0].entries):
+        if not resume and (entries := self.read_entries()):
             raise ConfigError(
-                f"{self._out} holds a job that was stopped after {len(entries)} finished shards: go on with --resume, "
+                f"{self._out} holds a job that was stopped (tar shards done: {len(entries)}): go on with --resume, "
                 "name another folder, or remove this one first"
             )
 
@@ -160,6 +177,16 @@ class Journal:
             yield
         except OSError as error:
             raise DataError(f"cannot write to {self._out}: {error.strerror or error}; {remedy}") from error
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Raise DataError, which says how far it is, if a job writes to the folder or was stopped there."""
+    if (folder / UNFINISHED).is_dir() and not (folder / MANIFEST).exists():
+        num_done = len(Journal(folder).read_entries())
+        raise DataError(
+            f"{folder} is not finished, tar shards done: {num_done}; wait for the job that writes there, or if it was "
+            "stopped go on with it: the same command with --resume"
+        )
 
 
 def refuse_another_job(job: Job, was: Job, *, where: Path) -> None:

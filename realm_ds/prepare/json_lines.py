@@ -14,7 +14,7 @@ from realm_ds.prepare.rows import BAD_UTF8, TOO_LONG, Rows
 
 NUM_TRIED = 100
 """A file without a usable object in so many lines is not what it was taken for."""
-NOT_JSON = "lines left out: they are no JSON object"
+NOT_JSON = "lines left out (no JSON object)"
 MENDED = "lines of JSON with raw control characters or half a surrogate pair, mended"
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from realm_ds.data.places import MANIFEST
 from realm_ds.errors import ConfigError
 from realm_ds.observe.progress import Progress
 from realm_ds.prepare.examples import READ
@@ -28,6 +29,10 @@ def write_pretrain(
     """Write what is held out, if anything is, then all other examples, and say what came of it."""
     if held_out == out:
         raise ConfigError(f"--held-out {held_out} is --out as well: name two folders")
+    if held_out is not None and not resume and (held_out / MANIFEST).exists() and not (out / MANIFEST).exists():
+        raise ConfigError(
+            f"{held_out} is finished and {out} is not: go on with --resume, or name other folders for both"
+        )
     making = replace(making, finder=making.finder.at_hand())
     parts = [(out, making)] if held_out is None else [(held_out, replace(making, is_held_out=True)), (out, making)]
     with Progress() as progress:
@@ -37,7 +42,7 @@ def write_pretrain(
                 prepare_pretrain, source, folder, part, per_shard=per_shard, workers=workers, resume=resume
             )  # fmt: skip
             title = f"prepare {folder.name}"
-            tell_job(run, progress, title=title, reading=source, records="examples", out=folder)
+            tell_job(run, progress, title=title, reading=source, record="example", out=folder)
     data = {
         "corpus": corpus or "CORPUS", "pretrain": out, "held_out": held_out, "tokenizer": making.tokenizer,
         "passage_tokens": source.passage_tokens,

@@ -31,13 +31,13 @@ class Fields:
 
 
 # What is counted, in the words that people read at the end.
-NO_TEXT = "documents left out: they have no text"
-NOT_TEXT = "documents left out: their text is no string"
+NO_TEXT = "documents left out (no text)"
+NOT_TEXT = "documents left out (their text is no string)"
 NUL = "texts with null bytes, which were taken out"
 BAD_UTF8 = "records with bytes that are no UTF-8; each such place became U+FFFD"
 NO_TITLE = "documents without a title"
 ODD_TITLE = "titles that are no string, taken for empty"
-TOO_LONG = f"records left out: they have more than {MAX_RECORD_BYTES >> 20} MiB"
+TOO_LONG = f"records left out (more than {MAX_RECORD_BYTES >> 20} MiB)"
 SAME_ID = "documents whose id an earlier one had; their place was added to it"
 
 
@@ -91,7 +91,7 @@ class Rows:
 
     def _why_no_text(self, row: Mapping[str, object]) -> str:
         if self.fields.text not in row:
-            return f"documents left out: they have no field {self.fields.text!r}"
+            return f"documents left out (no field {self.fields.text!r})"
         return NO_TEXT if row[self.fields.text] is None else NOT_TEXT
 
     def _title(self, title: object, where: str) -> str:

@@ -52,7 +52,7 @@ AUTO = "auto"
 ALMOST = 0.9999
 """The share of a source of which not all documents were taken is never more."""
 NOT_FROM_STDIN = ("parquet", "hf")
-TEXT_BESIDE = "text files left out: their folder has files of another format"
+TEXT_BESIDE = "text files left out (their folder has files of another format)"
 TWICE = "files that were named more than once, read once"
 DAMAGED = "files that are damaged, read as far as that went"
 

@@ -97,7 +97,8 @@ def test_every_passage_with_a_span_is_an_example_in_the_order_of_the_corpus(prep
     assert manifest.source == "made up"
     assert manifest.settings["spans"] == "rules"
     assert manifest.settings["counts"] == {
-        "passages read": 120, "passages without a salient span, left out": 12, "spans: DATE": 216, "spans: NAME": 108,
+        "passages read": 120, "passages without a salient span, left out": 12, "spans of kind DATE": 216,
+        "spans of kind NAME": 108,
     }  # fmt: skip
 
 
@@ -209,8 +210,8 @@ def test_the_verb_writes_both_parts_and_says_what_came_of_it(prepared: Prepared,
     code, said, told = run(*options)
     assert code == 0, told
     assert len(read(out)) + len(read(held_out)) == 108
-    assert f"{len(read(out))} examples in 1 tar shards" in told
-    assert "spans: DATE" in told
+    assert f"{len(read(out))} examples in 1 tar shard (" in told
+    assert "spans of kind DATE" in told
     assert said.endswith(
         f"    realm-ds ict --config my.yaml --run runs/ict data.corpus={prepared.corpus} data.pretrain={out} "
         f"data.held_out={held_out} data.tokenizer={prepared.tokenizer}\n"
@@ -218,6 +219,11 @@ def test_the_verb_writes_both_parts_and_says_what_came_of_it(prepared: Prepared,
     code, _, told = run(*options, "--resume")
     assert (code, told.count("done before")) == (0, 2)
     assert run(*options)[0] == 2
+    (out / "manifest.json").unlink()  # as if the command was killed there
+    code, _, told = run(*options)
+    assert (code, told) == (
+        2, f"realm-ds: {held_out} is finished and {out} is not: go on with --resume, or name other folders for both\n"
+    )  # fmt: skip
 
 
 def test_the_next_line_works_as_it_is_printed(

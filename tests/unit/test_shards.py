@@ -188,6 +188,9 @@ def test_no_folder(tmp_path: Path) -> None:
 
 
 def test_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no manifest.json and no tar shards: name a folder that realm-ds prepare"):
+        open_shards(tmp_path, kind="corpus", fingerprint=None)
+    (tmp_path / "shard-00000.tar").touch()
     with pytest.raises(DataError, match="no .*manifest.json: the folder was not written to its end; run realm-ds"):
         open_shards(tmp_path, kind="corpus", fingerprint=None)
 

@@ -277,7 +277,7 @@ LINES = [
     (b"\xff\xfe\x00", json_lines.NOT_JSON),
     (b"[" * 100_000, json_lines.NOT_JSON),
     (b'{"text": ' + b'{"a":' * 100_000, json_lines.NOT_JSON),
-    (b'{"title": "t"}', "documents left out: they have no field 'text'"),
+    (b'{"title": "t"}', "documents left out (no field 'text')"),
     (b'{"text": 5}', rows.NOT_TEXT),
     (b'{"text": ["a"]}', rows.NOT_TEXT),
     (b'{"text": null}', rows.NO_TEXT),

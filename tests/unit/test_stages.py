@@ -1,6 +1,7 @@
 """Before a stage starts: which run folders may be used, and that an export replaces nothing but an export."""
 
 import dataclasses
+import json
 import os
 import socket
 import subprocess
@@ -154,6 +155,21 @@ def test_what_a_stage_lacks_is_said_before_any_process_starts(tmp_path: Path) ->
         (tmp_path / "qa" / f"{split}.jsonl").unlink()
         with pytest.raises(DataError, match=rf"{split}.jsonl cannot be read \(No such file .*: qa.data needs train"):
             check_inputs("qa", config)
+
+
+def test_passages_longer_than_a_run_takes_are_refused_before_any_process_starts(tmp_path: Path) -> None:
+    make_data(tmp_path, num_facts=1)
+    path = tmp_path / "corpus" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**manifest, "settings": {"passage_tokens": 32}}))
+    check_inputs("ict", tiny_config(tmp_path))
+    check_inputs("pretrain", tiny_config(tmp_path))
+    path.write_text(json.dumps({**manifest, "settings": {"passage_tokens": 33}}))
+    said = (
+        f"ConfigError: {tmp_path}/corpus: its passages have up to 33 wordpieces, more than data.passage_tokens=32: set "
+        "data.passage_tokens=33, or prepare the corpus with --passage-tokens 32"
+    )
+    assert refused("ict", tmp_path) == refused("pretrain", tmp_path) == said
 
 
 def test_regexes_cannot_train_a_reader_nor_be_looked_for_as_wordpieces(tmp_path: Path) -> None:
