@@ -35,7 +35,12 @@ def prepare_corpus(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs; - for stdin.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the shards: a folder that is not there.")],
     tokenizer: Annotated[Path, typer.Option(help="The folder of a WordPiece tokenizer.")],
-    passage_tokens: Annotated[int, typer.Option(help="Wordpieces at most, title, [CLS] and [SEP] counted.")] = 288,
+    passage_tokens: Annotated[
+        int,
+        typer.Option(
+            help="Wordpieces at most, title, [CLS] and [SEP] counted; runs need data.passage_tokens at least that."
+        ),
+    ] = 288,
     per_shard: Annotated[int, typer.Option(min=1, help="Passages in a tar shard.")] = 10_000,
     format: Annotated[
         Format,

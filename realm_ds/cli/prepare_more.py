@@ -26,7 +26,9 @@ def prepare_qa(
         typer.Option(help="Split into train and dev as ORQA and REALM did: by a hash of the question, a tenth dev."),
     ] = None,
     question_field: Annotated[str, typer.Option(help="Of jsonl and csv: what holds the question.")] = "question",
-    answers_field: Annotated[str, typer.Option(help="And what holds its answers.")] = "answers",
+    answers_field: Annotated[
+        str, typer.Option(help="And its answers: a text or a list of texts; in a cell of csv one text or a JSON list.")
+    ] = "answers",
     corpus: Annotated[
         str | None, typer.Option(help="Corpus shards (folder or URL): count questions that some passage answers.")
     ] = None,

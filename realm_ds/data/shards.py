@@ -165,8 +165,9 @@ def open_shards(place: Path | str, *, kind: Kind, fingerprint: str | None, timeo
         raise DataError(f"{where}: the {kind} is empty (0 records); write it again from a source that has text")
     if fingerprint is not None and manifest.tokenizer_fingerprint != fingerprint:
         raise DataError(
-            f"{where}: made with tokenizer {manifest.tokenizer_fingerprint[:12]}, but data.tokenizer is "
-            f"{fingerprint[:12]}; use the tokenizer it was made with, or write the shards again"
+            f"{where}: made with tokenizer {manifest.tokenizer_fingerprint[:12]}, but the one "
+            f"given (data.tokenizer, --tokenizer) is {fingerprint[:12]}; use the tokenizer it was made with, or write "
+            "the shards again"
         )
     if shards.place.folder is not None:
         for entry in manifest.shards:
@@ -181,6 +182,8 @@ def read_manifest(place: Place, *, what: str) -> Manifest:
     if place.folder is not None and not place.folder.is_dir():
         raise DataError(f"no folder {place} of {what}: run realm-ds prepare, or mend the path")
     if place.folder is not None and not (place.folder / MANIFEST).exists():
+        if not any(SHARD_NAME.fullmatch(inside.name) for inside in place.folder.iterdir()):
+            raise DataError(f"{place} has no {MANIFEST} and no tar shards: name a folder that realm-ds prepare wrote")
         raise DataError(f"no {path}: the folder was not written to its end; run realm-ds prepare again")
     try:
         data = json.loads(place.read(MANIFEST))
@@ -217,6 +220,16 @@ def verify_shard(folder: Path, entry: ShardEntry) -> None:
         raise DataError(
             f"{path}: sha256 is {found[:12]}, but {MANIFEST} says {entry.sha256[:12]}: the file is damaged; "
             "copy it again or write the shards again"
+        )
+
+
+def refuse_long_passages(corpus: Shards, *, max_tokens: int) -> None:
+    """Raise ConfigError where the corpus was cut into longer passages than a run takes: else a rank finds the first."""
+    cut_to = corpus.manifest.settings.get("passage_tokens")
+    if isinstance(cut_to, int) and cut_to > max_tokens:
+        raise ConfigError(
+            f"{corpus}: its passages have up to {cut_to} wordpieces, more than data.passage_tokens={max_tokens}: set "
+            f"data.passage_tokens={cut_to}, or prepare the corpus with --passage-tokens {max_tokens}"
         )
 
 

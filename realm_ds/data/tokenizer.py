@@ -147,7 +147,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """Open the folder of a WordPiece tokenizer: its tokenizer.json, or the vocab.txt of an older one."""
     fast, vocab = folder / "tokenizer.json", folder / "vocab.txt"
     if not fast.is_file() and not vocab.is_file():
-        raise DataError(f"no tokenizer in {folder}: neither tokenizer.json nor vocab.txt; mend data.tokenizer")
+        why = (
+            "neither tokenizer.json nor vocab.txt" if folder.is_dir() else "it is no folder, and no hub is asked for it"
+        )
+        raise DataError(f"no tokenizer in {folder}: {why}; name a folder that has one (data.tokenizer, --tokenizer)")
     try:
         if fast.is_file():
             backend = tokenizers.Tokenizer.from_file(str(fast))

@@ -75,7 +75,7 @@ def build_demo_set(
     entities: Sequence[Entity],
     *,
     seed: int,
-    max_passage_tokens: int,
+    passage_tokens: int,
     vocab_size: int,
     tokenizer_folder: Path,
     wording: Wording,
@@ -106,7 +106,7 @@ def build_demo_set(
     )
     on_progress("cutting passages")
     prose = [article for _, article in articles]
-    passages = list(make_passages(prose, tokenizer, max_tokens=max_passage_tokens, dropped=dropped))
+    passages = list(make_passages(prose, tokenizer, max_tokens=passage_tokens, dropped=dropped))
     on_progress("looking for the facts in the passages")
     gold = _find_gold(facts, passages, articles, tokenizer)
     demo = DemoSet(

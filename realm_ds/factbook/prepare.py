@@ -43,7 +43,7 @@ def prepare_demo(
     folder: Path,
     *,
     seed: int = 0,
-    max_passage_tokens: int = 64,
+    passage_tokens: int = 64,
     vocab_size: int = 8000,
     num_entities: int | None = None,
     fields: Sequence[Field] = FIELDS,
@@ -51,9 +51,9 @@ def prepare_demo(
     on_progress: Callable[[str], None] = lambda doing: None,
 ) -> dict[str, Any]:
     """Write the demo's data into `folder`; returns what prepared.json holds: settings and counts."""
-    if not SMALLEST_PASSAGE_TOKENS <= max_passage_tokens <= LARGEST_PASSAGE_TOKENS:
+    if not SMALLEST_PASSAGE_TOKENS <= passage_tokens <= LARGEST_PASSAGE_TOKENS:
         raise DataError(
-            f"max_passage_tokens={max_passage_tokens}: choose one from {SMALLEST_PASSAGE_TOKENS} to "
+            f"passage_tokens={passage_tokens}: choose one from {SMALLEST_PASSAGE_TOKENS} to "
             f"{LARGEST_PASSAGE_TOKENS} wordpieces, title and special tokens counted"
         )
     on_progress("reading the Factbook")
@@ -66,7 +66,7 @@ def prepare_demo(
     demo = build_demo_set(
         entities,
         seed=seed,
-        max_passage_tokens=max_passage_tokens,
+        passage_tokens=passage_tokens,
         vocab_size=vocab_size,
         tokenizer_folder=folder / "tokenizer",
         wording=wording or Wording(),
@@ -74,7 +74,7 @@ def prepare_demo(
     )
     settings = {
         "seed": seed,
-        "max_passage_tokens": max_passage_tokens,
+        "passage_tokens": passage_tokens,
         "vocab_size": vocab_size,
         "entities": len(entities),
         "fields": len(fields),

@@ -104,7 +104,7 @@ class _Demo:
         prepared = prepare_demo(
             self._folder / "data",
             seed=self._seed,
-            max_passage_tokens=self._config().data.passage_tokens,
+            passage_tokens=self._config().data.passage_tokens,
             num_entities=QUICK_ENTITIES if self._quick else None,
             on_progress=lambda doing: bar.update(now=doing),
         )

@@ -19,7 +19,7 @@ from realm_ds.comm.roles import INDEX
 from realm_ds.comm.world import World, is_launched, join_world, singleton, start_mpi
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.shards import Shards, open_shards, passage_range
+from realm_ds.data.shards import Shards, open_shards, passage_range, refuse_long_passages
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.corpus import embed_with
@@ -142,6 +142,7 @@ def open_plan(
     corpus = open_shards(
         config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=config.runtime.wait_timeout_s
     )
+    refuse_long_passages(corpus, max_tokens=config.data.passage_tokens)
     found = look_at_towers(path)
     check_towers(found, config, tokenizer)
     # It will be searched by one shard or by several: what one of all passages cannot be, none can.

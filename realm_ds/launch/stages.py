@@ -17,7 +17,7 @@ from realm_ds.config.deepspeed import check_deepspeed
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import load_questions, refuse_regexes
-from realm_ds.data.shards import open_shards, passage_range
+from realm_ds.data.shards import open_shards, passage_range, refuse_long_passages
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, DataError
 from realm_ds.files import write_durably
@@ -97,6 +97,7 @@ def check_inputs(stage: StageName, config: RealmConfig, *, others_wait_s: float 
     tokenizer = load_tokenizer(config.data.tokenizer)
     timeout_s = config.runtime.wait_timeout_s
     corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=timeout_s)
+    refuse_long_passages(corpus, max_tokens=config.data.passage_tokens)
     if stage == "pretrain" or (stage == "ict" and config.ict.encoder_warmup):
         open_shards(config.data.pretrain_place, kind="pretrain", fingerprint=tokenizer.fingerprint, timeout_s=timeout_s)
     if stage == "pretrain":

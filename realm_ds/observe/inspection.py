@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+from realm_ds.observe.progress import number_of
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -123,7 +125,7 @@ def _lines(view: ShardsView, console: "Console") -> Iterator["Text"]:
     if view.faults is not None:
         yield Text()
         yield from (Text(printable(fault), style="red") for fault in view.faults)
-        counted = {0: "no faults", 1: "1 fault"}.get(len(view.faults), f"{len(view.faults):,} faults")
+        counted = number_of(len(view.faults), "fault") if view.faults else "no faults"
         yield Text(counted, "bold red" if view.faults else "bold green")
 
 

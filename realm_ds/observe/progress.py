@@ -237,6 +237,11 @@ def _index_words(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"wait {wait_ms:.1f} ms" + (f" ({wait_ms / step_ms:.0%})" if step_ms else "")
 
 
+def number_of(count: int, thing: str) -> str:
+    """1 question, 2 questions, 12,345 questions."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def count_text(count: float) -> str:
     """Counts as people say them: 870, 12.3k, 4.1M."""
     if count < 1000:

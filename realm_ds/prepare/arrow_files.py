@@ -27,9 +27,9 @@ def read_parquet(file: InputFile, rows: Rows) -> Iterator[Document]:
             columns = _needed(table.schema_arrow, file, rows)
             number = 0
             for batch in table.iter_batches(ROWS_AT_A_TIME, columns=columns, use_threads=False):
-                yield from _documents(batch, file, rows, num_before=number)
-                number += batch.num_rows
+                num_before, number = number, number + batch.num_rows
                 file.bytes_read = (file.num_bytes or 0) * number // max(table.metadata.num_rows, 1)
+                yield from _documents(batch, file, rows, num_before=num_before)
     except (pyarrow.ArrowException, OSError) as error:
         raise Damaged(f"{file.name} cannot be read as Parquet ({_first_line(error)})") from error
 
@@ -43,9 +43,9 @@ def read_dataset_file(file: InputFile, rows: Rows) -> Iterator[Document]:
             columns = _needed(batches.schema, file, rows)
             number = 0
             for batch in batches:
+                file.bytes_read = mapped.tell()
                 yield from _documents(batch.select(columns), file, rows, num_before=number)
                 number += batch.num_rows
-                file.bytes_read = mapped.tell()
             # Arrow takes a stream that ends between two batches for whole.
             mapped.seek(mapped.size() - len(_END_OF_STREAM))
             is_whole = mapped.read() == _END_OF_STREAM
@@ -100,10 +100,10 @@ def _within(folder: Path, name: str) -> Path:
 
 
 def _needed(schema: Any, file: InputFile, rows: Rows) -> list[str]:
-    """The columns to read, the text's checked."""
+    """The columns to read, checked."""
     fields = rows.fields
-    if fields.text not in schema.names:
-        raise no_such_column(fields.text, schema.names, where=file.name)
+    if missing := [name for name in fields.needed if name not in schema.names]:
+        raise no_such_column(missing[0], schema.names, where=file.name)
     kind = schema.field(fields.text).type
     if _is_text(kind):
         return [name for name in dict.fromkeys((fields.id, fields.title, fields.text)) if name in schema.names]

@@ -2,6 +2,7 @@
 whole. What the bytes mean is not known here."""
 
 import bz2
+import hashlib
 import itertools
 import lzma
 import sys
@@ -12,9 +13,10 @@ from typing import Any, BinaryIO
 
 from realm_ds.errors import DataError
 
+MB = 1_000_000
 STDIN = Path("-")
-BLOCK_BYTES = 1 << 20
-"""What is read, and what is decompressed, at a time."""
+BLOCK_BYTES = 1 << 16
+"""What is read, and what is decompressed, at a time: no more, so that `bytes_read` is little ahead of what was used."""
 MAX_RECORD_BYTES = 256 << 20
 """A line, row or page that is longer is left out, so that memory stays bounded whatever a file holds."""
 ENDINGS = (".gz", ".bz2", ".xz", ".zst")
@@ -42,6 +44,20 @@ class InputFile:
     def num_bytes(self) -> int | None:
         """As it is stored; None for stdin and pipes, of which nobody knows."""
         return self.path.stat().st_size if self.path != STDIN and self.path.is_file() else None
+
+    def digest(self) -> str | None:
+        """Of its first and last MB as they are stored, which tells files of one name and size apart; None of stdin and
+        of what cannot be read."""
+        if not self.num_bytes:
+            return None
+        try:
+            with self.path.open("rb") as raw:
+                digest = hashlib.sha256(raw.read(MB))
+                raw.seek(max(MB, self.num_bytes - MB))
+                digest.update(raw.read(MB))
+        except OSError:  # reading it will say so
+            return None
+        return digest.hexdigest()
 
     def blocks(self) -> Iterator[bytes]:
         """All of it, decompressed, without a byte order mark. Raises Damaged where it cannot be read further."""

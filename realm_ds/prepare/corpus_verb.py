@@ -1,5 +1,6 @@
 """`realm-ds prepare corpus` as people see it. The work is corpus.py's, what all jobs say telling.py's."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,10 @@ def write_corpus(
     """Write the shards, and say what came of it."""
     run = partial(prepare_corpus, source, out, cutting, per_shard=per_shard, workers=workers, resume=resume)
     with Progress() as progress:
-        tell_job(run, progress, title="prepare corpus", reading=source, records="passages", out=out)
-    print(f"next: realm-ds prepare pretrain --corpus {out} --tokenizer {cutting.tokenizer} --out {out.parent}/pretrain")
+        tell_job(run, progress, title="prepare corpus", reading=source, record="passage", out=out)
+    options = {"--corpus": out, "--tokenizer": cutting.tokenizer, "--out": out.parent / "pretrain"}
+    given = shlex.join(str(part) for option in options.items() for part in option)
+    print(f"next: realm-ds prepare pretrain {given}")
 
 
 def tell_estimate(source: Source, cutting: Cutting, *, workers: int) -> None:

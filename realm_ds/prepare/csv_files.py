@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 MAX_FIELD_CHARACTERS = 64 << 20
 """Of a field; csv keeps four bytes for each. What an unclosed quote may swallow of a file."""
-NO_ROW = "rows left out: their quotes do not close, or something follows these"
-OTHER_WIDTH = "rows left out: they have more or fewer fields than the header"
+NO_ROW = "rows left out (their quotes do not close, or something follows these)"
+OTHER_WIDTH = "rows left out (more or fewer fields than the header)"
 
 
 def read_csv(file: InputFile, rows: Rows, *, delimiter: str = ",") -> Iterator[Document]:
     """The documents of a file, in order."""
-    for row, where in csv_rows(file, rows, needed=(rows.fields.text,), delimiter=delimiter):
+    for row, where in csv_rows(file, rows, needed=rows.fields.needed, delimiter=delimiter):
         if document := rows.from_row(row, where=where):
             yield document
 

@@ -51,7 +51,7 @@ class Tally:
         """One for each, in order of name."""
         for what, number in sorted(self.counts.items()):
             first = f" (first: {self.first[what]})" if what in self.first else ""
-            yield f"{number:,} {what}{first}"
+            yield f"{what}: {number:,}{first}"
 
 
 class Reading(Protocol):

@@ -22,7 +22,7 @@ READ, WITHOUT, ALTERED = (
     "passages whose wordpieces are not those of their text, left out",
 )
 CUT, UNKNOWN = "spans that cut a word, left out", "spans with an unknown word, left out"
-SPANS = "spans: "
+SPANS = "spans of kind "
 """What a kind of span is counted as."""
 
 

@@ -20,6 +20,9 @@ from realm_ds.data.shards import Kind, Manifest, read_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import DataError
 from realm_ds.observe.inspection import Distribution, Piece, Sample, ShardsView
+from realm_ds.observe.progress import number_of
+from realm_ds.prepare.job import COUNTS, FIRST
+from realm_ds.prepare.journal import refuse_unfinished
 from realm_ds.prepare.shard_look import Part, Seen, kind_of, look_at, members, record_of
 from realm_ds.prepare.workers import work_in_order
 
@@ -62,6 +65,7 @@ class Target:
 def find_target(path: Path) -> Target:
     """A folder of shards, or one tar file, with or without a manifest beside it."""
     if path.is_dir():
+        refuse_unfinished(path)
         manifest = read_manifest(Place(path), what="tar shards")
         parts = tuple(_parts(path, manifest))
         return Target(
@@ -243,7 +247,7 @@ def _facts(target: Target, *, num_looked_at: int) -> Mapping[str, str]:
     size = sum(entry.num_bytes for entry in manifest.shards)
     facts = {
         "folder": str(target.path),
-        what: f"{manifest.count:,} in {len(manifest.shards):,} tar shards, {size / 2**20:,.1f} MiB",
+        what: f"{manifest.count:,} in {number_of(len(manifest.shards), 'tar shard')}, {size / 2**20:,.1f} MiB",
         "source": manifest.source,
         "tokenizer": manifest.tokenizer_fingerprint[:12],
         **dict(_settings(manifest.settings)),
@@ -254,14 +258,24 @@ def _facts(target: Target, *, num_looked_at: int) -> Mapping[str, str]:
 
 
 def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """With their names; a setting of many parts, such as what was counted, a line for each."""
+    """With their names, but for empty ones; what was counted a line each, with where it was met first."""
+    first = settings.get(FIRST, {})
     for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from (
-                (f"{name}: {part}", f"{told:,}" if isinstance(told, int) else str(told)) for part, told in value.items()
-            )
+        if name == FIRST or value in ("", [], {}, None):
+            continue
+        if name == COUNTS:
+            for what, number in value.items():
+                yield what, _setting(number) + (f" (first: {first[what]})" if what in first else "")
         else:
-            yield name.replace("_", " "), str(value)
+            yield name.replace("_", " "), _setting(value)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _samples(
@@ -287,7 +301,7 @@ def _records_at(
         here = [number - first for number in wanted if first <= number < first + count]
         first += count
         good = 0
-        for name, data in members(part.path) if here else ():
+        for name, data, _ in members(part.path) if here else ():
             try:
                 record = record_of(data, kind=part.kind, where=name)
             except DataError:
@@ -302,7 +316,9 @@ def _records_at(
 def _title(record: Passage | Example) -> str:
     if isinstance(record, Passage):
         return record.title
-    return f"{record.id}, of passage {record.origin_uid}" if record.origin_uid != NO_UID else record.id
+    passage = f", of passage {record.origin_uid}" if record.origin_uid != NO_UID else ""
+    article = f", of article {record.origin_article}" if record.origin_article else ""
+    return record.id + passage + article
 
 
 def _duplicates(parts: Sequence[Part], counts: Sequence[int], hashes: Sequence[np.ndarray]) -> Iterator[str]:

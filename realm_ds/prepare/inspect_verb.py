@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from realm_ds.observe.inspection import show_shards
-from realm_ds.observe.progress import Progress
+from realm_ds.observe.progress import Progress, number_of
 from realm_ds.prepare.inspect import Look, as_json, find_target, find_tokenizer, inspect
 
 
@@ -21,10 +21,10 @@ def inspect_verb(
             target, asked, tokenizer=known, workers=workers if is_much else 0,
             on_progress=lambda done, total: bar.update(done, total=total, now="tar shards"),
         )  # fmt: skip
-        bar.finish(f"{bar.done:,} tar shards")
+        bar.finish(number_of(bar.done, "tar shard"))
     if plot is not None and view.distributions:
         from realm_ds.prepare.plots import draw_lengths
 
-        draw_lengths(plot, view.distributions)
+        draw_lengths(plot, view.distributions, title=path.absolute().name)
     print(json.dumps(as_json(view))) if print_json else show_shards(view)
     return not view.faults

@@ -5,7 +5,9 @@ come out depend on the chunks and on what is made of them, not on how many worke
 was stopped: after each shard a journal says how far it is (journal.py).
 """
 
+import hashlib
 import itertools
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -23,8 +25,11 @@ from realm_ds.prepare.workers import work_in_order
 
 Chunk = TypeVar("Chunk")
 DUPLICATES = "duplicates left out"
-COUNTS = "counts"
-"""The member of a manifest's settings that holds the tally: what was made, and what was left out."""
+INPUT = "input_digest"
+"""The member of a manifest's settings that tells by a digest what was read."""
+COUNTS, FIRST = "counts", "first"
+"""The members of a manifest's settings that hold the tally: what was made, what was left out, and where each was met
+first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +58,18 @@ class Output:
     settings: Mapping[str, Any]
     """What decides what is made of it; written into the manifest."""
     identity: Any = None
-    """What else must be the same to go on with a stopped job: names and sizes of the files that are read. JSON."""
+    """What else must be the same to go on: names, sizes and digests of the files that are read. JSON."""
 
     @property
     def job(self) -> Job:
         """As the manifest tells it."""
         told = {"kind": self.kind, "tokenizer": self.fingerprint, "source": self.source}
         return {**told, "settings": {**self.settings, "per_shard": self.per_shard}}
+
+    @property
+    def identity_digest(self) -> str:
+        """What the manifest keeps of the identity, which may name thousands of files."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +117,11 @@ def run_job(
             _write(results, writer, journal, position, job, on_progress)
         position.tally.absorb(reading or Tally())
         if not writer.num_records:
-            journal.remove()
             told = "; ".join(position.tally.lines()) or "nothing was read"
             raise DataError(f"{output.source}: no record came of it, so nothing was written ({told}); check the source")
         manifest = writer.finish(
             kind=output.kind, tokenizer_fingerprint=output.fingerprint, source=output.source,
-            settings={**output.job["settings"], COUNTS: dict(sorted(position.tally.counts.items()))},
+            settings={**output.job["settings"], INPUT: output.identity_digest, **_told(position.tally)},
         )  # fmt: skip
         journal.remove()
     return Finished(manifest=manifest, tally=position.tally)
@@ -146,10 +155,15 @@ def _write(
         on_progress(writer.num_records)
 
 
+def _told(tally: Tally) -> dict[str, Any]:
+    return {COUNTS: dict(sorted(tally.counts.items())), FIRST: dict(sorted(tally.first.items()))}
+
+
 def _done_before(output: Output) -> Finished:
     manifest = open_shards(output.folder, kind=output.kind, fingerprint=None).manifest
     settings = dict(manifest.settings)
-    tally = Tally(counts=Counter(settings.pop(COUNTS, {})))
+    tally = Tally(counts=Counter(settings.pop(COUNTS, {})), first=settings.pop(FIRST, {}))
     was = {"kind": manifest.kind, "tokenizer": manifest.tokenizer_fingerprint, "source": manifest.source}
-    refuse_another_job(output.job, {**was, "settings": settings}, where=output.folder)
+    now = {**output.job, INPUT: output.identity_digest}
+    refuse_another_job(now, {**was, INPUT: settings.pop(INPUT, None), "settings": settings}, where=output.folder)
     return Finished(manifest=manifest, tally=tally, was_done=True)

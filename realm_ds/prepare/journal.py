@@ -14,7 +14,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.seen import Keys
 
 UNFINISHED, JOURNAL, LOCK = "unfinished", "journal.json", "lock"
+MOST_CHANGES = 5
+"""That are told of a job that was begun otherwise."""
 GO_ON = "mend that, or free space there, and go on with --resume; or name another folder"
-"""What to do about a folder that cannot be written."""
+"""What to do about a folder that cannot be written any more."""
 Job = Mapping[str, Any]
 """What a job is, as JSON: it can be gone on with by the same one alone."""
 
@@ -58,7 +60,8 @@ class Journal:
     def claim(self, *, resume: bool) -> Iterator[None]:
         """Have the output folder to oneself: an empty one, or with `resume` one that a stopped job left."""
         self._refuse_what_is_there(resume=resume)
-        with self._says_what_to_do():
+        absent = [folder for folder in (self._out, *self._out.parents) if not folder.exists()]
+        with self._says_what_to_do("mend that, or name another folder"):
             self._folder.mkdir(parents=True, exist_ok=True)
             for stale in self._out.glob("*.tmp-*"):  # of a process that was killed while it wrote
                 stale.unlink()
@@ -68,7 +71,11 @@ class Journal:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however we end
             except OSError as error:
                 raise ConfigError(f"{self._out}: another process writes there now; wait for it or end it") from error
-            yield
+            try:
+                yield
+            except BaseException:
+                self._remove_unless_written(absent)
+                raise
 
     def read(self, job: Job) -> Position:
         """Where the stopped job stands, its shards checked; the beginning where none has a shard yet."""
@@ -78,6 +85,10 @@ class Journal:
         for entry in position.entries:
             verify_shard(self._out, entry)
         return position
+
+    def read_entries(self) -> list[ShardEntry]:
+        """The shards of the stopped job, whatever job it was."""
+        return self._read()[0].entries
 
     def read_keys(self, position: Position) -> Iterator[Keys]:
         """The keys of the records of each shard."""
@@ -102,13 +113,21 @@ class Journal:
             "num_records": position.num_records,
             "tally": vars(position.tally),
         }
-        with self._says_what_to_do():
+        with self._says_what_to_do(GO_ON):
             write_durably(self._keys_path(len(position.entries) - 1), buffer.getvalue())
             write_durably(self._folder / JOURNAL, json.dumps(data, indent=1, ensure_ascii=False))
 
     def remove(self) -> None:
         """The job is at its end."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _remove_unless_written(self, made: Sequence[Path]) -> None:
+        """A job that failed before its first shard leaves nothing behind, nor the folders that were `made` for it."""
+        with suppress(OSError):
+            if [path.name for path in self._out.iterdir()] == [UNFINISHED]:
+                self.remove()
+                for folder in made:
+                    folder.rmdir()
 
     def _refuse_what_is_there(self, *, resume: bool) -> None:
         if not self._out.exists():
@@ -124,9 +143,9 @@ class Journal:
         ours = {name for name in there if SHARD_NAME.match(name) or ".tmp-" in name} | {UNFINISHED, MANIFEST}
         if there and (there - ours or not there & {UNFINISHED, MANIFEST}):
             raise ConfigError(f"{self._out} holds files already ({min(there)}); name an empty folder, or a new one")
-        if not resume and (entries := self._read()[0].entries):
+        if not resume and (entries := self.read_entries()):
             raise ConfigError(
-                f"{self._out} holds a job that was stopped after {len(entries)} finished shards: go on with --resume, "
+                f"{self._out} holds a job that was stopped (tar shards done: {len(entries)}): go on with --resume, "
                 "name another folder, or remove this one first"
             )
 
@@ -153,11 +172,21 @@ class Journal:
         return self._folder / f"keys-{number:05d}.npy"
 
     @contextmanager
-    def _says_what_to_do(self) -> Iterator[None]:
+    def _says_what_to_do(self, remedy: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise DataError(f"cannot write to {self._out}: {error.strerror or error}; {GO_ON}") from error
+            raise DataError(f"cannot write to {self._out}: {error.strerror or error}; {remedy}") from error
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Raise DataError, which says how far it is, if a job writes to the folder or was stopped there."""
+    if (folder / UNFINISHED).is_dir() and not (folder / MANIFEST).exists():
+        num_done = len(Journal(folder).read_entries())
+        raise DataError(
+            f"{folder} is not finished, tar shards done: {num_done}; wait for the job that writes there, or if it was "
+            "stopped go on with it: the same command with --resume"
+        )
 
 
 def refuse_another_job(job: Job, was: Job, *, where: Path) -> None:
@@ -165,7 +194,10 @@ def refuse_another_job(job: Job, was: Job, *, where: Path) -> None:
     # As JSON gives it back: tuples are lists then.
     now, then = _flat(json.loads(json.dumps(job))), _flat(was)
     if changed := [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]:
-        told = ", ".join(f"{name} was {then.get(name)!r} and is now {now.get(name)!r}" for name in changed)
+        told = ", ".join(
+            f"{name} was {then.get(name)!r} and is now {now.get(name)!r}" for name in changed[:MOST_CHANGES]
+        )
+        told += f", and {len(changed) - MOST_CHANGES} more" if len(changed) > MOST_CHANGES else ""
         raise ConfigError(f"{where} was begun otherwise: {told}; give what it was begun with, or name another folder")
 
 

@@ -39,7 +39,7 @@ def _values_of_lines(file: InputFile, *, tally: Tally) -> Iterator[Placed]:
             try:
                 value = json.loads(line or b"")
             except (ValueError, RecursionError):  # of JSON, of UTF-8, of nesting
-                tally.add("lines that are no JSON, or too long", where=where)
+                tally.add("lines that are no JSON, or too long, left out", where=where)
             else:
                 yield value, where
 

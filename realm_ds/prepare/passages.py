@@ -35,6 +35,8 @@ class PassageSource(Reading, Protocol):
     """What decides which passages these are."""
     identity: Any
     """What must be the same for a stopped job to go on. JSON."""
+    passage_tokens: int | None
+    """At most in a passage, if that is known."""
     is_corpus: bool
     """Whether its articles are those of a corpus to search."""
 
@@ -70,6 +72,7 @@ class CorpusPassages:
         self.name = self._shards.manifest.source
         self.settings: dict[str, Any] = {}
         self.identity = self._shards.digest
+        self.passage_tokens: int | None = self._shards.manifest.settings.get("passage_tokens")
         self.tally = Tally()
         self.total = self._shards.count
         self.done = 0
@@ -125,6 +128,7 @@ class DocumentPassages:
         self.name, self.measure, self.tally = source.name, source.measure, source.tally
         self.settings = {name: value for name, value in asdict(cutting).items() if name != "tokenizer"}
         self.identity = source.identity()
+        self.passage_tokens: int | None = cutting.passage_tokens
 
     @property
     def total(self) -> int | None:

@@ -11,7 +11,7 @@ SIZE_INCHES = (5.0, 3.2)
 COLOUR = "#0072B2"
 
 
-def draw_lengths(path: Path, distributions: Sequence[Distribution]) -> None:
+def draw_lengths(path: Path, distributions: Sequence[Distribution], *, title: str) -> None:
     """Write one histogram beside the other; the ending of the path says as what (.png, .pdf, .svg)."""
     try:
         from matplotlib.figure import Figure
@@ -26,11 +26,12 @@ def draw_lengths(path: Path, distributions: Sequence[Distribution]) -> None:
         axes.bar(lengths, counts, width=1.0, color=COLOUR)
         axes.axvline(distribution.mean, color="#D55E00", linewidth=1.0, label=f"mean {distribution.mean:.1f}")
         axes.set_xlabel(distribution.name)
-        axes.set_ylabel("number")
+        axes.set_ylabel(f"{distribution.name.split()[-1]}s")  # of wordpieces of a sentence: sentences
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(distributions) :]:
         axes.remove()
+    figure.suptitle(title)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else None)

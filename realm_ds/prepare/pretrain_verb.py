@@ -1,10 +1,12 @@
 """`realm-ds prepare pretrain` as people see it. The work is pretrain.py's, what all jobs say telling.py's."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from realm_ds.data.places import MANIFEST
 from realm_ds.errors import ConfigError
 from realm_ds.observe.progress import Progress
 from realm_ds.prepare.examples import READ
@@ -27,6 +29,10 @@ def write_pretrain(
     """Write what is held out, if anything is, then all other examples, and say what came of it."""
     if held_out == out:
         raise ConfigError(f"--held-out {held_out} is --out as well: name two folders")
+    if held_out is not None and not resume and (held_out / MANIFEST).exists() and not (out / MANIFEST).exists():
+        raise ConfigError(
+            f"{held_out} is finished and {out} is not: go on with --resume, or name other folders for both"
+        )
     making = replace(making, finder=making.finder.at_hand())
     parts = [(out, making)] if held_out is None else [(held_out, replace(making, is_held_out=True)), (out, making)]
     with Progress() as progress:
@@ -36,10 +42,14 @@ def write_pretrain(
                 prepare_pretrain, source, folder, part, per_shard=per_shard, workers=workers, resume=resume
             )  # fmt: skip
             title = f"prepare {folder.name}"
-            tell_job(run, progress, title=title, reading=source, records="examples", out=folder)
-    named = {"corpus": corpus or "...", "pretrain": out, "held_out": held_out, "tokenizer": making.tokenizer}
-    folders = " ".join(f"data.{name}={path}" for name, path in named.items() if path is not None)
-    print(f"next: realm-ds ict {folders}, then realm-ds pretrain")
+            tell_job(run, progress, title=title, reading=source, record="example", out=folder)
+    data = {
+        "corpus": corpus or "CORPUS", "pretrain": out, "held_out": held_out, "tokenizer": making.tokenizer,
+        "passage_tokens": source.passage_tokens,
+    }  # fmt: skip
+    given = shlex.join(f"data.{name}={value}" for name, value in data.items() if value is not None)
+    print("next: write my.yaml, for a small model the line `recipe: demo`; realm-ds config explain has all settings")
+    print(f"    realm-ds ict --config my.yaml --run runs/ict {given}")
 
 
 def tell_estimate(source: PassageSource, making: Making, *, workers: int) -> None:

@@ -73,14 +73,14 @@ def read_question_set(
 def checked(asked: Asked, *, tally: Tally) -> Question | None:
     """The question in our form; None, counted, if it has no text or no answer that can be used."""
     if not isinstance(asked.question, str) or not (text := _plain(asked.question)):
-        tally.add("questions without a text", where=asked.where)
+        tally.add("questions without a text, left out", where=asked.where)
         return None
     if not isinstance(asked.is_regex, bool):
-        tally.add("questions whose is_regex is neither true nor false", where=asked.where)
+        tally.add("questions whose is_regex is neither true nor false, left out", where=asked.where)
         return None
     answers = tuple(dict.fromkeys(_answers(asked, tally)))
     if not answers:
-        tally.add("questions without an answer", where=asked.where)
+        tally.add("questions without an answer, left out", where=asked.where)
         return None
     gold = asked.gold_uids if isinstance(asked.gold_uids, list) else []
     if not all(type(uid) is int and 0 < uid < 2**63 for uid in gold):
@@ -195,7 +195,7 @@ def _answers(asked: Asked, tally: Tally) -> Iterator[str]:
     answers = asked.answers if isinstance(asked.answers, list | tuple) else []
     for answer in answers:
         if not isinstance(answer, str):
-            tally.add("answers that are no texts", where=asked.where)
+            tally.add("answers that are no texts, left out", where=asked.where)
         elif asked.is_regex:
             if answer.strip() and _is_regex(regex := _whole(answer), asked.where, tally):
                 yield regex
@@ -209,7 +209,7 @@ def _is_regex(answer: str, where: str, tally: Tally) -> bool:
     try:
         answer_pattern(answer)
     except DataError:
-        tally.add("answers that should be regular expressions and are none", where=where)
+        tally.add("answers that should be regular expressions and are none, left out", where=where)
         return False
     return True
 

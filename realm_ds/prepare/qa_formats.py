@@ -28,6 +28,8 @@ from realm_ds.prepare.rows import Rows
 
 Format = Literal["nq_open", "webquestions", "curatedtrec", "triviaqa", "squad", "jsonl", "csv"]
 _DESCRIPTION = re.compile(r'\(description\s+("(?:[^"\\]|\\.)*"|[^()"]*)\)')
+_OTHER_GOLD = re.compile(r"(?:gold|positive|silver|relevant)_(?:ids?|pids?|ctxs|contexts|docs|documents|passages)")
+"""What members are called that name or hold passages which answer a question."""
 _TABLES = {".csv": ",", ".tsv": "\t"}
 """What stands between the cells."""
 
@@ -63,9 +65,10 @@ def read_asked(path: Path, *, form: Format, columns: Columns, tally: Tally) -> I
     read = _READERS[form]
     for number, (item, where) in enumerate(json_values(file, tally=tally), start=1):
         if isinstance(item, dict):
+            _count_other_gold(item, where, tally)
             yield from read(item, columns, str(number), where, tally)
         else:
-            tally.add("records that are no JSON objects", where=where)
+            tally.add("records that are no JSON objects, left out", where=where)
 
 
 def detect(path: Path) -> Format:
@@ -105,7 +108,7 @@ def _webquestions(item: Mapping[str, Any], columns: Columns, number: str, where:
         return
     answers = _descriptions(item.get("targetValue"))
     if answers is None:
-        tally.add("questions with a targetValue that is no list of descriptions", where=where)
+        tally.add("questions with a targetValue that is no list of descriptions, left out", where=where)
     else:
         yield Asked(id=str(item.get("id", number)), question=item.get("utterance"), answers=answers, where=where)
 
@@ -135,7 +138,7 @@ def _squad(article: Mapping[str, Any], columns: Columns, number: str, where: str
         for asked in _objects(paragraph.get("qas")):
             here = f"{where}, question {asked.get('id')}"
             if asked.get("is_impossible"):
-                tally.add("questions that have no answer on purpose (is_impossible)", where=here)
+                tally.add("questions that have no answer on purpose (is_impossible), left out", where=here)
                 continue
             answers = [answer.get("text") for answer in _objects(asked.get("answers"))]
             yield Asked(id=str(asked.get("id")), question=asked.get("question"), answers=answers, where=here)
@@ -164,9 +167,16 @@ def _csv(file: InputFile, columns: Columns, tally: Tally) -> Iterator[Asked]:
     rows = csv_rows(file, Rows(tally=tally), needed=needed, delimiter=_delimiter(file.path) or ",")
     for row, where in rows:
         number = where.rpartition(":")[2]
+        _count_other_gold(row, where, tally)
         yield Asked(
             id=row.get("id") or number, question=row[columns.question], answers=_cell(row[columns.answers]), where=where
         )
+
+
+def _count_other_gold(members: Mapping[str, Any], where: str, tally: Tally) -> None:
+    """Count a question that names its passages otherwise than by our gold_uids."""
+    if any(value and _OTHER_GOLD.fullmatch(name) for name, value in members.items()):
+        tally.add("questions whose gold passages are named by ids of another corpus, these left out", where=where)
 
 
 def _delimiter(path: Path) -> str | None:

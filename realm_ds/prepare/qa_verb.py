@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_ds.data.shards import Shards, open_shards
-from realm_ds.observe.progress import Progress, clock_text
+from realm_ds.observe.progress import Progress, clock_text, number_of
 from realm_ds.prepare.coverage import AnswerSearch
 from realm_ds.prepare.qa import QuestionSet, Split, check_is_free, cover, note_coverage, write_question_set
 
@@ -34,17 +34,17 @@ def write_questions_of(
             found, covered = cover(
                 found, shards, link=link, workers=workers, on_progress=lambda done: bar.update(done, now="passages")
             )
-            bar.finish(f"{shards.count:,} passages")
+            bar.finish(number_of(shards.count, "passage"))
     prepared = write_question_set(found, out)
     note_coverage(out, covered)
     for name in found.splits:
         for other, number in prepared[name]["also_in"].items():
             if number:
-                print(f"{name}: {number:,} questions are also in {other}")
+                print(f"{name}: questions that are also in {other}: {number:,}")
     for name, coverage in covered.items():
         print(
-            f"{name}: {coverage['questions_with_answer']:,} of {len(found.splits[name]):,} questions "
-            f"({coverage['share']:.1%}) have an answer in some of {coverage['passages']:,} passages"
+            f"{name}: {coverage['questions_with_answer']:,} of {number_of(len(found.splits[name]), 'question')} "
+            f"({coverage['share']:.1%}) have an answer in some of {number_of(coverage['passages'], 'passage')}"
         )
     print(f"{out}/prepared.json says what is there")
 
@@ -52,7 +52,9 @@ def write_questions_of(
 def _words(found: QuestionSet) -> Iterator[str]:
     for name, questions in found.splits.items():
         num_regex = sum(question.is_regex for question in questions)
-        yield f"{name}: {len(questions):,} questions" + (f", {num_regex:,} with regex answers" if num_regex else "")
+        yield f"{name}: {number_of(len(questions), 'question')}" + (
+            f", {num_regex:,} with regex answers" if num_regex else ""
+        )
     if any(question.is_regex for question in found.splits.get("train", ())):
         yield "    a reader cannot be trained on regex answers: they only score predictions"
     yield from (f"    {line}" for line in found.tally.lines())
@@ -65,4 +67,4 @@ def _tell_estimate(found: QuestionSet, corpus: Shards, *, workers: int) -> None:
     started_at = time.monotonic()
     search.search(corpus.passages(0, num_tried, verify=False))
     took_s = (time.monotonic() - started_at) * corpus.count / num_tried / workers
-    print(f"looking for answers in {corpus.count:,} passages takes at most {clock_text(took_s)}")
+    print(f"looking for answers in {number_of(corpus.count, 'passage')} takes about {clock_text(took_s)}")

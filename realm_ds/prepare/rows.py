@@ -22,14 +22,22 @@ class Fields:
     """May be missing: then titles are empty."""
     text: str = "text"
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Those that may not be missing: the text's, and whatever is not called as usual, since somebody named it."""
+        usual = Fields()
+        named = [name for name, other in ((self.id, usual.id), (self.title, usual.title)) if name != other]
+        return (self.text, *named)
+
 
 # What is counted, in the words that people read at the end.
-NO_TEXT = "documents left out: they have no text"
-NOT_TEXT = "documents left out: their text is no string"
+NO_TEXT = "documents left out (no text)"
+NOT_TEXT = "documents left out (their text is no string)"
 NUL = "texts with null bytes, which were taken out"
 BAD_UTF8 = "records with bytes that are no UTF-8; each such place became U+FFFD"
+NO_TITLE = "documents without a title"
 ODD_TITLE = "titles that are no string, taken for empty"
-TOO_LONG = f"records left out: they have more than {MAX_RECORD_BYTES >> 20} MiB"
+TOO_LONG = f"records left out (more than {MAX_RECORD_BYTES >> 20} MiB)"
 SAME_ID = "documents whose id an earlier one had; their place was added to it"
 
 
@@ -67,8 +75,11 @@ class Rows:
         if not self._ids.add(id):
             self.tally.add(SAME_ID, where=where)
             id = f"{id} ({where})"
+        title = title.strip()
+        if not title:
+            self.tally.add(NO_TITLE, where=where)
         self.num_documents += 1
-        return Document(id=id, title=title.strip(), text=text, markup=markup, where=where)
+        return Document(id=id, title=title, text=text, markup=markup, where=where)
 
     def decoded(self, data: bytes, *, where: str) -> str:
         """The bytes as text, mended and counted where they are not UTF-8."""
@@ -80,7 +91,7 @@ class Rows:
 
     def _why_no_text(self, row: Mapping[str, object]) -> str:
         if self.fields.text not in row:
-            return f"documents left out: they have no field {self.fields.text!r}"
+            return f"documents left out (no field {self.fields.text!r})"
         return NO_TEXT if row[self.fields.text] is None else NOT_TEXT
 
     def _title(self, title: object, where: str) -> str:
@@ -91,8 +102,8 @@ class Rows:
 
 
 def no_such_column(name: str, there: Iterable[str], *, where: str) -> DataError:
-    """What is said of a table in which no column has the name of the text's."""
-    return DataError(f"{where}: no column {name!r} among {', '.join(there)}: name the one that holds the text")
+    """What is said of a table without a column that it needs."""
+    return DataError(f"{where}: no column {name!r} among {', '.join(there)}: name one of these")
 
 
 _64_BITS = 2**64 - 1

@@ -15,6 +15,7 @@ from realm_ds.data.answers import normalise
 from realm_ds.data.records import Example, Passage, example_from_json, passage_from_json
 from realm_ds.data.shards import Kind, ShardEntry, verify_shard
 from realm_ds.errors import DataError
+from realm_ds.observe.progress import number_of
 
 MOST_FAULTS = 20
 """Told of one shard; the others are counted."""
@@ -56,9 +57,10 @@ def look_at(part: Part, *, verify: bool, hashes: bool) -> Seen:
             verify_shard(part.path.parent, part.entry)
         except DataError as error:
             seen.faults.append(str(error))
-    number = 0
+    number, behind = 0, ""
     try:
-        for number, (name, data) in enumerate(members(part.path), start=1):
+        for number, (name, data, end) in enumerate(members(part.path), start=1):
+            behind = f"; reading stopped behind record {name}, at byte {end:,}"
             where = f"{part.path}, record {name}"
             expected = f"{part.first + number - 1:09d}.json"
             if part.entry is not None and name != expected:
@@ -67,20 +69,26 @@ def look_at(part: Part, *, verify: bool, hashes: bool) -> Seen:
     except DataError as error:
         seen.faults.append(str(error))
     if part.entry is not None and number != part.entry.count:
-        seen.faults.append(f"{part.path}: holds {number:,} records, but its manifest says {part.entry.count:,}")
+        stopped = behind if number < part.entry.count else ""
+        seen.faults.append(
+            f"{part.path}: holds {number_of(number, 'record')}, but its manifest says {part.entry.count:,}{stopped}"
+        )
     if (more := len(seen.faults) - MOST_FAULTS) > 0:
         seen.faults[MOST_FAULTS:] = [f"{part.path}: and {more:,} faults more"]
     return seen
 
 
-def members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of the members of a tar file, in order. Raises DataError where it cannot be read further."""
+def members(path: Path) -> Iterator[tuple[str, bytes, int]]:
+    """Of each member of a tar file, in order: its name, its bytes, and the byte of the file at which these end.
+
+    Raises DataError where it cannot be read further.
+    """
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|") as archive:
             for member in archive:
                 # A sparse member may claim more than any memory holds; no writer of records makes one.
                 content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
-                yield member.name, content.read() if content is not None else b""
+                yield member.name, content.read() if content is not None else b"", member.offset_data + member.size
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except tarfile.TarError as error:
@@ -112,7 +120,7 @@ def lengths_of(record: Passage | Example) -> Iterator[tuple[str, int]]:
 
 def kind_of(path: Path) -> Kind:
     """What a shard without a manifest holds, by its first record."""
-    for name, data in members(path):
+    for name, data, _ in members(path):
         for kind in KINDS:
             try:
                 record_of(data, kind=kind, where=name)

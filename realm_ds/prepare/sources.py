@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.arrow_files import dataset_files, is_dataset, read_dataset_file, read_parquet
-from realm_ds.prepare.compressed import ENDINGS, STDIN, Damaged, InputFile
+from realm_ds.prepare.compressed import ENDINGS, MB, STDIN, Damaged, InputFile
 from realm_ds.prepare.csv_files import read_csv, read_tsv
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.json_lines import read_json_lines
@@ -49,10 +49,12 @@ FORMAT_OF_ENDING = {
     ".xml": "wikipedia",
 }
 AUTO = "auto"
+ALMOST = 0.9999
+"""The share of a source of which not all documents were taken is never more."""
 NOT_FROM_STDIN = ("parquet", "hf")
-TEXT_BESIDE = "text files left out: their folder has files of another format"
+TEXT_BESIDE = "text files left out (their folder has files of another format)"
+TWICE = "files that were named more than once, read once"
 DAMAGED = "files that are damaged, read as far as that went"
-MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,29 @@ class _Part:
 
     path: Path
     format: str
+
+
+class _Pace:
+    """How many bytes the documents so far took. Readers read ahead of these, by blocks: what was read before a block
+    gave the documents before it, and so tells what a character takes."""
+
+    def __init__(self) -> None:
+        self._bytes_read = 0
+        self._num_characters = 0
+        self._known = (0, 0)  # so many bytes gave so many characters
+
+    def add(self, num_characters: int, *, bytes_read: int) -> None:
+        """Of a document; `bytes_read` is what was read when it came."""
+        if bytes_read != self._bytes_read:
+            self._known = (self._bytes_read, self._num_characters)
+            self._bytes_read = bytes_read
+        self._num_characters += num_characters
+
+    @property
+    def bytes_used(self) -> float | None:
+        """None as long as nothing but a first block was read."""
+        num_bytes, num_characters = self._known
+        return num_bytes * self._num_characters / num_characters if num_characters else None
 
 
 class Source:
@@ -73,6 +98,7 @@ class Source:
         self._fields = fields
         self._on_damage = on_damage
         self._is_at_end = False
+        self._pace = _Pace()
         self._files = [
             (InputFile(part.path, name=name), part.format)
             for part, name in zip(parts, _names([part.path for part in parts]), strict=True)
@@ -86,7 +112,10 @@ class Source:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for work on it to be resumed, as JSON holds it."""
-        files = [{"name": file.name, "bytes": file.num_bytes, "format": format} for file, format in self._files]
+        files = {
+            file.name: {"place": place, "bytes": file.num_bytes, "digest": file.digest(), "format": format}
+            for place, (file, format) in enumerate(self._files)
+        }
         return {"files": files, "fields": asdict(self._fields), "on_damage": self._on_damage}
 
     @property
@@ -112,27 +141,33 @@ class Source:
 
     @property
     def share(self) -> float | None:
-        """Of the bytes, so far; None while these are not known."""
+        """Which the documents so far are of the whole; None where the size of that is not known."""
         if self._is_at_end:
             return 1.0
-        return self.bytes_read / self.total_bytes if self.total_bytes else None
+        if not self.total_bytes:
+            return None
+        return min(self._pace.bytes_used or self.bytes_read, ALMOST * self.total_bytes) / self.total_bytes
 
     def documents(self) -> Iterator[Document]:
         """All documents, once. What is left out or mended is counted; what is not whole raises DataError behind the
         documents that were (or is counted, with `on_damage="skip"`)."""
         rows = Rows(tally=self.tally, fields=self._fields)
+        num_bytes = 0  # of the files before
         for file, format in self._files:
             num_before = rows.num_documents
             try:
-                yield from READERS[format](file, rows)
+                for document in READERS[format](file, rows):
+                    self._pace.add(document.num_characters, bytes_read=num_bytes + file.bytes_read)
+                    yield document
             except Damaged as damage:
                 num_whole = rows.num_documents - num_before
                 if self._on_damage == "stop":
                     raise DataError(
-                        f"{damage}. The {num_whole:,} documents before that are whole: get the file again, or choose "
-                        "to skip what is damaged"
+                        f"{damage}. The {num_whole:,} documents before that are whole: get the file again, or go on "
+                        "behind it with --on-damage skip (prepare corpus and prepare tokenizer)"
                     ) from damage
                 self.tally.add(DAMAGED, where=f"{damage}, {num_whole:,} documents before that")
+            num_bytes += file.bytes_read
         self._is_at_end = True
 
 
@@ -151,7 +186,11 @@ def open_source(
     if not paths:
         raise ConfigError("no source is named: give files, folders, or - for stdin")
     tally = tally or Tally()
-    parts = dict.fromkeys(part for path in paths for part in _expanded(str(path), format, tally))
+    parts: dict[_Part, None] = {}
+    for part in (part for path in paths for part in _expanded(str(path), format, tally)):
+        if part in parts:
+            tally.add(TWICE, where=part.path.name)
+        parts[part] = None
     return Source(list(parts), fields=fields or Fields(), tally=tally, on_damage=on_damage)
 
 
@@ -160,7 +199,7 @@ def _expanded(path: str, format: str, tally: Tally) -> Iterator[_Part]:
         if format in (AUTO, *NOT_FROM_STDIN):
             choice = ", ".join(name for name in READERS if name not in NOT_FROM_STDIN)
             why = "stdin has no name to tell its format by" if format == AUTO else f"{format} cannot be read from stdin"
-            raise ConfigError(f"{why}; choose one of {choice}")
+            raise ConfigError(f"{why}; give --format, one of {choice}")
         yield _Part(STDIN, format)
         return
     found = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
@@ -187,7 +226,7 @@ def _in_folder(folder: Path, format: str, tally: Tally) -> Iterator[_Part]:
         tally.add(TEXT_BESIDE, number=counts.pop("text"), where=folder.name)
     if format == AUTO and len(counts) > 1:
         there = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
-        raise ConfigError(f"{folder} has files of several formats ({there}); choose one of these formats")
+        raise ConfigError(f"{folder} has files of several formats ({there}); give --format, one of these")
     wanted = next(iter(counts), AUTO) if format == AUTO else format
     if wanted not in counts:
         endings = " ".join(ending for ending, name in FORMAT_OF_ENDING.items() if format in (AUTO, name))
@@ -199,8 +238,8 @@ def _format_of(path: Path) -> str:
     format = _by_ending(path)
     if format is None:
         raise ConfigError(
-            f"{path}: its name does not say its format; choose one of {', '.join(READERS)}, or give it an ending of "
-            f"{' '.join(FORMAT_OF_ENDING)}"
+            f"{path}: its name does not say its format; give --format, one of {', '.join(READERS)}, or give it an "
+            f"ending of {' '.join(FORMAT_OF_ENDING)}"
         )
     return format
 

@@ -4,22 +4,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from realm_ds.observe.progress import Bar, Progress, clock_text, count_text, size_text
+from realm_ds.observe.progress import Bar, Progress, clock_text, count_text, number_of, size_text
 from realm_ds.prepare.documents import Reading
 from realm_ds.prepare.estimate import Estimate
 from realm_ds.prepare.job import Finished
 
 
 def tell_job(
-    run: Callable[..., Finished], progress: Progress, *, title: str, reading: Reading, records: str, out: Path
+    run: Callable[..., Finished], progress: Progress, *, title: str, reading: Reading, record: str, out: Path
 ) -> None:
-    """Run a job, which takes `on_progress`, in sight, and say what came of it; `records` is what people call these."""
+    """Run a job, which takes `on_progress`, in sight, and say what came of it; `record` is what people call one."""
     bar = progress.stage(f"{title} ({reading.measure})", total=reading.total)
-    finished = run(on_progress=_teller(bar, reading, records))
+    finished = run(on_progress=_teller(bar, reading, record))
     manifest = finished.manifest
     size = size_text(sum(entry.num_bytes for entry in manifest.shards))
     was = ", done before" if finished.was_done else ""
-    bar.finish(f"{manifest.count:,} {records} in {len(manifest.shards)} tar shards ({size}) in {out}{was}")
+    records, shards = number_of(manifest.count, record), number_of(len(manifest.shards), "tar shard")
+    bar.finish(f"{records} in {shards} ({size}) in {out}{was}")
     for line in finished.tally.lines():
         progress.say(f"    {line}")
 
@@ -46,7 +47,7 @@ def estimate_lines(estimate: Estimate, name: str, *, counts: Mapping[str, int], 
     yield from (f"    {line}" for line in estimate.tally.lines())
 
 
-def _teller(bar: Bar, reading: Reading, records: str) -> Callable[[int], None]:
+def _teller(bar: Bar, reading: Reading, record: str) -> Callable[[int], None]:
     started_at = time.monotonic()
     num_before: int | None = None
 
@@ -54,6 +55,6 @@ def _teller(bar: Bar, reading: Reading, records: str) -> Callable[[int], None]:
         nonlocal num_before
         num_before = num_records if num_before is None else num_before  # what a stopped job had is no pace of this one
         rate = (num_records - num_before) / max(time.monotonic() - started_at, 1.0)
-        bar.update(reading.done, now=f"{count_text(num_records)} {records}, {count_text(rate)}/s")
+        bar.update(reading.done, now=f"{count_text(num_records)} {record}s, {count_text(rate)}/s")
 
     return tell

@@ -20,7 +20,7 @@ LONGEST_CHARACTERS = 1 << 20
 CUT_SHORT = f"documents of which the first {LONGEST_CHARACTERS:,} characters were taken"
 _AT_ONCE = 64
 """Documents that a worker is given."""
-NOT_SAMPLED = "documents not sampled: there was text enough"
+NOT_SAMPLED = "documents not sampled (there was text enough)"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ from realm_ds.prepare.compressed import MAX_RECORD_BYTES, Damaged, InputFile
 from realm_ds.prepare.documents import Document
 from realm_ds.prepare.rows import Rows
 
-BROKEN = f"pages left out: they are no well-formed XML, or have more than {MAX_RECORD_BYTES >> 20} MiB"
-REDIRECT = "pages left out: they are redirects"
-OTHER_NAMESPACE = "pages left out: they are no articles (another namespace)"
-OTHER_MODEL = "pages left out: they are no wikitext"
+BROKEN = f"pages left out (no well-formed XML, or more than {MAX_RECORD_BYTES >> 20} MiB)"
+REDIRECT = "pages left out (redirects)"
+OTHER_NAMESPACE = "pages left out (no articles: another namespace)"
+OTHER_MODEL = "pages left out (no wikitext)"
 
 _START, _END, _LAST = b"<page>", b"</page>", b"</mediawiki>"
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")

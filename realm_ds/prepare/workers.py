@@ -4,10 +4,12 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -47,6 +49,7 @@ def work_in_order(
 
 @contextlib.contextmanager
 def _pool(start_work: Callable[[], Any], workers: int) -> Generator[Callable[[Any], Future[Any]], None, None]:
+    _start_tracker()
     # Spawned, not forked: tokenizers and torch keep threads, which a fork would leave behind in mid-air.
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(start_work, os.getpid())
@@ -69,6 +72,16 @@ def _pool(start_work: Callable[[], Any], workers: int) -> Generator[Callable[[An
         for process in ours:
             process.kill()
         pool.shutdown()
+
+
+def _start_tracker() -> None:
+    """Python's own process that clears away the semaphores of a pool whose process was killed, and warns of them: that
+    is what it is there for, and nobody needs to read it."""
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.pop()
 
 
 def _why_broken(workers: Iterable[BaseProcess]) -> str:

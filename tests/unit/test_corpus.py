@@ -72,6 +72,10 @@ def test_from_documents_to_shards(articles: Path, tokenizer: Path, tmp_path: Pat
     assert f"next: realm-ds prepare pretrain --corpus {out} --tokenizer {tokenizer}" in said
     code, said = realm_ds(*arguments, "--out", out, "--resume")
     assert (code, "done before" in said) == (0, True), said
+    # As large as it was, but other text.
+    articles.write_text(articles.read_text()[:-4] + '!"}\n')
+    code, said = realm_ds(*arguments, "--out", out, "--resume")
+    assert (code, "was begun otherwise: input_digest was '" in said) == (2, True), said
     code, said = realm_ds(*arguments, "--out", out)
     assert (code, "holds a finished set" in said) == (2, True), said
 
@@ -113,6 +117,21 @@ def test_an_estimate_by_the_beginning(tokenizer: Path, monkeypatch: pytest.Monke
     ]
 
 
+@pytest.mark.parametrize("num_chunks", [4, 9, 20])
+def test_an_estimate_is_by_what_was_worked_on(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_chunks: int
+) -> None:
+    monkeypatch.setattr("realm_ds.prepare.corpus.CHUNK_CHARACTERS", 20_000)
+    monkeypatch.setattr("realm_ds.prepare.estimate.SAMPLE_S", num_chunks)
+    rows = [{"title": f"{number} {town}", "text": text(town)} for number in range(30) for town in TOWNS]
+    source, clock = open_source([write_rows(tmp_path / "a.jsonl", rows)]), iter(range(1000))
+    estimate = estimate_corpus(source, Cutting(tokenizer=tokenizer), clock=lambda: float(next(clock)))
+    assert estimate.share is not None
+    assert estimate.num_records / estimate.share == pytest.approx(len(rows), rel=0.05)
+    (told, *_) = estimate_lines(estimate, source.name, counts={"passages": 1}, workers=1)
+    assert told == f"read for this: {'all' if num_chunks == 20 else f'{estimate.share:.2%}'} of a.jsonl"
+
+
 def test_pages_are_left_out_by_their_title(tokenizer: Path) -> None:
     titles = ["Arlon", "List of towns", "Index of towns", "Outline of towns", "Ghent (disambiguation)", "A List of it"]
 
@@ -131,7 +150,11 @@ def test_settings_that_cannot_work(articles: Path, tokenizer: Path, tmp_path: Pa
     for changes, error, message in (
         ({"passage_tokens": 31}, ConfigError, "--passage-tokens 31: a passage needs 32 wordpieces at least"),
         ({"drop_titles": ("(",)}, ConfigError, "--drop-title '\\(' is no regular expression: missing \\)"),
-        ({"tokenizer": tmp_path / "nowhere"}, DataError, "no tokenizer in .*nowhere"),
+        (
+            {"tokenizer": tmp_path / "nowhere"},
+            DataError,
+            "no tokenizer in .*nowhere: it is no folder, and no hub is asked",
+        ),
     ):
         cutting = Cutting(**({"tokenizer": tokenizer} | changes))
         with pytest.raises(error, match=message):

@@ -58,6 +58,8 @@ def key(record: Question | Example) -> tuple[str, str]:
 
 def test_the_counts_are_of_what_was_written(prepared: Prepared) -> None:
     result = prepared.result
+    corpus = open_shards(prepared.folder / "corpus", kind="corpus", fingerprint=None)
+    assert corpus.manifest.settings["passage_tokens"] == MAX_TOKENS
     assert json.loads((prepared.folder / "prepared.json").read_text()) == result
     assert result["passages"] == len(prepared.passages) > 200
     assert result["examples"] == len(prepared.examples)
@@ -184,8 +186,8 @@ def test_entities_are_drawn_by_seed() -> None:
 
 @pytest.mark.parametrize("size", [20, 300])
 def test_a_passage_length_that_cannot_be(size: int, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"max_passage_tokens={size}: choose one from 48 to 288 wordpieces"):
-        prepare_demo(tmp_path, max_passage_tokens=size)
+    with pytest.raises(DataError, match=f"passage_tokens={size}: choose one from 48 to 288 wordpieces"):
+        prepare_demo(tmp_path, passage_tokens=size)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

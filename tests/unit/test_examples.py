@@ -69,7 +69,7 @@ def test_a_passage_is_one_example_of_all_its_sentences(tokenizer: Tokenizer) -> 
     assert (example.text, example.ids, example.sentences) == (passage.text, passage.body_ids, passage.sentences)
     assert [tokenizer.decode(example.ids[start:end]) for start, end in example.spans] == ["big dog", "1914"]
     assert example.origin_article == "12"
-    assert tally.counts == {READ: 1, "spans: NAME": 1, "spans: DATE": 1}
+    assert tally.counts == {READ: 1, "spans of kind NAME": 1, "spans of kind DATE": 1}
 
 
 def test_or_each_sentence_with_a_span_is_one(tokenizer: Tokenizer) -> None:

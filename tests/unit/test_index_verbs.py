@@ -406,6 +406,14 @@ class TestMistakes:
         (export / "passage_tower/projection.safetensors").unlink()
         assert "passage_tower/projection.safetensors is missing" in run("build", *source, "--tower", export, code=1)
 
+    def test_passages_longer_than_the_settings_take(self, ground: Path, tmp_path: Path) -> None:
+        corpus = Path(shutil.copytree(ground / "data" / "corpus", tmp_path / "corpus"))
+        manifest = json.loads((corpus / "manifest.json").read_bytes()) | {"settings": {"passage_tokens": 40}}
+        (corpus / "manifest.json").write_text(json.dumps(manifest))
+        complaint = build(ground, tmp_path / "out", f"data.corpus={corpus}", code=2)
+        assert "up to 40 wordpieces, more than data.passage_tokens=32: set data.passage_tokens=40" in complaint
+        assert not (tmp_path / "out").exists()
+
     def test_more_processes_than_passages(self, ground: Path, tmp_path: Path) -> None:
         complaint = build(ground, tmp_path / "out", "-n", 73, code=2)
         assert "--processes=73 is more than the 72 passages of the corpus" in complaint

@@ -5,6 +5,7 @@ import json
 import tarfile
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare import inspect as module
 from realm_ds.prepare.inspect import Look, as_json, find_target, find_tokenizer, inspect, pieces_of
+from realm_ds.prepare.job import run_job
 from realm_ds.prepare.plots import draw_lengths
 from realm_ds.prepare.shard_look import MOST_FAULTS
+from tests.support.jobs import chunks, output, start_failing
 from tests.support.records import make_example, make_passage, write_corpus
 
 TEXT = "Lima is the capital of Peru. It lies by the sea."
@@ -56,21 +59,27 @@ def test_lengths_are_those_of_every_record(tmp_path: Path, workers: int) -> None
 def _write_examples(folder: Path, examples: list[Example], *, fingerprint: str = "f") -> None:
     write_shards(
         examples, folder, kind="pretrain", per_shard=2, tokenizer_fingerprint=fingerprint, source="s",
-        settings={"seed": 3, "counts": {"texts": 1000}},
+        settings={
+            "seed": 3000, "of": [], "kinds": ["DATE", "NAME"], "dates": True, "counts": {"texts": 1000, "bad": 1},
+            "first": {"bad": "a:7"},
+        },
     )  # fmt: skip
 
 
 def test_lengths_of_examples_and_their_spans(tmp_path: Path) -> None:
-    _write_examples(tmp_path, [make_example(0), make_example(1, num_tokens=8, spans=((0, 1), (2, 6)))])
+    other = make_example(1, num_tokens=8, spans=((0, 1), (2, 6)))
+    _write_examples(tmp_path, [make_example(0), replace(other, origin_article="a7")])
     view = inspect(find_target(tmp_path), Look(samples=9))
     assert {distribution.name: distribution.counts for distribution in view.distributions} == {
         "wordpieces of an example": {6: 1, 8: 1}, "sentences of an example": {1: 2},
         "salient spans of an example": {1: 1, 2: 1}, "wordpieces of a sentence": {6: 1, 8: 1},
         "wordpieces of a span": {1: 1, 2: 1, 4: 1},
     }  # fmt: skip
-    assert (view.facts["seed"], view.facts["counts: texts"]) == ("3", "1,000")
+    told = {"seed": "3,000", "kinds": "DATE, NAME", "dates": "yes", "texts": "1,000", "bad": "1 (first: a:7)"}
+    assert dict(list(view.facts.items())[4:]) == told
     assert [sample.name for sample in view.samples] == [
-        "shard-00000.tar, record 000000000: x0, of passage 1", "shard-00000.tar, record 000000001: x1, of passage 2",
+        "shard-00000.tar, record 000000000: x0, of passage 1",
+        "shard-00000.tar, record 000000001: x1, of passage 2, of article a7",
     ]  # fmt: skip
     assert view.samples[1].remark == "spans as wordpieces: 0-1, 2-6; --tokenizer shows them in the text"
 
@@ -140,10 +149,21 @@ def test_one_shard_with_a_manifest_and_without(tmp_path: Path) -> None:
     assert (view.facts["passages"], view.faults) == ("3", ())
 
 
+def test_a_job_that_is_not_finished_says_how_far_it_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="number 20 cannot be read"):
+        run_job(
+            chunks(), partial(start_failing, 20, "error"), output=output(tmp_path / "out"), workers=0, resume=False
+        )  # fmt: skip
+    num_done = len(list((tmp_path / "out").glob("shard-*.tar")))
+    said = f"out is not finished, tar shards done: {num_done}; wait for .* the same command with --resume"
+    with pytest.raises(DataError, match=said):
+        find_target(tmp_path / "out")
+
+
 def test_what_is_no_shard(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere is not there: name a folder of tar shards, or one of them"):
         find_target(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="the folder was not written to its end"):
+    with pytest.raises(DataError, match="has no manifest.json and no tar shards: name a folder that realm-ds prepare"):
         find_target(tmp_path)
     (tmp_path / "a.tar").write_bytes(b"nonsense" * 100)
     with pytest.raises(DataError, match="a.tar: not a whole tar file"):
@@ -167,6 +187,8 @@ def test_all_faults_are_told_not_only_the_first(tmp_path: Path) -> None:
     good = json.dumps(vars(_passages(1)[0])).encode()
     shards[0].unlink()
     _flip(shards[1], at=shards[1].read_bytes().index(b"text 3"))
+    with tarfile.open(shards[2]) as archive:
+        end = 512 + archive.getmembers()[0].size
     shards[2].write_bytes(shards[2].read_bytes()[:1000])
     bad = [("../000000009.json", good), ("000000010.json", b"{"), ("000000011.json", b'{"uid": -1}')]
     _rewrite(shards[3], bad)
@@ -184,13 +206,14 @@ def test_all_faults_are_told_not_only_the_first(tmp_path: Path) -> None:
         "shard-00001.tar: sha256 is ",
         "shard-00002.tar: 1000 bytes, but manifest.json says ",
         "shard-00002.tar: not a whole tar file (unexpected end of data)",
-        "shard-00002.tar: holds 1 records, but its manifest says 3",
+        "shard-00002.tar: holds 1 record, but its manifest says 3; "
+        f"reading stopped behind record 000000006.json, at byte {end:,}",
         "shard-00003.tar: ",
         "shard-00003.tar, record ../000000009.json: should be named 000000009.json",
         "shard-00003.tar, record 000000010.json: is no JSON (",
         "shard-00003.tar, record 000000011.json: ",
         "shard-00004.tar: ",
-        "shard-00004.tar: holds 1 records, but its manifest says 3",
+        "shard-00004.tar: holds 1 record, but its manifest says 3",
         "shard-00005.tar: 8 bytes, but manifest.json says ",
         "shard-00005.tar: not a whole tar file (",
         "shard-00005.tar: holds 0 records, but its manifest says 3",
@@ -242,13 +265,13 @@ def test_duplicates_are_those_that_brute_force_finds(tmp_path: Path) -> None:
 def test_a_plot(tmp_path: Path) -> None:
     write_corpus(tmp_path, _passages(4))
     view = inspect(find_target(tmp_path), Look())
-    draw_lengths(tmp_path / "plots" / "a.png", view.distributions)
-    draw_lengths(tmp_path / "plots" / "b.png", view.distributions)
+    draw_lengths(tmp_path / "plots" / "a.png", view.distributions, title="corpus")
+    draw_lengths(tmp_path / "plots" / "b.png", view.distributions, title="corpus")
     data = (tmp_path / "plots" / "a.png").read_bytes()
     assert data.startswith(b"\x89PNG")
     assert data == (tmp_path / "plots" / "b.png").read_bytes()
     with pytest.raises(ConfigError, match=r"a.xyz: .*; end its name in .png, .pdf or .svg"):
-        draw_lengths(tmp_path / "a.xyz", view.distributions)
+        draw_lengths(tmp_path / "a.xyz", view.distributions, title="corpus")
 
 
 def test_a_member_that_claims_more_than_there_is_room_for_is_no_record(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_bad_lines_are_counted(tmp_path: Path) -> None:
     path, tally = tmp_path / "a.jsonl", Tally()
     path.write_bytes(b'{"a": 1}\n{"a"\n"\xff"\n' + b"[" * 100_000 + b'\n{"b": 2}')
     assert _read(path, tally) == [{"a": 1}, {"b": 2}]
-    assert list(tally.lines()) == ["3 lines that are no JSON, or too long (first: a.jsonl:2)"]
+    assert list(tally.lines()) == ["lines that are no JSON, or too long, left out: 3 (first: a.jsonl:2)"]
 
 
 @pytest.mark.parametrize(

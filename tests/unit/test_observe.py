@@ -13,7 +13,7 @@ import pytest
 
 from realm_ds.observe import logs
 from realm_ds.observe.meters import Meters
-from realm_ds.observe.progress import Progress, clock_text, describe_evaluation, describe_step, follow_run
+from realm_ds.observe.progress import Progress, clock_text, describe_evaluation, describe_step, follow_run, number_of
 from realm_ds.observe.sinks import Sinks, last_of_each_step, metrics_path, read_events
 from realm_ds.observe.waiting import answer_sigusr2, current_waits, waiting_for
 
@@ -265,3 +265,8 @@ def test_the_line_of_a_step_tells_how_the_index_is() -> None:
     assert describe_step(row | {"rebuilt_share": 0.0}).endswith("index v3 (age 40), next 0%, wait 0.3 ms")
     assert describe_step(row | {"rebuilt_share": 1.0}) == describe_step(row)
     assert describe_step({"loss": "nan", "null_share": 0.5}) == "null share 50%"
+
+
+def test_one_of_a_thing_and_more() -> None:
+    told = [number_of(count, "fault") for count in (0, 1, 2, 1234)]
+    assert told == ["0 faults", "1 fault", "2 faults", "1,234 faults"]

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def test_every_passage_with_a_span_is_an_example_in_the_order_of_the_corpus(prep
     assert manifest.source == "made up"
     assert manifest.settings["spans"] == "rules"
     assert manifest.settings["counts"] == {
-        "passages read": 120, "passages without a salient span, left out": 12, "spans: DATE": 216, "spans: NAME": 108,
+        "passages read": 120, "passages without a salient span, left out": 12, "spans of kind DATE": 216,
+        "spans of kind NAME": 108,
     }  # fmt: skip
 
 
@@ -171,7 +173,9 @@ def test_an_estimate_stops_after_some_seconds(prepared: Prepared, tmp_path: Path
 
 def test_a_tokenizer_of_another_corpus_is_refused(prepared: Prepared, tmp_path: Path) -> None:
     other = train_wordpiece(iter(["a b c d"]), vocab_size=200, folder=tmp_path / "other")
-    with pytest.raises(DataError, match=f"made with tokenizer .*, but data.tokenizer is {other.fingerprint[:12]}"):
+    with pytest.raises(
+        DataError, match=f"made with tokenizer .*, but the one given .*--tokenizer.* is {other.fingerprint[:12]}"
+    ):
         CorpusPassages(prepared.corpus, tokenizer=tmp_path / "other")
 
 
@@ -206,12 +210,36 @@ def test_the_verb_writes_both_parts_and_says_what_came_of_it(prepared: Prepared,
     code, said, told = run(*options)
     assert code == 0, told
     assert len(read(out)) + len(read(held_out)) == 108
-    assert f"{len(read(out))} examples in 1 tar shards" in told
-    assert "spans: DATE" in told
-    assert f"data.corpus={prepared.corpus} data.pretrain={out} data.held_out={held_out}" in said
+    assert f"{len(read(out))} examples in 1 tar shard (" in told
+    assert "spans of kind DATE" in told
+    assert said.endswith(
+        f"    realm-ds ict --config my.yaml --run runs/ict data.corpus={prepared.corpus} data.pretrain={out} "
+        f"data.held_out={held_out} data.tokenizer={prepared.tokenizer}\n"
+    )
     code, _, told = run(*options, "--resume")
     assert (code, told.count("done before")) == (0, 2)
     assert run(*options)[0] == 2
+    (out / "manifest.json").unlink()  # as if the command was killed there
+    code, _, told = run(*options)
+    assert (code, told) == (
+        2, f"realm-ds: {held_out} is finished and {out} is not: go on with --resume, or name other folders for both\n"
+    )  # fmt: skip
+
+
+def test_the_next_line_works_as_it_is_printed(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("recipe: demo")
+    cutting = ["--tokenizer", str(prepared.tokenizer), "--workers", "1"]
+    corpus = [str(prepared.lines), "--passage-tokens", "48", "--out", "my data/corpus", *cutting]
+    said = CliRunner().invoke(cli.app, ["prepare", "corpus", *corpus]).stdout
+    for options in (["--workers", "1"], ["--dry-run"]):
+        _, *given = shlex.split(said.splitlines()[-1].removeprefix("next:"))
+        result = CliRunner().invoke(cli.app, [*given, *options])
+        assert result.exit_code == 0, result.stderr
+        said = result.stdout
+    assert "passage_tokens: 48\n" in said
 
 
 @pytest.mark.parametrize(

@@ -110,29 +110,50 @@ def test_bad_records_are_counted_with_the_place_of_the_first(tmp_path: Path) -> 
     found = read_question_set([tmp_path / "x.jsonl"], form="jsonl", split="train")
     assert [question.question for question in found.splits["train"]] == ["Who?", "d", "WHO", "f", "? g"]
     assert list(found.tally.lines()) == [
-        "1 answers of which scoring sees nothing (\"the\", \"?\"), kept (first: x.jsonl:11)",
-        "1 answers that are no texts (first: x.jsonl:8)",
-        "1 answers that should be regular expressions and are none (first: x.jsonl:9)",
-        "1 gold_uids that are no passage uids, left out (first: x.jsonl:12)",
-        "1 lines that are no JSON, or too long (first: x.jsonl:3)",
-        "1 questions asked before, kept (first: x.jsonl:11, as x.jsonl:1)",
-        "1 questions whose is_regex is neither true nor false (first: x.jsonl:10)",
-        "2 questions without a text (first: x.jsonl:4)",
-        "3 questions without an answer (first: x.jsonl:6)",
-        "1 records that are no JSON objects (first: x.jsonl:2)",
+        "answers of which scoring sees nothing (\"the\", \"?\"), kept: 1 (first: x.jsonl:11)",
+        "answers that are no texts, left out: 1 (first: x.jsonl:8)",
+        "answers that should be regular expressions and are none, left out: 1 (first: x.jsonl:9)",
+        "gold_uids that are no passage uids, left out: 1 (first: x.jsonl:12)",
+        "lines that are no JSON, or too long, left out: 1 (first: x.jsonl:3)",
+        "questions asked before, kept: 1 (first: x.jsonl:11, as x.jsonl:1)",
+        "questions whose is_regex is neither true nor false, left out: 1 (first: x.jsonl:10)",
+        "questions without a text, left out: 2 (first: x.jsonl:4)",
+        "questions without an answer, left out: 3 (first: x.jsonl:6)",
+        "records that are no JSON objects, left out: 1 (first: x.jsonl:2)",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.jsonl", '{"question": "a", "answers": ["b"], "positive_ids": []}\n'
+                    '{"question": "c", "answers": ["d"], "gold_uids": [1], "silver_ids": [7]}\n'),
+        ("x.csv", "question,answers,positive_ids\na,b,\nc,d,[7]\n"),
+    ],
+)  # fmt: skip
+def test_gold_passages_of_another_corpus_are_counted(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    (line,) = read_question_set([tmp_path / name], form=None, split="dev").tally.lines()
+    place = {"x.jsonl": 2, "x.csv": 3}[name]
+    assert line == (
+        f"questions whose gold passages are named by ids of another corpus, these left out: 1 (first: {name}:{place})"
+    )
 
 
 def test_what_sets_leave_open_is_counted(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps({"data": [SQUAD, {"paragraphs": [3, {"qas": "x"}]}]}))
     found = read_question_set([tmp_path / "s.json"], form=None, split="dev")
     (line,) = found.tally.lines()
-    assert line == "1 questions that have no answer on purpose (is_impossible) (first: s.json, record 1, question s2)"
+    assert line == (
+        "questions that have no answer on purpose (is_impossible), left out: 1 (first: s.json, record 1, question s2)"
+    )
     (tmp_path / "w.json").write_text('[{"utterance": "Who?", "targetValue": "Peru"}]')
-    with pytest.raises(DataError, match=r"no question for dev in .*w.json: 1 questions with a targetValue that is no "):
+    with pytest.raises(
+        DataError, match=r"no question for dev in .*w.json: questions with a targetValue that is no list"
+    ):
         read_question_set([tmp_path / "w.json"], form=None, split="dev")
     (tmp_path / "t.json").write_text(json.dumps({"Data": [{"Question": "?", "QuestionId": "1"}]}))
-    with pytest.raises(DataError, match=r"no question for test in .*t.json: 1 questions without an answer"):
+    with pytest.raises(DataError, match=r"no question for test in .*t.json: questions without an answer, left out: 1 "):
         read_question_set([tmp_path / "t.json"], form=None, split="test")
 
 

@@ -86,4 +86,4 @@ def test_where_it_was_met_first() -> None:
     tally = Tally()
     clean("a\0", tally=tally, where="a:1")
     clean("b\0", tally=tally, where="a:2")
-    assert list(tally.lines()) == ["2 control characters left out (first: a:1)"]
+    assert list(tally.lines()) == ["control characters left out: 2 (first: a:1)"]

@@ -188,6 +188,9 @@ def test_no_folder(tmp_path: Path) -> None:
 
 
 def test_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no manifest.json and no tar shards: name a folder that realm-ds prepare"):
+        open_shards(tmp_path, kind="corpus", fingerprint=None)
+    (tmp_path / "shard-00000.tar").touch()
     with pytest.raises(DataError, match="no .*manifest.json: the folder was not written to its end; run realm-ds"):
         open_shards(tmp_path, kind="corpus", fingerprint=None)
 
@@ -204,7 +207,7 @@ def test_shards_of_the_other_kind(folder: Path) -> None:
 
 
 def test_shards_of_another_tokenizer(folder: Path) -> None:
-    with pytest.raises(DataError, match="made with tokenizer fingerprint, but data.tokenizer is other; use the"):
+    with pytest.raises(DataError, match="made with tokenizer fingerprint, but the one given .* is other; use the"):
         open_shards(folder, kind="corpus", fingerprint="other")
 
 

@@ -2,8 +2,10 @@
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare import csv_files, json_lines, rows
 from realm_ds.prepare.documents import Document
 from realm_ds.prepare.rows import Fields, Seen
-from realm_ds.prepare.sources import DAMAGED, TEXT_BESIDE, Source, open_source
+from realm_ds.prepare.sources import DAMAGED, TEXT_BESIDE, TWICE, Source, open_source
 
 ROWS = [
     {"id": "a1", "title": "Zürich", "text": 'Line one.\nLine two, "quoted".'},
@@ -45,6 +47,11 @@ def _read(*paths: Path | str, **options: Any) -> tuple[list[Document], Source]:
 
 def _plain(documents: list[Document]) -> list[dict[str, str]]:
     return [{"id": each.id, "title": each.title, "text": each.text} for each in documents]
+
+
+def _told(source: Source) -> dict[str, int]:
+    """What was counted, but for the titles that few of the rows here have."""
+    return {what: number for what, number in source.tally.counts.items() if what != rows.NO_TITLE}
 
 
 def _csv(delimiter: str) -> str:
@@ -76,7 +83,7 @@ def test_every_format_gives_the_same_documents(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.ndjson.gz", "c.csv", "d.tsv.bz2", "e.parquet", "f"):
         documents, source = _read(tmp_path / name)
         assert _plain(documents) == ROWS, name
-        assert not source.tally.counts
+        assert not _told(source)
         assert source.bytes_read == pytest.approx(source.total_bytes, abs=8), name
     first = _read(tmp_path / "b.ndjson.gz")[0][1]
     assert first.where == "b.ndjson.gz:3"
@@ -90,11 +97,11 @@ def test_strings_as_arrow_may_hold_them(tmp_path: Path) -> None:
         parquet.write_table(pyarrow.table({"id": [7, 8, 9], "text": text}), tmp_path / "a.parquet")
         documents, source = _read(tmp_path / "a.parquet")
         assert [(each.id, each.text) for each in documents] == [("7", "one"), ("9", "three")]
-        assert source.tally.counts == {rows.NO_TEXT: 1}
+        assert _told(source) == {rows.NO_TEXT: 1}
     parquet.write_table(pyarrow.table({"text": [b"caf\xe9"]}), tmp_path / "a.parquet")
     documents, source = _read(tmp_path / "a.parquet")
     assert documents[0].text == "caf\ufffd"
-    assert source.tally.counts == {rows.BAD_UTF8: 1}
+    assert _told(source) == {rows.BAD_UTF8: 1}
 
 
 def test_text_files_are_documents_named_by_their_files(tmp_path: Path) -> None:
@@ -107,8 +114,21 @@ def test_text_files_are_documents_named_by_their_files(tmp_path: Path) -> None:
         ("Ulm.txt", "Ulm", "Also one."),
         ("New_York.txt.gz", "New York", "A city.\nBig.\n"),
     ]
-    assert source.tally.counts == {rows.NO_TEXT: 1}
+    assert _told(source) == {rows.NO_TEXT: 1}
     assert source.tally.first == {rows.NO_TEXT: "empty.txt"}
+
+
+@given(share=st.floats(0, 1), odd=st.sampled_from([b"\x00", b"\x1b", b"\xe9"]))
+def test_what_is_no_text_is_refused(share: float, odd: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    num_odd = round(share * 200)
+    data = b" ".join([odd] * num_odd + [b"a"] * (200 - num_odd))  # by the blanks a half of this
+    path = _write(tmp_path_factory.mktemp("odd"), "a.txt", data)
+    if num_odd / 399 > 0.1:
+        with pytest.raises(DataError, match=r"a.txt is no text in UTF-8: \d+% of .* with iconv -f latin1 -t utf-8"):
+            _read(path)
+        assert _told(_read(path, on_damage="skip")[1]) == {DAMAGED: 1}
+    else:
+        assert len(_read(path)[0]) == 1
 
 
 def test_splits_of_a_dataset_come_in_its_order(tmp_path: Path) -> None:
@@ -133,7 +153,9 @@ def test_paths_folders_and_patterns(tmp_path: Path) -> None:
     }
     for paths in texts.values():
         assert [each.text for each in _read(*paths)[0]] == ["a.jsonl", "b.jsonl", "sub/c.jsonl.gz"]
-    assert _read(tmp_path)[1].tally.counts == {TEXT_BESIDE: 1}
+    assert _told(_read(tmp_path)[1]) == {TEXT_BESIDE: 1}
+    source = open_source(texts["twice"])
+    assert (source.tally.counts[TWICE], source.tally.first[TWICE]) == (3, "a.jsonl")
     assert [each.text for each in _read(tmp_path / "b.jsonl", tmp_path / "a.jsonl")[0]] == ["b.jsonl", "a.jsonl"]
     assert [each.text for each in _read(tmp_path, format="text")[0]] == ["about"]
 
@@ -157,21 +179,57 @@ def test_tables_without_a_row(tmp_path: Path) -> None:
     for name in ("a.parquet", "b.csv", "c.csv", "d.jsonl"):
         documents, source = _read(tmp_path / name)
         assert not documents
-        assert not source.tally.counts
+        assert not _told(source)
 
 
 def test_what_a_source_is_known_by(tmp_path: Path) -> None:
     path = _write(tmp_path, "a.jsonl", _jsonl([{"body": "x"}]))
     source = open_source([path], fields=Fields(text="body"))
     assert source.name == "a.jsonl"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert json.loads(json.dumps(source.identity())) == {
-        "files": [{"name": "a.jsonl", "bytes": 14, "format": "jsonl"}],
+        "files": {"a.jsonl": {"place": 0, "bytes": 14, "digest": digest, "format": "jsonl"}},
         "fields": {"id": "id", "title": "title", "text": "body"},
         "on_damage": "stop",
     }
     assert (source.total_bytes, source.bytes_read) == (14, 0)
     assert (source.total, source.done, source.share) == (1, 0, 0.0)
     assert str(tmp_path) not in json.dumps(source.identity())
+
+
+def test_files_of_one_name_and_size_are_known_by_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realm_ds.prepare.compressed.MB", 4)
+
+    def known(data: str) -> object:
+        return open_source([_write(tmp_path, "a.txt", data)]).identity()
+
+    ends = known("0123456789")
+    assert ends == known("0123xx6789")  # so that it costs the same, however large a file is
+    assert ends != known("012x456789")
+    assert ends != known("012345x789")
+    assert known("01234") != known("0123x")
+    assert known("") == known("")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.bz2", "a.parquet"])
+def test_the_share_is_that_of_the_documents_and_not_of_what_was_read_ahead(tmp_path: Path, name: str) -> None:
+    chance = random.Random(3)
+    many = [{"id": str(n), "text": chance.randbytes(chance.randint(1, 4000)).hex()} for n in range(2000)]
+    path = tmp_path / name
+    if name == "a.parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(many), path)
+    else:
+        packers = {".gz": gzip.compress, ".bz2": bz2.compress}
+        path.write_bytes(packers.get(path.suffix, bytes)(_jsonl(many)))
+    _write(tmp_path, "b.jsonl", _jsonl(many[:500]))
+    source = open_source([path, tmp_path / "b.jsonl"])
+    shares = [source.share for _ in source.documents()]
+    first = path.stat().st_size / (source.total_bytes or 0)
+    num_characters = sum(len(row["text"]) for row in many)
+    for number in (300, 700, 1500, 1999):
+        expected = first * sum(len(row["text"]) for row in many[:number]) / num_characters
+        assert shares[number - 1] == pytest.approx(expected, rel=0.15), number
+    assert max(shares) < 1.0 == source.share
 
 
 def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,15 +245,19 @@ def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ([], "auto", "no source is named"),
         (["a.jsonl"], "yaml", "no format is called 'yaml'; choose one of auto, wikipedia, jsonl, csv"),
-        (["-"], "auto", "stdin has no name to tell its format by; choose one of wikipedia, jsonl, csv, tsv, text"),
-        (["-"], "parquet", "parquet cannot be read from stdin; choose one of wikipedia"),
+        (
+            ["-"],
+            "auto",
+            "stdin has no name to tell its format by; give --format, one of wikipedia, jsonl, csv, tsv, text",
+        ),
+        (["-"], "parquet", "parquet cannot be read from stdin; give --format, one of wikipedia"),
         (["absent.jsonl"], "auto", r"absent.jsonl is not there"),
         (["no*.jsonl"], "auto", r"no\*.jsonl is not there"),
         (["empty"], "auto", r"empty has no file whose name ends in .jsonl .ndjson .* \(or in that and .gz"),
-        (["mixed"], "auto", r"mixed has files of several formats \(1 csv, 1 jsonl\)"),
+        (["mixed"], "auto", r"mixed has files of several formats \(1 csv, 1 jsonl\); give --format"),
         (["mixed"], "parquet", "mixed has no file whose name ends in .parquet .pq"),
         (["mixed"], "hf", "mixed is no dataset on disk"),
-        (["a.doc"], "auto", "a.doc: its name does not say its format; choose one of wikipedia"),
+        (["a.doc"], "auto", "a.doc: its name does not say its format; give --format, one of wikipedia"),
     ],
 )
 def test_paths_that_cannot_be_read(
@@ -215,7 +277,7 @@ LINES = [
     (b"\xff\xfe\x00", json_lines.NOT_JSON),
     (b"[" * 100_000, json_lines.NOT_JSON),
     (b'{"text": ' + b'{"a":' * 100_000, json_lines.NOT_JSON),
-    (b'{"title": "t"}', "documents left out: they have no field 'text'"),
+    (b'{"title": "t"}', "documents left out (no field 'text')"),
     (b'{"text": 5}', rows.NOT_TEXT),
     (b'{"text": ["a"]}', rows.NOT_TEXT),
     (b'{"text": null}', rows.NO_TEXT),
@@ -249,14 +311,14 @@ MENDED = [
 def test_a_line_that_is_mended(tmp_path: Path, line: bytes, expected: dict[str, str], what: str | None) -> None:
     [document], source = _read(_write(tmp_path, "a.jsonl", line))
     assert {name: getattr(document, name) for name in expected} == expected
-    assert source.tally.counts == ({what: 1} if what else {})
+    assert _told(source) == ({what: 1} if what else {})
 
 
 def test_ids_are_told_apart(tmp_path: Path) -> None:
     path = _write(tmp_path, "a.jsonl", _jsonl([{"id": name, "text": "t"} for name in ("x", "y", "x", "x ")]))
     documents, source = _read(path)
     assert [each.id for each in documents] == ["x", "y", "x (a.jsonl:3)", "x (a.jsonl:4)"]
-    assert source.tally.counts == {rows.SAME_ID: 2}
+    assert _told(source) == {rows.SAME_ID: 2}
 
 
 @given(st.lists(st.text(max_size=3)))
@@ -280,8 +342,9 @@ def test_seen_grows() -> None:
     [
         ("a.jsonl", b"{\n" * 3, "a.jsonl: none of its first 3 lines is a JSON object"),
         ("a.jsonl", b"[\n" + b'{"text": "x"},\n' * 200, "a.jsonl: none of its first 100 lines is a JSON object; .*jq"),
-        ("a.jsonl", b'{"body": "x", "n": 1}\n' * 200, "no string in the field 'text' of its first 100 .*body, n"),
-        ("a.csv", b"id,body\n1,x\n", "a.csv:1: no column 'text' among id, body: name the one that holds the text"),
+        ("a.jsonl", b'{"body": "x", "n": 1}\n' * 200, "no object in its first 100 .* a string in .* 'text'; .*body, n"),
+        ("a.jsonl", b'{"body": "x", "n": 1}\n{\n', "no object in its first 2 lines .* fields body, n: name"),
+        ("a.csv", b"id,body\n1,x\n", "a.csv:1: no column 'text' among id, body: name one of these"),
     ],
 )  # fmt: skip
 def test_a_file_of_something_else_is_an_error(tmp_path: Path, name: str, data: bytes, message: str) -> None:
@@ -295,6 +358,35 @@ def test_tables_without_the_column(tmp_path: Path) -> None:
         _read(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="a.parquet: no column 'prose' among body, text"):
         _read(tmp_path / "a.parquet", fields=Fields(text="prose"))
+
+
+def _as(name: str, folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """The same rows as a file of the format that the name says."""
+    if name.endswith(".parquet"):
+        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / name)
+        return folder / name
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    return _write(folder, name, _jsonl(rows) if name.endswith(".jsonl") else "\n".join(lines))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+def test_a_column_that_was_named_has_to_be_there(tmp_path: Path, name: str) -> None:
+    path = _as(name, tmp_path, [{"key": "k1", "head": "One", "text": "a"}, {"key": "k2", "head": "Two", "text": "b"}])
+    documents, _ = _read(path, fields=Fields(id="key", title="head"))
+    assert [(each.id, each.title) for each in documents] == [("k1", "One"), ("k2", "Two")]
+    for fields, missing in ((Fields(title="yyy"), "yyy"), (Fields(id="zzz"), "zzz")):
+        with pytest.raises(DataError, match=f"'{missing}'.* key, head, text: name one of these"):
+            _read(path, fields=fields)
+    documents, source = _read(path)
+    assert [each.title for each in documents] == ["", ""]
+    assert source.tally.counts == {rows.NO_TITLE: 2}
+
+
+def test_a_field_that_some_objects_have_is_there(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path, "a.jsonl", _jsonl([{"text": "a"}] * 50 + [{"text": "b", "head": "B"}] + [{"text": "c"}] * 99)
+    )
+    assert len(_read(path, fields=Fields(title="head"))[0]) == 150
 
 
 def test_rows_of_csv_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +405,7 @@ def test_rows_of_csv_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
     documents, source = _read(_write(tmp_path, "a.csv", "\n".join(lines).encode("latin-1")))
     assert [(each.id, each.text) for each in documents] == [("1", "one"), ("5", "caf\ufffd"), ("7", "seven")]
-    assert source.tally.counts == {csv_files.OTHER_WIDTH: 2, csv_files.NO_ROW: 3, rows.BAD_UTF8: 1}
+    assert _told(source) == {csv_files.OTHER_WIDTH: 2, csv_files.NO_ROW: 3, rows.BAD_UTF8: 1}
     assert source.tally.first[csv_files.NO_ROW] == "a.csv:4"
 
 
@@ -335,7 +427,7 @@ def test_records_beyond_the_limit_are_counted(tmp_path: Path, monkeypatch: pytes
     }.items():
         documents, source = _read(_write(tmp_path, name, data))
         assert [each.text for each in documents] == ["next"] * (name != "a.txt")
-        assert source.tally.counts == {rows.TOO_LONG: 1}
+        assert _told(source) == {rows.TOO_LONG: 1}
 
 
 def _damaged(folder: Path) -> list[Path]:
@@ -356,7 +448,9 @@ def test_damage_stops_the_work_or_is_counted(tmp_path: Path) -> None:
     good = _write(tmp_path, "z.jsonl", _jsonl([{"id": "last", "text": "end"}]))
     for path in _damaged(tmp_path):
         documents: list[Document] = []
-        with pytest.raises(DataError, match=r"documents before that are whole: get the file again, or choose to skip"):
+        with pytest.raises(
+            DataError, match=r"documents before that are whole: get the file again, or .*--on-damage skip"
+        ):
             documents.extend(open_source([path, good]).documents())
         skipped, source = _read(path, good, on_damage="skip")
         assert skipped[:-1] == documents

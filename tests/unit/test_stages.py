@@ -1,6 +1,7 @@
 """Before a stage starts: which run folders may be used, and that an export replaces nothing but an export."""
 
 import dataclasses
+import json
 import os
 import socket
 import subprocess
@@ -162,6 +163,21 @@ def test_shards_elsewhere_have_a_deadline(setting: str, tmp_path: Path) -> None:
     silent: dict[str, object] = {f"data.{setting}": "pipe:sleep 600 # {name}", "runtime.wait_timeout_s": 0.05}
     said = refused("pretrain", tmp_path, **{"evaluate.every_steps": 2, "data.held_out": tmp_path / "held_out"} | silent)
     assert "`sleep 600 # manifest.json` gave no byte within 0.05 seconds" in said
+
+
+def test_passages_longer_than_a_run_takes_are_refused_before_any_process_starts(tmp_path: Path) -> None:
+    make_data(tmp_path, num_facts=1)
+    path = tmp_path / "corpus" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**manifest, "settings": {"passage_tokens": 32}}))
+    check_inputs("ict", tiny_config(tmp_path))
+    check_inputs("pretrain", tiny_config(tmp_path))
+    path.write_text(json.dumps({**manifest, "settings": {"passage_tokens": 33}}))
+    said = (
+        f"ConfigError: {tmp_path}/corpus: its passages have up to 33 wordpieces, more than data.passage_tokens=32: set "
+        "data.passage_tokens=33, or prepare the corpus with --passage-tokens 32"
+    )
+    assert refused("ict", tmp_path) == refused("pretrain", tmp_path) == said
 
 
 def test_regexes_cannot_train_a_reader_nor_be_looked_for_as_wordpieces(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_folder_with_only_vocab_txt_opens_equal(folder: Path, tmp_path: Path) 
 
 
 def test_no_tokenizer_in_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="neither tokenizer.json nor vocab.txt; mend data.tokenizer"):
+    with pytest.raises(DataError, match="neither tokenizer.json nor vocab.txt; name a folder that has one"):
         load_tokenizer(tmp_path)
 
 
