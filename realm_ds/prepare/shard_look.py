@@ -12,15 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from realm_ds.data.answers import normalise
-from realm_ds.data.records import Example, Passage, example_from_json, passage_from_json
+from realm_ds.data.records import NUM_SPECIAL, Example, Passage, example_from_json, passage_from_json
 from realm_ds.data.shards import Kind, ShardEntry, verify_shard
 from realm_ds.errors import DataError
 
 MOST_FAULTS = 20
 """Told of one shard; the others are counted."""
 KINDS: tuple[Kind, ...] = ("corpus", "pretrain")
-NUM_SPECIAL = 3
-"""[CLS] title [SEP] body [SEP]."""
 
 
 @dataclass(frozen=True, kw_only=True)
