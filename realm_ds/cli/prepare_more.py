@@ -78,7 +78,7 @@ def prepare_tokenizer(
     alphabet: Annotated[
         int, typer.Option(min=1, help="Characters that are kept; rarer ones become [UNK]. CJK text needs thousands.")
     ] = 1000,
-    sample_bytes: Annotated[
+    sample_characters: Annotated[
         int, typer.Option(min=1 << 20, help="Train on a sample of so much text, in memory, if there is more.")
     ] = 256 << 20,
     text_field: Annotated[str, typer.Option(help="Of JSON lines, tables: what holds the text.")] = "text",
@@ -109,7 +109,7 @@ def prepare_tokenizer(
     if source is not None or not inputs:
         raise ConfigError("give texts to train on (INPUT...) or a tokenizer to take (--from FOLDER), one of the two")
     texts = open_source(inputs, format=format, fields=Fields(title=title_field, text=text_field), on_damage=on_damage)
-    training = Training(vocab_size=vocab_size, cased=cased, alphabet=alphabet, most_characters=sample_bytes)
+    training = Training(vocab_size=vocab_size, cased=cased, alphabet=alphabet, most_characters=sample_characters)
     if dry_run:
         tell_estimate(texts, training)
     else:
