@@ -2,6 +2,7 @@
 pyarrow but for zstd."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ def read_parquet(file: InputFile, rows: Rows) -> Iterator[Document]:
 
     try:
         # No pre-buffering: a row group may be most of the file.
-        with parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as table:
+        stored = pyarrow.OSFile(os.fsencode(file.path))  # Arrow takes names as text for UTF-8
+        with stored, parquet.ParquetFile(stored, pre_buffer=False, buffer_size=1 << 20) as table:
             columns = _needed(table.schema_arrow, file, rows)
             number = 0
             for batch in table.iter_batches(ROWS_AT_A_TIME, columns=columns, use_threads=False):
@@ -39,7 +41,7 @@ def read_dataset_file(file: InputFile, rows: Rows) -> Iterator[Document]:
     import pyarrow
 
     try:
-        with pyarrow.memory_map(str(file.path)) as mapped, pyarrow.ipc.open_stream(mapped) as batches:
+        with pyarrow.memory_map(os.fsencode(file.path)) as mapped, pyarrow.ipc.open_stream(mapped) as batches:
             columns = _needed(batches.schema, file, rows)
             number = 0
             for batch in batches:

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -381,3 +382,24 @@ def test_datasets_that_cannot_be_read(tmp_path: Path, state: str, message: str) 
     _write(tmp_path, "state.json", state)
     with pytest.raises(DataError, match=message):
         open_source([tmp_path])
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    _write(folder, os.fsdecode(b"th\xe9.txt"), "tea")
+    _write(folder, os.fsdecode(b"caf\xe9.jsonl"), _jsonl([{"text": "coffee"}]))
+    parquet.write_table(pyarrow.Table.from_pylist([{"text": "milk"}]), tmp_path / "a.parquet")
+    milk = (tmp_path / "a.parquet").rename(tmp_path / os.fsdecode(b"a\xe9.parquet"))
+    _dataset(tmp_path / "b", [{"text": "salt"}])
+    salt = (tmp_path / "b").rename(tmp_path / os.fsdecode(b"b\xe9"))
+    documents, source = _read(folder, folder / os.fsdecode(b"th\xe9.txt"), milk, salt)
+    assert [(each.title, each.text) for each in documents] == [
+        ("", "coffee"),
+        ("th\ufffd", "tea"),
+        ("", "milk"),
+        ("", "salt"),
+    ]
+    assert documents[0].id == "caf\ufffd.jsonl:1"
+    assert source.tally.first == {TEXT_BESIDE: "caf\ufffd"}
+    told = [*source.tally.lines(), source.name, json.dumps(source.identity(), ensure_ascii=False), str(documents)]
+    assert all(text.encode() for text in told)
