@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from realm_ds.cli.common import FAILED, group, verb
-from realm_ds.cli.prepare import DryRun, Format, Workers
+from realm_ds.cli.prepare import DryRun, Format, OnDamage, TextField, TitleField, Workers
 from realm_ds.errors import ConfigError
 
 more = group("Question files, vocabularies, and a look at tar shards.")
@@ -81,11 +81,7 @@ def prepare_tokenizer(
     sample_characters: Annotated[
         int, typer.Option(min=1 << 20, help="Train on a sample of so much text, in memory, if there is more.")
     ] = 256 << 20,
-    text_field: Annotated[str, typer.Option(help="Of JSON lines, tables: what holds the text.")] = "text",
-    title_field: Annotated[str, typer.Option(help="And what the title.")] = "title",
-    on_damage: Annotated[
-        Literal["stop", "skip"], typer.Option(help="At a damaged file: stop, or count it and go on.")
-    ] = "stop",
+    title_field: TitleField = "title", text_field: TextField = "text", on_damage: OnDamage = "stop",
     workers: Workers = None, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Train a WordPiece vocabulary, or take one; prints the fingerprint that data made with it is checked by.
