@@ -12,6 +12,18 @@ prepare = group("Make tar shards, vocabulary and question files.")
 Format = Literal["auto", "wikipedia", "jsonl", "csv", "tsv", "parquet", "text", "hf"]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; left out: as many as there are CPU cores.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on after a kill; finished shards stay as they are.")]
+IdField = Annotated[str, typer.Option(help="Of tables, JSON lines: the column that names a document.")]
+TitleField = Annotated[str, typer.Option(help="The column of its title.")]
+TextField = Annotated[str, typer.Option(help="The column of its text.")]
+DropTitle = Annotated[
+    list[str] | None, typer.Option(help="Leave out documents by a regular expression of titles; may be repeated.")
+]
+KeepAllPages = Annotated[
+    bool, typer.Option("--keep-all-pages", help="Of Wikipedia keep also lists, indexes, outlines, disambiguations.")
+]
+OnDamage = Annotated[
+    Literal["stop", "skip"], typer.Option(help="A damaged file, behind what is whole of it: stop, or go on.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and write nothing.")]
 
 
@@ -46,18 +58,8 @@ def prepare_corpus(
         Format,
         typer.Option(metavar="FORMAT", help="wikipedia, jsonl, csv, tsv, parquet, text, hf; auto: by the file's name."),
     ] = "auto",
-    id_field: Annotated[str, typer.Option(help="Of tables: the column that names a document.")] = "id",
-    title_field: Annotated[str, typer.Option(help="And that of its title.")] = "title",
-    text_field: Annotated[str, typer.Option(help="And that of its text.")] = "text",
-    drop_title: Annotated[
-        list[str] | None, typer.Option(help="Leave out documents by a regular expression of titles; may be repeated.")
-    ] = None,
-    keep_all_pages: Annotated[
-        bool, typer.Option("--keep-all-pages", help="Of Wikipedia keep also lists, indexes, outlines, disambiguations.")
-    ] = False,
-    on_damage: Annotated[
-        Literal["stop", "skip"], typer.Option(help="A damaged file, behind what is whole of it: stop, or go on.")
-    ] = "stop",
+    id_field: IdField = "id", title_field: TitleField = "title", text_field: TextField = "text",
+    drop_title: DropTitle = None, keep_all_pages: KeepAllPages = False, on_damage: OnDamage = "stop",
     workers: Workers = None, resume: Resume = False, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Cut documents into passages of whole sentences, and write them as the corpus that REALM retrieves from.

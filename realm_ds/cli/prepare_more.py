@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from realm_ds.cli.common import FAILED, group, verb
-from realm_ds.cli.prepare import DryRun, Format, Workers
+from realm_ds.cli.prepare import DryRun, Format, OnDamage, TextField, TitleField, Workers
 from realm_ds.errors import ConfigError
 
 more = group("Question files, vocabularies, and a look at tar shards.")
@@ -80,14 +80,10 @@ def prepare_tokenizer(
     alphabet: Annotated[
         int, typer.Option(min=1, help="Characters that are kept; rarer ones become [UNK]. CJK text needs thousands.")
     ] = 1000,
-    sample_bytes: Annotated[
+    sample_characters: Annotated[
         int, typer.Option(min=1 << 20, help="Train on a sample of so much text, in memory, if there is more.")
     ] = 256 << 20,
-    text_field: Annotated[str, typer.Option(help="Of JSON lines, tables: what holds the text.")] = "text",
-    title_field: Annotated[str, typer.Option(help="And what the title.")] = "title",
-    on_damage: Annotated[
-        Literal["stop", "skip"], typer.Option(help="At a damaged file: stop, or count it and go on.")
-    ] = "stop",
+    title_field: TitleField = "title", text_field: TextField = "text", on_damage: OnDamage = "stop",
     workers: Workers = None, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Train a WordPiece vocabulary, or take one; prints the fingerprint that data made with it is checked by.
@@ -111,7 +107,7 @@ def prepare_tokenizer(
     if source is not None or not inputs:
         raise ConfigError("give texts to train on (INPUT...) or a tokenizer to take (--from FOLDER), one of the two")
     texts = open_source(inputs, format=format, fields=Fields(title=title_field, text=text_field), on_damage=on_damage)
-    training = Training(vocab_size=vocab_size, cased=cased, alphabet=alphabet, most_characters=sample_bytes)
+    training = Training(vocab_size=vocab_size, cased=cased, alphabet=alphabet, most_characters=sample_characters)
     if dry_run:
         tell_estimate(texts, training)
     else:

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from realm_ds.cli.common import verb
-from realm_ds.cli.prepare import DryRun, Format, Resume, Workers
+from realm_ds.cli.prepare import (
+    DropTitle,
+    DryRun,
+    Format,
+    IdField,
+    KeepAllPages,
+    OnDamage,
+    Resume,
+    TextField,
+    TitleField,
+    Workers,
+)  # fmt: skip
 from realm_ds.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,6 +79,8 @@ def prepare_pretrain(
     format: Annotated[
         Format, typer.Option(metavar="FORMAT", help="Of INPUT, as in `prepare corpus`; auto: by the names of files.")
     ] = "auto",
+    id_field: IdField = "id", title_field: TitleField = "title", text_field: TextField = "text",
+    drop_title: DropTitle = None, keep_all_pages: KeepAllPages = False, on_damage: OnDamage = "stop",
     per_shard: Annotated[int, typer.Option(min=1, help="Examples in a tar shard.")] = 10_000,
     workers: Workers = None, resume: Resume = False, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
@@ -83,9 +96,13 @@ def prepare_pretrain(
     size, which wants a GPU (and --workers 1): --dry-run measures it. All spans of a passage are kept, and training
     masks another one each epoch. Only whole, known words are ever masked; what was left out is counted and told.
     """
+    from realm_ds.prepare.corpus import Cutting
     from realm_ds.prepare.finders import FinderChoice
+    from realm_ds.prepare.passages import CorpusPassages, DocumentPassages
     from realm_ds.prepare.pretrain import Making
     from realm_ds.prepare.pretrain_verb import tell_estimate, write_pretrain
+    from realm_ds.prepare.rows import Fields
+    from realm_ds.prepare.sources import open_source
     from realm_ds.prepare.workers import available_cores
 
     if (corpus is None) == (not inputs):
@@ -97,15 +114,23 @@ def prepare_pretrain(
     finder = FinderChoice(kind=spans, model=model, entity_types=types, dates=dates)
     making = Making(tokenizer=tokenizer, finder=finder, unit=unit, held_out_share=share)
 
-    def open_source() -> "PassageSource":
-        return _open(corpus, inputs or [], tokenizer=tokenizer, passage_tokens=passage_tokens, format=format)
+    fields = Fields(id=id_field, title=title_field, text=text_field)
+    cutting = Cutting(
+        tokenizer=tokenizer, passage_tokens=passage_tokens, drop_titles=tuple(drop_title or ()),
+        keep_all_pages=keep_all_pages,
+    )  # fmt: skip
+
+    def open_passages() -> "PassageSource":
+        if corpus is not None:
+            return CorpusPassages(corpus, tokenizer=tokenizer)
+        return DocumentPassages(open_source(inputs or [], format=format, fields=fields, on_damage=on_damage), cutting)
 
     workers = workers or available_cores()
     if dry_run:
-        tell_estimate(open_source(), making, workers=workers)
+        tell_estimate(open_passages(), making, workers=workers)
     else:
         write_pretrain(
-            open_source, out, making, corpus=corpus, held_out=held_out, per_shard=per_shard, workers=workers,
+            open_passages, out, making, corpus=corpus, held_out=held_out, per_shard=per_shard, workers=workers,
             resume=resume,
         )  # fmt: skip
 
@@ -117,17 +142,3 @@ def _share(held_out: Path | None, share: float | None) -> float:
     if share is not None and not 0.0 < share < 1.0:
         raise ConfigError(f"--held-out-share {share}: give a share between 0 and 1, such as {HELD_OUT_SHARE}")
     return 0.0 if held_out is None else share or HELD_OUT_SHARE
-
-
-def _open(
-    corpus: str | None, inputs: list[str], *, tokenizer: Path, passage_tokens: int, format: str
-) -> "PassageSource":
-    from realm_ds.prepare.corpus import Cutting
-    from realm_ds.prepare.passages import CorpusPassages, DocumentPassages
-    from realm_ds.prepare.sources import open_source
-
-    if corpus is not None:
-        return CorpusPassages(corpus, tokenizer=tokenizer)
-    return DocumentPassages(
-        open_source(inputs, format=format), Cutting(tokenizer=tokenizer, passage_tokens=passage_tokens)
-    )

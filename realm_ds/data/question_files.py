@@ -59,7 +59,7 @@ def question_order(count: int, *, start: int, stop: int, seed: int) -> list[int]
 def _question(line: str, *, where: str, number: int) -> Question:
     try:
         data = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON ({error}); put one JSON object on each line") from error
     wanted = '{"question": TEXT, "answers": [TEXT, ...]}'
     if not isinstance(data, dict) or not isinstance(data.get("question"), str) or not data["question"].strip():

@@ -16,6 +16,8 @@ from realm_ds.errors import DataError
 
 MAX_TOKEN_ID = 65535
 """Tokens travel and are stored as uint16."""
+NUM_SPECIAL = 3
+"""Special tokens of [CLS] title [SEP] body [SEP], and of [CLS] x [SEP] body [SEP] (batches.py)."""
 NO_UID = 0
 """The uid of no passage: the origin of an example that was not cut from the corpus."""
 NO_ARTICLE = 0
@@ -132,7 +134,7 @@ def passage_from_json(data: object, *, where: str, max_tokens: int | None = None
     )
     if not passage.body_ids:
         raise DataError(f"{where}: body_ids is empty, a passage of nothing; leave it out and write the shards again")
-    num_tokens = 3 + len(passage.title_ids) + len(passage.body_ids)
+    num_tokens = NUM_SPECIAL + len(passage.title_ids) + len(passage.body_ids)
     if max_tokens is not None and num_tokens > max_tokens:
         raise DataError(
             f"{where}: the passage has {num_tokens} wordpieces with its special tokens, more than "

@@ -17,7 +17,7 @@ from realm_ds.data.answer_spans import span_text
 from realm_ds.data.answers import holds_answer, normalise
 from realm_ds.data.batches import Ids, Tokens, length_buckets, passage_batch
 from realm_ds.data.chance import pick
-from realm_ds.data.records import Passage, Question, SpecialIds
+from realm_ds.data.records import NUM_SPECIAL, Passage, Question, SpecialIds
 from realm_ds.data.shards import Shards
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.eval.answers import is_right, token_f1
@@ -87,7 +87,7 @@ def predict(
     logits_R, scores_R = np.empty(len(pairs), dtype=np.float32), scores_BK.ravel()
     starts_R, stops_R = np.empty(len(pairs), dtype=np.int64), np.empty(len(pairs), dtype=np.int64)
     longest = sizes.question_tokens + sizes.passage_tokens
-    lengths_R = [min(longest, 3 + len(question) + len(body)) for question, body in pairs]
+    lengths_R = [min(longest, NUM_SPECIAL + len(question) + len(body)) for question, body in pairs]
     for rows in length_buckets(lengths_R, max_tokens=max(TOKENS_AT_ONCE, longest)):
         tokens, body_starts = joint_tokens([pairs[row] for row in rows], special=special, sizes=sizes)
         spans_RLW, possible_RLW = model.reader(tensors(tokens, device))

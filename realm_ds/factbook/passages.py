@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from realm_ds.data.records import Passage
+from realm_ds.data.records import NUM_SPECIAL, Passage
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.errors import DataError
-from realm_ds.prepare.packing import NUM_SPECIAL, Sentence, pack, passage_of
+from realm_ds.prepare.packing import Sentence, pack, passage_of
 from realm_ds.prepare.sentences import CLAUSE_ENDS
 
 

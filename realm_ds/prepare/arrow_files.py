@@ -2,14 +2,15 @@
 pyarrow but for zstd."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import DataError
-from realm_ds.prepare.compressed import Damaged, InputFile
+from realm_ds.prepare.compressed import MAX_RECORD_BYTES, Damaged, InputFile
 from realm_ds.prepare.documents import Document
-from realm_ds.prepare.rows import Rows, no_such_column
+from realm_ds.prepare.rows import TOO_LONG, Rows, no_such_column
 
 ROWS_AT_A_TIME = 256
 _TEXTS = frozenset(("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null"))
@@ -23,7 +24,8 @@ def read_parquet(file: InputFile, rows: Rows) -> Iterator[Document]:
 
     try:
         # No pre-buffering: a row group may be most of the file.
-        with parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as table:
+        stored = pyarrow.OSFile(os.fsencode(file.path))  # Arrow takes names as text for UTF-8
+        with stored, parquet.ParquetFile(stored, pre_buffer=False, buffer_size=1 << 20) as table:
             columns = _needed(table.schema_arrow, file, rows)
             number = 0
             for batch in table.iter_batches(ROWS_AT_A_TIME, columns=columns, use_threads=False):
@@ -39,12 +41,14 @@ def read_dataset_file(file: InputFile, rows: Rows) -> Iterator[Document]:
     import pyarrow
 
     try:
-        with pyarrow.memory_map(str(file.path)) as mapped, pyarrow.ipc.open_stream(mapped) as batches:
+        with pyarrow.memory_map(os.fsencode(file.path)) as mapped, pyarrow.ipc.open_stream(mapped) as batches:
             columns = _needed(batches.schema, file, rows)
             number = 0
             for batch in batches:
                 file.bytes_read = mapped.tell()
-                yield from _documents(batch.select(columns), file, rows, num_before=number)
+                for start in range(0, batch.num_rows, ROWS_AT_A_TIME):
+                    part = batch.select(columns).slice(start, ROWS_AT_A_TIME)
+                    yield from _documents(part, file, rows, num_before=number + start)
                 number += batch.num_rows
             # Arrow takes a stream that ends between two batches for whole.
             mapped.seek(mapped.size() - len(_END_OF_STREAM))
@@ -114,21 +118,26 @@ def _needed(schema: Any, file: InputFile, rows: Rows) -> list[str]:
 
 def _documents(batch: Any, file: InputFile, rows: Rows, *, num_before: int) -> Iterator[Document]:
     names = batch.schema.names
-    columns = [_values(batch.column(name), rows, where=f"{file.name}, after row {num_before}") for name in names]
+    columns = [_values(batch.column(name)) for name in names]
     for number, values in enumerate(zip(*columns, strict=True), start=num_before + 1):
-        if document := rows.from_row(dict(zip(names, values, strict=True)), where=f"{file.name}:{number}"):
+        where = f"{file.name}:{number}"
+        if sum(len(value) for value in values if type(value) is bytes) > MAX_RECORD_BYTES:
+            rows.tally.add(TOO_LONG, where=where)
+            continue
+        # Decoded here: Arrow does not check that strings are UTF-8.
+        texts = [rows.decoded(value, where=where) if type(value) is bytes else value for value in values]
+        if document := rows.from_row(dict(zip(names, texts, strict=True)), where=where):
             yield document
 
 
-def _values(column: Any, rows: Rows, *, where: str) -> list[Any]:
-    """As Python has them. Strings are decoded here: Arrow does not check that they are UTF-8."""
+def _values(column: Any) -> list[Any]:
+    """As Python has them, strings as bytes."""
     import pyarrow
 
     if not _is_text(column.type):
         return column.to_pylist()
     plain = column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column
-    values = plain.cast(pyarrow.large_binary()).to_pylist()
-    return [value if value is None else rows.decoded(value, where=where) for value in values]
+    return plain.cast(pyarrow.large_binary()).to_pylist()
 
 
 def _is_text(kind: Any) -> bool:

@@ -5,6 +5,7 @@ import bz2
 import hashlib
 import itertools
 import lzma
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ class InputFile:
 
     def __init__(self, path: Path, *, name: str) -> None:
         self.path = path
-        self.name = name
+        self.name = printable(name)
         """What people know it by, without the folders of this machine."""
         self.bytes_read = 0
         """As it is stored: compressed."""
@@ -162,6 +163,11 @@ class InputFile:
 
     def _broken(self, error: Exception) -> Damaged:
         return Damaged(f"{self.name} is damaged within its first {self.bytes_read:,} compressed bytes ({error})")
+
+
+def printable(name: str) -> str:
+    """A file's name as text: its bytes may be no UTF-8, which neither JSON nor a terminal takes."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _ending_by_magic(first: bytes) -> str:

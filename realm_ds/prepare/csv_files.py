@@ -1,15 +1,13 @@
 """CSV and TSV files with a header line as documents: one row each."""
 
 import csv
+from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Self
 
-from realm_ds.prepare.compressed import InputFile
+from realm_ds.prepare.compressed import MAX_RECORD_BYTES, InputFile
 from realm_ds.prepare.documents import Document
 from realm_ds.prepare.rows import TOO_LONG, Rows, no_such_column
-
-if TYPE_CHECKING:
-    import _csv
 
 MAX_FIELD_CHARACTERS = 64 << 20
 """Of a field; csv keeps four bytes for each. What an unclosed quote may swallow of a file."""
@@ -29,8 +27,7 @@ def csv_rows(
 ) -> Iterator[tuple[dict[str, str], str]]:
     """The rows of a file by the names in its header, each with its place; broken ones are counted."""
     csv.field_size_limit(MAX_FIELD_CHARACTERS)  # of the process: there is no other
-    # Strict, since otherwise a quote that never closes makes one row of all that follows.
-    records = _records(csv.reader(_lines(file, rows), delimiter=delimiter, strict=True), file, rows)
+    records = _records(file, rows, delimiter=delimiter)
     header, where = next(records, ([], ""))
     if header and (missing := [name for name in needed if name not in header]):
         raise no_such_column(missing[0], header, where=where)
@@ -46,25 +43,76 @@ def read_tsv(file: InputFile, rows: Rows) -> Iterator[Document]:
     return read_csv(file, rows, delimiter="\t")
 
 
-def _records(reader: "_csv.Reader", file: InputFile, rows: Rows) -> Iterator[tuple[list[str], str]]:
+def _records(file: InputFile, rows: Rows, *, delimiter: str) -> Iterator[tuple[list[str], str]]:
     """Each with its place, blank lines and broken ones left out."""
+    lines = _Lines(_decoded_lines(file, rows))
+    # Strict, since otherwise a quote that never closes makes one row of all that follows.
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        where = f"{file.name}:{reader.line_num + 1}"
+        lines.begin_record()
         try:
             record = next(reader)
         except StopIteration:
             return
         except csv.Error:
-            rows.tally.add(NO_ROW, where=where)
+            for number in lines.go_back():
+                rows.tally.add(NO_ROW, where=f"{file.name}:{number}")
             continue
         if record:
-            yield record, where
+            yield record, f"{file.name}:{lines.first_number}"
 
 
-def _lines(file: InputFile, rows: Rows) -> Iterator[str]:
+Line = tuple[int, str]
+"""Its number in the file, and what it holds."""
+
+
+class _Lines:
+    """Lines for csv.reader, which go on behind the first line of a record that is broken: an open quote swallows what
+    follows up to the next quote. No line is read more than twice, so time stays linear whatever the quotes."""
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._lines = lines
+        self._again: deque[Line] = deque()
+        self._record: list[Line] = []
+        self._num_characters = 0
+        self._last_twice = 0
+        """The last line that was, or will be, read twice."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self._record.append(line)
+        self._num_characters += len(line[1])
+        if self._num_characters > MAX_RECORD_BYTES and len(self._record) > 1:
+            raise csv.Error("quotes that open and close on every line make a record of all of them")
+        return line[1]
+
+    @property
+    def first_number(self) -> int:
+        """Of the lines of this record."""
+        return self._record[0][0]
+
+    def begin_record(self) -> None:
+        """The next line is another record's."""
+        self._record.clear()
+        self._num_characters = 0
+
+    def go_back(self) -> list[int]:
+        """Give the lines of a broken record again, but for the first and those that were given twice: their
+        numbers."""
+        fresh = [line for line in self._record[1:] if line[0] > self._last_twice]
+        left_out = [number for number, _ in self._record[: len(self._record) - len(fresh)]]
+        self._again.extendleft(reversed(fresh))
+        self._last_twice = max(self._last_twice, self._record[-1][0])
+        return left_out
+
+
+def _decoded_lines(file: InputFile, rows: Rows) -> Iterator[Line]:
     for number, line in enumerate(file.lines(), start=1):
         where = f"{file.name}:{number}"
         if line is None:
             rows.tally.add(TOO_LONG, where=where)
         else:
-            yield rows.decoded(line, where=where) + "\n"
+            yield number, rows.decoded(line, where=where) + "\n"

@@ -62,9 +62,10 @@ def _values_of_array(file: InputFile, *, start: int) -> Iterator[Placed]:
                 value, end = decode(text, place)
             except json.JSONDecodeError:
                 break
-            except RecursionError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(
-                    f"{file.name}, record {num_values + 1} is nested too deeply to be read; mend the file"
+                    f"{file.name}, record {num_values + 1} is nested too deeply, or has too long a number, to be read; "
+                    "mend the file"
                 ) from error
             if end == len(text) and more is not None:
                 break  # a number may go on

@@ -10,13 +10,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 
-from realm_ds.data.records import Passage, passage_uid
+from realm_ds.data.records import NUM_SPECIAL, Passage, passage_uid
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.sentences import CLAUSE_ENDS, SPACE, clean, split_sentences
 
-NUM_SPECIAL = 3
-"""[CLS] title [SEP] body [SEP]."""
 LEAST_TOKENS = 32
 """The shortest passages that can be asked for: a word of Korean may have three wordpieces a letter."""
 _BATCH_CHARACTERS = 200_000

@@ -20,6 +20,7 @@ from realm_ds.data.records import Question
 from realm_ds.data.shards import Shards
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.files import write_durably
+from realm_ds.prepare.compressed import printable
 from realm_ds.prepare.coverage import passages_with_answers
 from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.qa_formats import Asked, Columns, Format, detect, read_asked
@@ -54,7 +55,7 @@ def read_question_set(
         found = form or detect(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        sources.append({"name": path.name, "format": found, "sha256": digest})
+        sources.append({"name": printable(path.name), "format": found, "sha256": digest})
         for asked in read_asked(path, form=found, columns=columns or Columns(), tally=tally):
             question = checked(asked, tally=tally)
             if question is None:

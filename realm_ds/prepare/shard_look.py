@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from realm_ds.data.answers import normalise
-from realm_ds.data.records import Example, Passage, example_from_json, passage_from_json
+from realm_ds.data.records import NUM_SPECIAL, Example, Passage, example_from_json, passage_from_json
 from realm_ds.data.shards import Kind, ShardEntry, verify_shard
 from realm_ds.errors import DataError
 from realm_ds.observe.progress import number_of
@@ -20,8 +20,6 @@ from realm_ds.observe.progress import number_of
 MOST_FAULTS = 20
 """Told of one shard; the others are counted."""
 KINDS: tuple[Kind, ...] = ("corpus", "pretrain")
-NUM_SPECIAL = 3
-"""[CLS] title [SEP] body [SEP]."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.arrow_files import dataset_files, is_dataset, read_dataset_file, read_parquet
-from realm_ds.prepare.compressed import ENDINGS, MB, STDIN, Damaged, InputFile
+from realm_ds.prepare.compressed import ENDINGS, MB, STDIN, Damaged, InputFile, printable
 from realm_ds.prepare.csv_files import read_csv, read_tsv
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.json_lines import read_json_lines
@@ -223,7 +223,7 @@ def _in_folder(folder: Path, format: str, tally: Tally) -> Iterator[_Part]:
     }
     counts = Counter(filter(None, formats.values()))
     if format == AUTO and len(counts) > 1 and "text" in counts:
-        tally.add(TEXT_BESIDE, number=counts.pop("text"), where=folder.name)
+        tally.add(TEXT_BESIDE, number=counts.pop("text"), where=printable(folder.name))
     if format == AUTO and len(counts) > 1:
         there = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
         raise ConfigError(f"{folder} has files of several formats ({there}); give --format, one of these")

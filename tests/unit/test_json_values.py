@@ -70,7 +70,11 @@ def test_bad_lines_are_counted(tmp_path: Path) -> None:
         ('[{"a": 1}, {"b": ', "record 2 is no JSON, or the file is cut off there; get it again, or mend it"),
         ('[{"a": 1}', "record 2 is no JSON, or the file is cut off there"),
         ('[{"a": 1}, nonsense]', "record 2 is no JSON"),
-        ('[{"a": 1}, ' + "[" * 100_000, "record 2 is nested too deeply to be read; mend the file"),
+        ('[{"a": 1}, ' + "[" * 100_000, "record 2 is nested too deeply, or has too long a number, to be read; mend"),
+        (
+            '[{"a": 1}, {"b": ' + "9" * 5000 + "}]",
+            "record 2 is nested too deeply, or has too long a number, to be read; mend",
+        ),
     ],
 )
 def test_a_broken_array_is_named_behind_what_is_whole(tmp_path: Path, text: str, message: str) -> None:

@@ -192,6 +192,29 @@ def test_the_manifest_names_no_folder_of_this_machine(tmp_path: Path) -> None:
     assert FinderChoice(kind="spacy", model=str(tmp_path / "ner")).described()["model"] == "ner"
 
 
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    def described(folder: str, **files: str) -> dict[str, Any]:
+        (tmp_path / folder / "ner").mkdir(parents=True)
+        for name, content in files.items():
+            (tmp_path / folder / "ner" / name.replace("_", ".")).write_text(content)
+        return FinderChoice(kind="transformers", model=str(tmp_path / folder / "ner")).described()
+
+    one = described("a", config_json="{}", model_safetensors="xx")
+    assert described("b", config_json="{}", model_safetensors="xx", readme_md="beside") == one
+    assert described("c", config_json="[]", model_safetensors="xx") != one
+    assert described("d", config_json="{}", model_safetensors="xxx") != one
+    assert described("e", config_json="{}", other_safetensors="xx") != one
+
+
+def test_a_model_of_the_hub_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realm_ds.prepare.finders.tagger_folder", lambda model: tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    choice = FinderChoice(kind="transformers", model="somebody/ner").at_hand()
+    assert choice.folder == tmp_path
+    assert choice.described()["model"] == "somebody/ner"
+    assert len(choice.described()["model_digest"]) == 64
+
+
 def run(*arguments: object) -> tuple[int, str, str]:
     result = CliRunner().invoke(cli.app, ["prepare", "pretrain", *map(str, arguments)])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -240,6 +263,21 @@ def test_the_next_line_works_as_it_is_printed(
         assert result.exit_code == 0, result.stderr
         said = result.stdout
     assert "passage_tokens: 48\n" in said
+
+
+def test_the_verb_takes_documents_as_prepare_corpus_does(prepared: Prepared, tmp_path: Path) -> None:
+    rows = [{"name": f"n{n}", "head": f"t{n}", "body": " ".join(prepared.sentences(n, 0))} for n in range(9)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "b.jsonl.gz").write_bytes(b"\x1f\x8bno gzip")
+    inputs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"]
+    options = ["--text-field", "body", "--title-field", "head", "--id-field", "name", "--drop-title", "^t[0-4]$"]
+    options += ["--on-damage", "skip", "--keep-all-pages", "--tokenizer", prepared.tokenizer, "--workers", 1]
+    code, _, told = run(*inputs, *options, "--out", tmp_path / "out")
+    assert code == 0, told
+    assert [example.text for example in read(tmp_path / "out")] == [row["body"] for row in rows[5:]]
+    settings = open_shards(tmp_path / "out", kind="pretrain", fingerprint=None).manifest.settings
+    assert (settings["drop_titles"], settings["keep_all_pages"]) == (["^t[0-4]$"], True)
+    assert {"documents left out by their title": 5}.items() <= settings["counts"].items()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ def test_the_least_that_a_line_may_be(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("", "is not JSON"),
+        pytest.param("[" * 100_000, "is not JSON", id="nested"),
+        pytest.param("9" * 5000, "is not JSON", id="a long number"),
         ("[1]", "has no question"),
         ('{"question": " ", "answers": ["x"]}', "has no question"),
         ('{"question": "x"}', "has no answers"),

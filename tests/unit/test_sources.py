@@ -1,12 +1,15 @@
 """Sources: every format gives its documents in order, and nothing that is wrong with them goes unsaid."""
 
 import bz2
+import csv
 import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from realm_ds.errors import ConfigError, DataError
-from realm_ds.prepare import csv_files, json_lines, rows
-from realm_ds.prepare.documents import Document
+from realm_ds.prepare import arrow_files, csv_files, json_lines, rows
+from realm_ds.prepare.compressed import InputFile
+from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.rows import Fields, Seen
 from realm_ds.prepare.sources import DAMAGED, TEXT_BESIDE, TWICE, Source, open_source
 
@@ -409,17 +413,98 @@ def test_rows_of_csv_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert source.tally.first[csv_files.NO_ROW] == "a.csv:4"
 
 
+@pytest.mark.parametrize("closes_at", [None, 900])
+def test_an_open_quote_takes_its_own_row_alone(tmp_path: Path, closes_at: int | None) -> None:
+    texts = [f"row {number}" for number in range(2000)]
+    texts[500] = '"' + texts[500]
+    if closes_at is not None:
+        texts[closes_at] = '"a row\nof two lines, or more"'
+    documents, source = _read(_write(tmp_path, "a.csv", "text\n" + "\n".join(texts)))
+    assert [each.text for each in documents] == [text.strip('"') for text in texts if text != texts[500]]
+    assert source.tally.counts == {csv_files.NO_ROW: 1, rows.NO_TITLE: 1999}
+    assert source.tally.first[csv_files.NO_ROW] == "a.csv:502"
+
+
+@given(st.lists(st.text('a",', min_size=1, max_size=5), min_size=1, max_size=30))
+def test_no_row_of_csv_is_lost_uncounted(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    path = _write(tmp_path_factory.mktemp("csv"), "a.csv", "text,more\n" + "\n".join(lines))
+    counted = rows.Rows(tally=Tally())
+    found = list(csv_files.csv_rows(InputFile(path, name="a.csv"), counted, needed=("text",)))
+    places = [int(where.removeprefix("a.csv:")) for _, where in found]
+    assert places == sorted(set(places))
+    num_lines = sum(1 + "".join(row.values()).count("\n") for row, _ in found)
+    num_others = counted.tally.counts[csv_files.NO_ROW] + counted.tally.counts[csv_files.OTHER_WIDTH]
+    assert num_lines + num_others <= len(lines)
+    if not counted.tally.counts[csv_files.OTHER_WIDTH]:  # one of these may be of several lines
+        assert num_lines + num_others == len(lines)
+
+
+def test_quotes_on_every_line_take_no_more_time(tmp_path: Path) -> None:
+    num_taken = 0
+
+    def lines() -> Iterator[tuple[int, str]]:
+        nonlocal num_taken
+        for number in range(1, 101):
+            num_taken += 1
+            yield number, 'a",",\n'
+
+    taken = csv_files._Lines(lines())
+    reader, left_out = csv.reader(taken, strict=True), []
+    num_given = 0
+    while True:
+        taken.begin_record()
+        try:
+            next(reader)
+        except StopIteration:
+            break
+        except csv.Error:
+            num_given += len(taken._record)
+            left_out += taken.go_back()
+    assert sorted(left_out) == list(range(1, 101))
+    assert (num_taken, num_given) == (100, 199)
+
+
 def test_a_record_of_50_mb_in_one_line(tmp_path: Path) -> None:
     text = "word " * (10 << 20)
     path = _write(tmp_path, "a.jsonl", _jsonl([{"text": text}, {"text": "next"}]))
     assert [each.text for each in _read(path)[0]] == [text, "next"]
 
 
+def test_a_batch_of_any_size_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realm_ds.prepare.arrow_files.ROWS_AT_A_TIME", 3)
+    parts = []
+    documents_of = arrow_files._documents
+
+    def watched(batch: Any, *others: Any, **named: Any) -> Iterator[Document]:
+        parts.append(batch.num_rows)
+        return documents_of(batch, *others, **named)
+
+    monkeypatch.setattr("realm_ds.prepare.arrow_files._documents", watched)
+    table = pyarrow.table({"text": [str(number) for number in range(8)]})
+    _write(tmp_path / "a", "state.json", json.dumps({"_data_files": [{"filename": "a.arrow"}]}))
+    with (
+        pyarrow.OSFile(str(tmp_path / "a" / "a.arrow"), "wb") as sink,
+        pyarrow.ipc.new_stream(sink, table.schema) as to,
+    ):
+        to.write_table(table)
+        to.write_table(table)
+    documents, _ = _read(tmp_path / "a")
+    assert parts == [3, 3, 2] * 2
+    assert [(each.text, each.id) for each in documents] == [
+        (str(number % 8), f"a.arrow:{number + 1}") for number in range(16)
+    ]
+
+
 def test_records_beyond_the_limit_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("realm_ds.prepare.compressed.BLOCK_BYTES", 500)
     monkeypatch.setattr("realm_ds.prepare.compressed.MAX_RECORD_BYTES", 1000)
-    monkeypatch.setattr("realm_ds.prepare.text_files.MAX_RECORD_BYTES", 1000)
+    for module in ("text_files", "arrow_files"):
+        monkeypatch.setattr(f"realm_ds.prepare.{module}.MAX_RECORD_BYTES", 1000)
     long = "x" * 1001
+    parquet.write_table(pyarrow.table({"text": [long, "next"]}), tmp_path / "a.parquet")
+    documents, source = _read(tmp_path / "a.parquet")
+    assert [(each.id, each.text) for each in documents] == [("a.parquet:2", "next")]
+    assert source.tally.counts == {rows.TOO_LONG: 1, rows.NO_TITLE: 1}
     for name, data in {
         "a.jsonl": _jsonl([{"text": long}, {"text": "next"}]).decode(),
         "a.csv": f"text\n{long}\nnext\n",
@@ -475,3 +560,24 @@ def test_datasets_that_cannot_be_read(tmp_path: Path, state: str, message: str) 
     _write(tmp_path, "state.json", state)
     with pytest.raises(DataError, match=message):
         open_source([tmp_path])
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    _write(folder, os.fsdecode(b"th\xe9.txt"), "tea")
+    _write(folder, os.fsdecode(b"caf\xe9.jsonl"), _jsonl([{"text": "coffee"}]))
+    parquet.write_table(pyarrow.Table.from_pylist([{"text": "milk"}]), tmp_path / "a.parquet")
+    milk = (tmp_path / "a.parquet").rename(tmp_path / os.fsdecode(b"a\xe9.parquet"))
+    _dataset(tmp_path / "b", [{"text": "salt"}])
+    salt = (tmp_path / "b").rename(tmp_path / os.fsdecode(b"b\xe9"))
+    documents, source = _read(folder, folder / os.fsdecode(b"th\xe9.txt"), milk, salt)
+    assert [(each.title, each.text) for each in documents] == [
+        ("", "coffee"),
+        ("th\ufffd", "tea"),
+        ("", "milk"),
+        ("", "salt"),
+    ]
+    assert documents[0].id == "caf\ufffd.jsonl:1"
+    assert source.tally.first == {TEXT_BESIDE: "caf\ufffd", rows.NO_TITLE: "caf\ufffd.jsonl:1"}
+    told = [*source.tally.lines(), source.name, json.dumps(source.identity(), ensure_ascii=False), str(documents)]
+    assert all(text.encode() for text in told)
