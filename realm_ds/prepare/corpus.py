@@ -2,6 +2,7 @@
 packing.py's, writing and resuming job.py's."""
 
 import functools
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,13 +16,18 @@ from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.estimate import Estimate, estimate_job
 from realm_ds.prepare.job import Finished, Made, Output, run_job
 from realm_ds.prepare.packing import LEAST_TOKENS, make_passages
+from realm_ds.prepare.sentences import split_sentences
 from realm_ds.prepare.sources import Source
 from realm_ds.prepare.wikitext import plain_text
 
 CHUNK_CHARACTERS = 400_000
 """Documents are worked on together until they have so many: a quarter of a second of work, or one long document."""
+PART_CHARACTERS = 1_000_000
+"""A longer document is worked on in parts, so that a worker takes no more memory for it. No passage crosses parts."""
 NO_PROSE_TITLES = (r"^(?:List|Index|Outline) of ", r"\(disambiguation\)")
 """Pages of Wikipedia that REALM's corpus leaves out."""
+_SENTENCE_CHARACTERS = 20_000
+"""How far before the end of a part the end of a sentence is looked for."""
 TITLE_LEFT_OUT = "documents left out by their title"
 WORDPIECES = "wordpieces, duplicates and titles counted"
 
@@ -86,10 +92,10 @@ def prepare_corpus(
 
 
 def chunks_of(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents in chunks of work: where they are cut depends on the documents alone."""
+    """Documents in chunks of work, long ones in parts: where they are cut depends on the documents alone."""
     chunk: list[Document] = []
     num_characters = 0
-    for document in documents:
+    for document in itertools.chain.from_iterable(map(parts_of, documents)):
         chunk.append(document)
         num_characters += document.num_characters
         if num_characters >= CHUNK_CHARACTERS:
@@ -99,6 +105,31 @@ def chunks_of(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield chunk
 
 
+def parts_of(document: Document) -> Iterator[Document]:
+    """A plain document in parts of at most PART_CHARACTERS, all but the last at least half as long.
+
+    They end with a line, else with a sentence, else before a space, else anywhere. Wikitext stays whole: what it says
+    is known when its markup is taken off.
+    """
+    text, start, part = document.text, 0, 0
+    while document.markup == "plain" and len(text) - start > PART_CHARACTERS:
+        end = _part_end(text, low=start + PART_CHARACTERS // 2, high=start + PART_CHARACTERS)
+        yield replace(document, text=text[start:end], part=part)
+        start, part = end, part + 1
+    yield replace(document, text=text[start:], part=part) if part else document
+
+
+def _part_end(text: str, *, low: int, high: int) -> int:
+    if (newline := text.rfind("\n", low, high)) >= 0:
+        return newline + 1
+    # Of the sentences before the end the last one is not whole.
+    start = max(0, high - _SENTENCE_CHARACTERS)
+    *_, last = ("", *split_sentences(text[start:high]))
+    if (last_start := text.rfind(last, start, high)) > low:
+        return last_start
+    return space if (space := text.rfind(" ", low, high)) >= 0 else high
+
+
 def open_cutter(cutting: Cutting) -> Callable[[Iterable[Document], Tally], Iterator[Passage]]:
     """What cuts documents of any markup into passages; for a worker to open once."""
     tokenizer = load_tokenizer(cutting.tokenizer)
@@ -106,8 +137,8 @@ def open_cutter(cutting: Cutting) -> Callable[[Iterable[Document], Tally], Itera
     def wanted(documents: Iterable[Document], tally: Tally) -> Iterator[Document]:
         for document in documents:
             if cutting.wants(document):
-                yield replace(document, text=plain_text(document), markup="plain")
-            else:
+                yield from parts_of(replace(document, text=plain_text(document), markup="plain"))
+            elif document.part == 0:
                 tally.add(TITLE_LEFT_OUT, where=document.where)
 
     def cut(documents: Iterable[Document], tally: Tally) -> Iterator[Passage]:

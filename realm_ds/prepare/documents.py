@@ -20,6 +20,8 @@ class Document:
     markup: Markup = "plain"
     where: str
     """Source and place in it (`dump.jsonl.gz:17`), for people."""
+    part: int = 0
+    """Which part of a long one, which is cut (corpus.py); what is counted by document, is counted at the first."""
 
     @property
     def num_characters(self) -> int:

@@ -17,8 +17,11 @@ from realm_ds.prepare.sentences import CLAUSE_ENDS, SPACE, clean, split_sentence
 
 LEAST_TOKENS = 32
 """The shortest passages that can be asked for: a word of Korean may have three wordpieces a letter."""
-_BATCH_CHARACTERS = 200_000
-"""Encoded at once. A wordpiece takes some 300 bytes of the tokenizer's memory, or 20 MB in all."""
+IN_PARTS = "long documents, worked on in parts"
+_BATCH_BYTES = 200_000
+"""Of UTF-8, encoded at once. A wordpiece has some 4 and takes some 300 of the tokenizer's memory: 20 MB in all."""
+_PIECE_BYTES = 4
+"""What a sentence costs beside its text: one of a single letter is two wordpieces (joined.py)."""
 _LONGEST_CHARACTERS = 20_000
 """A sentence beyond that is cut before it is encoded, so that a text without any full stop takes no more memory."""
 _LONGEST_CONJUNCTION = len("which ")
@@ -38,14 +41,18 @@ def make_passages(
     for _, encoded in itertools.groupby(_encode(documents, tokenizer, tally), key=itemgetter(0)):
         _, document, title, title_ids = next(encoded)
         if len(title_ids) > (longest := (max_tokens - NUM_SPECIAL) // 2):
-            tally.add("titles cut", where=document.where)
+            if document.part == 0:
+                tally.add("titles cut", where=document.where)
             title, title_ids = next(divide(title, tokenizer, room=longest))
         room = max_tokens - NUM_SPECIAL - len(title_ids)
         num_passages = 0
         for sentences in pack(_fitting(encoded, tokenizer, room=room), room=room):
             num_passages += 1
             yield passage_of(sentences, title=title, title_ids=title_ids, article=document.id)
-        tally.add("documents") if num_passages else tally.add("documents without text", where=document.where)
+        if document.part == 0:
+            tally.add("documents") if num_passages else tally.add("documents without text", where=document.where)
+        elif document.part == 1:
+            tally.add(IN_PARTS, where=document.where)
 
 
 def pack(sentences: Iterable[Sentence], *, room: int) -> Iterator[list[Sentence]]:
@@ -137,16 +144,16 @@ def _fitting(encoded: Iterable[Encoded], tokenizer: Tokenizer, *, room: int) -> 
 def _encode(documents: Iterable[Document], tokenizer: Tokenizer, tally: Tally) -> Iterator[Encoded]:
     """Of each document the title, in one line, then the sentences; encoded in batches, which costs less."""
     batch: list[tuple[int, Document, str]] = []
-    num_characters = 0
+    num_bytes = 0
     for number, document in enumerate(documents):
         title = " ".join(clean(document.title, tally=tally, where=document.where).split())
         text = clean(document.text, tally=tally, where=document.where)
         for piece in itertools.chain([title[:_LONGEST_CHARACTERS]], _cut_up(split_sentences(text))):
             batch.append((number, document, piece))
-            num_characters += len(piece)
-            if num_characters > _BATCH_CHARACTERS:
+            num_bytes += len(piece.encode()) + _PIECE_BYTES
+            if num_bytes > _BATCH_BYTES:
                 yield from _encode_batch(batch, tokenizer)
-                batch, num_characters = [], 0
+                batch, num_bytes = [], 0
     yield from _encode_batch(batch, tokenizer)
 
 

@@ -1,20 +1,26 @@
 """`prepare corpus`: documents to corpus shards, as people run it."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from realm_ds.cli.main import app
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 from realm_ds.errors import ConfigError, DataError
-from realm_ds.prepare.corpus import Cutting, chunks_of, estimate_corpus, prepare_corpus
+from realm_ds.prepare.corpus import Cutting, chunks_of, estimate_corpus, parts_of, prepare_corpus, start_work
 from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.packing import IN_PARTS
 from realm_ds.prepare.sources import open_source
 from realm_ds.prepare.telling import estimate_lines
 
@@ -168,3 +174,85 @@ def test_chunks_depend_on_the_documents_alone(monkeypatch: pytest.MonkeyPatch) -
     assert [[document.num_characters for document in chunk] for chunk in chunks_of(documents)] == [
         [3, 7], [30], [0, 9, 1], [2],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("x" * 20, ["x" * 20]),
+        ("x" * 21, ["x" * 20, "x"]),
+        ("One is it.\nTwo. Now three is.", ["One is it.\n", "Two. Now three is."]),
+        ("One is here. Two it is. Three", ["One is here. ", "Two it is. Three"]),
+        ("天地玄黄宇宙洪荒日月盈昃。辰宿列张寒来暑往", ["天地玄黄宇宙洪荒日月盈昃。", "辰宿列张寒来暑往"]),
+        ("this is it, and it is not", ["this is it, and it", " is not"]),
+        (" " * 25, [" " * 20, " " * 5]),
+        ("Anna met J. S. Bach of Eisenach", ["Anna met J. S. Bach", " of Eisenach"]),
+    ],
+)
+def test_a_long_text_is_cut_where_it_hurts_least(text: str, parts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realm_ds.prepare.corpus.PART_CHARACTERS", 20)
+    document = Document(id="1", title="t", text=text, where="a:1")
+    assert [part.text for part in parts_of(document)] == parts
+    wikitext = replace(document, markup="wikitext")
+    assert list(parts_of(wikitext)) == [wikitext]
+
+
+@given(st.text("aB. \n。", max_size=200), st.integers(2, 30))
+def test_parts_are_the_whole(text: str, most: int) -> None:
+    document = Document(id="1", title="t", text=text, where="a:1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("realm_ds.prepare.corpus.PART_CHARACTERS", most)
+        parts = list(parts_of(document))
+        assert [again for part in parts for again in parts_of(part)] == parts
+    assert "".join(part.text for part in parts) == text
+    assert [replace(part, text=text, part=0) for part in parts] == [document] * len(parts)
+    assert [part.part for part in parts] == list(range(len(parts)))
+    assert all(most // 2 <= part.num_characters <= most for part in parts[:-1])
+    assert parts[-1].num_characters <= most
+
+
+@pytest.mark.parametrize("markup", ["plain", "wikitext"])
+def test_a_document_in_parts_is_one(tokenizer: Path, monkeypatch: pytest.MonkeyPatch, markup: Any) -> None:
+    document = Document(id="1", title="town " * 40, text=text("town 1") * 3, markup=markup, where="a:1")
+    make = start_work(Cutting(tokenizer=tokenizer, passage_tokens=64))
+    (whole,) = map(make, chunks_of([document]))
+    monkeypatch.setattr("realm_ds.prepare.corpus.PART_CHARACTERS", 300)
+    monkeypatch.setattr("realm_ds.prepare.corpus.CHUNK_CHARACTERS", 1)
+    chunks = list(map(make, chunks_of([document])))
+    assert len(chunks) == {"plain": 3, "wikitext": 1}[markup]
+    passages = [json.loads(record) for chunk in chunks for record in chunk.records]
+    words = [passage["text"] for passage in passages]
+    assert " ".join(words) == " ".join(json.loads(record)["text"] for record in whole.records)
+    assert {(passage["article"], passage["title"]) for passage in passages} == {
+        (json.loads(record)["article"], json.loads(record)["title"]) for record in whole.records
+    }
+    tally = Tally()
+    for chunk in chunks:
+        tally.absorb(chunk.tally)
+    assert tally.counts[IN_PARTS] == tally.counts["documents"] == tally.counts["titles cut"] == 1
+    dropping = start_work(Cutting(tokenizer=tokenizer, drop_titles=("town",)))
+    assert (
+        sum(dropping(chunk).tally.counts["documents left out by their title"] for chunk in chunks_of([document])) == 1
+    )
+
+
+LONG_LINE = """
+import functools, itertools, resource, sys
+from pathlib import Path
+from realm_ds.prepare.corpus import Cutting, chunks_of, start_work
+from realm_ds.prepare.documents import Document
+from realm_ds.prepare.workers import work_in_order
+
+line = Document(id="1", title="t", text="天地玄黄" * 1_700_000, where="a:1")
+work = functools.partial(start_work, Cutting(tokenizer=Path(sys.argv[1])))
+assert len(list(work_in_order(itertools.islice(chunks_of([line]), 1), work, workers=1))) == 1
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10)
+"""
+
+
+def test_what_a_worker_takes_for_a_line_of_20_mb(tokenizer: Path) -> None:
+    """Some 75 MiB, most of them libraries; in one piece the line took 1,500. All its parts are alike: one is made."""
+    done = subprocess.run(
+        [sys.executable, "-c", LONG_LINE, tokenizer], capture_output=True, text=True, timeout=120, check=True
+    )  # fmt: skip
+    assert int(done.stdout) < 120
