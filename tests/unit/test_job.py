@@ -4,11 +4,13 @@ import contextlib
 import errno
 import functools
 import json
+import multiprocessing
 import os
 import random
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.job import Finished, run_job
 from realm_ds.prepare.workers import work_in_order
 from realm_ds.tether import TAG_VARIABLE, tagged
-from tests.support.jobs import NUM_CHUNKS, chunks, output, start_failing, start_work
+from tests.support.jobs import NUM_CHUNKS, chunks, output, start_failing, start_half, start_work
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -167,6 +169,55 @@ def test_a_worker_that_dies(tmp_path: Path, unbroken: dict[str, bytes], how: str
         do(tmp_path / "out", workers=1, start=functools.partial(start_failing, 20, how))
     do(tmp_path / "out", resume=True)
     assert content(tmp_path / "out") == unbroken
+
+
+def in_time(function: Callable[[], object]) -> None:
+    """Call it, in a thread, so that it may hang."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it hangs"
+    assert not multiprocessing.active_children()
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name}"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_in_the_middle_of_a_result(tmp_path: Path, workers: int) -> None:
+    sizes: list[int] = []
+
+    def work() -> None:
+        start = functools.partial(start_half, 4, "dies", tmp_path / "told")
+        with pytest.raises(DataError, match="a worker process was killed \\(SIGKILL\\)"):
+            sizes.extend(map(len, work_in_order(chunks(), start, workers=workers)))
+        sizes.append(-1)
+
+    in_time(work)
+    assert sizes == [2 << 20] * 4 + [-1]
+
+
+def test_closed_in_the_middle_of_a_result(tmp_path: Path) -> None:
+    def work() -> None:
+        start = functools.partial(start_half, 3, "waits", tmp_path / "told")
+        results = work_in_order(chunks(), start, workers=2)
+        next(results)
+        wait_for(tmp_path / "told")
+        results.close()
+
+    in_time(work)
+    assert (tmp_path / "told").exists()
+
+
+def test_where_an_error_of_a_worker_came_from() -> None:
+    start = functools.partial(start_failing, 0, "error")
+    with pytest.raises(DataError, match="number 0 cannot be read") as raised:
+        list(work_in_order(chunks(), start, workers=1))
+    assert "in fail\n" in raised.value.__notes__[0]
 
 
 def test_no_more_is_read_ahead_than_said() -> None:
