@@ -11,6 +11,8 @@ import dataclasses
 import fcntl
 import io
 import json
+import logging
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +29,11 @@ from realm_ds.files import write_durably
 from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.seen import Keys
 
+logger = logging.getLogger(__name__)
+
 UNFINISHED, JOURNAL, LOCK = "unfinished", "journal.json", "lock"
+STALE = re.compile(rf"({SHARD_NAME.pattern}|{re.escape(MANIFEST)})\.tmp-\d+")
+"""Names of files that a process was killed over, see files.py."""
 GO_ON = "mend that, or free space there, and go on with --resume; or name another folder"
 """What to do about a folder that cannot be written."""
 Job = Mapping[str, Any]
@@ -54,20 +60,50 @@ class Journal:
         self._out = out
         self._folder = out / UNFINISHED
 
+    def check(self, *, resume: bool) -> None:
+        """Raise ConfigError unless the output folder can be had."""
+        if not self._out.exists():
+            return
+        if not self._out.is_dir():
+            raise ConfigError(f"{self._out} is a file; name a folder")
+        there = {path.name for path in self._out.iterdir()}
+        if MANIFEST in there and not resume:
+            raise ConfigError(
+                f"{self._out} holds a finished set of shards, which runs may be reading, and it is not overwritten: "
+                "name another folder, or remove this one first"
+            )
+        ours = {name for name in there if SHARD_NAME.fullmatch(name) or STALE.fullmatch(name)} | {UNFINISHED, MANIFEST}
+        if there and (there - ours or not there & {UNFINISHED, MANIFEST}):
+            raise ConfigError(
+                f"{self._out} holds files already ({min(there - ours or there)}); name an empty folder, or a new one"
+            )
+        if not resume and (entries := self._read()[0].entries):
+            raise ConfigError(
+                f"{self._out} holds a job that was stopped after {len(entries)} finished shards: go on with --resume, "
+                "name another folder, or remove this one first"
+            )
+
     @contextmanager
     def claim(self, *, resume: bool) -> Iterator[None]:
         """Have the output folder to oneself: an empty one, or with `resume` one that a stopped job left."""
-        self._refuse_what_is_there(resume=resume)
+        self.check(resume=resume)
         with self._says_what_to_do():
             self._folder.mkdir(parents=True, exist_ok=True)
-            for stale in self._out.glob("*.tmp-*"):  # of a process that was killed while it wrote
-                stale.unlink()
             lock = (self._folder / LOCK).open("wb")
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however we end
-            except OSError as error:
+            except BlockingIOError as error:
                 raise ConfigError(f"{self._out}: another process writes there now; wait for it or end it") from error
+            except OSError as error:  # Lustre without -o flock
+                logger.warning(
+                    "%s: its file system has no locks (%s), so make sure that no other process writes there",
+                    self._out, error.strerror,
+                )  # fmt: skip
+            with self._says_what_to_do():
+                for path in self._out.iterdir():
+                    if STALE.fullmatch(path.name):
+                        path.unlink()
             yield
 
     def read(self, job: Job) -> Position:
@@ -109,26 +145,6 @@ class Journal:
     def remove(self) -> None:
         """The job is at its end."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _refuse_what_is_there(self, *, resume: bool) -> None:
-        if not self._out.exists():
-            return
-        if not self._out.is_dir():
-            raise ConfigError(f"{self._out} is a file; name a folder")
-        there = {path.name for path in self._out.iterdir()}
-        if MANIFEST in there and not resume:
-            raise ConfigError(
-                f"{self._out} holds a finished set of shards, which runs may be reading, and it is not overwritten: "
-                "name another folder, or remove this one first"
-            )
-        ours = {name for name in there if SHARD_NAME.match(name) or ".tmp-" in name} | {UNFINISHED, MANIFEST}
-        if there and (there - ours or not there & {UNFINISHED, MANIFEST}):
-            raise ConfigError(f"{self._out} holds files already ({min(there)}); name an empty folder, or a new one")
-        if not resume and (entries := self._read()[0].entries):
-            raise ConfigError(
-                f"{self._out} holds a job that was stopped after {len(entries)} finished shards: go on with --resume, "
-                "name another folder, or remove this one first"
-            )
 
     def _read(self) -> tuple[Position, Job]:
         path = self._folder / JOURNAL

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import functools
 import json
 import multiprocessing
@@ -329,6 +330,44 @@ def test_two_at_once(tmp_path: Path) -> None:
         yield from chunks()
 
     run_job(read(), start_work, output=output(tmp_path / "out"), workers=0, resume=False)
+
+
+def test_a_second_one_leaves_the_files_of_the_first_alone(tmp_path: Path) -> None:
+    written = tmp_path / "out" / "shard-00000.tar.tmp-1"
+
+    def read() -> Iterator[int]:
+        written.touch()
+        with pytest.raises(ConfigError, match="another process writes there now"):
+            do(tmp_path / "out", resume=True)
+        assert written.exists()
+        yield from chunks()
+
+    run_job(read(), start_work, output=output(tmp_path / "out"), workers=0, resume=False)
+
+
+def test_only_stale_files_of_ours_are_removed(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
+    stopped(tmp_path)
+    for name in ("shard-00009.tar.tmp-12", "manifest.json.tmp-3"):
+        (tmp_path / name).touch()
+    for name in ("notes.tmp-keep", "shard-00001.tar.bak", "shard-00001.tar.tmp-mine"):
+        (tmp_path / name).touch()
+        with pytest.raises(ConfigError, match=f"holds files already \\({name}\\)"):
+            do(tmp_path, resume=True)
+        (tmp_path / name).unlink()
+    do(tmp_path, resume=True)
+    assert content(tmp_path) == unbroken
+
+
+def test_a_file_system_without_locks(
+    tmp_path: Path, unbroken: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    do(tmp_path / "out")
+    assert content(tmp_path / "out") == unbroken
+    assert "out: its file system has no locks (Function not implemented), so make sure that no other" in caplog.text
 
 
 def test_a_damaged_shard_is_not_gone_on_from(tmp_path: Path) -> None:
