@@ -85,9 +85,10 @@ class Source:
         return first if len(self._files) == 1 else f"{first} to {last} ({len(self._files)} files)"
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for work on it to be resumed, as JSON holds it."""
+        """What must be the same for work on it to be resumed, as JSON holds it. What is done about damage need not be:
+        documents before it are whole either way."""
         files = [{"name": file.name, "bytes": file.num_bytes, "format": format} for file, format in self._files]
-        return {"files": files, "fields": asdict(self._fields), "on_damage": self._on_damage}
+        return {"files": files, "fields": asdict(self._fields)}
 
     @property
     def total_bytes(self) -> int | None:
@@ -129,8 +130,8 @@ class Source:
                 num_whole = rows.num_documents - num_before
                 if self._on_damage == "stop":
                     raise DataError(
-                        f"{damage}. The {num_whole:,} documents before that are whole: get the file again, or choose "
-                        "to skip what is damaged"
+                        f"{damage}. The {num_whole:,} documents before that are whole: choose to skip what is "
+                        "damaged, and a stopped job can be gone on with; or get the file again, and begin anew"
                     ) from damage
                 self.tally.add(DAMAGED, where=f"{damage}, {num_whole:,} documents before that")
         self._is_at_end = True
