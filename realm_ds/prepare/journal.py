@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from realm_ds.data.shards import MANIFEST, SHARD_NAME, ShardEntry, verify_shard
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.files import write_durably
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.seen import Keys
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Journal:
             verify_shard(self._out, entry)
         return position
 
-    def read_keys(self, position: Position) -> Iterator[Keys]:
+    def read_keys(self, position: Position) -> Iterator[npt.NDArray[np.int64]]:
         """The keys of the records of each shard."""
         for number, entry in enumerate(position.entries):
             path = self._keys_path(number)

@@ -10,14 +10,12 @@ from typing import Any
 
 import pyarrow
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pyarrow import parquet
 
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare import csv_files, json_lines, rows
 from realm_ds.prepare.documents import Document
-from realm_ds.prepare.rows import Fields, Seen
+from realm_ds.prepare.rows import Fields
 from realm_ds.prepare.sources import DAMAGED, TEXT_BESIDE, Source, open_source
 
 ROWS = [
@@ -257,22 +255,6 @@ def test_ids_are_told_apart(tmp_path: Path) -> None:
     documents, source = _read(path)
     assert [each.id for each in documents] == ["x", "y", "x (a.jsonl:3)", "x (a.jsonl:4)"]
     assert source.tally.counts == {rows.SAME_ID: 2}
-
-
-@given(st.lists(st.text(max_size=3)))
-def test_seen_is_a_set(values: list[str]) -> None:
-    seen, expected = Seen(), set[str]()
-    for value in values:
-        assert seen.add(value) == (value not in expected)
-        expected.add(value)
-    assert len(seen) == len(expected)
-
-
-def test_seen_grows() -> None:
-    seen = Seen()
-    values = [str(number) for number in range(3000)]
-    assert sum(map(seen.add, values)) == 3000
-    assert not any(seen.add(value) for value in values)
 
 
 @pytest.mark.parametrize(
