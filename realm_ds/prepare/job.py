@@ -96,7 +96,7 @@ def run_job(
 
     Chunks, `start_work` and what it makes travel between processes: it is a function of a module, or a
     functools.partial of one. With workers=0 all is done in this process. Memory is bounded by a few chunks for each
-    worker, one shard, and 8 to 16 bytes a record for the keys. `on_progress` is told the number of records so far.
+    worker, one shard, and 12 to 24 bytes a record for the keys. `on_progress` is told the number of records so far.
     `reading` is where the reading of chunks counts; it joins the tally at the end.
     """
     journal = Journal(output.folder)
@@ -137,13 +137,13 @@ def _write(
 ) -> None:
     seen, keys = SeenKeys(), list[int]()
     for earlier in journal.read_keys(position):
-        seen.add(earlier)
+        for key in earlier.tolist():
+            seen.add(key)
     for made in results:
         left = slice(position.num_records, None)
-        is_new = seen.add(made.keys[left]).tolist()
-        for record, key, new in zip(made.records[left], made.keys[left], is_new, strict=True):
+        for record, key in zip(made.records[left], made.keys[left], strict=True):
             position.num_records += 1
-            if not new:
+            if not seen.add(key):
                 position.tally.add(DUPLICATES)
                 continue
             keys.append(key)

@@ -11,6 +11,8 @@ import dataclasses
 import fcntl
 import io
 import json
+import logging
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,16 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from realm_ds.data.shards import MANIFEST, SHARD_NAME, ShardEntry, verify_shard
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.files import write_durably
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.seen import Keys
+
+logger = logging.getLogger(__name__)
 
 UNFINISHED, JOURNAL, LOCK = "unfinished", "journal.json", "lock"
 MOST_CHANGES = 5
 """That are told of a job that was begun otherwise."""
+STALE = re.compile(rf"({SHARD_NAME.pattern}|{re.escape(MANIFEST)})\.tmp-\d+")
+"""Names of files that a process was killed over, see files.py."""
 GO_ON = "mend that, or free space there, and go on with --resume; or name another folder"
 """What to do about a folder that cannot be written any more."""
 Job = Mapping[str, Any]
@@ -56,21 +62,51 @@ class Journal:
         self._out = out
         self._folder = out / UNFINISHED
 
+    def check(self, *, resume: bool) -> None:
+        """Raise ConfigError unless the output folder can be had."""
+        if not self._out.exists():
+            return
+        if not self._out.is_dir():
+            raise ConfigError(f"{self._out} is a file; name a folder")
+        there = {path.name for path in self._out.iterdir()}
+        if MANIFEST in there and not resume:
+            raise ConfigError(
+                f"{self._out} holds a finished set of shards, which runs may be reading, and it is not overwritten: "
+                "name another folder, or remove this one first"
+            )
+        ours = {name for name in there if SHARD_NAME.fullmatch(name) or STALE.fullmatch(name)} | {UNFINISHED, MANIFEST}
+        if there and (there - ours or not there & {UNFINISHED, MANIFEST}):
+            raise ConfigError(
+                f"{self._out} holds files already ({min(there - ours or there)}); name an empty folder, or a new one"
+            )
+        if not resume and (entries := self.read_entries()):
+            raise ConfigError(
+                f"{self._out} holds a job that was stopped (tar shards done: {len(entries)}): go on with --resume, "
+                "name another folder, or remove this one first"
+            )
+
     @contextmanager
     def claim(self, *, resume: bool) -> Iterator[None]:
         """Have the output folder to oneself: an empty one, or with `resume` one that a stopped job left."""
-        self._refuse_what_is_there(resume=resume)
+        self.check(resume=resume)
         absent = [folder for folder in (self._out, *self._out.parents) if not folder.exists()]
         with self._says_what_to_do("mend that, or name another folder"):
             self._folder.mkdir(parents=True, exist_ok=True)
-            for stale in self._out.glob("*.tmp-*"):  # of a process that was killed while it wrote
-                stale.unlink()
             lock = (self._folder / LOCK).open("wb")
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however we end
-            except OSError as error:
+            except BlockingIOError as error:
                 raise ConfigError(f"{self._out}: another process writes there now; wait for it or end it") from error
+            except OSError as error:  # Lustre without -o flock
+                logger.warning(
+                    "%s: its file system has no locks (%s), so make sure that no other process writes there",
+                    self._out, error.strerror,
+                )  # fmt: skip
+            with self._says_what_to_do("mend that, or name another folder"):
+                for path in self._out.iterdir():
+                    if STALE.fullmatch(path.name):
+                        path.unlink()
             try:
                 yield
             except BaseException:
@@ -90,7 +126,7 @@ class Journal:
         """The shards of the stopped job, whatever job it was."""
         return self._read()[0].entries
 
-    def read_keys(self, position: Position) -> Iterator[Keys]:
+    def read_keys(self, position: Position) -> Iterator[npt.NDArray[np.int64]]:
         """The keys of the records of each shard."""
         for number, entry in enumerate(position.entries):
             path = self._keys_path(number)
@@ -128,26 +164,6 @@ class Journal:
                 self.remove()
                 for folder in made:
                     folder.rmdir()
-
-    def _refuse_what_is_there(self, *, resume: bool) -> None:
-        if not self._out.exists():
-            return
-        if not self._out.is_dir():
-            raise ConfigError(f"{self._out} is a file; name a folder")
-        there = {path.name for path in self._out.iterdir()}
-        if MANIFEST in there and not resume:
-            raise ConfigError(
-                f"{self._out} holds a finished set of shards, which runs may be reading, and it is not overwritten: "
-                "name another folder, or remove this one first"
-            )
-        ours = {name for name in there if SHARD_NAME.match(name) or ".tmp-" in name} | {UNFINISHED, MANIFEST}
-        if there and (there - ours or not there & {UNFINISHED, MANIFEST}):
-            raise ConfigError(f"{self._out} holds files already ({min(there)}); name an empty folder, or a new one")
-        if not resume and (entries := self.read_entries()):
-            raise ConfigError(
-                f"{self._out} holds a job that was stopped (tar shards done: {len(entries)}): go on with --resume, "
-                "name another folder, or remove this one first"
-            )
 
     def _read(self) -> tuple[Position, Job]:
         path = self._folder / JOURNAL

@@ -10,6 +10,7 @@ from realm_ds.data.places import MANIFEST
 from realm_ds.errors import ConfigError
 from realm_ds.observe.progress import Progress
 from realm_ds.prepare.examples import READ
+from realm_ds.prepare.journal import Journal
 from realm_ds.prepare.passages import PassageSource
 from realm_ds.prepare.pretrain import Making, estimate_pretrain, prepare_pretrain
 from realm_ds.prepare.telling import estimate_lines, tell_job
@@ -27,12 +28,7 @@ def write_pretrain(
     resume: bool,
 ) -> None:
     """Write what is held out, if anything is, then all other examples, and say what came of it."""
-    if held_out == out:
-        raise ConfigError(f"--held-out {held_out} is --out as well: name two folders")
-    if held_out is not None and not resume and (held_out / MANIFEST).exists() and not (out / MANIFEST).exists():
-        raise ConfigError(
-            f"{held_out} is finished and {out} is not: go on with --resume, or name other folders for both"
-        )
+    _check_folders(out, held_out, resume=resume)
     making = replace(making, finder=making.finder.at_hand())
     parts = [(out, making)] if held_out is None else [(held_out, replace(making, is_held_out=True)), (out, making)]
     with Progress() as progress:
@@ -50,6 +46,24 @@ def write_pretrain(
     given = shlex.join(f"data.{name}={value}" for name, value in data.items() if value is not None)
     print("next: write my.yaml, for a small model the line `recipe: demo`; realm-ds config explain has all settings")
     print(f"    realm-ds ict --config my.yaml --run runs/ict {given}")
+
+
+def _check_folders(out: Path, held_out: Path | None, *, resume: bool) -> None:
+    """Before hours of work, not behind those of the first of them."""
+    if held_out is not None:
+        one, other = out.resolve(), held_out.resolve()
+        if one == other:
+            raise ConfigError(f"--held-out {held_out} is --out as well: name two folders")
+        if one in other.parents or other in one.parents:
+            raise ConfigError(
+                f"of --held-out {held_out} and --out {out} one is in the other: name two beside each other"
+            )
+        if not resume and (held_out / MANIFEST).exists() and not (out / MANIFEST).exists():
+            raise ConfigError(
+                f"{held_out} is finished and {out} is not: go on with --resume, or name other folders for both"
+            )
+        Journal(held_out).check(resume=resume)
+    Journal(out).check(resume=resume)
 
 
 def tell_estimate(source: PassageSource, making: Making, *, workers: int) -> None:

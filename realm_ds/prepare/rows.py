@@ -3,13 +3,15 @@
 What the row was read from is not known here.
 """
 
-from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from realm_ds.errors import DataError
 from realm_ds.prepare.compressed import MAX_RECORD_BYTES
 from realm_ds.prepare.documents import Document, Markup, Tally
+from realm_ds.prepare.seen import SeenKeys
+
+_63_BITS = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class Rows:
         self.tally = tally
         self.fields = fields or Fields()
         self.num_documents = 0
-        self._ids = Seen()
+        self._ids = SeenKeys()
 
     def from_row(self, row: Mapping[str, object], *, where: str) -> Document | None:
         """The document of a row; None, counted, if it has no usable text."""
@@ -72,7 +74,9 @@ class Rows:
             self.tally.add(NUL, where=where)
             text, title, id = (value.replace("\0", "") for value in (text, title, id))
         id = id.strip() or where
-        if not self._ids.add(id):
+        # Python's own hash: a digest would cost more than parsing the line did. Among ten million ids two are taken for
+        # one with a chance of five in a million.
+        if not self._ids.add(hash(id) & _63_BITS):
             self.tally.add(SAME_ID, where=where)
             id = f"{id} ({where})"
         title = title.strip()
@@ -104,46 +108,3 @@ class Rows:
 def no_such_column(name: str, there: Iterable[str], *, where: str) -> DataError:
     """What is said of a table without a column that it needs."""
     return DataError(f"{where}: no column {name!r} among {', '.join(there)}: name one of these")
-
-
-_64_BITS = 2**64 - 1
-
-
-class Seen:
-    """A set of strings in 12 to 24 bytes each, whatever their length: of each only 64 bits are kept.
-
-    Among ten million strings two are taken for one with a chance of three in a million.
-    """
-
-    def __init__(self) -> None:
-        self._slots = array("Q", bytes(8 << 10))
-        self._num_taken = 0
-
-    def __len__(self) -> int:
-        return self._num_taken
-
-    def add(self, value: str) -> bool:
-        """Whether it was not there before."""
-        key = hash(value) & _64_BITS or 1  # Python's own: a digest would cost more than parsing the line did
-        slots = self._slots
-        last = len(slots) - 1
-        slot = key & last
-        while found := slots[slot]:
-            if found == key:
-                return False
-            slot = (slot + 1) & last
-        slots[slot] = key
-        self._num_taken += 1
-        if 3 * self._num_taken > 2 * last:
-            self._grow()
-        return True
-
-    def _grow(self) -> None:
-        keys = self._slots
-        slots = self._slots = array("Q", bytes(2 * 8 * len(keys)))
-        last = len(slots) - 1
-        for key in filter(None, keys):
-            slot = key & last
-            while slots[slot]:
-                slot = (slot + 1) & last
-            slots[slot] = key

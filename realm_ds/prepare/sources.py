@@ -111,12 +111,13 @@ class Source:
         return first if len(self._files) == 1 else f"{first} to {last} ({len(self._files)} files)"
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for work on it to be resumed, as JSON holds it."""
+        """What must be the same for work on it to be resumed, as JSON holds it. What is done about damage need not be:
+        documents before it are whole either way."""
         files = {
             file.name: {"place": place, "bytes": file.num_bytes, "digest": file.digest(), "format": format}
             for place, (file, format) in enumerate(self._files)
         }
-        return {"files": files, "fields": asdict(self._fields), "on_damage": self._on_damage}
+        return {"files": files, "fields": asdict(self._fields)}
 
     @property
     def total_bytes(self) -> int | None:
@@ -163,8 +164,8 @@ class Source:
                 num_whole = rows.num_documents - num_before
                 if self._on_damage == "stop":
                     raise DataError(
-                        f"{damage}. The {num_whole:,} documents before that are whole: get the file again, or go on "
-                        "behind it with --on-damage skip (prepare corpus and prepare tokenizer)"
+                        f"{damage}. The {num_whole:,} documents before that are whole: go on behind it with "
+                        "--on-damage skip, also with --resume; or get the file again, and begin anew"
                     ) from damage
                 self.tally.add(DAMAGED, where=f"{damage}, {num_whole:,} documents before that")
             num_bytes += file.bytes_read

@@ -1,16 +1,20 @@
-"""Worker processes: chunks in, what was made of them out, in the same order. What a chunk is, is not known here."""
+"""Worker processes: chunks in, what was made of them out, in the same order. What a chunk is, is not known here.
+
+A worker is a process of its own and a pipe of its own, of which no other process has that end: the end of the pipe is
+the end of the worker, in whatever it was stopped. There is no lock that it could take along, as pools have.
+"""
 
 import contextlib
 import multiprocessing
 import os
 import signal
-import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import resource_tracker
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from realm_ds.errors import DataError
@@ -20,6 +24,8 @@ Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
 IN_FLIGHT = 3
 """Chunks for each worker that are given out and not yet taken back: one in work, one that waits, one that is done."""
+END_S = 10.0
+"""How long the end of a process is waited for."""
 
 
 def available_cores() -> int:
@@ -37,7 +43,7 @@ def work_in_order(
     if workers == 0:
         yield from map(start_work(), chunks)
         return
-    with _pool(start_work, workers) as submit:
+    with _team(start_work, workers) as submit:
         ahead: deque[Future[Result]] = deque()
         for chunk in chunks:
             ahead.append(submit(chunk))
@@ -48,49 +54,70 @@ def work_in_order(
 
 
 @contextlib.contextmanager
-def _pool(start_work: Callable[[], Any], workers: int) -> Generator[Callable[[Any], Future[Any]], None, None]:
-    _start_tracker()
-    # Spawned, not forked: tokenizers and torch keep threads, which a fork would leave behind in mid-air.
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(start_work, os.getpid())
-    )
-    others = set(multiprocessing.active_children())
-    ours: set[BaseProcess] = set()
+def _team(start_work: Callable[[], Any], workers: int) -> Generator[Callable[[Any], Future[Any]], None, None]:
+    team: list[_Worker] = []
+    free: SimpleQueue[_Worker] = SimpleQueue()
+    # A thread waits for each worker, so that none is idle while this process writes a shard.
+    threads = ThreadPoolExecutor(workers)
 
     def submit(chunk: Any) -> Future[Any]:
-        future = pool.submit(_work, chunk)
-        if len(ours) < workers:
-            ours.update(set(multiprocessing.active_children()) - others)
-        return future
+        if len(team) < workers:  # here and not in a thread: workers die with the thread that starts them
+            team.append(_Worker(start_work))
+            free.put(team[-1])
+        return threads.submit(work, chunk)
+
+    def work(chunk: Any) -> Any:
+        worker = free.get()
+        try:
+            return worker.make(chunk)
+        finally:
+            free.put(worker)
 
     try:
         yield submit
-    except BrokenProcessPool as error:
-        raise DataError(_why_broken(ours)) from error
+    except _WorkerEnded as end:
+        raise DataError(_why_ended(end.process)) from end
     finally:
         # What is still in work is wanted by nobody: the end comes at once, also when it came by Ctrl-C.
-        for process in ours:
-            process.kill()
-        pool.shutdown()
+        for worker in team:
+            worker.process.kill()
+        for worker in team:
+            worker.process.join(END_S)
+        threads.shutdown(wait=False, cancel_futures=True)  # each that waits for a worker met the end of its pipe
 
 
-def _start_tracker() -> None:
-    """Python's own process that clears away the semaphores of a pool whose process was killed, and warns of them: that
-    is what it is there for, and nobody needs to read it."""
-    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        sys.warnoptions.pop()
+class _WorkerEnded(Exception):
+    def __init__(self, process: BaseProcess) -> None:
+        super().__init__(f"worker process {process.pid}")
+        self.process = process
 
 
-def _why_broken(workers: Iterable[BaseProcess]) -> str:
-    codes = []
-    for process in workers:
-        process.join(10)
-        codes.append(process.exitcode)
-    # The pool ends the others itself, by SIGTERM.
-    code = next((code for code in codes if code not in (None, 0, -signal.SIGTERM)), None)
+class _Worker:
+    """A worker process as the main process sees it."""
+
+    def __init__(self, start_work: Callable[[], Any]) -> None:
+        # Spawned, not forked: tokenizers and torch keep threads, which a fork would leave behind in mid-air.
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, start_work, os.getpid()), daemon=True)
+        with theirs:  # were it open here as well, the pipe of a worker that died would have no end
+            self.process.start()
+
+    def make(self, chunk: Any) -> Any:
+        """What the worker makes of a chunk. Raises what it raised, or _WorkerEnded."""
+        try:
+            self._connection.send(chunk)
+            is_made, value = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise _WorkerEnded(self.process) from error
+        if is_made:
+            return value
+        raise value
+
+
+def _why_ended(process: BaseProcess) -> str:
+    process.join(END_S)
+    code = process.exitcode
     if code == -signal.SIGKILL:
         how = "was killed (SIGKILL), as the kernel does when memory runs out"
     elif code is not None and code < 0:
@@ -100,24 +127,21 @@ def _why_broken(workers: Iterable[BaseProcess]) -> str:
     return f"a worker process {how}; go on with --resume, if it was memory with fewer --workers"
 
 
-_start_work: Callable[[], Callable[[Any], Any]]
-_make: Callable[[Any], Any] | None = None
-"""Of a worker process: what its chunks are given to."""
-
-
-def _begin(start_work: Callable[[], Callable[[Any], Any]], parent: int) -> None:
-    global _start_work
+def _serve(connection: Connection, start_work: Callable[[], Callable[[Any], Any]], parent: int) -> None:
+    """All that a worker process does."""
     die_with_parent()
     if os.getppid() != parent:  # it died before that
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of us: the parent decides
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _start_work = start_work
-
-
-def _work(chunk: Any) -> Any:
-    # Started here and not in _begin, so that its errors come back as they are.
-    global _make
-    if _make is None:
-        _make = _start_work()
-    return _make(chunk)
+    make: Callable[[Any], Any] | None = None
+    with contextlib.suppress(EOFError, ConnectionError):  # nobody wants more
+        while True:
+            chunk = connection.recv()
+            try:
+                make = make or start_work()
+                answer = True, make(chunk)
+            except Exception as error:
+                error.add_note("".join(traceback.format_exception(error)))  # which does not travel along
+                answer = False, error
+            connection.send(answer)

@@ -5,8 +5,10 @@ Module-level, so that worker processes find it.
 
 import os
 import signal
+import struct
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,27 @@ def start_failing(number: int, how: str) -> Callable[[int], Made]:
         return make(given)
 
     return fail
+
+
+def start_half(number: int, how: str, told: Path) -> Callable[[int], bytes]:
+    """Makes 2 MiB of each number; of one only the half is sent, `told` is written, and the worker "dies" or "waits"."""
+    send_all = Connection._send_bytes
+
+    def send_half(connection: Connection, data: memoryview) -> None:
+        if given[-1] != number:
+            send_all(connection, data)
+            return
+        os.write(connection.fileno(), struct.pack("!i", len(data)) + data[: len(data) // 2])
+        told.touch()
+        os.kill(os.getpid(), signal.SIGKILL) if how == "dies" else signal.pause()
+
+    def make(number: int) -> bytes:
+        given.append(number)
+        return bytes(2 << 20)
+
+    given: list[int] = []
+    Connection._send_bytes = send_half
+    return make
 
 
 def output(folder: Path, **changes: Any) -> Output:

@@ -1,5 +1,6 @@
 """`prepare corpus`: documents to corpus shards, as people run it."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from realm_ds.cli.main import app
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 from realm_ds.errors import ConfigError, DataError
+from realm_ds.prepare import corpus
 from realm_ds.prepare.corpus import Cutting, chunks_of, estimate_corpus, parts_of, prepare_corpus, start_work
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.packing import IN_PARTS
@@ -84,6 +86,28 @@ def test_from_documents_to_shards(articles: Path, tokenizer: Path, tmp_path: Pat
     assert (code, "was begun otherwise: input_digest was '" in said) == (2, True), said
     code, said = realm_ds(*arguments, "--out", out)
     assert (code, "holds a finished set" in said) == (2, True), said
+
+
+def test_a_damaged_file_is_skipped_and_gone_on_with(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "CHUNK_CHARACTERS", 1000)
+    lines = "".join(json.dumps({"id": town, "title": town, "text": text(town)}) + "\n" for town in TOWNS)
+    packed = gzip.compress(lines.encode())
+    (tmp_path / "a.jsonl.gz").write_bytes(packed[:-8])
+    source = ["prepare", "corpus", tmp_path / "a.jsonl.gz", "--tokenizer", tokenizer, "--passage-tokens", 64]
+    source += ["--per-shard", 9, "--workers", 1]
+    code, said = realm_ds(*source, "--out", tmp_path / "whole", "--on-damage", "skip")
+    assert code == 0, said
+    code, said = realm_ds(*source, "--out", tmp_path / "stopped")
+    assert (code, "go on behind it with --on-damage skip" in said) == (1, True), said
+    assert list((tmp_path / "stopped").glob("shard-*.tar"))
+    code, said = realm_ds(*source, "--out", tmp_path / "stopped", "--on-damage", "skip", "--resume")
+    assert code == 0, said
+    whole, stopped = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "stopped")
+    )
+    assert stopped == whole
 
 
 def test_a_dry_run_writes_nothing(articles: Path, tokenizer: Path, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 import contextlib
 import errno
+import fcntl
 import functools
 import json
+import multiprocessing
 import os
 import random
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,7 +28,7 @@ from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.job import Finished, run_job
 from realm_ds.prepare.workers import work_in_order
 from realm_ds.tether import TAG_VARIABLE, tagged
-from tests.support.jobs import NUM_CHUNKS, chunks, output, start_failing, start_work
+from tests.support.jobs import NUM_CHUNKS, chunks, output, start_failing, start_half, start_work
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -180,6 +183,55 @@ def test_a_worker_that_dies(tmp_path: Path, unbroken: dict[str, bytes], how: str
     assert content(tmp_path / "out") == unbroken
 
 
+def in_time(function: Callable[[], object]) -> None:
+    """Call it, in a thread, so that it may hang."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it hangs"
+    assert not multiprocessing.active_children()
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name}"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_in_the_middle_of_a_result(tmp_path: Path, workers: int) -> None:
+    sizes: list[int] = []
+
+    def work() -> None:
+        start = functools.partial(start_half, 4, "dies", tmp_path / "told")
+        with pytest.raises(DataError, match="a worker process was killed \\(SIGKILL\\)"):
+            sizes.extend(map(len, work_in_order(chunks(), start, workers=workers)))
+        sizes.append(-1)
+
+    in_time(work)
+    assert sizes == [2 << 20] * 4 + [-1]
+
+
+def test_closed_in_the_middle_of_a_result(tmp_path: Path) -> None:
+    def work() -> None:
+        start = functools.partial(start_half, 3, "waits", tmp_path / "told")
+        results = work_in_order(chunks(), start, workers=2)
+        next(results)
+        wait_for(tmp_path / "told")
+        results.close()
+
+    in_time(work)
+    assert (tmp_path / "told").exists()
+
+
+def test_where_an_error_of_a_worker_came_from() -> None:
+    start = functools.partial(start_failing, 0, "error")
+    with pytest.raises(DataError, match="number 0 cannot be read") as raised:
+        list(work_in_order(chunks(), start, workers=1))
+    assert "in fail\n" in raised.value.__notes__[0]
+
+
 def test_no_more_is_read_ahead_than_said() -> None:
     read: list[int] = []
 
@@ -309,6 +361,44 @@ def test_two_at_once(tmp_path: Path) -> None:
         yield from chunks()
 
     run_job(read(), start_work, output=output(tmp_path / "out"), workers=0, resume=False)
+
+
+def test_a_second_one_leaves_the_files_of_the_first_alone(tmp_path: Path) -> None:
+    written = tmp_path / "out" / "shard-00000.tar.tmp-1"
+
+    def read() -> Iterator[int]:
+        written.touch()
+        with pytest.raises(ConfigError, match="another process writes there now"):
+            do(tmp_path / "out", resume=True)
+        assert written.exists()
+        yield from chunks()
+
+    run_job(read(), start_work, output=output(tmp_path / "out"), workers=0, resume=False)
+
+
+def test_only_stale_files_of_ours_are_removed(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
+    stopped(tmp_path)
+    for name in ("shard-00009.tar.tmp-12", "manifest.json.tmp-3"):
+        (tmp_path / name).touch()
+    for name in ("notes.tmp-keep", "shard-00001.tar.bak", "shard-00001.tar.tmp-mine"):
+        (tmp_path / name).touch()
+        with pytest.raises(ConfigError, match=f"holds files already \\({name}\\)"):
+            do(tmp_path, resume=True)
+        (tmp_path / name).unlink()
+    do(tmp_path, resume=True)
+    assert content(tmp_path) == unbroken
+
+
+def test_a_file_system_without_locks(
+    tmp_path: Path, unbroken: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    do(tmp_path / "out")
+    assert content(tmp_path / "out") == unbroken
+    assert "out: its file system has no locks (Function not implemented), so make sure that no other" in caplog.text
 
 
 def test_a_damaged_shard_is_not_gone_on_from(tmp_path: Path) -> None:

@@ -280,6 +280,16 @@ def test_the_verb_takes_documents_as_prepare_corpus_does(prepared: Prepared, tmp
     assert {"documents left out by their title": 5}.items() <= settings["counts"].items()
 
 
+def test_no_folder_is_written_where_the_other_is_not_free(prepared: Prepared, tmp_path: Path) -> None:
+    out, held_out = tmp_path / "out", tmp_path / "held"
+    out.mkdir()
+    (out / "notes.txt").touch()
+    options = ["--corpus", prepared.corpus, "--tokenizer", prepared.tokenizer, "--out", out, "--held-out", held_out]
+    code, _, told = run(*options, "--workers", 1)
+    assert (code, "holds files already" in told) == (2, True)
+    assert not held_out.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -289,6 +299,9 @@ def test_the_verb_takes_documents_as_prepare_corpus_does(prepared: Prepared, tmp
         (["--corpus", "c", "--held-out", "h", "--held-out-share", "1.5"], "give a share between 0 and 1"),
         (["-", "--held-out", "h"], "--held-out reads its input twice, which stdin cannot be"),
         (["--corpus", "c", "--held-out", "o"], "--held-out o is --out as well"),
+        (["--corpus", "c", "--held-out", "x/../o"], "--held-out x/../o is --out as well"),
+        (["--corpus", "c", "--held-out", "o/h"], "of --held-out o/h and --out o one is in the other"),
+        (["--corpus", "c", "--held-out", "."], "of --held-out . and --out o one is in the other"),
         (["--corpus", "c", "--entity-types", "GPE"], "--spans rules takes no --model and no --entity-types"),
     ],
 )

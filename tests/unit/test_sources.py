@@ -23,7 +23,7 @@ from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare import arrow_files, csv_files, json_lines, rows
 from realm_ds.prepare.compressed import InputFile
 from realm_ds.prepare.documents import Document, Tally
-from realm_ds.prepare.rows import Fields, Seen
+from realm_ds.prepare.rows import Fields
 from realm_ds.prepare.sources import DAMAGED, TEXT_BESIDE, TWICE, Source, open_source
 
 ROWS = [
@@ -194,8 +194,8 @@ def test_what_a_source_is_known_by(tmp_path: Path) -> None:
     assert json.loads(json.dumps(source.identity())) == {
         "files": {"a.jsonl": {"place": 0, "bytes": 14, "digest": digest, "format": "jsonl"}},
         "fields": {"id": "id", "title": "title", "text": "body"},
-        "on_damage": "stop",
     }
+    assert open_source([path], fields=Fields(text="body"), on_damage="skip").identity() == source.identity()
     assert (source.total_bytes, source.bytes_read) == (14, 0)
     assert (source.total, source.done, source.share) == (1, 0, 0.0)
     assert str(tmp_path) not in json.dumps(source.identity())
@@ -323,22 +323,6 @@ def test_ids_are_told_apart(tmp_path: Path) -> None:
     documents, source = _read(path)
     assert [each.id for each in documents] == ["x", "y", "x (a.jsonl:3)", "x (a.jsonl:4)"]
     assert _told(source) == {rows.SAME_ID: 2}
-
-
-@given(st.lists(st.text(max_size=3)))
-def test_seen_is_a_set(values: list[str]) -> None:
-    seen, expected = Seen(), set[str]()
-    for value in values:
-        assert seen.add(value) == (value not in expected)
-        expected.add(value)
-    assert len(seen) == len(expected)
-
-
-def test_seen_grows() -> None:
-    seen = Seen()
-    values = [str(number) for number in range(3000)]
-    assert sum(map(seen.add, values)) == 3000
-    assert not any(seen.add(value) for value in values)
 
 
 @pytest.mark.parametrize(
@@ -534,7 +518,8 @@ def test_damage_stops_the_work_or_is_counted(tmp_path: Path) -> None:
     for path in _damaged(tmp_path):
         documents: list[Document] = []
         with pytest.raises(
-            DataError, match=r"documents before that are whole: get the file again, or .*--on-damage skip"
+            DataError,
+            match=r"documents before that are whole: go on behind it with --on-damage skip, .* get the file again",
         ):
             documents.extend(open_source([path, good]).documents())
         skipped, source = _read(path, good, on_damage="skip")
