@@ -29,6 +29,7 @@ def bench(*arguments: str) -> list[dict[str, Any]]:
     return measures
 
 
+@pytest.mark.slow
 def test_search() -> None:
     measures = bench("search")
     assert [(measure["measure"], measure["bar"]) for measure in measures] == [
@@ -41,6 +42,7 @@ def test_search() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_refresh() -> None:
     measures = {measure["measure"]: measure for measure in bench("refresh")}
     assert {name: measure["bar"] for name, measure in measures.items()} == {
@@ -54,6 +56,7 @@ def test_refresh() -> None:
     assert measures["swap_refused"]["value"] == 0
 
 
+@pytest.mark.slow
 def test_scale(tmp_path: Path) -> None:
     names = [measure["measure"] for measure in bench("scale", "--out", str(tmp_path))]
     assert {"passages_2000", "shards_1", "shards_2", "clients_1", "shards_2_two_phase_16_hits"} <= set(names)
@@ -68,6 +71,7 @@ def test_step_beside_a_bare_loop() -> None:
     assert measure["ratio"] > 0
 
 
+@pytest.mark.slow
 def test_step_and_the_index() -> None:
     bars = {measure["measure"]: measure["bar"] for measure in bench("step", "--only", "step_wait")}
     assert bars == {"step_wait": 2}
@@ -80,6 +84,7 @@ def test_step_beside_transformers() -> None:
     assert measure["value"] > 0
 
 
+@pytest.mark.slow
 def test_resume() -> None:
     measures = {measure["measure"]: measure["bar"] for measure in bench("resume")}
     assert measures == {
@@ -87,6 +92,7 @@ def test_resume() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_memory() -> None:
     measures = {measure["measure"]: measure for measure in bench("memory")}
     assert measures["zero3_state"]["bar"] == 0.3
@@ -97,6 +103,7 @@ def test_memory() -> None:
     assert measures["zero3_process"]["value"] > 0
 
 
+@pytest.mark.slow
 def test_data() -> None:
     measures = {measure["measure"]: measure for measure in bench("data")}
     assert {name: measure["bar"] for name, measure in measures.items()} == {

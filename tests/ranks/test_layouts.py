@@ -34,7 +34,7 @@ def test_the_same_layout_goes_on_bit_by_bit(written: tuple[Path, dict[str, Any]]
         assert len(set(run["decays"])) == 2, name
 
 
-@pytest.mark.parametrize("trainers", [1, 3])
+@pytest.mark.parametrize("trainers", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_another_number_of_trainers_goes_on_within_rounding(
     written: tuple[Path, dict[str, Any]], trainers: int
 ) -> None:

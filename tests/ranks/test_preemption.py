@@ -94,6 +94,7 @@ def test_a_run_is_stopped_after_the_step_at_hand_and_goes_on_exactly(data: Path,
     assert 0 < row["mfu"] < 1
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_an_index_that_is_given_up(data: Path, tmp_path: Path) -> None:
     """Before the first step: --resume starts from the beginning."""
     outcome = train(tmp_path, data, when="waiting")

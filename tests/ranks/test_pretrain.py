@@ -99,6 +99,7 @@ def test_another_number_of_trainers_shares_what_is_unread(data: Path, whole_run:
     assert [path.name for path in (folder / "checkpoints").glob("universal-*")] == []
 
 
+@pytest.mark.slow
 def test_an_auto_schedule_resumes_exactly(data: Path, tmp_path: Path) -> None:
     """With all that changes what is found and when: measured intervals, rounded snapshots, an approximate index that is
     audited, articles excluded, tokens in a second phase; and what is asked: wordpieces masked at random, no null
@@ -131,6 +132,7 @@ def test_an_auto_schedule_resumes_exactly(data: Path, tmp_path: Path) -> None:
     assert adoptions(resumed) == [row for row in adoptions(whole) if row[1] >= 7]
 
 
+@pytest.mark.slow
 def test_same_seed_same_run_whatever_the_zero_stage(data: Path, whole_run: Path, tmp_path: Path) -> None:
     """Again with ZeRO-3 and without search ahead: candidates are the same, losses within rounding."""
     settings = tmp_path / "zero3.json"

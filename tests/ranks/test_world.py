@@ -34,7 +34,7 @@ if world.role == "trainer":
 else:
     assert "torch" not in sys.modules
 world.barrier(timeout_s=60, waiting_for="the others to finish")
-print(world.name, world.hostname and "ok", flush=True)
+print(f"{world.name} ok\\n", end="", flush=True)  # in one piece, or lines of two ranks may mix
 """
 
 
