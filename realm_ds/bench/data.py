@@ -32,7 +32,7 @@ class Sizes:
     """Of the run whose stream is timed."""
 
 
-FULL = Sizes(is_quick=False, entities=None, vocabulary=16_000, copies=8, blocks=7, steps=300)
+FULL = Sizes(is_quick=False, entities=None, vocabulary=16_000, copies=24, blocks=7, steps=300)
 QUICK = Sizes(is_quick=True, entities=3, vocabulary=1_000, copies=1, blocks=1, steps=6)
 
 

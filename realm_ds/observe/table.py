@@ -18,7 +18,10 @@ _COLOURS = {
     "works": "green", "waits": "yellow", "ended": "dim", "gone": "red", "silent": "red", "running": "green",
     "done": "green", "failed": "red", "dead": "red", "preempted": "yellow", "starting": "yellow",
 }  # fmt: skip
-PHASES = ("data", "wait_for_index", "forward", "backward", "optimizer", "snapshot", "evaluate", "checkpoint", "other")
+PHASES = (
+    "data", "queries", "wait_for_index", "forward", "backward", "optimizer", "snapshot", "evaluate", "checkpoint",
+    "other",
+)  # fmt: skip
 """Those of train/timing.py, which loads torch."""
 
 

@@ -142,21 +142,22 @@ def _steps(
                 refresher.prune(partial(saved_steps, stage.folder))
         if step == first_step or schedule.adoption_at(step) is not None:
             # The version may still be being built, for minutes: who is asked to end meanwhile does not wait for it.
-            with timer.phase("data"):
+            with timer.phase("queries"):
                 ahead.ask(step)
                 ahead.wait(unless=lambda: stage.notice.is_given)
             if stage.must_leave():
                 return
-        with timer.phase("data"):
+        with timer.phase("queries"):
             retrieved = ahead.take(step)
             staleness.ask(step)
+        with timer.phase("data"):
             inputs = [collator.marginal(part.examples, part.candidates) for part in retrieved]
         seed_step(stage.config.runtime.seed, trainer_rank=rank, step=step)
         measures = engine.train_step(inputs, step=step, timer=timer)
         probe_wait_s = staleness.measure(step)
         builds.take(client.build_reports())
         wait_s = sum(part.candidates.wait_s for part in retrieved)
-        timer.move(wait_s, source="data", to="wait_for_index")
+        timer.move(wait_s, source="queries", to="wait_for_index")
         timer.add("wait_for_index", probe_wait_s)
         search_ms = sum(part.candidates.search_ms for part in retrieved) / len(retrieved)
         yield StepInfo(
@@ -186,6 +187,7 @@ def _search_ahead(
         collator=stage.collator(),
         refresher=refresher,
         client=client,
+        timer=stage.timer,
         exclude=partial(exclusion_of, index=stage.config.index),
         num_hits=settings.num_retrieved,
         ahead=settings.search_ahead,

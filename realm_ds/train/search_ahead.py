@@ -20,6 +20,7 @@ from realm_ds.index.merge import Candidates
 from realm_ds.models.towers import embed
 from realm_ds.train.collate import Collator
 from realm_ds.train.refresh import Refresher
+from realm_ds.train.timing import StepTimer
 
 MicroBatch = tuple[list[MaskedExample], StreamState]
 
@@ -54,6 +55,7 @@ class SearchAhead:
         collator: Collator,
         refresher: Refresher,
         client: IndexClient,
+        timer: StepTimer,
         exclude: Callable[[Sequence[MaskedExample]], Exclusion],
         num_hits: int,
         ahead: int,
@@ -62,7 +64,7 @@ class SearchAhead:
     ) -> None:
         self._micro_batches, self._per_step = micro_batches, micro_batches_per_step
         self._collator, self._refresher, self._client = collator, refresher, client
-        self._exclude = exclude
+        self._timer, self._exclude = timer, exclude
         self._num_hits, self._ahead, self._last_step = num_hits, ahead, last_step
         self._next_step = first_step
         self._asked: deque[list[Asked]] = deque()
@@ -91,7 +93,8 @@ class SearchAhead:
             self._client.wait(asked.request, unless=unless)
 
     def _ask(self, step: int) -> Asked:
-        examples, state = next(self._micro_batches)
+        with self._timer.phase("data"):
+            examples, state = next(self._micro_batches)
         version, tower = self._refresher.query_tower(step)
         request = self._client.submit(
             embed(tower, self._collator.masked_queries(examples)).numpy(),

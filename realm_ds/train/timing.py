@@ -10,7 +10,10 @@ from typing import Literal, get_args
 
 import torch
 
-Phase = Literal["data", "wait_for_index", "forward", "backward", "optimizer", "snapshot", "evaluate", "checkpoint"]
+Phase = Literal[
+    "data", "queries", "wait_for_index", "forward", "backward", "optimizer", "snapshot", "evaluate", "checkpoint"
+]
+"""`data` is reading, masking and collating; `queries` is embedding and sending them and taking their answers apart."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 ON_DEVICE: frozenset[Phase] = frozenset({"forward", "backward", "optimizer"})
 """Phases that a GPU works off after the call that asked for them has returned."""
@@ -27,12 +30,14 @@ class StepTimer:
         self._cuda = device if device is not None and device.type == "cuda" else None
         self._clock = clock
         self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self._accounted_s = 0.0
+        """Of the host's time, by phases that have ended."""
         self._events: list[tuple[Phase, torch.cuda.Event, torch.cuda.Event]] = []
         self._started_at = clock()
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """What the block takes belongs to this phase."""
+        """What the block takes belongs to this phase, without what a phase within it takes."""
         if self._cuda is not None and name in ON_DEVICE:
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
@@ -40,9 +45,11 @@ class StepTimer:
             end.record()
             self._events.append((name, begin, end))
             return
-        started_at = self._clock()
+        started_at, accounted_s = self._clock(), self._accounted_s
         yield
-        self._seconds[name] += self._clock() - started_at
+        took_s = self._clock() - started_at
+        self._seconds[name] += took_s - (self._accounted_s - accounted_s)
+        self._accounted_s = accounted_s + took_s
 
     def add(self, name: Phase, seconds: float) -> None:
         """Seconds that were measured elsewhere."""

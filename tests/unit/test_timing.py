@@ -41,13 +41,24 @@ def test_phases_and_the_rest_add_up_to_the_step() -> None:
     times = timer.drain(2)
     assert times == pytest.approx(
         {
-            "data_ms": 50.0, "wait_for_index_ms": 200.0, "forward_ms": 1000.0, "backward_ms": 1000.0,
+            "data_ms": 50.0, "queries_ms": 0.0, "wait_for_index_ms": 200.0, "forward_ms": 1000.0, "backward_ms": 1000.0,
             "optimizer_ms": 0.0, "snapshot_ms": 0.0, "evaluate_ms": 0.0, "checkpoint_ms": 0.0, "other_ms": 250.0,
             "step_ms": 2500.0,
         }
     )  # fmt: skip
     assert tuple(times) == TIMES
     assert sum(times.values()) == pytest.approx(2 * times["step_ms"])
+    with timer.phase("queries"):
+        clock.now += 1.0
+        with timer.phase("data"):
+            clock.now += 2.0
+            with timer.phase("checkpoint"):
+                clock.now += 4.0
+        clock.now += 1.0
+        with timer.phase("data"):
+            clock.now += 2.0
+    times = timer.drain(1)
+    assert [times[f"{name}_ms"] for name in ("queries", "data", "checkpoint", "other")] == [2000, 4000, 4000, 0]
     timer.add("snapshot", 3.0)
     clock.now += 3.0
     assert timer.drain(1)["other_ms"] == 0.0
