@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from realm_ds.bench.cost import CostModel, Point, Setting, varied
 from realm_ds.errors import ConfigError
+from realm_ds.planning.cost import CostModel, Point, Setting, varied
 
 # Okabe and Ito's palette; markers and line styles differ too.
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#555555"

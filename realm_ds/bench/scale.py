@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from realm_ds.bench.cost import CostModel, FitError, Point, Setting, fit, varied
 from realm_ds.bench.measure import Measure
 from realm_ds.bench.processes import run_in_world
 from realm_ds.bench.run import Group
 from realm_ds.observe import progress
+from realm_ds.planning.cost import CostModel, FitError, Point, Setting, fit, varied
 
 WIDTH = 128
 TOKENS = 140

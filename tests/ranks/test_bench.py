@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from realm_ds.bench import peer
-from realm_ds.bench.cost import CostModel, predict
+from realm_ds.planning.cost import CostModel, predict
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -21,12 +21,12 @@ from realm_ds.bench.corpora import (
     seed_in,
     seed_snapshot,
 )
-from realm_ds.bench.cost import FACTORS, CostModel, Point, Setting, factors, fit, non_negative_least_squares, predict
 from realm_ds.bench.measure import Bar, Measure, alternate, percentile, spread, table
 from realm_ds.bench.run import Group, run_groups
 from realm_ds.bench.scale import full_grid
 from realm_ds.data.batches import passage_batch
 from realm_ds.errors import ConfigError, DataError
+from realm_ds.planning.cost import FACTORS, CostModel, Point, Setting, factors, fit, non_negative_least_squares, predict
 
 
 def _measure(**changes: object) -> Measure:
@@ -178,9 +178,8 @@ def test_predictions_for_a_cluster_give_every_shard_its_cores(tmp_path: Path) ->
 
 
 def test_planning_needs_no_heavy_library() -> None:
-    program = (
-        "import realm_ds.bench.cost, sys; sys.exit(any(name in sys.modules for name in ('torch', 'faiss', 'mpi4py')))"
-    )
+    heavy = ("torch", "faiss", "mpi4py")
+    program = f"import realm_ds.planning.cost, sys; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
