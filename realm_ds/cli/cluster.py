@@ -66,7 +66,7 @@ def submit(
 
     Scripts and site.sh are those in ./slurm, or else those that come with realm-ds.
     """
-    from realm_ds.cluster.submit import Request
+    from realm_ds.cluster.submit import Request, check_is_shared
     from realm_ds.config.sizes import JobSizes
 
     given = {
@@ -81,6 +81,7 @@ def submit(
         environment=_variables(env or []), resume=resume, data_may_be_late=bool(after),
     )  # fmt: skip
     _refuse_strangers(name, sizes=sizes, prepare=prepare)
+    check_is_shared(request.run)
     if name == "pipeline":
         _submit_pipeline(request, sizes, prepare, dry_run=dry_run)
     else:

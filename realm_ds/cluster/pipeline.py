@@ -18,7 +18,7 @@ from realm_ds.errors import ConfigError, LaunchError
 PIPELINE = "pipeline"
 SIZED = (PREPARE, "ict", "pretrain", EXPORT, "qa")
 """Jobs that a file of sizes may name."""
-_FOLDERS = (PREPARE, "ict", "pretrain", "qa")
+FOLDERS = (PREPARE, "ict", "pretrain", "qa")
 _OF_ANY_JOB = ("time", "partition", "account", "qos", "sbatch")
 
 
@@ -34,8 +34,8 @@ class Step:
 def plan_pipeline(request: Request, *, sizes: Mapping[str, JobSizes], prepare: Path | None = None) -> list[Step]:
     """All steps in their order, each checked as it would be alone, but for what the steps before it write.
 
-    `request` holds what they have in common; its sizes are for whatever `sizes` leaves open. `prepare` is a file of what
-    to prepare first.
+    `request` holds what they have in common; its sizes are for whatever `sizes` leaves open. `prepare` is a file of
+    what to prepare first.
     """
     steps: list[Step] = []
     for name, wanted in _requests(request, sizes, prepare):
@@ -55,7 +55,7 @@ def submit_pipeline(steps: Sequence[Step], *, run: Path) -> list[tuple[Step, str
 
     Raises ConfigError if jobs of an earlier call live, LaunchError if Slurm refuses one: those before it stay.
     """
-    before = [record["job"] for folder in _FOLDERS for record in jobs_of(run / folder)]
+    before = [record["job"] for folder in FOLDERS for record in jobs_of(run / folder)]
     alive = [f"{state.job} ({state.state})" for state in live_jobs(before)]
     if alive:
         raise ConfigError(

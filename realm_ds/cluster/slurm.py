@@ -13,6 +13,8 @@ from realm_ds.errors import LaunchError
 
 TIMEOUT_S = 60.0
 """A controller under load answers within seconds; later it is down."""
+STATE_TIMEOUT_S = 10.0
+"""What is only good to know is not waited for so long: a batch script that asks may soon be killed."""
 _FIELDS = "%A|%F|%T|%r|%N"
 """Of squeue: a job's id, that of the array it is of, state, why it waits, nodes."""
 
@@ -74,7 +76,7 @@ def state_of(job: str) -> JobState | None:
          _of_sacct),
     ):  # fmt: skip
         try:
-            done = _ask(command)
+            done = _ask(command, timeout_s=STATE_TIMEOUT_S)
         except LaunchError:
             continue
         state = parse(job, done.stdout) if done.returncode == 0 else None
@@ -119,11 +121,13 @@ def _words(stderr: str) -> str:
     return "; ".join(line for line in lines if line) or "it gave no reason"
 
 
-def _ask(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+def _ask(
+    command: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S
+) -> "subprocess.CompletedProcess[str]":
     program = command[0]
     try:
         return subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s
         )
     except FileNotFoundError:
         raise LaunchError(
@@ -137,5 +141,5 @@ def _ask(command: Sequence[str], *, environment: Mapping[str, str] | None = None
             else ("try again in a while")
         )
         raise LaunchError(
-            f"{program} gave no answer within {TIMEOUT_S:.0f} s, Slurm's controller is busy or down: {again}"
+            f"{program} gave no answer within {timeout_s:g} s, Slurm's controller is busy or down: {again}"
         ) from None

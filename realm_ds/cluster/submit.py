@@ -144,17 +144,16 @@ def preparing(request: Request, commands: Path) -> Request:
     """A request for prepare.sbatch, with the file of what it is to do."""
     if not commands.is_file():
         raise ConfigError(
-            f"--prepare={commands} is no file: name one with a line for each thing to prepare, such as: corpus dump.xml "
-            "--tokenizer data/tokenizer --out data/corpus --resume"
+            f"--prepare={commands} is no file: name one with a line for each thing to prepare, such as: corpus "
+            "dump.xml --tokenizer data/tokenizer --out data/corpus --resume"
         )
     return replace(request, environment={"COMMANDS": str(commands.absolute()), **request.environment})
 
 
 def submit_job(job: Job) -> str:
-    """Make the run folder and submit; the job's id. Raises ConfigError if the folder is in use or no other node can
-    see it, LaunchError if Slurm refuses."""
+    """Make the run folder and submit; the job's id. Raises ConfigError if the folder is in use, LaunchError if Slurm
+    refuses."""
     request, folder = job.request, job.request.run / JOB_FOLDER
-    check_is_shared(request.run)
     if job.config is not None:
         _check_is_not_live(job)
         prepare_run_folder(request.run, job.config, resume=request.resume)
@@ -237,7 +236,7 @@ def _checked_config(request: Request, stage: StageName, shape: Sequence[Componen
     if stage == "pretrain":
         _check_roles(config, shape)
     try:
-        check_inputs(stage, _without_late_start(config) if request.after else config)
+        check_inputs(stage, _without_late_start(config) if request.after else config, runs_here=False)
     except DataError as error:
         if not request.data_may_be_late:
             raise

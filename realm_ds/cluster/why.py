@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from realm_ds.cluster.pipeline import FOLDERS
 from realm_ds.cluster.scripts import STAGES
 from realm_ds.cluster.slurm import JobState, state_of
 from realm_ds.cluster.slurm_log import Attempt, Cause, Kind, cause_in, cause_of, last_attempt, last_words
@@ -143,6 +144,10 @@ def _run(folder: Path) -> Path:
     """Also one that failed before it had a config."""
     if any((folder / name).exists() for name in (RUN_CONFIG, "failures", JOB_FOLDER)):
         return folder
+    parts = [folder / name for name in FOLDERS]
+    logs = [(log.stat().st_mtime, part) for part in parts if (log := _newest_log(part)) is not None]
+    if logs:
+        return max(logs)[1]
     try:
         return run_in(folder)[0]
     except ConfigError:
@@ -164,8 +169,8 @@ def _log_of(record: Mapping[str, Any]) -> Path | None:
 
 
 def _newest_log(run: Path) -> Path | None:
-    logs = sorted((run / JOB_FOLDER).glob("*.log"), key=lambda path: path.stat().st_mtime)
-    return logs[-1] if logs else None
+    logs = [path for path in (run / JOB_FOLDER).glob("*.log") if path.is_file()]  # a link's file may be gone
+    return max(logs, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _of_records(answer: Answer, failures: list[dict[str, Any]], cause: Cause | None) -> Answer:
