@@ -2,9 +2,11 @@
 
 import io
 import os
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -225,6 +227,21 @@ def test_what_a_process_sees_of_this_machine(tmp_path: Path) -> None:
     assert not look.run_folder(tmp_path / "token", "another", timeout_s=0).is_seen
     assert not look.run_folder(tmp_path / "nowhere" / "token", token, timeout_s=0).is_seen
     assert nearest(tmp_path / "a" / "b") == tmp_path
+
+
+def test_gpus_as_torch_sees_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 2, get_device_name=lambda number: f"GPU {number}",
+        mem_get_info=lambda number: (number + 1, 10),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    names = ("GPU 0", "GPU 1")
+    assert look.devices(1, dev=tmp_path) == Devices(nodes=2, gpus=Gpus(names=names, free_bytes=2, total_bytes=10))
+    assert look.devices(2, dev=tmp_path) == Devices(nodes=2, gpus=Gpus(names=names))
+    cuda.is_available = lambda: False
+    assert look.devices(0, dev=tmp_path) == Devices(nodes=2, gpus=Gpus())
 
 
 def test_locks_of_compilers(tmp_path: Path) -> None:
