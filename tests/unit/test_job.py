@@ -6,6 +6,7 @@ import fcntl
 import functools
 import json
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import random
 import subprocess
@@ -211,6 +212,23 @@ def test_a_worker_that_dies_in_the_middle_of_a_result(tmp_path: Path, workers: i
 
     in_time(work)
     assert sizes == [2 << 20] * 4 + [-1]
+
+
+def test_a_worker_that_dies_before_it_has_read_what_it_starts_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o755)
+    multiprocessing.resource_tracker.ensure_running()  # by the real one
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(python))
+
+    def work() -> None:
+        start = functools.partial(start_work, Path("x" * (1 << 20)))
+        with pytest.raises(DataError, match="a worker process was killed \\(SIGKILL\\)"):
+            list(work_in_order(chunks(), start, workers=2))
+
+    in_time(work)
 
 
 def test_closed_in_the_middle_of_a_result(tmp_path: Path) -> None:
