@@ -19,8 +19,9 @@ from realm_ds.data.shard_writer import ShardWriter
 from realm_ds.data.shards import MANIFEST, Kind, Manifest, open_shards
 from realm_ds.errors import DataError
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.journal import GO_ON, Job, Journal, Position, refuse_another_job
+from realm_ds.prepare.journal import Journal, Position
 from realm_ds.prepare.seen import SeenKeys
+from realm_ds.prepare.unfinished import GO_ON, Job, refuse_another_job
 from realm_ds.prepare.workers import work_in_order
 
 Chunk = TypeVar("Chunk")

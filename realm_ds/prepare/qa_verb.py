@@ -62,7 +62,7 @@ def _words(found: QuestionSet) -> Iterator[str]:
 
 def _tell_estimate(found: QuestionSet, corpus: Shards, *, workers: int) -> None:
     everything = [question for questions in found.splits.values() for question in questions]
-    search = AnswerSearch(everything, most=1, has_enough=[0] * len(everything))
+    search = AnswerSearch(everything, most=1)
     num_tried = min(TRIED_PASSAGES, corpus.count)
     started_at = time.monotonic()
     search.search(corpus.passages(0, num_tried, verify=False))

@@ -47,14 +47,23 @@ def estimate_lines(estimate: Estimate, name: str, *, counts: Mapping[str, int], 
     yield from (f"    {line}" for line in estimate.tally.lines())
 
 
-def _teller(bar: Bar, reading: Reading, record: str) -> Callable[[int], None]:
+def pace() -> Callable[[int], str]:
+    """Tells of a count that grows how fast it does; where it began is no pace of this call: a stopped job had that."""
     started_at = time.monotonic()
-    num_before: int | None = None
+    first: int | None = None
+
+    def tell(count: int) -> str:
+        nonlocal first
+        first = count if first is None else first
+        return f"{count_text((count - first) / max(time.monotonic() - started_at, 1.0))}/s"
+
+    return tell
+
+
+def _teller(bar: Bar, reading: Reading, record: str) -> Callable[[int], None]:
+    rate = pace()
 
     def tell(num_records: int) -> None:
-        nonlocal num_before
-        num_before = num_records if num_before is None else num_before  # what a stopped job had is no pace of this one
-        rate = (num_records - num_before) / max(time.monotonic() - started_at, 1.0)
-        bar.update(reading.done, now=f"{count_text(num_records)} {record}s, {count_text(rate)}/s")
+        bar.update(reading.done, now=f"{count_text(num_records)} {record}s, {rate(num_records)}")
 
     return tell
