@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from realm_ds.cli.common import FAILED, group, verb
-from realm_ds.cli.prepare import DryRun, Format, OnDamage, TextField, TitleField, Workers
+from realm_ds.cli.prepare import DryRun, Format, OnDamage, Resume, TextField, TitleField, Workers
 from realm_ds.errors import ConfigError
 
 more = group("Question files, vocabularies, and a look at tar shards.")
@@ -35,7 +35,7 @@ def prepare_qa(
     link: Annotated[
         int, typer.Option(min=0, help="With --corpus: take so many of these passages as gold ones. Weak labels!")
     ] = 0,
-    workers: Workers = None, dry_run: DryRun = False,
+    workers: Workers = None, resume: Resume = False, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Question sets as question files: {"question", "answers", ...}, one a line, checked and counted.
 
@@ -50,7 +50,7 @@ def prepare_qa(
     """
     from realm_ds.prepare.qa import read_question_set
     from realm_ds.prepare.qa_formats import Columns
-    from realm_ds.prepare.qa_verb import write_questions_of
+    from realm_ds.prepare.qa_verb import tell_estimate, write_questions_of
     from realm_ds.prepare.workers import available_cores
 
     if (split is None) == (split_rule is None):
@@ -59,9 +59,11 @@ def prepare_qa(
         raise ConfigError(f"--link {link} needs passages to link to: name them with --corpus")
     columns = Columns(question=question_field, answers=answers_field)
     found = read_question_set(inputs, form=None if format == "auto" else format, split=split, columns=columns)
-    write_questions_of(
-        found, out, corpus=corpus, link=link, workers=workers or available_cores(), dry_run=dry_run
-    )  # fmt: skip
+    workers = workers or available_cores()
+    if dry_run:
+        tell_estimate(found, out, corpus=corpus, workers=workers)
+    else:
+        write_questions_of(found, out, corpus=corpus, link=link, workers=workers, resume=resume)
 
 
 @more.command("tokenizer")

@@ -68,6 +68,11 @@ class Unfinished:
                 self._remove_unless_written(absent, kept)
                 raise
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether a job was stopped here, whatever job it was."""
+        return self.read() is not None
+
     def read(self) -> dict[str, Any] | None:
         """What the journal says, None where there is none."""
         try:
