@@ -86,7 +86,11 @@ def prepare_tokenizer(
         int, typer.Option(min=1 << 20, help="Train on a sample of so much text, in memory, if there is more.")
     ] = 256 << 20,
     title_field: TitleField = "title", text_field: TextField = "text", on_damage: OnDamage = "stop",
-    workers: Workers = None, dry_run: DryRun = False,
+    workers: Workers = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="After a kill train anew; what is finished stays as it is.")
+    ] = False,
+    dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Train a WordPiece vocabulary, or take one; prints the fingerprint that data made with it is checked by.
 
@@ -104,7 +108,7 @@ def prepare_tokenizer(
     from realm_ds.prepare.workers import available_cores
 
     if source is not None and not inputs:
-        take(source, out, dry_run=dry_run)
+        take(source, out, resume=resume, dry_run=dry_run)
         return
     if source is not None or not inputs:
         raise ConfigError("give texts to train on (INPUT...) or a tokenizer to take (--from FOLDER), one of the two")
@@ -113,7 +117,7 @@ def prepare_tokenizer(
     if dry_run:
         tell_estimate(texts, training)
     else:
-        train_tokenizer(texts, out, training, workers=workers or available_cores())
+        train_tokenizer(texts, out, training, workers=workers or available_cores(), resume=resume)
 
 
 @more.command("inspect")

@@ -54,7 +54,10 @@ def read_question_set(
             if question is None:
                 continue
             if same_question(question.question) in places:
-                tally.add("questions asked before, kept", where=f"{asked.where}, as {places[same_question(question.question)]}")
+                tally.add(
+                    "questions asked before, kept",
+                    where=f"{asked.where}, as {places[same_question(question.question)]}",
+                )
             places.setdefault(same_question(question.question), asked.where)
             splits[split or split_by_hash(question.question)].append(question)
     for name, questions in splits.items():

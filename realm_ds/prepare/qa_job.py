@@ -56,11 +56,9 @@ def prepare_qa(
     are weak labels: an answer may stand there by chance, and others that hold it are not named.
     """
     check_is_free(found, out, resume=resume)
-    job = {
-        "sources": list(found.sources),
-        "settings": {**found.settings, "link": link},
-        "corpus": None if corpus is None else corpus.digest,
-    }
+    settings = {**found.settings, "link": link}
+    digest = None if corpus is None else corpus.digest
+    job = {"sources": list(found.sources), "settings": settings, "corpus": digest}
     unfinished = Unfinished(out, stale=STALE)
     journal = AnswersJournal(unfinished, job)
     with unfinished.claim(kept=FILES):
@@ -77,7 +75,7 @@ def prepare_qa(
             )
         journal.begin()
         with unfinished.says_what_to_do(GO_ON):
-            prepared = _write(found, out, settings=job["settings"], covered=covered)
+            prepared = _write(found, out, settings=settings, covered=covered)
         unfinished.remove()
     return Written(splits={name: prepared[name] for name in found.splits})
 

@@ -1,4 +1,4 @@
-"""The folder `unfinished` of an output folder: a job has it to itself, goes on there after a kill, removes it at its end.
+"""The folder `unfinished` of an output folder: a job has it to itself, goes on there after a kill, removes it last.
 
     OUT/unfinished/lock           held by the process that writes to OUT
     OUT/unfinished/journal.json   which job it is, and how far

@@ -45,6 +45,10 @@ def test_question_files_with_coverage(tmp_path: Path, questions: Path) -> None:
     ]
     assert "looking for answers: 12 passages" in progress
     assert [question.gold_uids for question in load_questions(out / "test.jsonl")][10:13] == [(11,), (12,), ()]
+    code, said, progress = _run("qa", questions, "--out", out, "--split", "test", "--corpus", corpus, "--link", 1,
+                                "--resume")  # fmt: skip
+    assert (code, said.splitlines()[-1]) == (0, f"{out}/prepared.json says what is there, done before")
+    assert "looking for answers: 12 passages, done before" in progress
     code, said, _ = _run("qa", questions, "--out", out, "--split-rule", "farmhash")
     assert code == 0
     assert any(line.startswith("train: questions that are also in test: ") for line in said.splitlines())
@@ -109,6 +113,13 @@ def test_a_vocabulary_is_trained_and_taken(tmp_path: Path) -> None:
     assert (tmp_path / "b" / "vocab.txt").read_bytes() == (trained / "vocab.txt").read_bytes()
     code, _, said = _run("tokenizer", texts, "--out", trained, "--vocab-size", 150)
     assert (code, "a holds a tokenizer already" in said) == (2, True)
+    done = told.replace("\n", ", done before\n")
+    assert _run("tokenizer", texts, "--out", trained, "--vocab-size", 150, "--cased", "--resume") == (
+        0, f"{trained}: {done}", "",
+    )  # fmt: skip
+    assert _run("tokenizer", "--from", trained, "--out", tmp_path / "b", "--resume")[1] == f"{tmp_path}/b: {done}"
+    code, _, said = _run("tokenizer", texts, "--out", trained, "--vocab-size", 150, "--resume")
+    assert (code, "settings.cased was True and is now False; give what it was begun with" in said) == (2, True)
 
 
 def test_a_dry_run_of_a_vocabulary(tmp_path: Path) -> None:

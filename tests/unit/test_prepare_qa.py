@@ -2,7 +2,6 @@
 
 import errno
 import gzip
-import itertools
 import json
 import os
 import tempfile
@@ -21,7 +20,8 @@ from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.qa import QuestionSet, checked, read_question_set, split_by_hash
 from realm_ds.prepare.qa_formats import Asked, Columns, detect
-from realm_ds.prepare.qa_job import Written, prepare_qa, read_prepared
+from realm_ds.prepare.qa_job import prepare_qa, read_prepared
+from realm_ds.prepare.unfinished import GO_ON
 from tests.support.records import make_passage, write_corpus
 
 TRIVIA = {
@@ -269,25 +269,23 @@ def _content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def _stop(found: QuestionSet, out: Path, *, at: int, **options: Any) -> Written | None:
-    """Stopped at that call of fsync, of which each file that is written has two; None if it was."""
-    left, fsync = at, os.fsync
+def _is_stopped(found: QuestionSet, out: Path, *, at: int, **options: Any) -> bool:
+    """By a full disk at that call of fsync, of which each file that is written has two."""
+    fsync, calls, told = os.fsync, iter(range(at)), ""
 
     def fsync_or_stop(descriptor: int) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
+        if next(calls, None) is None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", fsync_or_stop)
         try:
-            return prepare_qa(found, out, **options)
+            prepare_qa(found, out, **options)
         except DataError as error:
-            told = "No space left on device; mend that, or free space there, and go on with --resume; or name another"
-            assert told in str(error)
-            return None
+            told = str(error)
+    assert told in ("", f"cannot write to {out}: No space left on device; {GO_ON}")
+    return told != ""
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -296,7 +294,7 @@ def test_a_search_that_was_stopped_goes_on_behind_its_last_shard(tmp_path: Path,
     prepare_qa(found, tmp_path / "whole", corpus=corpus, link=2)
     out, read = tmp_path / "out", list[int]()
     out.mkdir()
-    assert _stop(found, out, at=6, corpus=corpus, link=2) is None  # journal and two shards
+    assert _is_stopped(found, out, at=6, corpus=corpus, link=2)  # journal and two shards
     with pytest.raises(ConfigError, match="out holds a job that was stopped: go on with --resume, name another folder"):
         prepare_qa(found, out, corpus=corpus, link=2)
     with pytest.raises(ConfigError, match="out was begun otherwise: settings.link was 2 and is now 1; give what"):
@@ -311,8 +309,8 @@ def test_stopped_at_any_file_and_gone_on_with(tmp_path: Path) -> None:
     prepare_qa(found, tmp_path / "whole", corpus=corpus)
     for at in range(12):  # the journal, three shards, two files
         out = tmp_path / f"out-{at}"
-        assert _stop(found, out, at=at, corpus=corpus) is None
-        _stop(found, out, at=at, corpus=corpus, resume=True)
+        assert _is_stopped(found, out, at=at, corpus=corpus)
+        _is_stopped(found, out, at=at, corpus=corpus, resume=True)
         prepare_qa(found, out, corpus=corpus, resume=True)
         assert _content(out) == _content(tmp_path / "whole")
 
@@ -356,7 +354,7 @@ def test_other_splits_are_left_alone(tmp_path: Path) -> None:
 )
 def test_a_damaged_journal_is_not_gone_on_from(tmp_path: Path, name: str, text: str, message: str) -> None:
     found, corpus = _asked_of_corpus(tmp_path)
-    assert _stop(found, tmp_path / "qa", at=6, corpus=corpus) is None
+    assert _is_stopped(found, tmp_path / "qa", at=6, corpus=corpus)
     (tmp_path / "qa" / "unfinished" / name).write_text(text)
     with pytest.raises(DataError, match=message):
         prepare_qa(found, tmp_path / "qa", corpus=corpus, resume=True)
@@ -364,7 +362,7 @@ def test_a_damaged_journal_is_not_gone_on_from(tmp_path: Path, name: str, text: 
 
 def test_answers_that_are_no_pairs(tmp_path: Path) -> None:
     found, corpus = _asked_of_corpus(tmp_path)
-    assert _stop(found, tmp_path / "qa", at=6, corpus=corpus) is None
+    assert _is_stopped(found, tmp_path / "qa", at=6, corpus=corpus)
     np.save(tmp_path / "qa" / "unfinished" / "answers-00000.npy", np.zeros((2, 3), dtype=np.int64))
     with pytest.raises(DataError, match="answers-00000.npy: cannot be read \\(an array of int64 \\(2, 3\\), no pairs"):
         prepare_qa(found, tmp_path / "qa", corpus=corpus, resume=True)
