@@ -6,8 +6,11 @@ Module-level, so that worker processes find it.
 import os
 import signal
 import struct
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,11 @@ from realm_ds.data.records import record_bytes
 from realm_ds.errors import DataError
 from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.job import Made, Output, run_job
+from realm_ds.tether import TAG_VARIABLE, tagged
 from tests.support.records import make_passage
 
 NUM_CHUNKS = 40
+REPOSITORY = Path(__file__).parents[2]
 
 
 def chunks(count: int = NUM_CHUNKS) -> Iterator[int]:
@@ -87,6 +92,26 @@ def output(folder: Path, **changes: Any) -> Output:
         "identity": {"files": ["numbers", 40]},
     }  # fmt: skip
     return Output(folder=folder, **(as_what | changes))
+
+
+def run_and_leave_none(
+    command: Sequence[str], *, meanwhile: Callable[[subprocess.Popen, str], object] = lambda process, tag: None
+) -> tuple[int, str]:
+    """Run a command; `meanwhile` may kill what is tagged so. Returns its code and stderr once all its processes are
+    gone, which takes them no time."""
+    tag = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, *command], env={**os.environ, TAG_VARIABLE: tag}, cwd=REPOSITORY, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        meanwhile(process, tag)
+        _, told = process.communicate(timeout=120)
+    deadline = time.monotonic() + 10
+    while left := tagged(tag):
+        assert time.monotonic() < deadline, f"processes outlive the main one: {left}"
+        time.sleep(0.01)
+    return process.returncode, told
 
 
 def main(folder: str, workers: str, kill_at: str) -> None:

@@ -9,12 +9,9 @@ import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import random
-import subprocess
-import sys
 import tarfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,10 +25,7 @@ from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.job import Finished, run_job
 from realm_ds.prepare.workers import work_in_order
-from realm_ds.tether import TAG_VARIABLE, tagged
-from tests.support.jobs import NUM_CHUNKS, chunks, output, start_failing, start_half, start_work
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.jobs import NUM_CHUNKS, chunks, output, run_and_leave_none, start_failing, start_half, start_work
 
 
 def do(
@@ -122,18 +116,10 @@ def test_killed_and_gone_on_with(tmp_path: Path, unbroken: dict[str, bytes]) -> 
     chance = random.Random(5)
     codes = []
     while 0 not in codes:
-        tag = uuid.uuid4().hex
         kill_at = 10_000 if len(codes) == 4 else chance.randint(1, 25)
-        command = [sys.executable, "-m", "tests.support.jobs", str(tmp_path / "out"), "2", str(kill_at)]
-        ended = subprocess.run(
-            command, env={**os.environ, TAG_VARIABLE: tag}, cwd=REPOSITORY, stderr=subprocess.PIPE, timeout=60
-        )  # fmt: skip
-        assert ended.stderr == b""  # not even of semaphores that are left
-        codes.append(ended.returncode)
-        deadline = time.monotonic() + 10
-        while left := tagged(tag):
-            assert time.monotonic() < deadline, f"workers outlive the main process: {left}"
-            time.sleep(0.01)
+        code, told = run_and_leave_none(["-m", "tests.support.jobs", str(tmp_path / "out"), "2", str(kill_at)])
+        assert told == ""  # not even of semaphores that are left
+        codes.append(code)
     assert codes == [-9, -9, -9, -9, 0]
     assert content(tmp_path / "out") == unbroken
 
