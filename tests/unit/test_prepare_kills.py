@@ -1,4 +1,4 @@
-"""`prepare corpus` and `prepare pretrain`, killed at moments drawn by chance and gone on with: the same bytes in the end.
+"""`prepare corpus` and `prepare pretrain`, killed at moments drawn by chance and gone on with: the same bytes.
 
 test_job.py kills at every kind of file; here the clock decides, and the verbs are those that people run.
 """
@@ -10,7 +10,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,9 @@ NUM_ARTICLES = 180
 
 def text(number: int) -> str:
     return " ".join(
-        f"They met Anna Lee of {number + place} Elm Street on {1 + place % 28} July {1700 + number}." for place in range(40)
-    )  # fmt: skip
+        f"They met Anna Lee of {number + place} Elm Street on {1 + place % 28} July {1700 + number}."
+        for place in range(40)
+    )
 
 
 @pytest.fixture(scope="module")
