@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from realm_ds.cli.common import verb
-from realm_ds.cli.prepare import (
+from realm_ds.cli.prepare_options import (
     DropTitle,
     DryRun,
     Format,

@@ -1,0 +1,22 @@
+"""Options that several verbs of `realm-ds prepare` have."""
+
+from typing import Annotated, Literal
+
+import typer
+
+Format = Literal["auto", "wikipedia", "jsonl", "csv", "tsv", "parquet", "text", "hf"]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; left out: as many as there are CPU cores.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on after a kill; finished shards stay as they are.")]
+IdField = Annotated[str, typer.Option(help="Of tables, JSON lines: the column that names a document.")]
+TitleField = Annotated[str, typer.Option(help="The column of its title.")]
+TextField = Annotated[str, typer.Option(help="The column of its text.")]
+DropTitle = Annotated[
+    list[str] | None, typer.Option(help="Leave out documents by a regular expression of titles; may be repeated.")
+]
+KeepAllPages = Annotated[
+    bool, typer.Option("--keep-all-pages", help="Of Wikipedia keep also lists, indexes, outlines, disambiguations.")
+]
+OnDamage = Annotated[
+    Literal["stop", "skip"], typer.Option(help="A damaged file, behind what is whole of it: stop, or go on.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and write nothing.")]
