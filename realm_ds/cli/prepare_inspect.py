@@ -32,11 +32,11 @@ def prepare_inspect(
         realm-ds prepare inspect data/corpus --check --duplicates
         realm-ds prepare inspect data/corpus/shard-00007.tar
     """
-    from realm_ds.prepare.inspect import Look
+    from realm_ds.prepare.inspect import InspectOptions
     from realm_ds.prepare.inspect_verb import inspect_verb
     from realm_ds.prepare.workers import available_cores
 
-    asked = Look(samples=samples, seed=seed, every_record=every_record, check=check, duplicates=duplicates)
+    asked = InspectOptions(samples=samples, seed=seed, every_record=every_record, check=check, duplicates=duplicates)
     is_whole = inspect_verb(
         path, asked, tokenizer=tokenizer, plot=plot, print_json=as_json, workers=workers or available_cores()
     )  # fmt: skip

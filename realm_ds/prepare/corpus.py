@@ -14,7 +14,7 @@ from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import ConfigError
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.estimate import Estimate, estimate_job
-from realm_ds.prepare.job import Finished, Made, Output, run_job
+from realm_ds.prepare.job import ChunkResult, Finished, Output, run_job
 from realm_ds.prepare.packing import LEAST_TOKENS, make_passages
 from realm_ds.prepare.sentences import split_sentences
 from realm_ds.prepare.sources import Source
@@ -147,17 +147,17 @@ def open_cutter(cutting: Cutting) -> Callable[[Iterable[Document], Tally], Itera
     return cut
 
 
-def start_work(cutting: Cutting) -> Callable[[Sequence[Document]], Made]:
+def start_work(cutting: Cutting) -> Callable[[Sequence[Document]], ChunkResult]:
     """Open what a worker needs. It cuts the documents of a chunk into passages."""
     cut = open_cutter(cutting)
 
-    def make(documents: Sequence[Document]) -> Made:
+    def make(documents: Sequence[Document]) -> ChunkResult:
         records, keys, tally = list[bytes](), list[int](), Tally()
         for passage in cut(documents, tally):
             records.append(record_bytes(passage))
             keys.append(passage.uid)
             tally.add(WORDPIECES, number=len(passage.title_ids) + len(passage.body_ids))
-        return Made(records=records, keys=keys, tally=tally)
+        return ChunkResult(records=records, keys=keys, tally=tally)
 
     return make
 

@@ -1,6 +1,6 @@
 """What a folder of tar shards, or one of them, holds: counts, lengths, samples, duplicates, and whether it is whole.
 
-A shard is read in shard_look.py, all is drawn in observe/inspection.py and plots.py.
+A shard is read in inspect_shard.py, all is drawn in observe/inspection.py and plots.py.
 """
 
 from collections import Counter
@@ -21,9 +21,9 @@ from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import DataError
 from realm_ds.observe.inspection import Distribution, Piece, Sample, ShardsView
 from realm_ds.observe.progress import number_of
+from realm_ds.prepare.inspect_shard import ShardFindings, TarShard, inspect_shard, kind_of, members, record_of
 from realm_ds.prepare.job import COUNTS, FIRST
 from realm_ds.prepare.journal import refuse_unfinished
-from realm_ds.prepare.shard_look import Part, Seen, kind_of, look_at, members, record_of
 from realm_ds.prepare.workers import work_in_order
 
 RECORDS_AT_FIRST = 20_000
@@ -33,7 +33,7 @@ SHOWN_DUPLICATES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class InspectOptions:
     """What is asked of shards."""
 
     samples: int = 5
@@ -57,7 +57,7 @@ class Target:
     kind: Kind
     manifest: Manifest | None
     """Of a folder."""
-    parts: tuple[Part, ...]
+    shards: tuple[TarShard, ...]
     fingerprint: str | None
     """Of the tokenizer, where a manifest says so."""
 
@@ -67,19 +67,19 @@ def find_target(path: Path) -> Target:
     if path.is_dir():
         refuse_unfinished(path)
         manifest = read_manifest(Place(path), what="tar shards")
-        parts = tuple(_parts(path, manifest))
+        shards = tuple(_listed_shards(path, manifest))
         return Target(
-            path=path, kind=manifest.kind, manifest=manifest, parts=parts, fingerprint=manifest.tokenizer_fingerprint
+            path=path, kind=manifest.kind, manifest=manifest, shards=shards, fingerprint=manifest.tokenizer_fingerprint
         )  # fmt: skip
     if not path.is_file():
         raise DataError(f"{path} is not there: name a folder of tar shards, or one of them")
-    part, fingerprint = _listed(path) or (Part(path=path, kind=kind_of(path), entry=None), None)
-    return Target(path=path, kind=part.kind, manifest=None, parts=(part,), fingerprint=fingerprint)
+    shard, fingerprint = _listed(path) or (TarShard(path=path, kind=kind_of(path), entry=None), None)
+    return Target(path=path, kind=shard.kind, manifest=None, shards=(shard,), fingerprint=fingerprint)
 
 
 def inspect(
     target: Target,
-    asked: Look,
+    asked: InspectOptions,
     *,
     tokenizer: Tokenizer | None = None,
     workers: int = 0,
@@ -89,18 +89,18 @@ def inspect(
 
     `on_progress` is told how many shards of how many are read.
     """
-    parts = _chosen(target, asked)
+    shards = _chosen(target, asked)
     faults = list(_strays(target)) if asked.check else []
     lengths: dict[str, Counter[int]] = {}
     hashes: list[np.ndarray] = []
     counts: list[int] = []
     start = partial(_start, verify=asked.check, hashes=asked.duplicates)
     there = []
-    for part in parts:
-        if part.path.is_file():
-            there.append(part)
+    for shard in shards:
+        if shard.path.is_file():
+            there.append(shard)
         else:
-            faults.append(f"{part.path}: is not there, though the manifest lists it")
+            faults.append(f"{shard.path}: is not there, though the manifest lists it")
     with closing(work_in_order(there, start, workers=workers)) as looks:
         for done, look in enumerate(looks, start=1):
             for name, counter in look.lengths.items():
@@ -185,51 +185,51 @@ def pieces_of(
     return tuple(lines)
 
 
-def _parts(folder: Path, manifest: Manifest) -> Iterator[Part]:
+def _listed_shards(folder: Path, manifest: Manifest) -> Iterator[TarShard]:
     first = 0
     for entry in manifest.shards:
-        yield Part(path=folder / entry.name, kind=manifest.kind, entry=entry, first=first)
+        yield TarShard(path=folder / entry.name, kind=manifest.kind, entry=entry, first=first)
         first += entry.count
 
 
-def _listed(path: Path) -> tuple[Part, str] | None:
+def _listed(path: Path) -> tuple[TarShard, str] | None:
     """The shard as the manifest beside it knows it, if one does, and the fingerprint of its tokenizer."""
     try:
         manifest = read_manifest(Place(path.parent), what="tar shards")
     except DataError:
         return None
-    parts = (part for part in _parts(path.parent, manifest) if part.path.name == path.name)
-    return next(((part, manifest.tokenizer_fingerprint) for part in parts), None)
+    shards = (shard for shard in _listed_shards(path.parent, manifest) if shard.path.name == path.name)
+    return next(((shard, manifest.tokenizer_fingerprint) for shard in shards), None)
 
 
 def _strays(target: Target) -> Iterator[str]:
     if target.manifest is not None:
-        listed = {part.path.name for part in target.parts}
+        listed = {shard.path.name for shard in target.shards}
         for path in sorted(target.path.glob("*.tar")):
             if path.name not in listed:
                 what = "tar shard" if SHARD_NAME.fullmatch(path.name) else "file"
                 yield f"{path}: a {what} that the manifest does not list"
 
 
-def _chosen(target: Target, asked: Look) -> list[Part]:
-    """All parts, or as many, drawn by the seed, as hold the records that are looked at first; in order."""
+def _chosen(target: Target, asked: InspectOptions) -> list[TarShard]:
+    """All shards, or as many, drawn by the seed, as hold the records that are looked at first; in order."""
     if asked.reads_all:
-        return list(target.parts)
+        return list(target.shards)
     chosen, num_records = [], 0
-    for place in permutation(len(target.parts), asked.seed, "inspect").tolist():
+    for place in permutation(len(target.shards), asked.seed, "inspect").tolist():
         if num_records >= RECORDS_AT_FIRST:
             break
         chosen.append(place)
-        entry = target.parts[place].entry
+        entry = target.shards[place].entry
         num_records += entry.count if entry is not None else 0
-    return [target.parts[place] for place in sorted(chosen)]
+    return [target.shards[place] for place in sorted(chosen)]
 
 
-def _start(*, verify: bool, hashes: bool) -> Callable[[Part], Seen]:
-    return partial(look_at, verify=verify, hashes=hashes)
+def _start(*, verify: bool, hashes: bool) -> Callable[[TarShard], ShardFindings]:
+    return partial(inspect_shard, verify=verify, hashes=hashes)
 
 
-def _drawn(total: int, asked: Look) -> list[int]:
+def _drawn(total: int, asked: InspectOptions) -> list[int]:
     """Different numbers below the total, as many as samples are asked for, in order."""
     drawn: dict[int, None] = {}
     turn = 0
@@ -279,9 +279,9 @@ def _setting(value: Any) -> str:
 
 
 def _samples(
-    parts: Sequence[Part], counts: Sequence[int], numbers: Sequence[int], *, tokenizer: Tokenizer | None
+    shards: Sequence[TarShard], counts: Sequence[int], numbers: Sequence[int], *, tokenizer: Tokenizer | None
 ) -> Iterator[Sample]:
-    for name, record in _records_at(parts, counts, numbers):
+    for name, record in _records_at(shards, counts, numbers):
         spans = record.spans if isinstance(record, Example) else ()
         ids = record.ids if isinstance(record, Example) else record.body_ids
         if tokenizer is not None:
@@ -293,21 +293,21 @@ def _samples(
 
 
 def _records_at(
-    parts: Sequence[Part], counts: Sequence[int], numbers: Sequence[int]
+    shards: Sequence[TarShard], counts: Sequence[int], numbers: Sequence[int]
 ) -> Iterator[tuple[str, Passage | Example]]:
-    """Records by their ascending numbers among the good ones of the parts, each with what people call it."""
+    """Records by their ascending numbers among the good ones of the shards, each with what people call it."""
     first, wanted = 0, list(numbers)
-    for part, count in zip(parts, counts, strict=True):
+    for shard, count in zip(shards, counts, strict=True):
         here = [number - first for number in wanted if first <= number < first + count]
         first += count
         good = 0
-        for name, data, _ in members(part.path) if here else ():
+        for name, data, _ in members(shard.path) if here else ():
             try:
-                record = record_of(data, kind=part.kind, where=name)
+                record = record_of(data, kind=shard.kind, where=name)
             except DataError:
                 continue
             if good in here:
-                yield f"{part.path.name}, record {name.removesuffix('.json')}: {_title(record)}", record
+                yield f"{shard.path.name}, record {name.removesuffix('.json')}: {_title(record)}", record
             good += 1
             if good > here[-1]:
                 break
@@ -321,7 +321,7 @@ def _title(record: Passage | Example) -> str:
     return record.id + passage + article
 
 
-def _duplicates(parts: Sequence[Part], counts: Sequence[int], hashes: Sequence[np.ndarray]) -> Iterator[str]:
+def _duplicates(shards: Sequence[TarShard], counts: Sequence[int], hashes: Sequence[np.ndarray]) -> Iterator[str]:
     """Counts of records whose text an earlier one has, and of the same but for what normalising takes away."""
     of_texts, of_normal = np.concatenate([np.empty((2, 0), dtype=np.int64), *hashes], axis=1)
     for name, values in (
@@ -335,5 +335,5 @@ def _duplicates(parts: Sequence[Part], counts: Sequence[int], hashes: Sequence[n
         starts = np.flatnonzero(is_repeat & ~np.concatenate([[False], is_repeat[:-1]]))[:SHOWN_DUPLICATES]
         for start in starts.tolist():
             pair = sorted(order[start - 1 : start + 1].tolist())
-            shown = [f"{label}: {record.text[:60]}" for label, record in _records_at(parts, counts, pair)]
+            shown = [f"{label}: {record.text[:60]}" for label, record in _records_at(shards, counts, pair)]
             yield from (f"  {line}" for line in shown)

@@ -1,4 +1,4 @@
-"""`realm-ds prepare pretrain` as people see it. The work is pretrain.py's, what all jobs say telling.py's."""
+"""`realm-ds prepare pretrain` as people see it. The work is pretrain.py's, what all jobs say job_report.py's."""
 
 import shlex
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from realm_ds.data.places import MANIFEST
 from realm_ds.errors import ConfigError
 from realm_ds.observe.progress import Progress
 from realm_ds.prepare.examples import READ
+from realm_ds.prepare.job_report import estimate_lines, tell_job
 from realm_ds.prepare.journal import Journal
 from realm_ds.prepare.passages import PassageSource
 from realm_ds.prepare.pretrain import Making, estimate_pretrain, prepare_pretrain
-from realm_ds.prepare.telling import estimate_lines, tell_job
 
 
 def write_pretrain(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from realm_ds.errors import DataError
 from realm_ds.prepare.compressed import MAX_RECORD_BYTES
 from realm_ds.prepare.documents import Document, Markup, Tally
-from realm_ds.prepare.seen import SeenKeys
+from realm_ds.prepare.key_set import KeySet
 
 _63_BITS = 2**63 - 1
 
@@ -50,7 +50,7 @@ class Rows:
         self.tally = tally
         self.fields = fields or Fields()
         self.num_documents = 0
-        self._ids = SeenKeys()
+        self._ids = KeySet()
 
     def from_row(self, row: Mapping[str, object], *, where: str) -> Document | None:
         """The document of a row; None, counted, if it has no usable text."""

@@ -22,9 +22,9 @@ from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare import corpus
 from realm_ds.prepare.corpus import Cutting, chunks_of, estimate_corpus, parts_of, prepare_corpus, start_work
 from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.job_report import estimate_lines
 from realm_ds.prepare.packing import IN_PARTS
 from realm_ds.prepare.sources import open_source
-from realm_ds.prepare.telling import estimate_lines
 
 TOWNS = [f"town {number}" for number in range(40)]
 

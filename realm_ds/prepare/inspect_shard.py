@@ -23,7 +23,7 @@ KINDS: tuple[Kind, ...] = ("corpus", "pretrain")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class TarShard:
     """A tar shard, and what is known of it."""
 
     path: Path
@@ -35,8 +35,8 @@ class Part:
 
 
 @dataclass(kw_only=True)
-class Seen:
-    """What was seen in a shard."""
+class ShardFindings:
+    """What was found in a shard."""
 
     num_records: int = 0
     lengths: dict[str, Counter[int]] = field(default_factory=dict)
@@ -47,33 +47,33 @@ class Seen:
     """And of its normalised form."""
 
 
-def look_at(part: Part, *, verify: bool, hashes: bool) -> Seen:
+def inspect_shard(shard: TarShard, *, verify: bool, hashes: bool) -> ShardFindings:
     """Read a shard. `verify` compares it with the manifest; faults of records are found in any case."""
-    seen = Seen()
-    if verify and part.entry is not None:
+    findings = ShardFindings()
+    if verify and shard.entry is not None:
         try:
-            verify_shard(part.path.parent, part.entry)
+            verify_shard(shard.path.parent, shard.entry)
         except DataError as error:
-            seen.faults.append(str(error))
+            findings.faults.append(str(error))
     number, behind = 0, ""
     try:
-        for number, (name, data, end) in enumerate(members(part.path), start=1):
+        for number, (name, data, end) in enumerate(members(shard.path), start=1):
             behind = f"; reading stopped behind record {name}, at byte {end:,}"
-            where = f"{part.path}, record {name}"
-            expected = f"{part.first + number - 1:09d}.json"
-            if part.entry is not None and name != expected:
-                seen.faults.append(f"{where}: should be named {expected}")
-            _take(seen, data, kind=part.kind, where=where, hashes=hashes)
+            where = f"{shard.path}, record {name}"
+            expected = f"{shard.first + number - 1:09d}.json"
+            if shard.entry is not None and name != expected:
+                findings.faults.append(f"{where}: should be named {expected}")
+            _take(findings, data, kind=shard.kind, where=where, hashes=hashes)
     except DataError as error:
-        seen.faults.append(str(error))
-    if part.entry is not None and number != part.entry.count:
-        stopped = behind if number < part.entry.count else ""
-        seen.faults.append(
-            f"{part.path}: holds {number_of(number, 'record')}, but its manifest says {part.entry.count:,}{stopped}"
+        findings.faults.append(str(error))
+    if shard.entry is not None and number != shard.entry.count:
+        stopped = behind if number < shard.entry.count else ""
+        findings.faults.append(
+            f"{shard.path}: holds {number_of(number, 'record')}, but its manifest says {shard.entry.count:,}{stopped}"
         )
-    if (more := len(seen.faults) - MOST_FAULTS) > 0:
-        seen.faults[MOST_FAULTS:] = [f"{part.path}: and {more:,} faults more"]
-    return seen
+    if (more := len(findings.faults) - MOST_FAULTS) > 0:
+        findings.faults[MOST_FAULTS:] = [f"{shard.path}: and {more:,} faults more"]
+    return findings
 
 
 def members(path: Path) -> Iterator[tuple[str, bytes, int]]:
@@ -129,18 +129,18 @@ def kind_of(path: Path) -> Kind:
     raise DataError(f"{path}: its first record is neither a passage nor an example of this version; name a tar shard")
 
 
-def _take(seen: Seen, data: bytes, *, kind: Kind, where: str, hashes: bool) -> None:
+def _take(findings: ShardFindings, data: bytes, *, kind: Kind, where: str, hashes: bool) -> None:
     try:
         record = record_of(data, kind=kind, where=where)
     except DataError as error:
-        seen.faults.append(str(error))
+        findings.faults.append(str(error))
         return
-    seen.num_records += 1
+    findings.num_records += 1
     for name, length in lengths_of(record):
-        seen.lengths.setdefault(name, Counter())[length] += 1
+        findings.lengths.setdefault(name, Counter())[length] += 1
     if hashes:
-        seen.text_hashes.append(_hash(record.text))
-        seen.normal_hashes.append(_hash(normalise(record.text)))
+        findings.text_hashes.append(_hash(record.text))
+        findings.normal_hashes.append(_hash(normalise(record.text)))
 
 
 def _hash(text: str) -> int:
