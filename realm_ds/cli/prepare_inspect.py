@@ -11,7 +11,9 @@ from realm_ds.cli.prepare_options import Workers
 
 @verb
 def prepare_inspect(
-    path: Annotated[Path, typer.Argument(metavar="DIR|SHARD.tar", help="A folder of tar shards, or one of them.")],
+    pointed_at: Annotated[
+        str, typer.Argument(metavar="DIR|URL|SHARD.tar", help="A folder of tar shards, here or elsewhere, or one here.")
+    ],
     samples: Annotated[int, typer.Option(min=0, help="Records to show.")] = 5,
     seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
     tokenizer: Annotated[
@@ -31,6 +33,7 @@ def prepare_inspect(
         realm-ds prepare inspect data/pretrain --samples 20 --seed 3
         realm-ds prepare inspect data/corpus --check --duplicates
         realm-ds prepare inspect data/corpus/shard-00007.tar
+        realm-ds prepare inspect s3://bucket/corpus --tokenizer data/tokenizer
     """
     from realm_ds.prepare.inspect import InspectOptions
     from realm_ds.prepare.inspect_verb import inspect_verb
@@ -38,7 +41,7 @@ def prepare_inspect(
 
     asked = InspectOptions(samples=samples, seed=seed, every_record=every_record, check=check, duplicates=duplicates)
     is_whole = inspect_verb(
-        path, asked, tokenizer=tokenizer, plot=plot, print_json=as_json, workers=workers or available_cores()
+        pointed_at, asked, tokenizer=tokenizer, plot=plot, print_json=as_json, workers=workers or available_cores()
     )  # fmt: skip
     if not is_whole:
         raise SystemExit(FAILED)

@@ -1,8 +1,10 @@
-"""Options that several verbs of `realm-ds prepare` have."""
+"""What several verbs of `realm-ds prepare` have: options, and that none of these is ignored without a word."""
 
 from typing import Annotated, Literal
 
 import typer
+
+from realm_ds.errors import ConfigError
 
 Format = Literal["auto", "wikipedia", "jsonl", "csv", "tsv", "parquet", "text", "hf"]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; left out: as many as there are CPU cores.")]
@@ -20,3 +22,14 @@ OnDamage = Annotated[
     Literal["stop", "skip"], typer.Option(help="A damaged file, behind what is whole of it: stop, or go on.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and write nothing.")]
+
+
+def refuse_without_effect(context: typer.Context, *names: str, because: str) -> None:
+    """Raise ConfigError if any of the options was given, by the names of their parameters, `because` none is heeded."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name).name != "DEFAULT"  # type: ignore[union-attr]
+    ]
+    if given:
+        raise ConfigError(f"{', '.join(given)} would be ignored: {because}")

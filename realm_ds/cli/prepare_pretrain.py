@@ -17,6 +17,7 @@ from realm_ds.cli.prepare_options import (
     TextField,
     TitleField,
     Workers,
+    refuse_without_effect,
 )  # fmt: skip
 from realm_ds.errors import ConfigError
 
@@ -63,6 +64,7 @@ HeldOutShare = Annotated[
 
 @verb
 def prepare_pretrain(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the shards: a folder that is not there.")],
     tokenizer: Annotated[Path, typer.Option(help="The folder of the tokenizer, the corpus's own.")],
     inputs: Annotated[
@@ -96,6 +98,7 @@ def prepare_pretrain(
     size, which wants a GPU (and --workers 1): --dry-run measures it. All spans of a passage are kept, and training
     masks another one each epoch. Only whole, known words are ever masked; what was left out is counted and told.
     """
+    from realm_ds.data.places import Place
     from realm_ds.prepare.corpus import Cutting
     from realm_ds.prepare.finders import FinderChoice
     from realm_ds.prepare.passages import CorpusPassages, DocumentPassages
@@ -107,6 +110,13 @@ def prepare_pretrain(
 
     if (corpus is None) == (not inputs):
         raise ConfigError("give either --corpus, a folder of corpus shards, or INPUT..., documents to cut")
+    if corpus is not None:
+        Place(corpus)  # raises ConfigError for one that cannot be, before anything is read
+        refuse_without_effect(
+            context, "passage_tokens", "format", "id_field", "title_field", "text_field", "drop_title",
+            "keep_all_pages", "on_damage",
+            because="with --corpus passages are taken as they are; leave that out, or give INPUT... instead",
+        )  # fmt: skip
     share = _share(held_out, held_out_share)
     if share and "-" in (inputs or []):
         raise ConfigError("--held-out reads its input twice, which stdin cannot be: give files")

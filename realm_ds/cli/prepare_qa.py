@@ -45,6 +45,7 @@ def prepare_qa(
     Answers of CuratedTREC are regular expressions: they score predictions, but cannot train a reader. A passage that
     holds an answer need not answer the question: with --link evaluation takes the first such passages for gold ones.
     """
+    from realm_ds.data.places import Place
     from realm_ds.prepare.qa import read_question_set
     from realm_ds.prepare.qa_formats import Columns
     from realm_ds.prepare.qa_verb import write_questions_of
@@ -52,6 +53,8 @@ def prepare_qa(
 
     if (split is None) == (split_rule is None):
         raise ConfigError("say which split these are (--split test), or by which rule to split (--split-rule farmhash)")
+    if corpus is not None:
+        Place(corpus)  # raises ConfigError for one that cannot be, before anything is read
     if link and corpus is None:
         raise ConfigError(f"--link {link} needs passages to link to: name them with --corpus")
     columns = Columns(question=question_field, answers=answers_field)

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from realm_ds.cli.common import verb
-from realm_ds.cli.prepare_options import DryRun, Format, OnDamage, TextField, TitleField, Workers
+from realm_ds.cli.prepare_options import DryRun, Format, OnDamage, TextField, TitleField, Workers, refuse_without_effect
 from realm_ds.errors import ConfigError
 
 
 @verb
 def prepare_tokenizer(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write: a transformers tokenizer.")],
     inputs: Annotated[
         list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders, patterns; - is stdin.")
@@ -47,6 +48,11 @@ def prepare_tokenizer(
     from realm_ds.prepare.workers import available_cores
 
     if source is not None and not inputs:
+        refuse_without_effect(
+            context, "format", "vocab_size", "cased", "alphabet", "sample_characters", "title_field", "text_field",
+            "on_damage", "workers",
+            because="--from takes a tokenizer as it is; leave that out, or give INPUT... to train on",
+        )  # fmt: skip
         take(source, out, dry_run=dry_run)
         return
     if source is not None or not inputs:

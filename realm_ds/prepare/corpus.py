@@ -44,8 +44,8 @@ class Cutting:
     keep_all_pages: bool = False
     """Else pages of Wikipedia with NO_PROSE_TITLES are left out as well."""
 
-    def check(self) -> None:
-        """Raise ConfigError for what cannot work."""
+    def check(self, source: Source) -> None:
+        """Raise ConfigError for what cannot work, or is of no effect on the documents of this source."""
         if self.passage_tokens < LEAST_TOKENS:
             raise ConfigError(
                 f"--passage-tokens {self.passage_tokens}: a passage needs {LEAST_TOKENS} wordpieces at least"
@@ -55,6 +55,12 @@ class Cutting:
                 re.compile(pattern)
             except re.error as error:
                 raise ConfigError(f"--drop-title {pattern!r} is no regular expression: {error}") from error
+
+        if self.keep_all_pages and "wikipedia" not in source.formats:
+            raise ConfigError(
+                f"--keep-all-pages would be ignored: {source.name} is no dump of Wikipedia, of which alone pages are "
+                "left out without --drop-title; leave it out"
+            )
 
     def wants(self, document: Document) -> bool:
         """By its title."""
@@ -74,7 +80,7 @@ def prepare_corpus(
     on_progress: Callable[[int], None] = lambda num_passages: None,
 ) -> Finished:
     """Write the passages of a source's documents."""
-    cutting.check()
+    cutting.check(source)
     settings = asdict(cutting)
     settings.pop("tokenizer")
     return run_job(
@@ -166,5 +172,5 @@ def estimate_corpus(
     source: Source, cutting: Cutting, *, clock: Callable[[], float] = time.perf_counter
 ) -> Estimate:  # fmt: skip
     """By the first documents of the source."""
-    cutting.check()
+    cutting.check(source)
     return estimate_job(chunks_of(source.documents()), start_work(cutting), reading=source, clock=clock)

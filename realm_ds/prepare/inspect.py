@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from realm_ds.config.places import PIPE
 from realm_ds.data.chance import permutation, pick
 from realm_ds.data.places import SHARD_NAME, Place
 from realm_ds.data.records import NO_UID, Example, Passage
@@ -30,6 +31,7 @@ RECORDS_AT_FIRST = 20_000
 """Looked at where not all are asked for."""
 SHOWN_DUPLICATES = 3
 """Groups of records."""
+_RECORDS: Mapping[Kind, str] = {"corpus": "passages", "pretrain": "examples"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,28 +55,40 @@ class InspectOptions:
 class Target:
     """What was pointed at."""
 
-    path: Path
-    kind: Kind
+    place: Place
+    """The folder of the shards, here or elsewhere."""
     manifest: Manifest | None
-    """Of a folder."""
+    """Unless one shard was pointed at."""
     shards: tuple[TarShard, ...]
     fingerprint: str | None
     """Of the tokenizer, where a manifest says so."""
 
+    def __str__(self) -> str:
+        return self.shards[0].where if self.manifest is None else str(self.place)
 
-def find_target(path: Path) -> Target:
-    """A folder of shards, or one tar file, with or without a manifest beside it."""
-    if path.is_dir():
-        refuse_unfinished(path)
-        manifest = read_manifest(Place(path), what="tar shards")
-        shards = tuple(_listed_shards(path, manifest))
-        return Target(
-            path=path, kind=manifest.kind, manifest=manifest, shards=shards, fingerprint=manifest.tokenizer_fingerprint
-        )  # fmt: skip
+
+def find_target(pointed_at: Path | str) -> Target:
+    """A folder of shards, here or elsewhere, or one tar file here, with or without a manifest beside it."""
+    place = Place(pointed_at)
+    if place.folder is None and str(place).endswith(".tar") and not str(place).startswith(PIPE):
+        raise DataError(
+            f"{place}: of what is elsewhere whole folders are looked at: name {str(place).rpartition('/')[0]}, or copy "
+            "the shard here"
+        )
+    if place.folder is None or place.folder.is_dir():
+        if place.folder is not None:
+            refuse_unfinished(place.folder)
+        manifest = read_manifest(place, what="tar shards")
+        shards = tuple(_listed_shards(place, manifest))
+        return Target(place=place, manifest=manifest, shards=shards, fingerprint=manifest.tokenizer_fingerprint)
+    path = place.folder
     if not path.is_file():
         raise DataError(f"{path} is not there: name a folder of tar shards, or one of them")
-    shard, fingerprint = _listed(path) or (TarShard(path=path, kind=kind_of(path), entry=None), None)
-    return Target(path=path, kind=shard.kind, manifest=None, shards=(shard,), fingerprint=fingerprint)
+    place = Place(path.parent)
+    shard, fingerprint = _listed(place, path.name) or (
+        TarShard(place=place, name=path.name, kind=kind_of(path), entry=None), None
+    )  # fmt: skip
+    return Target(place=place, manifest=None, shards=(shard,), fingerprint=fingerprint)
 
 
 def inspect(
@@ -95,29 +109,23 @@ def inspect(
     hashes: list[np.ndarray] = []
     counts: list[int] = []
     start = partial(_start, verify=asked.check, hashes=asked.duplicates)
-    there = []
-    for shard in shards:
-        if shard.path.is_file():
-            there.append(shard)
-        else:
-            faults.append(f"{shard.path}: is not there, though the manifest lists it")
-    with closing(work_in_order(there, start, workers=workers)) as looks:
-        for done, look in enumerate(looks, start=1):
-            for name, counter in look.lengths.items():
+    with closing(work_in_order(shards, start, workers=workers)) as results:
+        for done, findings in enumerate(results, start=1):
+            for name, counter in findings.lengths.items():
                 lengths.setdefault(name, Counter()).update(counter)
-            faults += look.faults
-            counts.append(look.num_records)
-            hashes.append(np.array([look.text_hashes, look.normal_hashes], dtype=np.int64))
-            on_progress(done, len(there))
+            faults += findings.faults
+            counts.append(findings.num_records)
+            hashes.append(np.array([findings.text_hashes, findings.normal_hashes], dtype=np.int64))
+            on_progress(done, len(shards))
     total = sum(counts)
     drawn = _drawn(total, asked)
     return ShardsView(
-        facts=_facts(target, num_looked_at=total),
+        facts=_facts(target, asked, num_looked_at=total),
         distributions=tuple(
             Distribution(name=name, counts=dict(sorted(counter.items()))) for name, counter in lengths.items()
         ),
-        samples=tuple(_samples(there, counts, drawn, tokenizer=tokenizer)),
-        duplicates=tuple(_duplicates(there, counts, hashes)) if asked.duplicates else (),
+        samples=tuple(_samples(shards, counts, drawn, tokenizer=tokenizer)),
+        duplicates=tuple(_duplicates(shards, counts, hashes)) if asked.duplicates else (),
         faults=tuple(faults) if asked.check or faults else None,
     )
 
@@ -135,17 +143,17 @@ def as_json(view: ShardsView) -> dict[str, Any]:
 
 
 def find_tokenizer(target: Target, given: Path | None) -> Tokenizer | None:
-    """The tokenizer that the shards were made with: the one given, or one that lies beside them."""
+    """The tokenizer that the shards were made with: the one given, or one that lies beside them on this machine."""
     if given is not None:
         tokenizer = load_tokenizer(given)
         if target.fingerprint not in (None, tokenizer.fingerprint):
             raise DataError(
-                f"{target.path}: made with tokenizer {str(target.fingerprint)[:12]}, but that of {given} is "
+                f"{target}: made with tokenizer {str(target.fingerprint)[:12]}, but that of {given} is "
                 f"{tokenizer.fingerprint[:12]}; name the one it was made with"
             )
         return tokenizer
-    folder = target.path if target.path.is_dir() else target.path.parent
-    for beside in (folder / "tokenizer", folder.absolute().parent / "tokenizer"):
+    folder = target.place.folder
+    for beside in () if folder is None else (folder / "tokenizer", folder.absolute().parent / "tokenizer"):
         with suppress(DataError):  # of a folder that is called so and holds something else
             tokenizer = load_tokenizer(beside)
             if target.fingerprint in (None, tokenizer.fingerprint):
@@ -185,27 +193,27 @@ def pieces_of(
     return tuple(lines)
 
 
-def _listed_shards(folder: Path, manifest: Manifest) -> Iterator[TarShard]:
+def _listed_shards(place: Place, manifest: Manifest) -> Iterator[TarShard]:
     first = 0
     for entry in manifest.shards:
-        yield TarShard(path=folder / entry.name, kind=manifest.kind, entry=entry, first=first)
+        yield TarShard(place=place, name=entry.name, kind=manifest.kind, entry=entry, first=first)
         first += entry.count
 
 
-def _listed(path: Path) -> tuple[TarShard, str] | None:
+def _listed(place: Place, name: str) -> tuple[TarShard, str] | None:
     """The shard as the manifest beside it knows it, if one does, and the fingerprint of its tokenizer."""
     try:
-        manifest = read_manifest(Place(path.parent), what="tar shards")
+        manifest = read_manifest(place, what="tar shards")
     except DataError:
         return None
-    shards = (shard for shard in _listed_shards(path.parent, manifest) if shard.path.name == path.name)
+    shards = (shard for shard in _listed_shards(place, manifest) if shard.name == name)
     return next(((shard, manifest.tokenizer_fingerprint) for shard in shards), None)
 
 
 def _strays(target: Target) -> Iterator[str]:
-    if target.manifest is not None:
-        listed = {shard.path.name for shard in target.shards}
-        for path in sorted(target.path.glob("*.tar")):
+    if target.manifest is not None and target.place.folder is not None:
+        listed = {shard.name for shard in target.shards}
+        for path in sorted(target.place.folder.glob("*.tar")):
             if path.name not in listed:
                 what = "tar shard" if SHARD_NAME.fullmatch(path.name) else "file"
                 yield f"{path}: a {what} that the manifest does not list"
@@ -239,14 +247,14 @@ def _drawn(total: int, asked: InspectOptions) -> list[int]:
     return sorted(drawn)
 
 
-def _facts(target: Target, *, num_looked_at: int) -> Mapping[str, str]:
-    what = "passages" if target.kind == "corpus" else "examples"
+def _facts(target: Target, asked: InspectOptions, *, num_looked_at: int) -> Mapping[str, str]:
     manifest = target.manifest
     if manifest is None:
-        return {"shard": str(target.path), what: f"{num_looked_at:,}"}
+        return {"shard": str(target), _RECORDS[target.shards[0].kind]: f"{num_looked_at:,}"}
+    what = _RECORDS[manifest.kind]
     size = sum(entry.num_bytes for entry in manifest.shards)
     facts = {
-        "folder": str(target.path),
+        "folder": str(target),
         what: f"{manifest.count:,} in {number_of(len(manifest.shards), 'tar shard')}, {size / 2**20:,.1f} MiB",
         "source": manifest.source,
         "tokenizer": manifest.tokenizer_fingerprint[:12],
@@ -254,6 +262,8 @@ def _facts(target: Target, *, num_looked_at: int) -> Mapping[str, str]:
     }
     if num_looked_at != manifest.count:
         facts["looked at"] = f"{num_looked_at:,} of them"
+    if asked.check and target.place.folder is None:
+        facts["not checked"] = "whether there are files that the manifest does not list: only a folder here says so"
     return facts
 
 
@@ -301,16 +311,19 @@ def _records_at(
         here = [number - first for number in wanted if first <= number < first + count]
         first += count
         good = 0
-        for name, data, _ in members(shard.path) if here else ():
-            try:
-                record = record_of(data, kind=shard.kind, where=name)
-            except DataError:
-                continue
-            if good in here:
-                yield f"{shard.path.name}, record {name.removesuffix('.json')}: {_title(record)}", record
-            good += 1
-            if good > here[-1]:
-                break
+        if not here:
+            continue
+        with shard.open() as file:
+            for name, data, _ in members(file, where=shard.where):
+                try:
+                    record = record_of(data, kind=shard.kind, where=name)
+                except DataError:
+                    continue
+                if good in here:
+                    yield f"{shard.name}, record {name.removesuffix('.json')}: {_title(record)}", record
+                good += 1
+                if good > here[-1]:
+                    break
 
 
 def _title(record: Passage | Example) -> str:

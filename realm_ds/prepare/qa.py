@@ -23,7 +23,7 @@ from realm_ds.files import write_durably
 from realm_ds.prepare.compressed import printable
 from realm_ds.prepare.coverage import passages_with_answers
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.qa_formats import Asked, Columns, Format, detect, read_asked
+from realm_ds.prepare.qa_formats import WITH_COLUMNS, Asked, Columns, Format, detect, read_asked
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -49,14 +49,12 @@ def read_question_set(
     splits: dict[Split, list[Question]] = {name: [] for name in (("train", "dev") if split is None else (split,))}
     sources = []
     places: dict[str, str] = {}
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"no file {path}: name the files of a question set")
-        found = form or detect(path)
+    columns = columns or Columns()
+    for path, found in zip(paths, _formats(paths, form, columns), strict=True):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         sources.append({"name": printable(path.name), "format": found, "sha256": digest})
-        for asked in read_asked(path, form=found, columns=columns or Columns(), tally=tally):
+        for asked in read_asked(path, form=found, columns=columns, tally=tally):
             question = checked(asked, tally=tally)
             if question is None:
                 continue
@@ -69,6 +67,21 @@ def read_question_set(
             left_out = "; ".join(tally.lines()) or "the files are empty"
             raise DataError(f"there is no question for {name} in {', '.join(map(str, paths))}: {left_out}")
     return QuestionSet(splits=splits, sources=tuple(sources), tally=tally)
+
+
+def _formats(paths: Sequence[Path], form: Format | None, columns: Columns) -> list[Format]:
+    """Of each file. Raises ConfigError where columns are named and none of them has any."""
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"no file {path}: name the files of a question set")
+    formats = [form or detect(path) for path in paths]
+    if columns.unusual and WITH_COLUMNS.isdisjoint(formats):
+        named = ", ".join(f"--{name}-field {column}" for name, column in columns.unusual.items())
+        raise ConfigError(
+            f"{named} would be ignored: {paths[0].name} is read as {formats[0]}, which has names of its own; leave "
+            "that out, or say --format jsonl"
+        )
+    return formats
 
 
 def checked(asked: Asked, *, tally: Tally) -> Question | None:

@@ -4,7 +4,7 @@ What the row was read from is not known here.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from realm_ds.errors import DataError
 from realm_ds.prepare.compressed import MAX_RECORD_BYTES
@@ -25,11 +25,14 @@ class Fields:
     text: str = "text"
 
     @property
+    def unusual(self) -> dict[str, str]:
+        """Those that somebody named otherwise than they are called as usual."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(Fields, name)}
+
+    @property
     def needed(self) -> tuple[str, ...]:
         """Those that may not be missing: the text's, and whatever is not called as usual, since somebody named it."""
-        usual = Fields()
-        named = [name for name, other in ((self.id, usual.id), (self.title, usual.title)) if name != other]
-        return (self.text, *named)
+        return tuple(dict.fromkeys((self.text, *self.unusual.values())))
 
 
 # What is counted, in the words that people read at the end.

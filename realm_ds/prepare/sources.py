@@ -52,6 +52,8 @@ AUTO = "auto"
 ALMOST = 0.9999
 """The share of a source of which not all documents were taken is never more."""
 NOT_FROM_STDIN = ("parquet", "hf")
+WITHOUT_FIELDS = frozenset({"wikipedia", "text"})
+"""Formats whose documents have no names for their parts."""
 TEXT_BESIDE = "text files left out (their folder has files of another format)"
 TWICE = "files that were named more than once, read once"
 DAMAGED = "files that are damaged, read as far as that went"
@@ -103,6 +105,11 @@ class Source:
             (InputFile(file.path, name=name), file.format)
             for file, name in zip(files, _names([file.path for file in files]), strict=True)
         ]
+
+    @property
+    def formats(self) -> frozenset[str]:
+        """Of its files."""
+        return frozenset(format for _, format in self._files)
 
     @property
     def name(self) -> str:
@@ -192,7 +199,14 @@ def open_source(
         if file in files:
             tally.add(TWICE, where=file.path.name)
         files[file] = None
-    return Source(list(files), fields=fields or Fields(), tally=tally, on_damage=on_damage)
+    source = Source(list(files), fields=fields or Fields(), tally=tally, on_damage=on_damage)
+    if fields is not None and fields.unusual and source.formats <= WITHOUT_FIELDS:
+        named = ", ".join(f"--{name}-field {field}" for name, field in fields.unusual.items())
+        raise ConfigError(
+            f"{named} would be ignored: {source.name} is read as {' and '.join(sorted(source.formats))}, which has no "
+            "fields; leave it out, or say another --format"
+        )
+    return source
 
 
 def _expanded(path: str, format: str, tally: Tally) -> Iterator[_SourceFile]:

@@ -149,6 +149,45 @@ def test_one_shard_with_a_manifest_and_without(tmp_path: Path) -> None:
     assert (view.facts["passages"], view.faults) == ("3", ())
 
 
+def test_what_is_elsewhere_is_looked_at_like_a_folder_here(tmp_path: Path) -> None:
+    write_corpus(tmp_path, _passages(30))
+    there = find_target(_elsewhere(tmp_path))
+    for asked in (InspectOptions(seed=3), InspectOptions(check=True), InspectOptions(duplicates=True)):
+        here, elsewhere = inspect(find_target(tmp_path), asked), inspect(there, asked, workers=2 * asked.check)
+        assert (elsewhere.samples, elsewhere.distributions) == (here.samples, here.distributions)
+        assert (elsewhere.duplicates, elsewhere.faults) == (here.duplicates, here.faults)
+        assert elsewhere.facts["passages"] == here.facts["passages"]
+        assert ("not checked" in elsewhere.facts, "not checked" in here.facts) == (asked.check, False)
+    assert find_tokenizer(there, None) is None
+
+
+def test_faults_of_what_is_elsewhere(tmp_path: Path) -> None:
+    write_corpus(tmp_path, _passages(12))
+    shards = [tmp_path / f"shard-{number:05d}.tar" for number in range(4)]
+    shards[0].unlink()
+    _flip(shards[1], at=shards[1].read_bytes().index(b"text 3"))
+    shards[2].write_bytes(shards[2].read_bytes() + bytes(512))
+    view = inspect(find_target(_elsewhere(tmp_path)), InspectOptions(check=True, samples=1))
+    assert view.faults is not None
+    name = f"pipe:cat '{tmp_path}'/shard-0000"
+    wanted = [
+        f"{name}0.tar: the command `cat '{tmp_path}'/shard-00000.tar` ended with exit code 1",
+        f"{name}0.tar: holds 0 records, but its manifest says 3",
+        f"{name}1.tar: sha256 is ",
+        f"{name}2.tar: 10752 bytes, but manifest.json says 10240: it is damaged; copy the file again or",
+    ]
+    assert [fault[: len(start)] for fault, start in zip(view.faults, wanted, strict=True)] == wanted
+
+
+def test_one_shard_elsewhere_is_looked_at_with_its_folder() -> None:
+    with pytest.raises(DataError, match="whole folders are looked at: name s3://b/corpus, or copy the shard here"):
+        find_target("s3://b/corpus/shard-00000.tar")
+
+
+def _elsewhere(folder: Path) -> str:
+    return f"pipe:cat '{folder}'/{{name}}"
+
+
 def test_a_job_that_is_not_finished_says_how_far_it_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="number 20 cannot be read"):
         run_job(
