@@ -199,9 +199,9 @@ def config_show(
     config: Annotated[str, typer.Argument(help="A YAML file, a recipe or a run folder.")], overrides: Overrides = None
 ) -> None:
     """The resolved settings, as a run would write them to its config.yaml."""
-    from realm_ds.config.load import dump, load
+    from realm_ds.config.load import show
 
-    print(dump(load(config, overrides or [])), end="")
+    print(show(config, overrides or []), end="")
 
 
 def _stage(

@@ -17,6 +17,7 @@ from realm_ds.cli.prepare_options import (
     TextField,
     TitleField,
     Workers,
+    make_cutting,
 )  # fmt: skip
 
 
@@ -40,7 +41,9 @@ def prepare_corpus(
     drop_title: DropTitle = None, keep_all_pages: KeepAllPages = False, on_damage: OnDamage = "stop",
     workers: Workers = None, resume: Resume = False, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
-    """Cut documents into passages of whole sentences, and write them as the corpus that REALM retrieves from.
+    """Cut documents into the passages that REALM retrieves.
+
+    Passages are of whole sentences, and are written as tar shards.
 
     \b
         realm-ds prepare corpus enwiki-pages-articles.xml.bz2 --tokenizer data/tokenizer --out data/corpus --dry-run
@@ -52,7 +55,6 @@ def prepare_corpus(
     workers, and also after a kill and --resume. A passage never crosses documents; a title and text that came before
     are left out. What was left out is counted, told at the end and kept in OUT/manifest.json.
     """
-    from realm_ds.prepare.corpus import Cutting
     from realm_ds.prepare.corpus_verb import tell_estimate, write_corpus
     from realm_ds.prepare.rows import Fields
     from realm_ds.prepare.sources import open_source
@@ -60,10 +62,9 @@ def prepare_corpus(
 
     fields = Fields(id=id_field, title=title_field, text=text_field)
     source = open_source(inputs, format=format, fields=fields, on_damage=on_damage)
-    cutting = Cutting(
-        tokenizer=tokenizer, passage_tokens=passage_tokens, drop_titles=tuple(drop_title or ()),
-        keep_all_pages=keep_all_pages,
-    )  # fmt: skip
+    cutting = make_cutting(
+        tokenizer=tokenizer, passage_tokens=passage_tokens, drop_title=drop_title, keep_all_pages=keep_all_pages
+    )
     workers = workers or available_cores()
     if dry_run:
         tell_estimate(source, cutting, workers=workers)

@@ -13,7 +13,7 @@ def prepare_demo_data(
     folder: Annotated[Path, typer.Argument(help="Where to write tokenizer/, corpus/, pretrain/, held_out/, qa/.")],
     seed: Annotated[int, typer.Option(help="Of the split into train, dev and test.")] = 0,
 ) -> None:
-    """The CIA World Factbook as passages, statements and questions."""
+    """Make tar shards, vocabulary and questions of the CIA World Factbook."""
     from realm_ds.factbook.prepare import check_is_free, prepare_demo
 
     check_is_free(folder.absolute())

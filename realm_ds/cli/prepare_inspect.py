@@ -26,7 +26,9 @@ def prepare_inspect(
     as_json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,
     workers: Workers = None,
 ) -> None:  # fmt: skip
-    """What is in tar shards: counts, settings, lengths, and samples with their salient spans marked.
+    """Show what is in tar shards.
+
+    Counts, settings, lengths, and samples with their salient spans marked.
 
     \b
         realm-ds prepare inspect data/corpus

@@ -1,10 +1,15 @@
 """What several verbs of `realm-ds prepare` have: options, and that none of these is ignored without a word."""
 
-from typing import Annotated, Literal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from realm_ds.errors import ConfigError
+
+if TYPE_CHECKING:
+    from realm_ds.prepare.corpus import Cutting
 
 Format = Literal["auto", "wikipedia", "jsonl", "csv", "tsv", "parquet", "text", "hf"]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; left out: as many as there are CPU cores.")]
@@ -33,3 +38,18 @@ def refuse_without_effect(context: typer.Context, *names: str, because: str) -> 
     ]
     if given:
         raise ConfigError(f"{', '.join(given)} would be ignored: {because}")
+
+
+def make_cutting(
+    *, tokenizer: Path, passage_tokens: int, drop_title: list[str] | None, keep_all_pages: bool
+) -> "Cutting":
+    """How documents are cut, by the options of that; what people should know of it is said."""
+    from realm_ds.prepare.corpus import Cutting
+
+    cutting = Cutting(
+        tokenizer=tokenizer, passage_tokens=passage_tokens, drop_titles=tuple(drop_title or ()),
+        keep_all_pages=keep_all_pages,
+    )  # fmt: skip
+    if cutting.remark:
+        print(f"note: {cutting.remark}", file=sys.stderr, flush=True)
+    return cutting

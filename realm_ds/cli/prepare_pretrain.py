@@ -17,6 +17,7 @@ from realm_ds.cli.prepare_options import (
     TextField,
     TitleField,
     Workers,
+    make_cutting,
     refuse_without_effect,
 )  # fmt: skip
 from realm_ds.errors import ConfigError
@@ -86,7 +87,9 @@ def prepare_pretrain(
     per_shard: Annotated[int, typer.Option(min=1, help="Examples in a tar shard.")] = 10_000,
     workers: Workers = None, resume: Resume = False, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
-    """Find the salient spans (entities, dates) of sentences, and write the examples that REALM masks.
+    """Find salient spans, and write the examples that REALM masks.
+
+    A salient span is a named entity or a date in a sentence.
 
     \b
         realm-ds prepare pretrain --corpus data/corpus --tokenizer data/tokenizer --out data/pretrain
@@ -99,7 +102,6 @@ def prepare_pretrain(
     masks another one each epoch. Only whole, known words are ever masked; what was left out is counted and told.
     """
     from realm_ds.data.places import Place
-    from realm_ds.prepare.corpus import Cutting
     from realm_ds.prepare.finders import FinderChoice
     from realm_ds.prepare.passages import CorpusPassages, DocumentPassages
     from realm_ds.prepare.pretrain import Making
@@ -125,10 +127,9 @@ def prepare_pretrain(
     making = Making(tokenizer=tokenizer, finder=finder, unit=unit, held_out_share=share)
 
     fields = Fields(id=id_field, title=title_field, text=text_field)
-    cutting = Cutting(
-        tokenizer=tokenizer, passage_tokens=passage_tokens, drop_titles=tuple(drop_title or ()),
-        keep_all_pages=keep_all_pages,
-    )  # fmt: skip
+    cutting = make_cutting(
+        tokenizer=tokenizer, passage_tokens=passage_tokens, drop_title=drop_title, keep_all_pages=keep_all_pages
+    )
 
     def open_passages() -> "PassageSource":
         if corpus is not None:

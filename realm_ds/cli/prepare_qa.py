@@ -34,7 +34,9 @@ def prepare_qa(
     ] = 0,
     workers: Workers = None, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
-    """Question sets as question files: {"question", "answers", ...}, one a line, checked and counted.
+    """Make question files of question sets.
+
+    They are checked and counted, and become {"question", "answers", ...}, one a line.
 
     \b
         realm-ds prepare qa NQ-open.train.jsonl --out data/qa --split-rule farmhash

@@ -32,7 +32,9 @@ def prepare_tokenizer(
     title_field: TitleField = "title", text_field: TextField = "text", on_damage: OnDamage = "stop",
     workers: Workers = None, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
-    """Train a WordPiece vocabulary, or take one; prints the fingerprint that data made with it is checked by.
+    """Train a WordPiece vocabulary, or take one.
+
+    Prints the fingerprint that data made with it is checked by.
 
     \b
         realm-ds prepare tokenizer enwiki-pages-articles.xml.bz2 --out data/tokenizer

@@ -26,10 +26,14 @@ PART_CHARACTERS = 1_000_000
 """A longer document is worked on in parts, so that a worker takes no more memory for it. No passage crosses parts."""
 NO_PROSE_TITLES = (r"^(?:List|Index|Outline) of ", r"\(disambiguation\)")
 """Pages of Wikipedia that REALM's corpus leaves out."""
+BERT_POSITIONS = 512
+"""Of BERT, and of most encoders like it; a query and a passage share them."""
+QUERY_TOKENS = 96
+"""What data.query_tokens is unless set."""
 _SENTENCE_CHARACTERS = 20_000
 """How far before the end of a part the end of a sentence is looked for."""
 TITLE_LEFT_OUT = "documents left out by their title"
-WORDPIECES = "wordpieces, duplicates and titles counted"
+WORDPIECES = "wordpieces, with those of titles and duplicates"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,18 @@ class Cutting:
                 f"--keep-all-pages would be ignored: {source.name} is no dump of Wikipedia, of which alone pages are "
                 "left out without --drop-title; leave it out"
             )
+
+    @property
+    def remark(self) -> str | None:
+        """What people should know before the work: it shows when a run is started."""
+        fit = BERT_POSITIONS - QUERY_TOKENS
+        if self.passage_tokens <= fit:
+            return None
+        return (
+            f"--passage-tokens {self.passage_tokens} is more than the {fit} that fit into the {BERT_POSITIONS} "
+            f"positions of BERT and most encoders like it, beside a query of {QUERY_TOKENS} (data.query_tokens): a run "
+            "needs an encoder with more (model.encoder), or one of its own from scratch"
+        )
 
     def wants(self, document: Document) -> bool:
         """By its title."""

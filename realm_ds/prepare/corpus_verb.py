@@ -25,6 +25,6 @@ def write_corpus(
 def tell_estimate(source: Source, cutting: Cutting, *, workers: int) -> None:
     """Say what it would take, and write nothing."""
     estimate = estimate_corpus(source, cutting)
-    counts = {"passages": estimate.num_records}
+    counts = {"passage": estimate.num_records}
     for line in estimate_lines(estimate, source.name, counts=counts, workers=workers):
         print(line)

@@ -21,9 +21,9 @@ from realm_ds.data.shards import Kind, Manifest, read_manifest
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import DataError
 from realm_ds.observe.inspection import Distribution, Piece, Sample, ShardsView
-from realm_ds.observe.progress import number_of
+from realm_ds.observe.progress import number_of, size_text
 from realm_ds.prepare.inspect_shard import ShardFindings, TarShard, inspect_shard, kind_of, members, record_of
-from realm_ds.prepare.job import COUNTS, FIRST
+from realm_ds.prepare.job import COUNTS, FIRST, INPUT
 from realm_ds.prepare.journal import refuse_unfinished
 from realm_ds.prepare.workers import work_in_order
 
@@ -255,7 +255,7 @@ def _facts(target: Target, asked: InspectOptions, *, num_looked_at: int) -> Mapp
     size = sum(entry.num_bytes for entry in manifest.shards)
     facts = {
         "folder": str(target),
-        what: f"{manifest.count:,} in {number_of(len(manifest.shards), 'tar shard')}, {size / 2**20:,.1f} MiB",
+        what: f"{manifest.count:,} in {number_of(len(manifest.shards), 'tar shard')}, {size_text(size)}",
         "source": manifest.source,
         "tokenizer": manifest.tokenizer_fingerprint[:12],
         **dict(_settings(manifest.settings)),
@@ -277,7 +277,7 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             for what, number in value.items():
                 yield what, _setting(number) + (f" (first: {first[what]})" if what in first else "")
         else:
-            yield name.replace("_", " "), _setting(value)
+            yield name.replace("_", " "), _setting(value[:12] if name == INPUT else value)
 
 
 def _setting(value: Any) -> str:

@@ -37,7 +37,7 @@ def write_pretrain(
             run = partial(
                 prepare_pretrain, source, folder, part, per_shard=per_shard, workers=workers, resume=resume
             )  # fmt: skip
-            title = f"prepare {folder.name}"
+            title = "prepare pretrain, held out" if part.is_held_out else "prepare pretrain"
             tell_job(run, progress, title=title, reading=source, record="example", out=folder)
     data = {
         "corpus": corpus or "CORPUS", "pretrain": out, "held_out": held_out, "tokenizer": making.tokenizer,
@@ -70,6 +70,6 @@ def tell_estimate(source: PassageSource, making: Making, *, workers: int) -> Non
     """Say what it would take, and write nothing."""
     making = replace(making, finder=making.finder.at_hand())
     estimate = estimate_pretrain(source, making)
-    counts = {"examples": estimate.num_records, "passages": estimate.tally.counts[READ]}
+    counts = {"example": estimate.num_records, "passage": estimate.tally.counts[READ]}
     for line in estimate_lines(estimate, source.name, counts=counts, workers=workers):
         print(line)

@@ -64,8 +64,9 @@ def read_question_set(
             splits[split or split_by_hash(question.question)].append(question)
     for name, questions in splits.items():
         if not questions:
-            left_out = "; ".join(tally.lines()) or "the files are empty"
-            raise DataError(f"there is no question for {name} in {', '.join(map(str, paths))}: {left_out}")
+            others = [f"the rule gave all {len(asked)} to {other}" for other, asked in splits.items() if asked]
+            why = "; ".join([*others, *tally.lines()]) or "the files are empty"
+            raise DataError(f"there is no question for {name} in {', '.join(map(str, paths))}: {why}")
     return QuestionSet(splits=splits, sources=tuple(sources), tally=tally)
 
 

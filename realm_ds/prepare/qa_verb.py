@@ -46,6 +46,9 @@ def write_questions_of(
             f"{name}: {coverage['questions_with_answer']:,} of {number_of(len(found.splits[name]), 'question')} "
             f"({coverage['share']:.1%}) have an answer in some of {number_of(coverage['passages'], 'passage')}"
         )
+        if link:
+            linked = number_of(prepared[name]["linked_questions"], "question")
+            print(f"{name}: {linked} linked to passages that hold an answer, as weak labels")
     print(f"{out}/prepared.json says what is there")
 
 

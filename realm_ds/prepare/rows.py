@@ -43,7 +43,7 @@ BAD_UTF8 = "records with bytes that are no UTF-8; each such place became U+FFFD"
 NO_TITLE = "documents without a title"
 ODD_TITLE = "titles that are no string, taken for empty"
 TOO_LONG = f"records left out (more than {MAX_RECORD_BYTES >> 20} MiB)"
-SAME_ID = "documents whose id an earlier one had; their place was added to it"
+SAME_ID = "documents with the id of an earlier one, to which their place was added"
 
 
 class Rows:

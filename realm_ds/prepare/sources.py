@@ -93,7 +93,7 @@ class _Pace:
 class Source:
     """Documents of one or more files, in order; open_source makes it."""
 
-    measure = "MB read"
+    measure = "MB"
 
     def __init__(self, files: Sequence[_SourceFile], *, fields: Fields, tally: Tally, on_damage: OnDamage) -> None:
         self.tally = tally
@@ -203,8 +203,8 @@ def open_source(
     if fields is not None and fields.unusual and source.formats <= WITHOUT_FIELDS:
         named = ", ".join(f"--{name}-field {field}" for name, field in fields.unusual.items())
         raise ConfigError(
-            f"{named} would be ignored: {source.name} is read as {' and '.join(sorted(source.formats))}, which has no "
-            "fields; leave it out, or say another --format"
+            f"{named} would be ignored: {source.name} is read as {' and '.join(sorted(source.formats))}, which have no "
+            "fields; leave that out, or say another --format"
         )
     return source
 
