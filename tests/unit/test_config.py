@@ -36,7 +36,10 @@ def _refusal(source: str | Path | None, *overrides: str) -> str:
 
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_every_recipe_loads(recipe: str) -> None:
-    assert isinstance(load(recipe, DATA), RealmConfig)
+    config = load(recipe, DATA)
+    assert isinstance(config, RealmConfig)
+    for stage in (config.ict, config.pretrain, config.qa):
+        assert stage.num_warmup_steps < stage.steps
 
 
 def test_the_base_recipe_has_the_papers_settings() -> None:
