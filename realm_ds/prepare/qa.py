@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from realm_ds.data.answers import answer_pattern, normalise
 from realm_ds.data.records import Question
-from realm_ds.errors import DataError
+from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.compressed import printable
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.qa_formats import Asked, Columns, Format, detect, read_asked
+from realm_ds.prepare.qa_formats import WITH_COLUMNS, Asked, Columns, Format, detect, read_asked
 
 Split = Literal["train", "dev", "test"]
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
@@ -42,10 +42,8 @@ def read_question_set(
     splits: dict[Split, list[Question]] = {name: [] for name in (("train", "dev") if split is None else (split,))}
     sources = []
     places: dict[str, str] = {}
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"no file {path}: name the files of a question set")
-        found = form or detect(path)
+    columns = columns or Columns()
+    for path, found in zip(paths, _formats(paths, form, columns), strict=True):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         sources.append({"name": printable(path.name), "format": found, "sha256": digest})
@@ -62,10 +60,26 @@ def read_question_set(
             splits[split or split_by_hash(question.question)].append(question)
     for name, questions in splits.items():
         if not questions:
-            left_out = "; ".join(tally.lines()) or "the files are empty"
-            raise DataError(f"there is no question for {name} in {', '.join(map(str, paths))}: {left_out}")
+            others = [f"the rule gave all {len(asked)} to {other}" for other, asked in splits.items() if asked]
+            why = "; ".join([*others, *tally.lines()]) or "the files are empty"
+            raise DataError(f"there is no question for {name} in {', '.join(map(str, paths))}: {why}")
     settings = {"split": split or "farmhash", "columns": asdict(columns)}
     return QuestionSet(splits=splits, sources=tuple(sources), settings=settings, tally=tally)
+
+
+def _formats(paths: Sequence[Path], form: Format | None, columns: Columns) -> list[Format]:
+    """Of each file. Raises ConfigError where columns are named and none of them has any."""
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"no file {path}: name the files of a question set")
+    formats = [form or detect(path) for path in paths]
+    if columns.unusual and WITH_COLUMNS.isdisjoint(formats):
+        named = ", ".join(f"--{name}-field {column}" for name, column in columns.unusual.items())
+        raise ConfigError(
+            f"{named} would be ignored: {paths[0].name} is read as {formats[0]}, which has names of its own; leave "
+            "that out, or say --format jsonl"
+        )
+    return formats
 
 
 def checked(asked: Asked, *, tally: Tally) -> Question | None:

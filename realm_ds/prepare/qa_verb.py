@@ -8,9 +8,9 @@ from pathlib import Path
 from realm_ds.data.shards import Shards, open_shards
 from realm_ds.observe.progress import Progress, clock_text, number_of
 from realm_ds.prepare.coverage import AnswerSearch
+from realm_ds.prepare.job_report import pace
 from realm_ds.prepare.qa import QuestionSet
 from realm_ds.prepare.qa_job import Written, check_is_free, prepare_qa
-from realm_ds.prepare.telling import pace
 
 TRIED_PASSAGES = 2000
 """What an estimate searches."""
@@ -32,7 +32,7 @@ def write_questions_of(
             bar, rate = progress.stage("looking for answers", total=shards.count), pace()
             written = run(on_progress=lambda done: bar.update(done, now=f"passages, {rate(done)}"))
             bar.finish(number_of(shards.count, "passage") + (", done before" if written.was_done else ""))
-    for line in _came_of_it(written):
+    for line in _came_of_it(written, link=link):
         print(line)
     print(f"{out}/prepared.json says what is there{', done before' if written.was_done else ''}")
 
@@ -59,7 +59,7 @@ def _words(found: QuestionSet) -> Iterator[str]:
     yield from (f"    {line}" for line in found.tally.lines())
 
 
-def _came_of_it(written: Written) -> Iterator[str]:
+def _came_of_it(written: Written, *, link: int) -> Iterator[str]:
     for name, told in written.splits.items():
         for other, number in told["also_in"].items():
             if number:
@@ -70,6 +70,9 @@ def _came_of_it(written: Written) -> Iterator[str]:
                 f"{name}: {coverage['questions_with_answer']:,} of {number_of(told['questions'], 'question')} "
                 f"({coverage['share']:.1%}) have an answer in some of {number_of(coverage['passages'], 'passage')}"
             )
+        if link:
+            linked = number_of(told["linked_questions"], "question")
+            yield f"{name}: {linked} linked to passages that hold an answer, as weak labels"
 
 
 def _estimated_s(found: QuestionSet, corpus: Shards, *, workers: int) -> float:

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from realm_ds.data.tokenizer import Tokenizer, check_vocab_size, load_tokenizer, train_wordpiece
-from realm_ds.observe.progress import Bar, Progress, clock_text, count_text
+from realm_ds.observe.progress import Bar, Progress, about, clock_text
 from realm_ds.prepare.documents import Document
 from realm_ds.prepare.estimate import SAMPLE_S
+from realm_ds.prepare.job_report import share_text
 from realm_ds.prepare.sources import Source
 from realm_ds.prepare.vocabulary import (
     Training,
@@ -33,15 +34,20 @@ def train_tokenizer(source: Source, out: Path, training: Training, *, workers: i
         train = partial(_train, source, out, training, workers=workers, progress=progress)
         tokenizer, was_done = make_tokenizer(out, job, train, resume=resume)
     _tell(tokenizer, out, was_done=was_done)
+    if tokenizer.vocab_size < training.vocab_size and not was_done:
+        print(
+            f"    fewer than the {training.vocab_size:,} asked for: every word of this text is a wordpiece by now; "
+            "give more text, or be content with these"
+        )
 
 
 def _train(source: Source, out: Path, training: Training, *, workers: int, progress: Progress) -> Tokenizer:
-    bar = progress.stage("reading (MB)", total=source.total)
+    bar = progress.stage("reading", total=source.total, unit=source.measure)
     documents = sample_documents(
         _watched(source, bar), most_characters=training.most_characters, tally=source.tally
     )  # fmt: skip
     num_characters = sum(document.num_characters for document in documents)
-    bar.finish(f"{count_text(len(documents))} documents sampled, {count_text(num_characters)} characters")
+    bar.finish(f"{about(num_characters, 'character')} of {about(len(documents), 'document')} taken to train on")
     for line in source.tally.lines():
         progress.say(f"    {line}")
     bar = progress.stage("training")
@@ -61,12 +67,12 @@ def tell_estimate(source: Source, training: Training) -> None:
     documents = list(itertools.takewhile(lambda _: time.monotonic() < deadline, source.documents()))
     took_s = time.monotonic() - started_at
     num_characters = sum(document.num_characters for document in documents)
-    print(f"read for this: {count_text(len(documents))} documents, {count_text(num_characters)} characters")
+    told = f"{about(len(documents), 'document')}, {about(num_characters, 'character')}"
+    print(f"read for this: {share_text(source.share)} {source.name}: {told}")
     if share := source.share:
-        left = f"about {count_text(num_characters / share)} characters in all, read in {clock_text(took_s / share)}"
-        print(f"{share:.2%} of {source.name}: {left}")
-    most = count_text(training.most_characters)
-    print(f"then a vocabulary of {training.vocab_size:,} is trained on {most} characters at most")
+        print(f"about {about(num_characters / share, 'character')} in all, read in {clock_text(took_s / share)}")
+    most = about(training.most_characters, "character")
+    print(f"then a vocabulary of {training.vocab_size:,} wordpieces is trained, on {most} at most")
     for line in source.tally.lines():
         print(f"    {line}")
 
@@ -86,7 +92,7 @@ def take(source: Path, out: Path, *, resume: bool, dry_run: bool) -> None:
 def _watched(source: Source, bar: Bar) -> Iterator[Document]:
     for number, document in enumerate(source.documents(), start=1):
         if number % 256 == 0:
-            bar.update(source.done, now=f"{count_text(number)} documents")
+            bar.update(source.done, now=about(number, "document"))
         yield document
 
 

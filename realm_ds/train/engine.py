@@ -137,7 +137,7 @@ class Engine:
         Raises TrainingFault if DeepSpeed finds the gradient not finite, but for fp16's search for a loss scale.
         """
         self._step = step
-        self._rate_factor = learning_rate_factor(step, steps=self.stage.steps, warmup_steps=self.stage.warmup_steps)
+        self._rate_factor = learning_rate_factor(step, steps=self.stage.steps, warmup_steps=self.stage.num_warmup_steps)
         for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * self._rate_factor
         scale, timer = self._loss_scale(), timer or StepTimer()

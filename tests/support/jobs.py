@@ -18,7 +18,7 @@ from typing import Any
 from realm_ds.data.records import record_bytes
 from realm_ds.errors import DataError
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.job import Made, Output, run_job
+from realm_ds.prepare.job import ChunkResult, Output, run_job
 from realm_ds.tether import TAG_VARIABLE, tagged
 from tests.support.records import make_passage
 
@@ -31,17 +31,17 @@ def chunks(count: int = NUM_CHUNKS) -> Iterator[int]:
     return iter(range(count))
 
 
-def start_work(touched: Path | None = None) -> Callable[[int], Made]:
+def start_work(touched: Path | None = None) -> Callable[[int], ChunkResult]:
     """Of a number up to four passages are made, some of them as an earlier number gives them; files in `touched` tell
     which numbers were worked on."""
 
-    def make(number: int) -> Made:
+    def make(number: int) -> ChunkResult:
         if touched is not None:
             (touched / str(number)).touch()
         tally = Tally()
         tally.add("numbers", where=f"number {number}")
         passages = [make_passage((number * number + 11 * place) % 97) for place in range(number * 7 % 5)]
-        return Made(
+        return ChunkResult(
             records=[record_bytes(passage) for passage in passages],
             keys=[passage.uid for passage in passages],
             tally=tally,
@@ -50,11 +50,11 @@ def start_work(touched: Path | None = None) -> Callable[[int], Made]:
     return make
 
 
-def start_failing(number: int, how: str) -> Callable[[int], Made]:
+def start_failing(number: int, how: str) -> Callable[[int], ChunkResult]:
     """As start_work, but one number ends the worker: by an "error", or by the signal of that name."""
     make = start_work()
 
-    def fail(given: int) -> Made:
+    def fail(given: int) -> ChunkResult:
         if given == number and how == "error":
             raise DataError(f"number {number} cannot be read; leave it out")
         if given == number:

@@ -169,6 +169,11 @@ def test_settings_can_be_looked_at(tmp_path: Path) -> None:
     code, out, _ = _run("config", "show", "demo-quick", *DATA, "ict.steps=3")
     assert code == 0
     assert "  steps: 3\n" in out
+    code, out, _ = _run("config", "show", "demo-quick", "data.query_tokens=70")
+    assert code == 0
+    assert out.startswith("# a run needs besides: data.corpus, data.tokenizer\ndata:\n  pretrain: null\n")
+    assert "  query_tokens: 70\n" in out
+    assert _run("config", "show", "demo-quick", "data.query_token=70")[0] == 2
     assert "qa.retrieve" in _run("config", "explain", "qa")[1]
 
 

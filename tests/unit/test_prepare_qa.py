@@ -151,6 +151,9 @@ def test_what_sets_leave_open_is_counted(tmp_path: Path) -> None:
     ):
         read_question_set([tmp_path / "w.json"], form=None, split="dev")
     (tmp_path / "t.json").write_text(json.dumps({"Data": [{"Question": "?", "QuestionId": "1"}]}))
+    (tmp_path / "one.jsonl").write_text('{"question": "q 0", "answer": ["Lima"]}\n')
+    with pytest.raises(DataError, match=r"no question for dev in .*one.jsonl: the rule gave all 1 to train$"):
+        read_question_set([tmp_path / "one.jsonl"], form=None, split=None)
     with pytest.raises(DataError, match=r"no question for test in .*t.json: questions without an answer, left out: 1 "):
         read_question_set([tmp_path / "t.json"], form=None, split="test")
 
