@@ -61,8 +61,8 @@ _OWNERS = (
     r"|Master|Year|Hudson|Jehovah|America|Britain)['\u2019]s?"
 )
 _OWNED = (
-    r"['\u2019]s?(?=\ (?:Day|Club|Law|Theorem|Cathedral|Church|College|School|Hospital|Square|Cross|Road|Street|Park|Hill"
-    r"|Bay|Island|Point|Wall|Gate|Comet|Syndrome|Digest|List)\b)"
+    r"['\u2019]s?(?=\ (?:Day|Club|Law|Theorem|Cathedral|Church|College|School|Hospital|Square|Cross|Road|Street|Park"
+    r"|Hill|Bay|Island|Point|Wall|Gate|Comet|Syndrome|Digest|List)\b)"
 )
 _NAME_WORD = (
     rf"(?:{_STOPPED}|{_INITIALS}|(?:{_OWNERS}|(?:Ste?|Mt|Ft)\.|{_SHORT_TITLE})(?=\ {_UPPER})"
