@@ -138,10 +138,10 @@ def with_local_encoder(config: RealmConfig) -> RealmConfig:
 
 def _remark_on_warmup(stage: StageName, config: RealmConfig) -> None:
     settings: StageConfig = getattr(config, stage)
-    if settings.num_warmup_steps >= settings.steps:
+    if settings.num_warmup_steps >= settings.steps - 1:
         print(
-            f"realm-ds: the learning rate stays below its peak: warm-up takes {settings.num_warmup_steps} steps "
-            f"({stage}.warmup_steps), and {stage}.steps is {settings.steps}",
+            f"realm-ds: the whole run is warm-up: that takes {settings.num_warmup_steps} steps ({stage}.warmup_steps), "
+            f"and {stage}.steps is {settings.steps}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
 

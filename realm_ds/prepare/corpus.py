@@ -74,8 +74,8 @@ class Cutting:
             return None
         return (
             f"--passage-tokens {self.passage_tokens} is more than the {fit} that fit into the {BERT_POSITIONS} "
-            f"positions of BERT and most encoders like it, beside a query of {QUERY_TOKENS} (data.query_tokens): a run "
-            "needs an encoder with more (model.encoder), or one of its own from scratch"
+            f"positions of BERT and most encoders like it, beside a query of {QUERY_TOKENS} (data.query_tokens, unless "
+            "set): a run needs an encoder with more (model.encoder), or one of its own from scratch"
         )
 
     def wants(self, document: Document) -> bool:

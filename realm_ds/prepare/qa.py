@@ -42,7 +42,6 @@ def read_question_set(
     splits: dict[Split, list[Question]] = {name: [] for name in (("train", "dev") if split is None else (split,))}
     sources = []
     places: dict[str, str] = {}
-    columns = columns or Columns()
     for path, found in zip(paths, _formats(paths, form, columns), strict=True):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

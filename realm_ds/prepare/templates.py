@@ -23,8 +23,10 @@ _SMALLER_UNITS = frozenset(("ft", "in", "lb", "oz"))
 """Of a second number behind a first, as in 5 ft 6 in."""
 _APOSTROPHE = "&#39;"
 """Not yet a character: next to the marks of italics it would be one of them."""
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-           "November", "December")  # fmt: skip
+_MONTHS = {
+    "1": "January", "2": "February", "3": "March", "4": "April", "5": "May", "6": "June", "7": "July", "8": "August",
+    "9": "September", "10": "October", "11": "November", "12": "December",
+}  # fmt: skip
 
 
 def words_of(content: str) -> str:
@@ -92,8 +94,8 @@ def _years(arguments: Arguments) -> str:
 def _as_of(arguments: Arguments) -> str:
     words = "as of" if arguments.get("lc") else "As of"
     match _unnamed(arguments):
-        case [year, month, *day] if month.isdecimal() and 1 <= int(month) <= len(_MONTHS):
-            return " ".join([words, *day[:1], _MONTHS[int(month) - 1], year])
+        case [year, month, *day] if (name := _MONTHS.get(month.lstrip("0"))) is not None:
+            return " ".join([words, *day[:1], name, year])
         case when:
             return " ".join([words, *reversed(when)])
 

@@ -49,8 +49,9 @@ CASES = {
         "Eagle's CO2 said ⟨a⟩ or /a/—6.2 × 10^18 kg at 5 × 10^9.",
     ),
     "dates": (
-        "{{As of|2014}}, {{as of|2015|6|30|lc=y}} and {{as of|2015|June}}; {{circa|1900|1950}}. {{as of}}.",
-        "As of 2014, as of 30 June 2015 and As of June 2015; c. 1900–c. 1950. As of.",
+        "{{As of|2014}}, {{as of|2015|6|30|lc=y}} and {{as of|2015|June}}; {{circa|1900|1950}}. {{as of}}."
+        " {{as of|2010|" + "1" * 5000 + "}}.",
+        "As of 2014, as of 30 June 2015 and As of June 2015; c. 1900–c. 1950. As of. As of " + "1" * 5000 + " 2010.",
     ),
     "measures": (
         "{{convert|5|ft|6|in|cm}}, {{cvt|60|and(-)|80|kg}}, {{convert|2|oilbbl/d}}, {{convert|9|to|10|C|sigfig=2}}",
