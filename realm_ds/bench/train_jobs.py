@@ -158,7 +158,7 @@ def _engine(stage: Stage, objective: MarginalObjective) -> Engine:
 
 
 def _rate_factor(settings: StageConfig, step: int) -> float:
-    return learning_rate_factor(step, steps=settings.steps, warmup_steps=settings.warmup_steps)
+    return learning_rate_factor(step, steps=settings.steps, warmup_steps=settings.num_warmup_steps)
 
 
 def _open(stage: Stage, *, resume: bool) -> Pretraining:

@@ -15,8 +15,6 @@ from realm_ds.cli.cluster import submit, why
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.index import index
 from realm_ds.cli.prepare import prepare
-from realm_ds.cli.prepare_more import more
-from realm_ds.cli.prepare_pretrain import prepare_pretrain
 from realm_ds.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,8 +51,6 @@ app = typer.Typer(
 )
 qa = group("Fine-tune on questions, and score the answers.")
 config_app = group("Look at settings: all of them, or a run's.")
-prepare.command("pretrain")(prepare_pretrain)
-prepare.add_typer(more)  # Without a name: verbs of prepare as well.
 app.add_typer(prepare, name="prepare")
 app.add_typer(qa, name="qa")
 app.add_typer(index, name="index")
@@ -210,9 +206,9 @@ def config_show(
     config: Annotated[str, typer.Argument(help="A YAML file, a recipe or a run folder.")], overrides: Overrides = None
 ) -> None:
     """The resolved settings, as a run would write them to its config.yaml."""
-    from realm_ds.config.load import dump, load
+    from realm_ds.config.load import show
 
-    print(dump(load(config, overrides or [])), end="")
+    print(show(config, overrides or []), end="")
 
 
 def _stage(

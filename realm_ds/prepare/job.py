@@ -19,8 +19,9 @@ from realm_ds.data.shard_writer import ShardWriter
 from realm_ds.data.shards import MANIFEST, Kind, Manifest, open_shards
 from realm_ds.errors import DataError
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.journal import GO_ON, Job, Journal, Position, refuse_another_job
-from realm_ds.prepare.seen import SeenKeys
+from realm_ds.prepare.journal import Journal, Position
+from realm_ds.prepare.key_set import KeySet
+from realm_ds.prepare.unfinished import GO_ON, Job, refuse_another_job
 from realm_ds.prepare.workers import work_in_order
 
 Chunk = TypeVar("Chunk")
@@ -33,7 +34,7 @@ first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class ChunkResult:
     """What a worker made of one chunk."""
 
     records: Sequence[bytes]
@@ -84,7 +85,7 @@ class Finished:
 
 def run_job(
     chunks: Iterable[Chunk],
-    start_work: Callable[[], Callable[[Chunk], Made]],
+    start_work: Callable[[], Callable[[Chunk], ChunkResult]],
     *,
     output: Output,
     workers: int,
@@ -128,14 +129,14 @@ def run_job(
 
 
 def _write(
-    results: Iterable[Made],
+    results: Iterable[ChunkResult],
     writer: ShardWriter,
     journal: Journal,
     position: Position,
     job: Job,
     on_progress: Callable[[int], None],
 ) -> None:
-    seen, keys = SeenKeys(), list[int]()
+    seen, keys = KeySet(), list[int]()
     for earlier in journal.read_keys(position):
         for key in earlier.tolist():
             seen.add(key)

@@ -122,7 +122,7 @@ class DocumentPassages:
     is_corpus = False
 
     def __init__(self, source: Source, cutting: Cutting) -> None:
-        cutting.check()
+        cutting.check(source)
         self._source = source
         self._cutting = cutting
         self.name, self.measure, self.tally = source.name, source.measure, source.tally

@@ -1,4 +1,4 @@
-"""`realm-ds prepare pretrain` as people see it. The work is pretrain.py's, what all jobs say telling.py's."""
+"""`realm-ds prepare pretrain` as people see it. The work is pretrain.py's, what all jobs say job_report.py's."""
 
 import shlex
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from realm_ds.data.places import MANIFEST
 from realm_ds.errors import ConfigError
 from realm_ds.observe.progress import Progress
 from realm_ds.prepare.examples import READ
+from realm_ds.prepare.job_report import estimate_lines, tell_job
 from realm_ds.prepare.journal import Journal
 from realm_ds.prepare.passages import PassageSource
 from realm_ds.prepare.pretrain import Making, estimate_pretrain, prepare_pretrain
-from realm_ds.prepare.telling import estimate_lines, tell_job
 
 
 def write_pretrain(
@@ -37,7 +37,7 @@ def write_pretrain(
             run = partial(
                 prepare_pretrain, source, folder, part, per_shard=per_shard, workers=workers, resume=resume
             )  # fmt: skip
-            title = f"prepare {folder.name}"
+            title = "prepare pretrain, held out" if part.is_held_out else "prepare pretrain"
             tell_job(run, progress, title=title, reading=source, record="example", out=folder)
     data = {
         "corpus": corpus or "CORPUS", "pretrain": out, "held_out": held_out, "tokenizer": making.tokenizer,
@@ -70,6 +70,6 @@ def tell_estimate(source: PassageSource, making: Making, *, workers: int) -> Non
     """Say what it would take, and write nothing."""
     making = replace(making, finder=making.finder.at_hand())
     estimate = estimate_pretrain(source, making)
-    counts = {"examples": estimate.num_records, "passages": estimate.tally.counts[READ]}
+    counts = {"example": estimate.num_records, "passage": estimate.tally.counts[READ]}
     for line in estimate_lines(estimate, source.name, counts=counts, workers=workers):
         print(line)

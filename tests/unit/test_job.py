@@ -6,14 +6,12 @@ import fcntl
 import functools
 import json
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import random
-import subprocess
-import sys
 import tarfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,10 +25,7 @@ from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.job import Finished, run_job
 from realm_ds.prepare.workers import work_in_order
-from realm_ds.tether import TAG_VARIABLE, tagged
-from tests.support.jobs import NUM_CHUNKS, chunks, output, start_failing, start_half, start_work
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.jobs import NUM_CHUNKS, chunks, output, run_and_leave_none, start_failing, start_half, start_work
 
 
 def do(
@@ -121,18 +116,10 @@ def test_killed_and_gone_on_with(tmp_path: Path, unbroken: dict[str, bytes]) -> 
     chance = random.Random(5)
     codes = []
     while 0 not in codes:
-        tag = uuid.uuid4().hex
         kill_at = 10_000 if len(codes) == 4 else chance.randint(1, 25)
-        command = [sys.executable, "-m", "tests.support.jobs", str(tmp_path / "out"), "2", str(kill_at)]
-        ended = subprocess.run(
-            command, env={**os.environ, TAG_VARIABLE: tag}, cwd=REPOSITORY, stderr=subprocess.PIPE, timeout=60
-        )  # fmt: skip
-        assert ended.stderr == b""  # not even of semaphores that are left
-        codes.append(ended.returncode)
-        deadline = time.monotonic() + 10
-        while left := tagged(tag):
-            assert time.monotonic() < deadline, f"workers outlive the main process: {left}"
-            time.sleep(0.01)
+        code, told = run_and_leave_none(["-m", "tests.support.jobs", str(tmp_path / "out"), "2", str(kill_at)])
+        assert told == ""  # not even of semaphores that are left
+        codes.append(code)
     assert codes == [-9, -9, -9, -9, 0]
     assert content(tmp_path / "out") == unbroken
 
@@ -211,6 +198,23 @@ def test_a_worker_that_dies_in_the_middle_of_a_result(tmp_path: Path, workers: i
 
     in_time(work)
     assert sizes == [2 << 20] * 4 + [-1]
+
+
+def test_a_worker_that_dies_before_it_has_read_what_it_starts_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o755)
+    multiprocessing.resource_tracker.ensure_running()  # by the real one
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(python))
+
+    def work() -> None:
+        start = functools.partial(start_work, Path("x" * (1 << 20)))
+        with pytest.raises(DataError, match="a worker process was killed \\(SIGKILL\\)"):
+            list(work_in_order(chunks(), start, workers=2))
+
+    in_time(work)
 
 
 def test_closed_in_the_middle_of_a_result(tmp_path: Path) -> None:

@@ -269,12 +269,16 @@ def test_the_verb_takes_documents_as_prepare_corpus_does(prepared: Prepared, tmp
     rows = [{"name": f"n{n}", "head": f"t{n}", "body": " ".join(prepared.sentences(n, 0))} for n in range(9)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "b.jsonl.gz").write_bytes(b"\x1f\x8bno gzip")
-    inputs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"]
+    text = "<revision><text>it was in 1950 there.</text></revision>"
+    page = f"<page><title>List of towns</title><ns>0</ns><id>1</id>{text}</page>"
+    (tmp_path / "c.xml").write_text(f"<mediawiki>{page}</mediawiki>")
+    inputs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz", tmp_path / "c.xml"]
     options = ["--text-field", "body", "--title-field", "head", "--id-field", "name", "--drop-title", "^t[0-4]$"]
     options += ["--on-damage", "skip", "--keep-all-pages", "--tokenizer", prepared.tokenizer, "--workers", 1]
     code, _, told = run(*inputs, *options, "--out", tmp_path / "out")
     assert code == 0, told
-    assert [example.text for example in read(tmp_path / "out")] == [row["body"] for row in rows[5:]]
+    kept = [*(row["body"] for row in rows[5:]), "it was in 1950 there."]
+    assert [example.text for example in read(tmp_path / "out")] == kept
     settings = open_shards(tmp_path / "out", kind="pretrain", fingerprint=None).manifest.settings
     assert (settings["drop_titles"], settings["keep_all_pages"]) == (["^t[0-4]$"], True)
     assert {"documents left out by their title": 5}.items() <= settings["counts"].items()
@@ -302,6 +306,12 @@ def test_no_folder_is_written_where_the_other_is_not_free(prepared: Prepared, tm
         (["--corpus", "c", "--held-out", "x/../o"], "--held-out x/../o is --out as well"),
         (["--corpus", "c", "--held-out", "o/h"], "of --held-out o/h and --out o one is in the other"),
         (["--corpus", "c", "--held-out", "."], "of --held-out . and --out o one is in the other"),
+        (
+            ["--corpus", "c", "--format", "jsonl", "--on-damage", "stop"],
+            "--format, --on-damage would be ignored: with --corpus passages are taken as they are; leave that out, or",
+        ),
+        (["--corpus", "c", "--passage-tokens", "100"], "--passage-tokens would be ignored: with --corpus passages"),
+        (["--corpus", "pipe:cat x"], "'pipe:cat x' runs one command whatever the file: write {name} where the name"),
         (["--corpus", "c", "--entity-types", "GPE"], "--spans rules takes no --model and no --entity-types"),
     ],
 )

@@ -275,6 +275,16 @@ def test_paths_that_cannot_be_read(
         open_source(paths, format=format)
 
 
+def test_fields_that_no_file_has_are_refused(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.xml", "c.jsonl"):
+        _write(tmp_path, name, "")
+    fields = Fields(title="head")
+    message = r"--title-field head would be ignored: a.txt to b.xml \(2 files\) is read as text and wikipedia"
+    with pytest.raises(ConfigError, match=message):
+        open_source([tmp_path / "a.txt", tmp_path / "b.xml"], fields=fields)
+    assert open_source([tmp_path / "a.txt", tmp_path / "c.jsonl"], fields=fields).formats == {"text", "jsonl"}
+
+
 LINES = [
     (b"{broken", json_lines.NOT_JSON),
     (b"[1, 2]", json_lines.NOT_JSON),

@@ -2,6 +2,7 @@
 
 import bz2
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +42,15 @@ def test_question_files_with_coverage(tmp_path: Path, questions: Path) -> None:
     assert said.splitlines() == [
         "test: 30 questions",
         "test: 12 of 30 questions (40.0%) have an answer in some of 12 passages",
+        "test: 12 questions linked to passages that hold an answer, as weak labels",
         f"{out}/prepared.json says what is there",
     ]
     assert "looking for answers: 12 passages" in progress
     assert [question.gold_uids for question in load_questions(out / "test.jsonl")][10:13] == [(11,), (12,), ()]
+    code, said, progress = _run("qa", questions, "--out", out, "--split", "test", "--corpus", corpus, "--link", 1,
+                                "--resume")  # fmt: skip
+    assert (code, said.splitlines()[-1]) == (0, f"{out}/prepared.json says what is there, done before")
+    assert "looking for answers: 12 passages, done before" in progress
     code, said, _ = _run("qa", questions, "--out", out, "--split-rule", "farmhash")
     assert code == 0
     assert any(line.startswith("train: questions that are also in test: ") for line in said.splitlines())
@@ -77,6 +83,12 @@ def test_regexes_that_are_to_train_are_remarked_upon(tmp_path: Path) -> None:
         ([], 2, "say which split these are (--split test), or by which rule to split (--split-rule farmhash)"),
         (["--split", "dev", "--split-rule", "farmhash"], 2, "say which split these are (--split test), or by which"),
         (["--split", "dev", "--link", "2"], 2, "--link 2 needs passages to link to: name them with --corpus"),
+        (["--split", "dev", "--corpus", "pipe:cat x"], 2, "'pipe:cat x' runs one command whatever the file: write {na"),
+        (
+            ["--split", "dev", "--answers-field", "a"],
+            2,
+            "--answers-field a would be ignored: nq.jsonl is read as nq_open, which has names of its own; leave that",
+        ),
         (["--split", "dev", "--corpus", "nowhere"], 1, "no folder nowhere of corpus tar shards"),
     ],
 )
@@ -101,14 +113,21 @@ def test_a_vocabulary_is_trained_and_taken(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(trained)
     assert (code, tokenizer.tokens(tokenizer.encode("Lima lima"))[0]) == (0, "Lima")
     told = f"{tokenizer.vocab_size} wordpieces, fingerprint {tokenizer.fingerprint}\n"
-    assert said == f"{trained}: {told}"
-    assert "20 documents sampled, 560 characters" in progress
+    assert said.startswith(f"{trained}: {told}    fewer than the 150 asked for: every word of this text is a wordpiece")
+    assert "reading: 560 characters of 20 documents taken to train on" in progress
     assert _run("tokenizer", "--from", trained, "--out", tmp_path / "b", "--dry-run") == (0, f"{trained}: {told}", "")
     assert not (tmp_path / "b").exists()
     assert _run("tokenizer", "--from", trained, "--out", tmp_path / "b") == (0, f"{tmp_path}/b: {told}", "")
     assert (tmp_path / "b" / "vocab.txt").read_bytes() == (trained / "vocab.txt").read_bytes()
     code, _, said = _run("tokenizer", texts, "--out", trained, "--vocab-size", 150)
     assert (code, "a holds a tokenizer already" in said) == (2, True)
+    done = told.replace("\n", ", done before\n")
+    assert _run("tokenizer", texts, "--out", trained, "--vocab-size", 150, "--cased", "--resume") == (
+        0, f"{trained}: {done}", "",
+    )  # fmt: skip
+    assert _run("tokenizer", "--from", trained, "--out", tmp_path / "b", "--resume")[1] == f"{tmp_path}/b: {done}"
+    code, _, said = _run("tokenizer", texts, "--out", trained, "--vocab-size", 150, "--resume")
+    assert (code, "settings.cased was True and is now False; give what it was begun with" in said) == (2, True)
 
 
 def test_a_dry_run_of_a_vocabulary(tmp_path: Path) -> None:
@@ -117,9 +136,9 @@ def test_a_dry_run_of_a_vocabulary(tmp_path: Path) -> None:
     )
     assert code == 0
     assert said.splitlines() == [
-        "read for this: 20 documents, 560 characters",
-        "100.00% of texts.jsonl: about 560 characters in all, read in 0s",
-        "then a vocabulary of 30,522 is trained on 2.0M characters at most",
+        "read for this: all of texts.jsonl: 20 documents, 560 characters",
+        "about 560 characters in all, read in 0s",
+        "then a vocabulary of 30,522 wordpieces is trained, on 2.0M characters at most",
     ]
     assert not (tmp_path / "a").exists()
 
@@ -137,6 +156,12 @@ def test_what_cannot_be_asked_of_a_vocabulary(tmp_path: Path) -> None:
         assert (code, "give texts to train on (INPUT...) or a tokenizer to take (--from FOLDER), one of" in said) == (
             2, True,
         )  # fmt: skip
+
+
+def test_what_has_no_effect_on_a_tokenizer_that_is_taken(tmp_path: Path) -> None:
+    code, _, said = _run("tokenizer", "--from", "t", "--out", tmp_path / "a", "--cased", "--vocab-size", 30_522)
+    told = "--vocab-size, --cased would be ignored: --from takes a tokenizer as it is; leave that out, or give INPUT..."
+    assert (code, said) == (2, f"realm-ds: {told} to train on\n")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -179,6 +204,15 @@ def test_shards_are_shown_checked_and_told_as_json(tmp_path: Path) -> None:
     code, said, _ = _run("inspect", tmp_path / "corpus", "--check", "--workers", 1)
     assert code == 1
     assert said.endswith(f"{shard}: is not there, though the manifest lists it\n1 fault\n")
+
+
+def test_shards_elsewhere_are_shown_and_a_command_for_no_file_is_refused(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", [make_passage(number) for number in range(7)])
+    place = f"pipe:cat {shlex.quote(str(tmp_path))}/corpus/{{name}}"
+    code, said, _ = _run("inspect", place, "--check", "--samples", 1, "--workers", 1)
+    assert code == 0
+    assert said.startswith(f"folder       {place}\npassages     7 in 3 tar shards")
+    assert _run("inspect", "pipe:cat x")[0] == 2
 
 
 def test_these_verbs_start_without_torch(tmp_path: Path, questions: Path) -> None:
