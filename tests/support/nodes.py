@@ -1,4 +1,4 @@
-"""Several "nodes" on this machine: each has its own host name, /etc/hosts, /dev/shm, processes and shared memory, all share
+"""Several "nodes" on this machine: each has a host name, /etc/hosts, processes and shared memory of its own; all share
 its files and its loopback. What runs on them is the test's business; Slurm is slurm.py's.
 
 A node is a set of Linux namespaces that live as long as their first process. When that is killed, or this process dies,
@@ -73,7 +73,7 @@ class Node:
         """All that runs there ends at once, as at a power cut, and is gone when this returns."""
         if self._unshare.poll() is None:
             os.kill(self._first_pid, signal.SIGKILL)
-        self._unshare.communicate()
+            self._unshare.communicate()
 
     def command(self, arguments: Sequence[str], *, cwd: Path | None = None) -> list[str]:
         """What to run here for `arguments` to run there."""

@@ -5,7 +5,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,14 +48,15 @@ SlurmdParameters=config_overrides
 SchedulerParameters=bf_interval=1,sched_interval=2
 PropagateResourceLimits=NONE
 MessageTimeout=30
+SlurmdTimeout=15
 BatchStartTimeout=60
 ReturnToService=2
 MpiDefault=none
 GresTypes=gpu
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-# cred_expire: a job that is queued again waits so long, else two minutes. bf_interval: only the backfill scheduler starts
-# heterogeneous jobs, each 30 s otherwise. sbatch's own --mem=0 and the like are taken, as config_overrides believes us.
+# cred_expire: a job that is queued again waits so long, else two minutes. bf_interval: only the backfill scheduler
+# starts heterogeneous jobs, each 30 s otherwise. config_overrides: nodes are as large as we say.
 
 
 def why_no_slurm() -> str:
@@ -135,10 +136,7 @@ def slurm_cluster(num_nodes: int, folder: Path) -> Iterator[Slurm]:
     for made in (etc, folder / "state"):
         made.mkdir(parents=True)
     names = [f"node{number}" for number in range(1, num_nodes + 1)]
-    with (
-        some_nodes(["head", *names], folder, binds={Path("/etc/slurm"): etc}) as (head, *workers),
-        ExitStack() as stack,
-    ):
+    with some_nodes(["head", *names], folder, binds={Path("/etc/slurm"): etc}) as (head, *workers):
         cluster = Slurm(head, workers, folder)
         _write_settings(cluster, etc)
         (folder / "munge.key").write_bytes(os.urandom(1024))
