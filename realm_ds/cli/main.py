@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from realm_ds.cli.bench import bench
+from realm_ds.cli.cluster import submit, why
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.index import index
 from realm_ds.cli.prepare import prepare
@@ -39,6 +40,8 @@ A run of your own, step by step:
     realm-ds export               a run's models as transformers folders
     realm-ds qa train             fine-tune on questions, answer dev and test
     realm-ds index search         ask the index by itself, without training
+    realm-ds submit pretrain      a stage as a job of Slurm; resumes by itself
+    realm-ds why RUN              why it failed
 
 Every setting has help: realm-ds config explain. Any setting can be given at the end of a line: pretrain.steps=500
 
@@ -184,6 +187,10 @@ def watch(
         view = show(keep_looking(run.absolute(), every_s=every_s))
     if view.state in ("failed", "dead"):
         raise SystemExit(FAILED)
+
+
+app.command()(submit)
+app.command()(why)
 
 
 @config_app.command("explain")

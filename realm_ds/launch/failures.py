@@ -67,19 +67,33 @@ def was_preempted(folder: Path, *, was_asked: bool) -> bool:
 
     Ranks that have not yet got as far as to listen die of the signal.
     """
-    causes = [record["error"] for record in _records(folder)]
+    errors = [record["error"] for record in causes(folder)]
     if (folder / PREEMPTED_FILE).is_file():
-        return not causes
-    return was_asked and (not causes or causes[0] in map(describe_death, NOTICES))
+        return not errors
+    return was_asked and (not errors or errors[0] in map(describe_death, NOTICES))
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records in `ranks` or `failures`, but for those that go meanwhile: a run that starts again removes them."""
+    """The records in `ranks` or `failures`, but for those that go meanwhile (a run that starts again removes them) and
+    what is no record: a file system that was full, or went down, may have left anything."""
     found = []
     for path in sorted(folder.glob("*.json")):
-        with suppress(FileNotFoundError):
-            found.append(json.loads(path.read_text(encoding="utf-8")))
+        with suppress(FileNotFoundError, ValueError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(record, dict) and "host" in record:
+                found.append(record)
     return found
+
+
+def causes(folder: Path) -> list[dict[str, Any]]:
+    """What went wrong, the cause first."""
+    return sorted(read_records(folder / "failures"), key=lambda record: record.get("time", 0.0))
+
+
+def name_of(record: Mapping[str, Any]) -> str:
+    if "role" not in record:
+        return f"a process on {record['host']} that had no role yet (pid {record['pid']})"
+    return f"{record['role']} {record['role_rank']} (world rank {record['world_rank']} on {record['host']})"
 
 
 def describe_error(error: BaseException) -> str:
@@ -106,9 +120,14 @@ def describe_death(signum: int) -> str:
     return f"ended by {name}"
 
 
+def is_death(error: str) -> bool:
+    """Whether a rank was killed, as describe_death tells it: something else is the cause of that."""
+    return error.startswith(("killed by ", "ended by "))
+
+
 def explain_end(folder: Path, *, code: int, log: Path) -> str:
     """Why a world ended with an exit code: rank and first cause, and where to read more."""
-    records = _records(folder)
+    records = causes(folder)
     if not records:
         last = _last_words(log)
         said = f"; it said: {last}" if last else ""
@@ -116,18 +135,7 @@ def explain_end(folder: Path, *, code: int, log: Path) -> str:
     first = records[0]
     others = {record["error"] for record in records[1:]} - {first["error"]}
     more = f"; {len(records) - 1} more failed after it" if others else ""
-    return f"{_who(first)}: {first['error']}{more} (logs: {log.parent})"
-
-
-def _records(folder: Path) -> list[dict[str, Any]]:
-    """What went wrong, the cause first."""
-    return sorted(read_records(folder / "failures"), key=lambda record: record.get("time", 0.0))
-
-
-def _who(record: Mapping[str, Any]) -> str:
-    if "role" not in record:
-        return f"a process on {record['host']} that had no role yet (pid {record['pid']})"
-    return f"{record['role']} {record['role_rank']} (world rank {record['world_rank']} on {record['host']})"
+    return f"{name_of(first)}: {first['error']}{more} (logs: {log.parent})"
 
 
 def _record(folder: Path, pid: int, *, error: str, traceback: str) -> dict[str, Any]:
@@ -140,7 +148,7 @@ def _record(folder: Path, pid: int, *, error: str, traceback: str) -> dict[str, 
         try:
             _write(path, record)
         except OSError as disk:
-            print(f"{_who(record)}: {error} (and no record of it: {disk})", flush=True)
+            print(f"{name_of(record)}: {error} (and no record of it: {disk})", flush=True)
     return record
 
 

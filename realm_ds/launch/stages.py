@@ -86,13 +86,18 @@ def show_stage(stage: StageName, *, load_config: Callable[[], RealmConfig], run_
         bar.finish(f"{bar.done} steps: {bar.now}" if bar.done else "there was nothing left to do")
 
 
-def check_inputs(stage: StageName, config: RealmConfig, *, others_wait_s: float | None = None) -> None:
+def check_inputs(
+    stage: StageName, config: RealmConfig, *, others_wait_s: float | None = None, runs_here: bool = True
+) -> None:
     """Look at what a stage reads before any process is started for it: seconds instead of minutes to a mistake.
 
-    `others_wait_s` says how long the ranks that a launcher has started wait for this; None if none has been.
+    `others_wait_s` says how long the ranks that a launcher has started wait for this; None if none has been. A stage
+    that does not run here has its disks and compiler elsewhere.
     Raises DataError, ConfigError or CheckpointError for what is absent, damaged, of another tokenizer or too small.
     """
-    check_offload(check_deepspeed(config), others_wait_s=others_wait_s)
+    engine = check_deepspeed(config)
+    if runs_here:
+        check_offload(engine, others_wait_s=others_wait_s)
     check_tracker(config.runtime.tracker)
     tokenizer = load_tokenizer(config.data.tokenizer)
     timeout_s = config.runtime.wait_timeout_s

@@ -24,7 +24,9 @@ SILENT_S = 60.0
 TAIL_BYTES = 65_536
 """Of the end of a file of events: more than a rank writes between two logged steps."""
 STAGES: tuple[StageName, ...] = get_args(StageName)
-"""Runs inside a demo's folder, in their order."""
+"""Runs inside the folder of a demo or a pipeline, in their order."""
+DEMO_STAGES = "stages.json"
+"""In a demo's folder: its stages that are done."""
 
 Event = dict[str, Any]
 
@@ -36,7 +38,7 @@ def look(
 
     `lives` says whether a process of this host does.
     """
-    run, stages = _run_in(folder)
+    run, stages = run_in(folder)
     now = time.time() if now is None else now
     host, lives = host or socket.gethostname(), lives or is_alive
     ranks = [_rank(run, card, now=now, host=host, lives=lives) for card in _cards(run)]
@@ -59,8 +61,8 @@ def keep_looking(folder: Path, *, every_s: float, sleep: Callable[[float], None]
         sleep(every_s)
 
 
-def _run_in(folder: Path) -> tuple[Path, list[str]]:
-    """The run folder itself, or the newest of a demo's, and the demo's stages that are done."""
+def run_in(folder: Path) -> tuple[Path, list[str]]:
+    """The run folder itself, or the newest of a demo's or pipeline's, and the demo's stages that are done."""
     if (folder / RUN_CONFIG).is_file():
         return folder, []
     runs = [folder / stage for stage in STAGES if (folder / stage / RUN_CONFIG).is_file()]
@@ -70,14 +72,17 @@ def _run_in(folder: Path) -> tuple[Path, list[str]]:
             f"{folder} {there}, so it holds no run (or a demo that has not come to its first stage): name the folder "
             "that was given as --run"
         )
-    path = folder / "stages.json"
-    done = list(json.loads(path.read_text(encoding="utf-8"))["stages"]) if path.is_file() else []
-    return runs[-1], done
+    path = folder / DEMO_STAGES
+    if path.is_file():
+        return runs[-1], list(json.loads(path.read_text(encoding="utf-8"))["stages"])
+    started = [run for run in runs if (run / "ranks").is_dir()]  # A pipeline makes all its run folders at once.
+    return (started or runs[:1])[-1], []
 
 
 def _cards(run: Path) -> list[dict[str, Any]]:
     """Who is where, by world rank."""
-    return sorted(read_records(run / "ranks"), key=lambda card: int(card["world_rank"]))
+    cards = [card for card in read_records(run / "ranks") if {"world_rank", "role", "role_rank", "pid"} <= card.keys()]
+    return sorted(cards, key=lambda card: int(card["world_rank"]))
 
 
 def _rank(run: Path, card: dict[str, Any], *, now: float, host: str, lives: Callable[[int], bool]) -> RankView:
@@ -122,8 +127,9 @@ def _state(run: Path, ranks: Sequence[RankView], *, step: Event, is_ended: bool)
 
 
 def _is_over(folder: Path, run: Path, state: RunState) -> bool:
-    if state == "done" and folder != run:
-        return (folder / "report.json").is_file()  # A demo has more to do after each stage.
+    if state == "done" and folder != run:  # More is to do after each stage of a demo or a pipeline.
+        is_demo = (folder / DEMO_STAGES).is_file()
+        return (folder / "report.json").is_file() if is_demo else run.name == STAGES[-1]
     return state not in ("starting", "running")
 
 

@@ -1,0 +1,156 @@
+"""The batch scripts in slurm/: where they are, what their #SBATCH lines ask for, and sizes as options of sbatch.
+
+What they run and when they queue again is theirs (slurm/README.md). Submitting is submit.py's business.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from realm_ds.config.base import StageName
+from realm_ds.config.sizes import JobSizes
+from realm_ds.errors import ConfigError
+
+NAMES = ("prepare", "ict", "pretrain", "pretrain-hetjob", "export", "qa", "eval", "index")
+"""Each is NAME.sbatch."""
+PREPARE, EXPORT, HETJOB = "prepare", "export", "pretrain-hetjob"
+STAGES: dict[str, StageName] = {"ict": "ict", "pretrain": "pretrain", HETJOB: "pretrain", "qa": "qa"}
+"""Those that train, and what."""
+SITE_FILE = "site.sh"
+SITE_VARIABLE = "REALM_SITE"
+"""Where the scripts look for it, before they look into slurm/."""
+_SHORT = {"N": "nodes", "n": "ntasks"}
+_HETJOB_LINES = ("hetjob", "packjob")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """Nodes of one kind: all of a job, or a part of a heterogeneous one."""
+
+    nodes: int
+    tasks_per_node: int
+
+    @property
+    def num_tasks(self) -> int:
+        return self.nodes * self.tasks_per_node
+
+
+def script_path(name: str) -> Path:
+    """The script in slurm/ where we are, which people edit, or else the one that comes with realm-ds."""
+    return _find(f"{name}.sbatch")
+
+
+def site_path(given: Path | None, *, environment: Mapping[str, str]) -> Path:
+    """What a site's scripts share: as given, as the environment says, or beside the scripts."""
+    named = given or (Path(environment[SITE_VARIABLE]) if environment.get(SITE_VARIABLE) else None)
+    if named is None:
+        return _find(SITE_FILE)
+    if not named.is_file():
+        source = "--site" if given else SITE_VARIABLE
+        raise ConfigError(f"{source}={named} is no file: name your {SITE_FILE}, a copy of {_find(SITE_FILE)}")
+    return named.absolute()
+
+
+def components(text: str, sizes: JobSizes) -> tuple[Component, ...]:
+    """What a script asks for, with sizes over its #SBATCH lines. Raises ConfigError for what is no fixed number."""
+    asked = _directives(text)
+    if len(asked) == 1 and sizes.index_nodes is not None:
+        raise ConfigError(
+            f"index_nodes={sizes.index_nodes} are nodes of another kind, and the script has one: submit {HETJOB}, or "
+            "leave --index-nodes out"
+        )
+    first = _component(asked[0], sizes.nodes, sizes.tasks_per_node, sizes.sbatch)
+    rest = [
+        _component(options, sizes.index_nodes, sizes.index_tasks_per_node, sizes.index_sbatch) for options in asked[1:]
+    ]
+    return (first, *rest)
+
+
+def sbatch_options(sizes: JobSizes, *, is_hetjob: bool) -> list[str]:
+    """Sizes as options; of a heterogeneous job the index nodes' behind a colon."""
+    named = {
+        "nodes": sizes.nodes, "ntasks-per-node": sizes.tasks_per_node, "gpus-per-node": sizes.gpus_per_node,
+        "time": sizes.time, "partition": sizes.partition, "account": sizes.account, "qos": sizes.qos,
+    }  # fmt: skip
+    options = [*_options(named), *sizes.sbatch]
+    if not is_hetjob:
+        return options
+    # What is everybody's (limit, account) is said again: whether components inherit it depends on Slurm's version.
+    named |= {"nodes": sizes.index_nodes, "ntasks-per-node": sizes.index_tasks_per_node, "gpus-per-node": None}
+    index = [*_options(named), *sizes.index_sbatch]
+    return [*options, ":", *index] if index else options
+
+
+def _options(named: Mapping[str, object]) -> list[str]:
+    return [f"--{name}={value}" for name, value in named.items() if value is not None]
+
+
+def _find(name: str) -> Path:
+    package = Path(__file__).parents[1]
+    folders = [Path.cwd() / "slurm", package / "slurm", package.parent / "slurm"]
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(
+        f"slurm/{name} is neither in {Path.cwd()} nor beside {package}: the installation is incomplete; install "
+        "realm-ds again"
+    )
+
+
+def _component(
+    asked: Mapping[str, str], nodes: int | None, tasks_per_node: int | None, further: Sequence[str]
+) -> Component:
+    asked = {**asked, **_parse(further)}
+    num_nodes = nodes or _number("nodes", asked.get("nodes", "1"))
+    if tasks_per_node is not None:
+        return Component(nodes=num_nodes, tasks_per_node=tasks_per_node)
+    if "ntasks-per-node" in asked or "ntasks" not in asked:
+        tasks = _number("ntasks-per-node", asked.get("ntasks-per-node", "1"))
+        return Component(nodes=num_nodes, tasks_per_node=tasks)
+    tasks = _number("ntasks", asked["ntasks"])
+    if tasks % num_nodes:
+        raise ConfigError(f"ntasks={tasks} cannot be the same on all {num_nodes} nodes: give --tasks-per-node")
+    return Component(nodes=num_nodes, tasks_per_node=tasks // num_nodes)
+
+
+def _number(name: str, text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise ConfigError(
+            f"{name}={text}: a run has a fixed number of ranks, so give one number, by --nodes and --tasks-per-node or "
+            "in the script"
+        )
+    return int(text)
+
+
+def _directives(text: str) -> list[dict[str, str]]:
+    """Options of the #SBATCH lines, a dictionary for each component."""
+    found: list[dict[str, str]] = [{}]
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            break  # as sbatch does: behind the first command they count no more
+        if not line.startswith("#SBATCH"):
+            continue
+        words = shlex.split(line.removeprefix("#SBATCH"), comments=True)
+        if words and words[0] in _HETJOB_LINES:
+            found.append({})
+        found[-1] |= _parse(words)
+    return found
+
+
+def _parse(words: Sequence[str]) -> dict[str, str]:
+    """Long options and -N, -n by their long names; what has no value is left out."""
+    found, words = {}, list(words)
+    for place, word in enumerate(words):
+        after = words[place + 1] if place + 1 < len(words) else ""
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            value = value if equals else after
+        elif re.match(r"-[A-Za-z]", word):
+            name, value = _SHORT.get(word[1], word[1]), word[2:].removeprefix("=") or after
+        else:
+            continue
+        if value and not value.startswith("-"):
+            found[name] = value
+    return found

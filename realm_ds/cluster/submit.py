@@ -1,0 +1,334 @@
+"""Submits one job: looks at what it would read, makes its run folder, hands its script to Slurm.
+
+    RUN/config.yaml, code.txt          as the stage itself writes them
+    RUN/job/NAME.sbatch, site.sh       what runs, as it was when it was submitted
+    RUN/job/NAME-JOB.log, jobs.jsonl   what it said; which jobs there were
+
+The script has all else from its environment: RUN, CONFIG, SETTINGS, REALM_SITE. Several jobs are pipeline.py's.
+"""
+
+import json
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from realm_ds.cluster.scripts import (
+    EXPORT,
+    HETJOB,
+    PREPARE,
+    SITE_FILE,
+    SITE_VARIABLE,
+    STAGES,
+    Component,
+    components,
+    sbatch_options,
+    script_path,
+    site_path,
+)
+from realm_ds.cluster.slurm import live_jobs, submit
+from realm_ds.comm.roles import INDEX, TRAINER, assign
+from realm_ds.config.base import StageName
+from realm_ds.config.load import RUN_CONFIG, dump, load
+from realm_ds.config.schema import RealmConfig
+from realm_ds.config.sizes import JobSizes
+from realm_ds.errors import ConfigError, DataError
+from realm_ds.files import write_durably
+from realm_ds.launch.stages import check_inputs, has_finished, prepare_run_folder, with_local_encoder
+from realm_ds.launch.watch import SILENT_S, look
+from realm_ds.train.manifest import MANIFEST
+
+JOB_FOLDER = "job"
+JOBS_FILE = "jobs.jsonl"
+MOUNTS = Path("/proc/self/mounts")
+_IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
+_EACH_NODES_OWN = ("/tmp", "/var/tmp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A job as it is asked for."""
+
+    name: str
+    """Of its script."""
+    run: Path
+    source: str | None = None
+    """Of its config; None is the run folder's own."""
+    overrides: tuple[str, ...] = ()
+    sizes: JobSizes = field(default_factory=JobSizes)
+    after: str = ""
+    """Jobs that must have succeeded before, 12 or 12:13; or a condition of Slurm's own, afterany:12."""
+    site: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Further variables for the script."""
+    resume: bool = False
+    data_may_be_late: bool = False
+    """An earlier job may have yet to make what it reads: what is missing is told, and the job looks itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job that can be submitted, as far as can be told from here."""
+
+    request: Request
+    after: str
+    """As in the request, or the job before it in a pipeline."""
+    script: Path
+    site: Path
+    config: RealmConfig | None
+    """Of jobs that train."""
+    shape: tuple[Component, ...]
+    environment: Mapping[str, str]
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of sbatch."""
+        name, folder = self.request.name, self.request.run / JOB_FOLDER
+        return [
+            f"--output={str(folder).replace('%', '%%')}/{name}-%j.log", "--export=ALL",
+            *_dependency(self.after), *sbatch_options(self.request.sizes, is_hetjob=name == HETJOB),
+            str(folder / self.script.name),
+        ]  # fmt: skip
+
+    @property
+    def line(self) -> str:
+        """What could be typed instead, once the run folder is made."""
+        given = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items() if value]
+        return " ".join([*given, shlex.join(["sbatch", *self.arguments])])
+
+    def log(self, job: str) -> Path:
+        return self.request.run / JOB_FOLDER / f"{self.request.name}-{job}.log"
+
+
+def plan_job(request: Request) -> Job:
+    """Check all that can be checked before anything is written. Raises ConfigError, DataError, CheckpointError."""
+    script = script_path(request.name)
+    site = site_path(request.site, environment=os.environ)
+    shape = components(script.read_text(encoding="utf-8"), request.sizes)
+    stage = STAGES.get(request.name)
+    config = _checked_config(request, stage, shape) if stage is not None else None
+    folder = request.run / JOB_FOLDER
+    environment = {
+        "RUN": str(request.run),
+        "CONFIG": str(request.run) if stage is not None else _whole(request.source),
+        "SETTINGS": " ".join(request.overrides) if config is None else _roles(config),
+        SITE_VARIABLE: str(folder / SITE_FILE),
+        **request.environment,
+    }  # fmt: skip
+    return Job(
+        request=request, after=request.after, script=script, site=site, config=config, shape=shape,
+        environment=environment,
+    )  # fmt: skip
+
+
+def is_done(job: Job) -> bool:
+    """Whether nothing would be left to do, as far as the folder tells."""
+    stage, run = STAGES.get(job.request.name), job.request.run
+    if job.request.name == EXPORT:
+        return (run / EXPORT / MANIFEST).is_file()
+    if job.request.name == PREPARE:
+        commands = Path(job.environment.get("COMMANDS", "prepare.txt"))
+        number = len(commands.read_text(encoding="utf-8").splitlines()) if commands.is_file() else 1
+        return all((run / JOB_FOLDER / f"done-{line + 1}").exists() for line in range(number))
+    if stage is None or job.config is None:
+        return False
+    return (run / "qa" / "test.json").is_file() if stage == "qa" else has_finished(stage, job.config, run)
+
+
+def preparing(request: Request, commands: Path) -> Request:
+    """A request for prepare.sbatch, with the file of what it is to do."""
+    if not commands.is_file():
+        raise ConfigError(
+            f"--prepare={commands} is no file: name one with a line for each thing to prepare, such as: corpus "
+            "dump.xml --tokenizer data/tokenizer --out data/corpus --resume"
+        )
+    return replace(request, environment={"COMMANDS": str(commands.absolute()), **request.environment})
+
+
+def submit_job(job: Job) -> str:
+    """Make the run folder and submit; the job's id. Raises ConfigError if the folder is in use, LaunchError if Slurm
+    refuses."""
+    request, folder = job.request, job.request.run / JOB_FOLDER
+    if job.config is not None:
+        _check_is_not_live(job)
+        prepare_run_folder(request.run, job.config, resume=request.resume)
+    write_durably(folder / job.script.name, job.script.read_bytes())
+    if job.site != folder / SITE_FILE:
+        write_durably(folder / SITE_FILE, job.site.read_bytes())
+    number = submit(job.arguments, environment={**os.environ, **job.environment})
+    record = {
+        "job": number, "name": request.name, "time": time.time(), "log": str(job.log(number)), "line": job.line,
+    }  # fmt: skip
+    with (folder / JOBS_FILE).open("a", encoding="utf-8") as jobs:
+        jobs.write(json.dumps(record) + "\n")
+    return number
+
+
+def jobs_of(run: Path) -> list[dict[str, Any]]:
+    """The jobs that were submitted for a run, oldest first; half a line is left out."""
+    try:
+        lines = (run / JOB_FOLDER / JOBS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and {"job", "name"} <= record.keys():
+            records.append(record)
+    return records
+
+
+def describe(job: Job, number: str) -> str:
+    """What people need once it is submitted."""
+    run = shlex.quote(str(job.request.run))
+    rows = [("log", str(job.log(number)))]
+    if job.config is not None:
+        rows += [("watch", f"realm-ds watch {run}")]
+    rows += [("if it fails", f"realm-ds why {run}"), ("cancel", f"scancel {number}")]
+    return "\n".join([f"job {number}: {summary(job)}", *(f"  {name:<12}{text}" for name, text in rows)])
+
+
+def summary(job: Job) -> str:
+    """What, where, how large."""
+    tasks = " + ".join(f"{part.nodes} x {part.tasks_per_node}" for part in job.shape)
+    text = f"{job.request.name} in {job.request.run}, {tasks} ranks"
+    stage = STAGES.get(job.request.name)
+    if job.config is None or stage != "pretrain":
+        return text
+    total, index = sum(part.num_tasks for part in job.shape), job.config.index
+    builders = f", {index.builders} builder" if index.builders else ""
+    return f"{text}: {total - index.num_shards - index.builders} trainers{builders}, {index.num_shards} index"
+
+
+def check_is_shared(run: Path, *, mounts: Path = MOUNTS) -> None:
+    """Raise ConfigError for a run folder in this host's memory; warn of one where nodes mostly have disks of their own.
+
+    No more can be told from a login node: the ranks look themselves whether all see the folder.
+    """
+    kind = _file_system(run, mounts)
+    if kind in _IN_MEMORY:
+        raise ConfigError(
+            f"{run} is in this host's memory ({kind}), where no node of a job sees it: name a folder on a file system "
+            "that all nodes mount"
+        )
+    for place in _EACH_NODES_OWN:
+        if run.is_relative_to(place):
+            print(
+                f"realm-ds: {place} is often each node's own; a run folder must be on a file system that all nodes "
+                "mount", file=sys.stderr, flush=True,
+            )  # fmt: skip
+
+
+def _checked_config(request: Request, stage: StageName, shape: Sequence[Component]) -> RealmConfig:
+    source = request.source
+    if source is None and (request.run / RUN_CONFIG).is_file():
+        source = str(request.run)
+    overrides = [*request.overrides, *_shards(request, stage, shape)]
+    config = with_local_encoder(load(source, overrides))
+    if stage == "pretrain":
+        _check_roles(config, shape)
+    try:
+        check_inputs(stage, _without_late_start(config) if request.after else config, runs_here=False)
+    except DataError as error:
+        if not request.data_may_be_late:
+            raise
+        print(f"realm-ds: not there yet: {error}\n(the job looks again when it starts)", file=sys.stderr, flush=True)
+    return config
+
+
+def _shards(request: Request, stage: StageName, shape: Sequence[Component]) -> list[str]:
+    """index.num_shards, where sizes say how many index ranks there are."""
+    if stage != "pretrain" or (request.sizes.index_per_node is None and len(shape) == 1):
+        return []
+    given = [setting for setting in request.overrides if setting.startswith("index.num_shards=")]
+    number = shape[1].num_tasks if len(shape) > 1 else shape[0].nodes * (request.sizes.index_per_node or 0)
+    if given and given[-1] != f"index.num_shards={number}":
+        raise ConfigError(f"{given[-1]}, but the sizes of the job give {number} index ranks: leave one of the two out")
+    return [f"index.num_shards={number}"]
+
+
+def _check_roles(config: RealmConfig, shape: Sequence[Component]) -> None:
+    """The split that the ranks will make, made here: an impossible one is told before the job has waited in a queue."""
+    hosts = [f"node{node}" for node in range(1, shape[0].nodes + 1) for _ in range(shape[0].tasks_per_node)]
+    roles = None
+    if len(shape) > 1:
+        hosts += [f"index{node}" for node in range(1, shape[1].nodes + 1) for _ in range(shape[1].tasks_per_node)]
+        roles = [TRAINER] * shape[0].num_tasks + [INDEX] * shape[1].num_tasks
+    settings = config.index
+    assign(
+        hosts, num_shards=settings.num_shards, num_builders=settings.builders, placement=settings.placement,
+        overrides=roles,
+    )  # fmt: skip
+
+
+def _roles(config: RealmConfig) -> str:
+    """The split that was checked, over what scripts set by themselves; all else is in RUN/config.yaml."""
+    return f"index.num_shards={config.index.num_shards} index.placement={config.index.placement}"
+
+
+def _without_late_start(config: RealmConfig) -> RealmConfig:
+    """The config without weights to start from that an earlier job has yet to write."""
+    start = config.model.start_from
+    if start is None or start.exists():
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"start_from": None})})
+
+
+def _check_is_not_live(job: Job) -> None:
+    """Two worlds in one folder would write over each other. What was submitted from here Slurm knows, of what was not
+    the folder tells: it is written every few seconds."""
+    run, awaited = job.request.run, re.findall(r"\d+", job.after)
+    trained = [record["job"] for record in jobs_of(run) if record["name"] in STAGES]
+    for state in live_jobs(trained):
+        if state.job not in awaited:
+            raise ConfigError(
+                f"{run} is job {state.job}'s, {state.state} {state.nodes or state.reason}".rstrip()
+                + f": wait for its end, or end it (scancel {state.job}), or queue behind it (--after {state.job})"
+            )
+    if awaited or not (run / RUN_CONFIG).is_file():
+        return
+    ages_s = {rank.name: rank.age_s for rank in look(run).ranks if rank.state in ("works", "waits")}
+    for name, age_s in ages_s.items():
+        if age_s is not None and age_s < SILENT_S:
+            raise ConfigError(
+                f"{run} is being trained: {name} wrote something {age_s:.0f} s ago. Wait for its end, or end it; "
+                f"if it was killed this very moment, try again in {SILENT_S:.0f} s"
+            )
+
+
+def _dependency(after: str) -> list[str]:
+    if not after:
+        return []
+    condition = f"afterok:{after}" if re.fullmatch(r"\d+(:\d+)*", after) else after
+    return [f"--dependency={condition}", "--kill-on-invalid-dep=yes"]
+
+
+def _whole(source: str | None) -> str:
+    """A path as any folder may read it; a recipe's name stays one."""
+    return "" if source is None else str(Path(source).absolute()) if Path(source).exists() else source
+
+
+def _file_system(path: Path, mounts: Path) -> str:
+    """The kind that holds the path: that of the longest mount point above it, the last one mounted there."""
+    path = path.absolute()
+    found, longest = "", -1
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, point, kind = line.split()[:3]
+        point = point.replace(r"\040", " ")
+        if path.is_relative_to(point) and len(point) >= longest:
+            found, longest = kind, len(point)
+    return found
+
+
+def dry_run(job: Job) -> str:
+    """The config and the line, for people to read."""
+    config = f"# {job.request.run / RUN_CONFIG}\n{dump(job.config)}\n" if job.config is not None else ""
+    return f"{config}# {summary(job)}\n# {job.script}, with {job.site}:\n{job.line}"

@@ -1,0 +1,306 @@
+"""Jobs are checked, get their run folder and are handed to sbatch; pipelines wait for themselves. Slurm is made up."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from realm_ds.cli.main import app
+from realm_ds.cluster.pipeline import plan_pipeline, submit_pipeline
+from realm_ds.cluster.submit import Request, check_is_shared, dry_run, is_done, jobs_of, plan_job, submit_job
+from realm_ds.config.load import dump, load
+from realm_ds.config.sizes import JobSizes
+from realm_ds.errors import ConfigError, DataError, LaunchError
+from realm_ds.launch.failures import record_rank
+from realm_ds.launch.stages import check_inputs
+from realm_ds.observe.sinks import Sinks
+from realm_ds.train.manifest import seal
+from tests.support.fake_slurm import FakeSlurm, install
+from tests.support.tiny import make_data, tiny_config
+
+SIZES = JobSizes(nodes=2, tasks_per_node=3, index_per_node=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder, num_facts=2)
+    qa = folder / "qa"
+    qa.mkdir()
+    for split in ("train", "dev", "test"):
+        (qa / f"{split}.jsonl").write_text('{"question": "a?", "answers": ["b"]}\n')
+    config = tiny_config(folder, **{"pretrain.steps": 4, "index.num_shards": 1, "index.placement": "per_node"})
+    (folder / "my.yaml").write_text(dump(config))
+    (folder / "my.yaml").write_text(dump(load(folder / "my.yaml", [f"qa.data={qa}"])))
+    return folder
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Slurm, and scripts in the folder where we are."""
+    monkeypatch.chdir(tmp_path)
+    scripts = tmp_path / "slurm"
+    scripts.mkdir()
+    for name in ("prepare", "ict", "pretrain", "export", "qa", "index"):
+        (scripts / f"{name}.sbatch").write_text("#!/bin/sh\n#SBATCH --nodes=1 --ntasks-per-node=2\n")
+    (scripts / "pretrain-hetjob.sbatch").write_text("#SBATCH -N1\n#SBATCH hetjob\n#SBATCH -N1\n")
+    (scripts / "site.sh").write_text("# ours\n")
+    for name in ("RUN", "CONFIG", "SETTINGS", "REALM_SITE"):
+        monkeypatch.delenv(name, raising=False)
+    return install(tmp_path / "programs", monkeypatch)
+
+
+@pytest.fixture
+def request_(tmp_path: Path, data: Path) -> Request:
+    return Request(name="pretrain", run=tmp_path / "a run", source=str(data / "my.yaml"), sizes=SIZES)
+
+
+def checkpoint(run: Path, stage: str, step: int) -> None:
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("some")
+    seal(folder, stage=stage, step=step)
+
+
+def export(run: Path) -> None:
+    for name in ("query_tower", "passage_tower", "encoder"):
+        (run / "export" / name).mkdir(parents=True)
+        (run / "export" / name / "config.json").touch()
+    (run / "export" / "manifest.json").touch()
+
+
+def test_a_job_gets_its_run_folder_and_is_submitted(fake: FakeSlurm, request_: Request) -> None:
+    run = request_.run
+    assert submit_job(plan_job(replace(request_, overrides=("runtime.seed=5",), after="7:8"))) == "101"
+    config = load(run)
+    assert (config.index.num_shards, config.runtime.seed) == (2, 5)
+    assert (run / "code.txt").is_file()
+    assert (run / "job" / "site.sh").read_text() == "# ours\n"
+    assert (run / "job" / "pretrain.sbatch").read_text() == Path("slurm/pretrain.sbatch").read_text()
+    (call,) = fake.calls("sbatch")
+    assert call["arguments"] == [
+        "--parsable", f"--output={run}/job/pretrain-%j.log", "--export=ALL", "--dependency=afterok:7:8",
+        "--kill-on-invalid-dep=yes", "--nodes=2", "--ntasks-per-node=3", f"{run}/job/pretrain.sbatch",
+    ]  # fmt: skip
+    environment = {name: call["environment"][name] for name in ("RUN", "CONFIG", "SETTINGS", "REALM_SITE")}  # type: ignore[index]
+    settings = "index.num_shards=2 index.placement=per_node"
+    assert environment == {
+        "RUN": str(run), "CONFIG": str(run), "SETTINGS": settings, "REALM_SITE": f"{run}/job/site.sh",
+    }  # fmt: skip
+    (record,) = jobs_of(run)
+    assert (record["job"], record["name"], record["log"]) == ("101", "pretrain", f"{run}/job/pretrain-101.log")
+    with (run / "job" / "jobs.jsonl").open("a") as file:
+        file.write('{"job": "9"}\n[]\n{"jo')  # not ours, and half a line
+    assert jobs_of(run) == [record]
+
+
+def test_a_dry_run_writes_nothing(fake: FakeSlurm, request_: Request) -> None:
+    text = dry_run(plan_job(request_))
+    assert "index:\n  num_shards: 2\n" in text
+    assert "2 x 3 ranks: 4 trainers, 2 index" in text
+    assert f"RUN='{request_.run}'" in text
+    assert "sbatch '--output=" in text
+    assert not request_.run.exists()
+    assert fake.calls("sbatch") == []
+
+
+def test_a_heterogeneous_job_counts_its_index_nodes(fake: FakeSlurm, request_: Request) -> None:
+    sizes = JobSizes(nodes=2, tasks_per_node=2, index_nodes=1, index_tasks_per_node=3, time="5")
+    job = plan_job(replace(request_, name="pretrain-hetjob", sizes=sizes))
+    assert job.config is not None
+    assert job.config.index.num_shards == 3
+    assert job.arguments[2:-1] == [
+        "--nodes=2", "--ntasks-per-node=2", "--time=5", ":", "--nodes=1", "--ntasks-per-node=3", "--time=5",
+    ]  # fmt: skip
+
+
+def test_other_scripts_take_variables(fake: FakeSlurm, request_: Request, data: Path) -> None:
+    wanted = replace(request_, name="index", overrides=("index.vectors=fp16",), environment={"TOWER": "x"})
+    job = plan_job(replace(wanted, source=str(data / "my.yaml"), sizes=JobSizes()))
+    assert job.config is None
+    assert job.environment["SETTINGS"] == "index.vectors=fp16"
+    assert (job.environment["CONFIG"], job.environment["TOWER"]) == (str(data / "my.yaml"), "x")
+    assert plan_job(replace(wanted, source="demo")).environment["CONFIG"] == "demo"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"sizes": JobSizes(nodes=2, tasks_per_node=1, index_per_node=1)}, ConfigError, "leaves no trainer in a world"),
+        ({"sizes": JobSizes(nodes=2, tasks_per_node=2)}, ConfigError, "num_shards=1 is not a multiple of the 2 nodes"),
+        (
+            {"overrides": ("index.num_shards=3",)},
+            ConfigError,
+            "index.num_shards=3, but the sizes of the job give 2 index ranks: leave one of the two out",
+        ),
+        ({"overrides": ("data.corpus=/nowhere",)}, DataError, "/nowhere"),
+        ({"overrides": ("model.start_from=/nowhere",)}, Exception, "/nowhere"),
+    ],
+)
+def test_what_cannot_work_is_told_before_it_waits_in_a_queue(
+    fake: FakeSlurm, request_: Request, changes: dict[str, object], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        plan_job(replace(request_, **changes))  # type: ignore[arg-type]
+
+
+def test_disks_of_nodes_are_not_looked_for_here(
+    fake: FakeSlurm, request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REALM_NVME", "/proc/nowhere")
+    config = plan_job(replace(request_, overrides=("runtime.deepspeed=zero3-bf16-nvme",))).config
+    assert config is not None
+    with pytest.raises(ConfigError, match="/proc/nowhere.* cannot be written"):
+        check_inputs("pretrain", config)
+
+
+def test_what_an_earlier_job_makes_may_be_late(
+    fake: FakeSlurm, request_: Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = replace(request_, after="7", overrides=("model.start_from=/nowhere",))
+    assert str(plan_job(late).config.model.start_from) == "/nowhere"  # type: ignore[union-attr]
+    late = replace(request_, after="7", overrides=("data.corpus=/nowhere",))
+    with pytest.raises(DataError):
+        plan_job(late)
+    plan_job(replace(late, data_may_be_late=True))
+    assert "not there yet: no folder /nowhere of corpus tar shards" in capsys.readouterr().err
+
+
+def test_a_run_is_neither_overwritten_nor_submitted_twice(fake: FakeSlurm, request_: Request) -> None:
+    job = plan_job(request_)
+    submit_job(job)
+    fake.answer("squeue", "101|101|PENDING|Priority|\n")
+    with pytest.raises(
+        ConfigError, match="is job 101's, PENDING Priority: wait for its end, or end it .scancel 101., "
+    ):
+        submit_job(job)
+    assert submit_job(replace(job, after="101")) == "102"
+    fake.answer("squeue", "")
+    checkpoint(request_.run, "pretrain", 2)
+    with pytest.raises(ConfigError, match="holds a run already: add --resume"):
+        submit_job(job)
+    again = plan_job(replace(request_, source=None, sizes=JobSizes(nodes=2, tasks_per_node=3), resume=True))
+    assert submit_job(again) == "103"
+    assert load(request_.run).index.num_shards == 2
+    assert not is_done(again)
+    checkpoint(request_.run, "pretrain", 4)
+    assert is_done(again)
+
+
+def test_a_run_that_others_train_is_left_alone(fake: FakeSlurm, request_: Request) -> None:
+    job = plan_job(request_)
+    submit_job(job)
+    record_rank(request_.run, world_rank=0, role="trainer", role_rank=0, host="elsewhere")
+    with Sinks(request_.run, role="trainer", role_rank=0, stage="pretrain", clock=lambda: time.time() - 5) as sinks:
+        sinks.write("step", step=1, steps=4)
+    with pytest.raises(ConfigError, match="is being trained: trainer 0 wrote something 5 s ago. Wait for its end"):
+        submit_job(job)
+    with Sinks(request_.run, role="trainer", role_rank=0, stage="pretrain", clock=time.time) as sinks:
+        sinks.write("ended")
+    submit_job(job)
+
+
+def test_a_folder_that_no_node_sees_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text("/dev/a / ext4 rw 0 0\ntmpfs /mem\\040ory tmpfs rw 0 0\nnas /mem\\040ory/nas nfs4 rw 0 0\n")
+    with pytest.raises(
+        ConfigError, match="/mem ory/run is in this host's memory .tmpfs., where no node of a job sees it"
+    ):
+        check_is_shared(Path("/mem ory/run"), mounts=mounts)
+    for place in ("/mem ory/nas/run", "/home/run", "/mem/run"):
+        check_is_shared(Path(place), mounts=mounts)
+    assert capsys.readouterr().err == ""
+    check_is_shared(Path("/tmp/run"), mounts=mounts)
+    assert "/tmp is often each node's own" in capsys.readouterr().err
+
+
+def run_cli(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_pipeline_is_one_line(fake: FakeSlurm, data: Path, tmp_path: Path) -> None:
+    run, sizes, commands = tmp_path / "all", tmp_path / "sizes.yaml", tmp_path / "prepare.txt"
+    sizes.write_text("pretrain:\n  nodes: 2\n  tasks_per_node: 2\n  index_nodes: 1\n")
+    commands.write_text("corpus a.xml\n")
+    line = ["submit", "pipeline", "-c", str(data / "my.yaml"), "-r", str(run), "--sizes", str(sizes), "--nodes", "4",
+            "--qos", "long", "--prepare", str(commands)]  # fmt: skip
+    code, out, err = run_cli(*line, "--dry-run")
+    assert code == 0, err
+    assert "--dependency=afterok:JOB-OF-pretrain" in out
+    assert not run.exists()
+    code, out, err = run_cli(*line)
+    assert code == 0, err
+    assert "job 104: pretrain-hetjob in" in out
+    assert "scancel 101 102 103 104 105 106" in out
+    calls = [call["arguments"] for call in fake.calls("sbatch")]
+    assert [Path(call[-1]).parent.parent.name + "/" + Path(call[-1]).stem for call in calls] == [  # type: ignore[index]
+        "prepare/prepare", "ict/ict", "ict/export", "pretrain/pretrain-hetjob", "pretrain/export", "qa/qa",
+    ]  # fmt: skip
+    waits = [[word for word in call if word.startswith("--dependency")] for call in calls]  # type: ignore[attr-defined]
+    assert waits == [[], *([f"--dependency=afterok:{number}"] for number in range(101, 106))]
+    nodes = [[word for word in call if word.startswith("--nodes")] for call in calls]  # type: ignore[attr-defined]
+    assert nodes == [[], ["--nodes=4"], [], ["--nodes=2", "--nodes=1"], [], ["--nodes=4"]]
+    assert all("--qos=long" in call for call in calls)  # type: ignore[operator]
+    assert load(run / "qa").model.start_from == run / "pretrain" / "export"
+    assert fake.calls("sbatch")[0]["environment"]["COMMANDS"] == str(commands)  # type: ignore[index]
+
+
+def test_a_pipeline_goes_on_where_it_was(fake: FakeSlurm, data: Path, tmp_path: Path) -> None:
+    wanted = Request(name="pipeline", run=tmp_path / "all", source=str(data / "my.yaml"))
+    steps = plan_pipeline(wanted, sizes={})
+    submit_pipeline(steps, run=wanted.run)
+    fake.answer("squeue", "103|103|RUNNING|None|node1\n")
+    with pytest.raises(ConfigError, match="jobs of the pipeline in .* are in the queue: 103 .RUNNING.. .*scancel 103"):
+        submit_pipeline(steps, run=wanted.run)
+    fake.answer("squeue", "")
+    checkpoint(wanted.run / "ict", "ict", load(data / "my.yaml").ict.steps)
+    checkpoint(wanted.run / "pretrain", "pretrain", 2)
+    for stage in ("ict", "pretrain"):  # the second of these is of another checkpoint than the last
+        export(wanted.run / stage)
+    steps = plan_pipeline(wanted, sizes={})
+    assert [step.name for step in steps if step.is_done] == ["ict", "ict export"]
+    fake.answer("sbatch", error="sbatch: error: over your limit", code=1)
+    with pytest.raises(LaunchError, match="^pretrain: sbatch refused the job: over your limit"):
+        submit_pipeline(steps, run=wanted.run)
+    fake.answer("sbatch", "NUMBER")
+    assert [step.name for step, _ in submit_pipeline(steps, run=wanted.run)] == ["pretrain", "pretrain export", "qa"]
+
+
+def test_submitting_is_told(fake: FakeSlurm, data: Path, tmp_path: Path) -> None:
+    line = ["submit", "pretrain", "-c", str(data / "my.yaml"), "-r", str(tmp_path / "run"), "pretrain.steps=3"]
+    code, out, err = run_cli(*line)
+    assert code == 0, err
+    assert "job 101: pretrain in" in out
+    assert "1 x 2 ranks: 1 trainers, 1 index" in out
+    assert f"realm-ds watch {tmp_path}/run" in out
+    assert "scancel 101" in out
+    checkpoint(tmp_path / "run", "pretrain", 3)
+    code, out, _ = run_cli(*line, "--resume")
+    assert (code, out) == (0, f"nothing is left to do: {tmp_path}/run is done\n")
+    assert len(fake.calls("sbatch")) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (["pretrian"], "pretrian is no job: did you mean pretrain?"),
+        (["zzz"], "zzz is no job: there are prepare, ict,"),
+        (["ict", "--sizes", "s.yaml"], "--sizes is for submit pipeline: give ict its own, --nodes and the like"),
+        (["ict", "--prepare", "p.txt"], "--prepare is for submit prepare and submit pipeline: ict prepares nothing"),
+        (["prepare", "--prepare", "none"], "--prepare=none is no file: name one with a line for each thing"),
+        (["ict", "--env", "a b"], "--env a b: write NAME=VALUE, a variable that the script's head lists"),
+    ],
+)
+def test_misuse_is_one_line_and_code_2(fake: FakeSlurm, line: list[str], says: str) -> None:
+    code, _, err = run_cli("submit", *line)
+    assert code == 2
+    assert says in err
+
+
+def test_no_slurm_is_said(fake: FakeSlurm, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(LaunchError, match="no sbatch on PATH, so this is no host of a Slurm cluster"):
+        submit_job(plan_job(request_))
