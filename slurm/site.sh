@@ -77,18 +77,25 @@ realm_run() {
 realm_pass_on() {
     realm_asked=1 realm_heard=1
     echo "realm: asked to end; telling the ranks"
-    scancel --signal=USR1 "$SLURM_JOB_ID" || true # steps only, not this script
+    scancel --signal=USR1 "$SLURM_JOB_ID" 2>/dev/null || true # its steps; none are left when Slurm ends them itself
 }
 
 realm_requeue() { # REASON
-    echo "realm: $1; queueing job $SLURM_JOB_ID again"
-    scontrol requeue "$SLURM_JOB_ID" || echo "realm: it did not; if it is not in squeue, submit it anew to go on"
+    local state
+    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T | head -n 1)
+    if [ "$state" = RUNNING ]; then
+        echo "realm: $1; queueing job $SLURM_JOB_ID again"
+        scontrol requeue "$SLURM_JOB_ID"
+    else # cancelled, or queued again by Slurm itself: to queue it now would undo a scancel
+        echo "realm: $1; Slurm is ending job $SLURM_JOB_ID and decides whether it runs again"
+    fi
     exit 75
 }
 
 realm_fail() { # CODE [REASON]
     local reason=${2:-}
-    [ -n "$reason" ] || reason=$(python -m realm_ds why "$RUN" 2>&1) || true
+    [ -n "$reason" ] || reason=$(python -m realm_ds why "$RUN" --code "$1" 2>&1) || [ $? = 1 ] ||
+        reason="look at the log above" # there is no run in the folder
     reason="job $SLURM_JOB_ID failed with exit code $1 on $realm_nodes, $(date '+%F %T'):"$'\n'"$reason"
     {
         printf '%s\n\n' "$reason"

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -97,14 +97,24 @@ def leave_a_keeper(folder: Path) -> None:
         if os.getppid() != keeper:
             os._exit(1)
         return
-    for number in _PASSED_ON:
-        signal.signal(number, lambda received, frame: os.kill(rank, received))
+    pass_on_signals(rank)
     _, status = os.waitpid(rank, 0)
     code = os.waitstatus_to_exitcode(status)
     kill_own_session()  # what the rank started and left holds the launcher's pipes, and it would wait for their end
     if code < 0:
         record_death(folder, -code, pid=rank)
     os._exit(code if code >= 0 else 128 - code)
+
+
+def pass_on_signals(rank: int) -> None:
+    """From now on what asks this process to end, or to say something, goes to the process `rank`."""
+
+    def pass_on(number: int, frame: object) -> None:
+        with suppress(ProcessLookupError):  # It has ended, and how is about to be told.
+            os.kill(rank, number)
+
+    for number in _PASSED_ON:
+        signal.signal(number, pass_on)
 
 
 def threads_for_rank(threads: int, *, ranks_here: int, cores: int | None = None) -> int:

@@ -16,10 +16,22 @@ pytestmark = pytest.mark.slurm
 STEPS, SAVE_EVERY = 14, 2
 TRAINERS = 4
 COMPARED = ("step", "loss", "retrieval_utility", "version", "retrieved_crc32")
-START_S = 240.0
-"""Eight ranks on two cores, which others may want as well, take their time to import what they need."""
+START_S = 300.0
+"""Sixteen ranks on two cores, which others may want as well, take their time to import what they need."""
 NOTICED_S = 60.0
 """A lost node within this."""
+
+
+SLEEPER = """\
+#!/usr/bin/env bash
+#SBATCH --requeue
+set -euo pipefail
+MPI_PLUGIN=none
+source slurm/site.sh
+realm_begin "$RUN"
+realm_run "${SRUN[@]}" sleep 600
+"""
+"""A job as the scripts are, of ranks that do not take long to start."""
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +40,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sbatch")
     make_data(folder)
     make_questions(folder)
-    config = tiny_config(
-        folder, **{"pretrain.steps": STEPS, "pretrain.save_every_steps": SAVE_EVERY, "runtime.trainers": None}
-    )
-    (folder / "tiny.yaml").write_text(dump(config))
-    config = tiny_config(folder, **{"model.start_from": folder / "whole run/export", "runtime.trainers": None})
-    (folder / "qa.yaml").write_text(dump(config))
+    patient: dict[str, object] = {
+        "runtime.trainers": None, "runtime.wait_timeout_s": START_S, "index.build_timeout_s": START_S,
+    }  # fmt: skip
+    length = {"pretrain.steps": STEPS, "pretrain.save_every_steps": SAVE_EVERY}
+    (folder / "tiny.yaml").write_text(dump(tiny_config(folder, **patient, **length)))
+    start = {"model.start_from": folder / "whole run/export"}
+    (folder / "qa.yaml").write_text(dump(tiny_config(folder, **patient, **start)))
     return folder
 
 
@@ -105,6 +118,16 @@ def test_a_fault_of_its_own_ends_a_job_and_is_said_first(slurm: Slurm, folder: P
     assert why.startswith(f"job {job} failed")
     assert "pretrain.candidates=1000 needs 999 passages" in why
     assert log(folder, job).rstrip().endswith(why.rstrip())
+
+
+def test_a_job_that_is_cancelled_does_not_come_back(slurm: Slurm, folder: Path) -> None:
+    script = folder / "sleeper.sbatch"
+    script.write_text(SLEEPER)
+    job = slurm.sbatch(f"--output={folder}/%j.log", "--nodes=2", str(script), env={"RUN": str(folder / "sleeper")})
+    slurm.wait_until(lambda: f"{job}.0" in slurm.run("squeue", "--steps", "-h"), "its step", timeout_s=START_S)
+    slurm.run("scancel", str(job))
+    slurm.wait_until(lambda: "and decides whether it runs again" in log(folder, job), "its end", timeout_s=START_S)
+    assert slurm.wait(job, timeout_s=START_S)["JobState"] == "CANCELLED"
 
 
 def submit(slurm: Slurm, folder: Path, name: str, *options: str, **variables: str) -> int:

@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from realm_ds.tether import die_with_parent
 
 ADDRESS = "127.0.0.{}"
@@ -66,8 +68,8 @@ class Node:
         assert self._unshare.stdout is not None
         said = self._unshare.stdout.readline()
         assert said == "up\n", f"{self.name} did not start: {said}{self._unshare.communicate()[0]}"
-        pid = self._unshare.pid
-        self._first_pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        (first,) = psutil.Process(self._unshare.pid).children()
+        self._first_pid = first.pid
 
     def power_off(self) -> None:
         """All that runs there ends at once, as at a power cut, and is gone when this returns."""

@@ -12,7 +12,10 @@ import pytest
 SLURM = Path(__file__).parents[2] / "slurm"
 SCRIPTS = sorted(SLURM.glob("*.sbatch"))
 FAKES = {
-    "srun": 'if [ "$*" = --mpi=list ]; then printf "MPI plugin types are...\\n\\tnone\\n\\tpmi2\\n"; else eval "$STEP"; fi',
+    "srun": (
+        'if [ "$*" = --mpi=list ]; then printf "MPI plugin types are...\\n\\tnone\\n\\tpmi2\\n"; else eval "$STEP"; fi'
+    ),
+    "squeue": 'echo "$STATE"',
     "scancel": "",
     "scontrol": "",
     "sinfo": 'printf "%s\\n" "$NODES"',
@@ -20,7 +23,8 @@ FAKES = {
 }
 JOB = {
     "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "4",
-    "MPI_LIBRARY": "MPICH Version: 5.0", "NODES": "node1 idle", "STEP": "", "REALM_SITE": str(SLURM / "site.sh"),
+    "MPI_LIBRARY": "MPICH Version: 5.0", "NODES": "node1 idle", "STEP": "", "STATE": "RUNNING",
+    "REALM_SITE": str(SLURM / "site.sh"),
 }  # fmt: skip
 HETJOB = {
     "SLURM_JOB_NODELIST_HET_GROUP_1": "node[3-5]", "SLURM_NTASKS_HET_GROUP_1": "6",
@@ -137,6 +141,13 @@ def test_a_signal_goes_to_the_ranks_and_their_end_is_waited_for(tmp_path: Path, 
     outcome = Outcome(tmp_path, "ict", STEP=step)
     assert outcome.of("scancel") == [["--signal=USR1", "7"]]
     assert outcome.of("scontrol") == [["requeue", "7"]], outcome.log
+
+
+def test_a_job_that_slurm_is_ending_itself_is_not_queued_again(tmp_path: Path) -> None:
+    """It was cancelled, mostly: it must not come back."""
+    outcome = Outcome(tmp_path, "ict", STEP="exit 75", STATE="COMPLETING")
+    assert outcome.of("scontrol") == []
+    assert "Slurm is ending job 7 and decides whether it runs again" in outcome.log
 
 
 def test_a_run_that_ends_well_after_the_signal_is_done(tmp_path: Path) -> None:
