@@ -93,9 +93,10 @@ def memory(options: Options, *, folder: Path) -> Result:
     Long passages of which the tower sees the first wordpieces: to hold tokens takes memory, to embed them takes time.
     """
     from realm_ds.bench.towers import embed_by, new_snapshot
-    from realm_ds.index.builder import Builder, Snapshot
+    from realm_ds.index.builder import Builder
     from realm_ds.index.embedding import SPECIAL_TOKENS, ShardEmbedder
     from realm_ds.index.factory import IndexSpec
+    from realm_ds.index.relay import Snapshot
 
     tower, width = options["tower"], options["width"]
     write_progress(folder, done=0, total=options["passages"], now="making passages")

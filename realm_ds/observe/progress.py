@@ -175,6 +175,8 @@ class RunFollower:
         self._folder = run_folder / "metrics"
         self._stage = stage
         self._bar = bar
+        self._up: set[str] = set()
+        self._rebuilt: dict[str, float] = {}
         self._read_to = {path: path.stat().st_size for path in self._folder.glob("*.jsonl")}
 
     def poll(self) -> None:
@@ -202,6 +204,19 @@ class RunFollower:
             self._bar.say(f"held out, after step {record['step']}: {describe_evaluation(record)}")
         elif record["event"] == "remark":
             self._bar.say(str(record["text"]))
+        elif not self._bar.done:
+            self._take_start(writer, record)
+
+    def _take_start(self, writer: str, record: Mapping[str, Any]) -> None:
+        """What goes on before the first step: ranks come up, trainers load and set up, the first index is embedded."""
+        if record["event"] == "joined":
+            self._up.add(writer)
+            self._bar.update(now=f"{number_of(len(self._up), 'rank')} up")
+        elif record["event"] == "doing" and writer == "trainer-0":
+            self._bar.update(now=f"{number_of(len(self._up), 'rank')} up, {record['text']}")
+        elif record["event"] == "alive" and "rebuilt_share" in record:
+            self._rebuilt[writer] = record["rebuilt_share"]
+            self._bar.update(now=f"embedding passages, {min(self._rebuilt.values()):.0%}")
 
 
 def follow_run(run_folder: Path, *, stage: str, bar: Bar) -> Callable[[], None]:

@@ -13,7 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from realm_ds.cli import main as cli
+from realm_ds.config.load import dump
 from realm_ds.errors import CheckpointError
+from tests.support.tiny import make_data, tiny_config
 
 CLI = Path(cli.__file__).parent
 DATA = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
@@ -102,6 +104,25 @@ def test_settings_are_shown_without_torch() -> None:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert "pretrain.candidates: whole number at least 2, default 8" in result.stdout
     assert result.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_a_launcher_loads_no_model_library(tmp_path: Path) -> None:
+    """Up to mpiexec, here a program that ends at once: it looks at data and settings, and the ranks do the rest."""
+    make_data(tmp_path)
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(tiny_config(tmp_path)))
+    heavy = ["torch", "deepspeed", "transformers", "tensorboard", "matplotlib", "pandas", "scipy", "pyarrow"]
+    program = (
+        "import sys, realm_ds.launch.local as local\n"
+        f"sys.argv = ['realm-ds', 'pretrain', '--config', {str(config)!r}, '--run', {str(tmp_path)!r}]\n"
+        "local.world_command = lambda *arguments, **options: ['true']\n"
+        "from realm_ds.cli.main import main\n"
+        "try: main()\n"
+        f"except SystemExit: print('LOADED', [name for name in {heavy} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines()[-1:] == ["LOADED []"], result.stderr
+    assert (tmp_path / "logs" / "world.log").is_file()  # it came as far as to start ranks
 
 
 def test_every_function_behind_a_verb_exists() -> None:

@@ -1,5 +1,6 @@
 """Meters, events, logs, waits and what is drawn of them."""
 
+import contextlib
 import io
 import json
 import logging
@@ -236,6 +237,30 @@ def test_a_run_of_others_is_followed(tmp_path: Path) -> None:
         assert bar.done == 6
     trainer.close()
     index.close()
+
+
+def test_until_the_first_step_the_ranks_say_what_they_do(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        trainer, *index = (
+            stack.enter_context(Sinks(tmp_path, role=role, role_rank=number, stage="pretrain"))
+            for role, number in (("trainer", 0), ("index", 0), ("index", 1))
+        )
+        bar = stack.enter_context(Progress(out=io.StringIO(), clock=Clock())).stage("Pre-training")
+        poll = follow_run(tmp_path, stage="pretrain", bar=bar)
+
+        def now(writer: Sinks, event: str, **words: object) -> str:
+            writer.write(event, **words)
+            poll()
+            return bar.now
+
+        assert now(index[0], "joined") == "1 rank up"
+        assert now(trainer, "joined") == "2 ranks up"
+        assert now(trainer, "doing", text="loading torch") == "2 ranks up, loading torch"
+        assert now(index[1], "alive", rebuilt_share=0.5) == "embedding passages, 50%"
+        assert now(index[0], "alive", rebuilt_share=0.25) == "embedding passages, 25%"
+        assert now(index[0], "alive", queries=0) == "embedding passages, 25%"
+        assert now(trainer, "step", step=1, steps=9, loss=2.0) == "loss 2.000"
+        assert now(index[0], "alive", rebuilt_share=0.75) == "loss 2.000"  # of the next index: steps tell of that
 
 
 def test_what_was_held_out_is_a_line_that_stays(tmp_path: Path) -> None:

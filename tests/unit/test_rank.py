@@ -1,5 +1,6 @@
 """Threads of a rank, and failures as sentences."""
 
+import gc
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from realm_ds.launch.failures import (
     record_error,
     record_rank,
 )
-from realm_ds.launch.rank import limit_threads, pass_on_signals, threads_for_rank
+from realm_ds.launch.rank import limit_threads, loading_libraries, pass_on_signals, threads_for_rank
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,26 @@ def test_limits_reach_the_environment_and_a_loaded_torch(monkeypatch: pytest.Mon
         assert os.environ["OMP_NUM_THREADS"] == "1"
     finally:
         torch.set_num_threads(before)
+
+
+def test_libraries_are_no_garbage_and_looked_through_no_more() -> None:
+    library: list[list[int]] = []
+
+    def load() -> None:
+        with loading_libraries():
+            assert not gc.isenabled()
+            library.append([])
+            raise ImportError("no such library")
+
+    gc.unfreeze()
+    try:
+        with pytest.raises(ImportError, match="no such"):
+            load()
+        assert gc.isenabled()
+        assert not any(thing is library[0] for thing in gc.get_objects())  # those that are looked through
+    finally:
+        gc.unfreeze()
+    assert any(thing is library[0] for thing in gc.get_objects())
 
 
 @pytest.mark.parametrize(
