@@ -33,10 +33,11 @@ def submit(
     index_tasks_per_node: Annotated[int | None, typer.Option(min=1, help="Index ranks on each of these.")] = None,
     gpus_per_node: Annotated[str | None, typer.Option(help="As Slurm takes it: 4, a100:4.")] = None,
     time: Annotated[str | None, typer.Option(help="Limit, as Slurm takes it: 12:00:00.")] = None,
-    partition: Annotated[str | None, typer.Option()] = None, account: Annotated[str | None, typer.Option()] = None,
-    qos: Annotated[str | None, typer.Option()] = None,
+    partition: Annotated[str | None, typer.Option(help="Of Slurm's.")] = None,
+    account: Annotated[str | None, typer.Option(help="Who pays.")] = None,
+    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
     sbatch: Annotated[
-        list[str] | None, typer.Option(metavar="OPTION", help="A further option of sbatch, as --sbatch=--mem=0.")
+        list[str] | None, typer.Option(metavar="OPTION", help="One more option of its, in one word: --mem=0.")
     ] = None,
     index_sbatch: Annotated[
         list[str] | None, typer.Option(metavar="OPTION", help="The same for the index nodes of pretrain-hetjob.")
@@ -111,20 +112,20 @@ def why(
 
 
 def _submit_one(request: "Request", prepare: Path | None, *, dry_run: bool) -> None:
-    from realm_ds.cluster import submit as jobs
+    from realm_ds.cluster.submit import describe, is_done, plan_job, preparing, show_plan, submit_job
 
-    job = jobs.plan_job(request if prepare is None else jobs.preparing(request, prepare))
+    job = plan_job(request if prepare is None else preparing(request, prepare))
     if dry_run:
-        print(jobs.dry_run(job))
-    elif request.resume and jobs.is_done(job):
+        print(show_plan(job))
+    elif request.resume and is_done(job):
         print(f"nothing is left to do: {request.run} is done")
     else:
-        print(jobs.describe(job, jobs.submit_job(job)))
+        print(describe(job, submit_job(job)))
 
 
 def _submit_pipeline(request: "Request", sizes: Path | None, prepare: Path | None, *, dry_run: bool) -> None:
-    from realm_ds.cluster import submit as jobs
     from realm_ds.cluster.pipeline import SIZED, plan_pipeline, submit_pipeline
+    from realm_ds.cluster.submit import show_plan, summary
     from realm_ds.config.sizes import load_sizes
 
     own: dict[str, JobSizes] = load_sizes(sizes, names=SIZED) if sizes is not None else {}
@@ -133,12 +134,12 @@ def _submit_pipeline(request: "Request", sizes: Path | None, prepare: Path | Non
         if step.is_done:
             print(f"{step.name}: done before")
         elif dry_run:
-            print(f"\n{step.name}:\n{jobs.dry_run(step.job)}")
+            print(f"\n{step.name}:\n{show_plan(step.job)}")
     if dry_run:
         return
     submitted = submit_pipeline(steps, run=request.run)
     for step, number in submitted:
-        print(f"job {number}: {jobs.summary(step.job)}")
+        print(f"job {number}: {summary(step.job)}")
     if submitted:
         numbers = " ".join(number for _, number in submitted)
         print(f"  watch       realm-ds watch {request.run}\n  if it fails realm-ds why {request.run}")

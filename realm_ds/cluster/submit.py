@@ -328,7 +328,7 @@ def _file_system(path: Path, mounts: Path) -> str:
     return found
 
 
-def dry_run(job: Job) -> str:
+def show_plan(job: Job) -> str:
     """The config and the line, for people to read."""
     config = f"# {job.request.run / RUN_CONFIG}\n{dump(job.config)}\n" if job.config is not None else ""
     return f"{config}# {summary(job)}\n# {job.script}, with {job.site}:\n{job.line}"

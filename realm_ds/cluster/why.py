@@ -19,6 +19,7 @@ from realm_ds.config.load import RUN_CONFIG
 from realm_ds.errors import ConfigError
 from realm_ds.launch.failures import causes, is_death, name_of, read_records
 from realm_ds.launch.watch import look, run_in
+from realm_ds.observe.logs import log_path
 from realm_ds.observe.table import RunState
 from realm_ds.train.manifest import saved_steps
 
@@ -181,6 +182,7 @@ def _of_records(answer: Answer, failures: list[dict[str, Any]], cause: Cause | N
     told = replace(
         answer, state="failed", what=error, who=who, host=str(first["host"]), world_rank=first.get("world_rank"),
         time=first.get("time"), also=f"{others} more failed after it" if others else "",
+        logs=_with_own_log(answer, first),
     )  # fmt: skip
     if cause is None or not (is_death(error) or cause.kind == "node"):
         return told
@@ -223,13 +225,15 @@ def _of_other_job(answer: Answer, record: Mapping[str, Any], attempt: Attempt, s
     name, cause = str(record["name"]), cause_in(attempt.lines) or cause_of(state)
     said = last_words(attempt.lines)
     if cause is not None and cause.kind != "rank":
-        return replace(_of_cause(answer, cause, Path(answer.folder), None), also=f"while it did {name}")
+        told = _of_cause(answer, cause, Path(answer.folder), None)
+        return replace(told, also=f"while it did {name}", todo=told.todo.replace(_GO_ON, "submit it again"))
     ended_badly = attempt.given_up or (state is not None and state.state in _ENDED_BADLY)
     if cause is not None or ended_badly or said.startswith("realm-ds: "):
         return replace(_of_words(answer, attempt, state), also=f"while it did {name}")
     if state is not None and state.is_live:
-        return replace(answer, state="running" if state.state == "RUNNING" else "starting", what=f"{name}: {said}")
-    return replace(answer, state="done", what=f"{name}: {said}")
+        says = f"{name} says: {said}" if said else f"{name} has said nothing yet"
+        return replace(answer, state="running" if state.state == "RUNNING" else "starting", what=says)
+    return replace(answer, state="done", what=f"{name} has said: {said}" if said else "")
 
 
 def _is_complete(record: Mapping[str, Any]) -> bool:
@@ -243,6 +247,14 @@ def _restarts(run: Path) -> int:
     except OSError:
         return 0
     return int(words[0]) if words and words[0].isdigit() else 0
+
+
+def _with_own_log(answer: Answer, record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The log of the rank in place of the folder of all."""
+    if not _is_complete(record) or "role" not in record:
+        return answer.logs
+    path = log_path(Path(answer.folder), role=str(record["role"]), role_rank=int(record["role_rank"]))
+    return (*(log for log in answer.logs if log != str(path.parent)), str(path)) if path.is_file() else answer.logs
 
 
 def _logs(run: Path, log: Path | None) -> tuple[str, ...]:

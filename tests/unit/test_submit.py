@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from realm_ds.cli.main import app
 from realm_ds.cluster.pipeline import plan_pipeline, submit_pipeline
-from realm_ds.cluster.submit import Request, check_is_shared, dry_run, is_done, jobs_of, plan_job, submit_job
+from realm_ds.cluster.submit import Request, check_is_shared, is_done, jobs_of, plan_job, show_plan, submit_job
 from realm_ds.config.load import dump, load
 from realm_ds.config.sizes import JobSizes
 from realm_ds.errors import ConfigError, DataError, LaunchError
@@ -97,7 +97,7 @@ def test_a_job_gets_its_run_folder_and_is_submitted(fake: FakeSlurm, request_: R
 
 
 def test_a_dry_run_writes_nothing(fake: FakeSlurm, request_: Request) -> None:
-    text = dry_run(plan_job(request_))
+    text = show_plan(plan_job(request_))
     assert "index:\n  num_shards: 2\n" in text
     assert "2 x 3 ranks: 4 trainers, 2 index" in text
     assert f"RUN='{request_.run}'" in text

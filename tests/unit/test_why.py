@@ -127,7 +127,11 @@ def test_the_first_rank_that_failed_is_the_cause(run: Path) -> None:
     text = describe(answer, now=98.0 + 7200)
     assert text.startswith(f"{run} FAILED: killed by SIGSEGV\n  who    index 0 (world rank 3 on node2)\n  when   ")
     assert ", 2 h ago\n" in text
-    assert f"  logs   {run}/job/pretrain-12.log\n         {run}/logs" not in text  # no such folder
+    assert text.endswith(f"  logs   {run}/job/pretrain-12.log")
+    own = run / "logs" / "index-0.log"
+    own.parent.mkdir()
+    own.touch()
+    assert explain(run, ask=no_slurm).logs == (f"{run}/job/pretrain-12.log", str(own))
 
 
 def test_slurm_knows_more_of_a_rank_that_was_killed(run: Path) -> None:
@@ -237,7 +241,7 @@ def test_other_jobs_are_told_by_their_logs(run: Path) -> None:
     assert explain(run, ask=no_slurm).state == "done"  # it waits, and has said nothing
     say(run, "realm: job 13, start 1, on node1\nconsolidating\nexported to x", name="export-13")
     assert explain(run, ask=no_slurm).state == "done"
-    assert explain(run, ask=lambda job: state("RUNNING")).what == "export: exported to x"
+    assert explain(run, ask=lambda job: state("RUNNING")).what == "export says: exported to x"
     assert explain(run, ask=lambda job: state("PENDING")).state == "starting"
     say(run, "realm-ds: the disk is full", name="export-13")
     answer = explain(run, ask=no_slurm)
