@@ -76,20 +76,24 @@ realm_run() {
 
 realm_pass_on() {
     realm_asked=1 realm_heard=1
-    echo "realm: asked to end; telling the ranks"
-    scancel --signal=USR1 "$SLURM_JOB_ID" 2>/dev/null || true # its steps; none are left when Slurm ends them itself
+    if realm_is_running; then # else Slurm ends it, and has told the ranks
+        echo "realm: asked to end; telling the ranks"
+        timeout 10 scancel --signal=USR1 "$SLURM_JOB_ID" || true # the job's steps, not this script
+    fi
 }
 
 realm_requeue() { # REASON
-    local state
-    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T | head -n 1)
-    if [ "$state" = RUNNING ]; then
+    if realm_is_running; then
         echo "realm: $1; queueing job $SLURM_JOB_ID again"
         scontrol requeue "$SLURM_JOB_ID"
     else # cancelled, or queued again by Slurm itself: to queue it now would undo a scancel
         echo "realm: $1; Slurm is ending job $SLURM_JOB_ID and decides whether it runs again"
     fi
     exit 75
+}
+
+realm_is_running() {
+    [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T | head -n 1)" = RUNNING ]
 }
 
 realm_fail() { # CODE [REASON]

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from realm_ds.comm.world import World
+from realm_ds.comm.world import World, abort_under_srun
 from realm_ds.errors import Preempted, RealmError
 from realm_ds.launch.failures import record_death, record_error, record_rank
 from realm_ds.observe.logs import start_logs
@@ -155,6 +155,7 @@ def limit_threads(threads: int) -> None:
 def _leave(code: int) -> NoReturn:
     """End, not through the interpreter's end: it waits for threads, and MPI's end for ranks that will never come."""
     _flush()
+    abort_under_srun(code)
     os._exit(code)
 
 

@@ -1,5 +1,6 @@
 """The scripts in slurm/ as they are, by sbatch, over several nodes: whole runs, and what comes between."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ COMPARED = ("step", "loss", "retrieval_utility", "version", "retrieved_crc32")
 START_S = 300.0
 """Sixteen ranks on two cores, which others may want as well, take their time to import what they need."""
 NOTICED_S = 60.0
-"""A lost node within this."""
+"""A lost node is, within this."""
 
 
 SLEEPER = """\
@@ -78,21 +79,17 @@ def test_a_run_goes_on_by_itself_and_ends_as_the_one_that_nothing_came_between(
     job = submit(slurm, folder, "pretrain", *sizes(4, 2), CONFIG="tiny.yaml", RUN="broken run", INDEX_PER_NODE="1")
     run = folder / "broken run"
 
-    wait_for_step(slurm, run, SAVE_EVERY + 1)
-    lost = slurm.worker("node4")
-    lost.power_off()
-    slurm.wait_until(lambda: starts_over(slurm, job, 1), "the loss of a node to be noticed", timeout_s=NOTICED_S)
+    def comes_between(what: Callable[[], object], *, after_step: int) -> None:
+        wait_for_step(slurm, run, after_step)
+        starts = int(slurm.job(job)["Restarts"])
+        what()
+        slurm.wait_until(lambda: int(slurm.job(job)["Restarts"]) > starts, "its next start", timeout_s=NOTICED_S)
+
+    comes_between(slurm.worker("node4").power_off, after_step=3)
     assert "node4" in log(folder, job)
-
-    reached = wait_for_step(slurm, run, last_step(run) + 1)
-    slurm.run("scontrol", "requeue", str(job))
-    slurm.wait_until(lambda: starts_over(slurm, job, 2), f"job {job} to be queued again", timeout_s=NOTICED_S)
-
-    reached = wait_for_step(slurm, run, reached + 2)
-    assert reached < STEPS, "the run was over before its time was"
-    slurm.run("scancel", "--batch", "--signal=USR1", str(job))
-    slurm.wait_until(lambda: starts_over(slurm, job, 3), f"job {job} to queue itself again", timeout_s=NOTICED_S)
-
+    comes_between(lambda: slurm.run("scontrol", "requeue", str(job)), after_step=5)
+    comes_between(lambda: slurm.run("scancel", "--batch", "--signal=USR1", str(job)), after_step=8)
+    assert last_step(run) < STEPS, "all was done before its time was over"
     assert slurm.wait(job, timeout_s=START_S)["JobState"] == "COMPLETED", log(folder, job)
     assert slurm.wait(jobs["whole"], timeout_s=START_S)["JobState"] == "COMPLETED"
     assert steps(run) == steps(folder / "whole run")
@@ -163,10 +160,5 @@ def last_step(run: Path) -> int:
     return max((row["step"] for row in read_events(path, event="step")), default=0) if path.is_file() else 0
 
 
-def wait_for_step(slurm: Slurm, run: Path, step: int) -> int:
+def wait_for_step(slurm: Slurm, run: Path, step: int) -> None:
     slurm.wait_until(lambda: last_step(run) >= step, f"step {step} in {run}", timeout_s=START_S)
-    return last_step(run)
-
-
-def starts_over(slurm: Slurm, job: int, times: int) -> bool:
-    return slurm.job(job)["Restarts"] == str(times)

@@ -49,6 +49,7 @@ SchedulerParameters=bf_interval=1,sched_interval=2
 PropagateResourceLimits=NONE
 MessageTimeout=30
 SlurmdTimeout=15
+MinJobAge=3600
 BatchStartTimeout=60
 ReturnToService=2
 MpiDefault=none
@@ -56,7 +57,8 @@ GresTypes=gpu
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 # cred_expire: a job that is queued again waits so long, else two minutes. bf_interval: only the backfill scheduler
-# starts heterogeneous jobs, each 30 s otherwise. config_overrides: nodes are as large as we say.
+# starts heterogeneous jobs, each 30 s otherwise. config_overrides: nodes are as large as we say. SlurmdTimeout: a node
+# that does not answer for so long is down. MinJobAge: jobs that are over are known until the end.
 
 
 def why_no_slurm() -> str:

@@ -145,8 +145,10 @@ def test_a_signal_goes_to_the_ranks_and_their_end_is_waited_for(tmp_path: Path, 
 
 def test_a_job_that_slurm_is_ending_itself_is_not_queued_again(tmp_path: Path) -> None:
     """It was cancelled, mostly: it must not come back."""
-    outcome = Outcome(tmp_path, "ict", STEP="exit 75", STATE="COMPLETING")
+    step = f"kill -TERM $PPID; until grep -q squeue {tmp_path}/calls; do :; done; exit 75"
+    outcome = Outcome(tmp_path, "ict", STEP=step, STATE="COMPLETING")
     assert outcome.of("scontrol") == []
+    assert outcome.of("scancel") == []
     assert "Slurm is ending job 7 and decides whether it runs again" in outcome.log
 
 
