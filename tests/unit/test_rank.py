@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from realm_ds.launch.failures import (
     record_error,
     record_rank,
 )
-from realm_ds.launch.rank import limit_threads, loading_libraries, threads_for_rank
+from realm_ds.launch.rank import limit_threads, loading_libraries, pass_on_signals, threads_for_rank
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,19 @@ def test_threads_of_a_rank(monkeypatch: pytest.MonkeyPatch, threads: int, said: 
 def test_more_ranks_than_cores_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert threads_for_rank(0, ranks_here=4, cores=2) == 1
+
+
+def test_a_signal_for_a_rank_that_has_just_ended_is_no_failure() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        pass_on_signals(ended.pid)
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_limits_reach_the_environment_and_a_loaded_torch(monkeypatch: pytest.MonkeyPatch) -> None:
