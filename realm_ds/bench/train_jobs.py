@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from realm_ds.bench.bare_loop import BareLoop, Recorder
 from realm_ds.bench.peer_batch import padded_tokens, write_work
 from realm_ds.bench.processes import Result, write_progress
@@ -69,15 +71,16 @@ def beside_bare(stage: Stage, options: Options, *, folder: Path) -> Result:
 
 
 def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
-    """Of every step of a run: seconds to draw it and after it, waiting for the index, the version asked. And when each
-    version was launched and built, and what was logged of steps."""
+    """Of every step of a run: seconds to draw it and after it, of the processor too, waiting for the index, the version
+    asked. And when each version was launched and built, what was logged of steps, and what the process held at first."""
+    held_bytes = psutil.Process().memory_info().rss
     training = _open(stage, resume=options["resume"])
     last = stage.config.pretrain.steps
     rows: list[Result] = []
 
     def watch(infos: Iterator[StepInfo]) -> Iterator[StepInfo]:
         while True:
-            started_at = time.perf_counter()
+            started_at, cpu_before = time.perf_counter(), time.process_time()
             info = next(infos, None)
             if info is None:
                 return
@@ -88,6 +91,7 @@ def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
                     "step": info.step,
                     "drawn_s": drawn_at - started_at,
                     "after_s": time.perf_counter() - drawn_at,
+                    "cpu_s": time.process_time() - cpu_before,
                     "wait_s": info.wait_s,
                     "version": info.facts["version"],
                     "ended_at": time.time(),
@@ -100,7 +104,9 @@ def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
     times = [{event["version"]: event["time"] for event in read_events(events, event=name)}
              for name in ("launched", "built")]  # fmt: skip
     builds = [(at, times[1].get(version, math.inf)) for version, at in times[0].items()]
-    return {"steps": rows, "builds": builds, "logged": list(read_events(events, event="step"))}
+    return {
+        "steps": rows, "builds": builds, "logged": list(read_events(events, event="step")), "held_bytes": held_bytes,
+    }  # fmt: skip
 
 
 def beside_transformers(stage: Stage, options: Options, *, folder: Path) -> Result:

@@ -25,7 +25,7 @@ from realm_ds.index.messages import NO_HIT
 from realm_ds.models.objectives import Measures
 from realm_ds.models.towers import TokenBatch
 from realm_ds.observe.sinks import Sinks, metrics_path, read_events
-from realm_ds.train.collate import JOINT_BUCKETS
+from realm_ds.data.batches import JOINT_BUCKETS
 from realm_ds.train.evaluate import QuestionBatch, Turn, deal, evaluation_of, right_hits
 from realm_ds.train.stage import Stage
 from tests.support.batches import candidates_with
