@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from realm_ds.bench.bare_loop import BareLoop, Recorder
 from realm_ds.bench.peer_batch import padded_tokens, write_work
 from realm_ds.bench.processes import Result, write_progress
@@ -72,8 +70,7 @@ def beside_bare(stage: Stage, options: Options, *, folder: Path) -> Result:
 
 def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
     """Of every step of a run: seconds to draw it and after it, of the processor too, waiting for the index, the version
-    asked. And when each version was launched and built, what was logged of steps, and what the process held at first."""
-    held_bytes = psutil.Process().memory_info().rss
+    asked. And when each version was launched and built, and what was logged of steps."""
     training = _open(stage, resume=options["resume"])
     last = stage.config.pretrain.steps
     rows: list[Result] = []
@@ -104,9 +101,7 @@ def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
     times = [{event["version"]: event["time"] for event in read_events(events, event=name)}
              for name in ("launched", "built")]  # fmt: skip
     builds = [(at, times[1].get(version, math.inf)) for version, at in times[0].items()]
-    return {
-        "steps": rows, "builds": builds, "logged": list(read_events(events, event="step")), "held_bytes": held_bytes,
-    }  # fmt: skip
+    return {"steps": rows, "builds": builds, "logged": list(read_events(events, event="step"))}
 
 
 def beside_transformers(stage: Stage, options: Options, *, folder: Path) -> Result:

@@ -18,7 +18,9 @@ def plan(
     index_per_node: Annotated[
         int | None, typer.Option(help="Index ranks on each. Left out: index.num_shards over the nodes.")
     ] = None,
-    builders_per_node: Annotated[int | None, typer.Option(help="Builder ranks on each; likewise index.builders.")] = None,
+    builders_per_node: Annotated[
+        int | None, typer.Option(help="Builder ranks on each; likewise index.builders.")
+    ] = None,
     hardware: Annotated[str, typer.Option(help="A packaged profile, or the YAML file of one.")] = "h100",
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure this machine instead, in some seconds.")
@@ -33,8 +35,8 @@ def plan(
 ) -> None:  # fmt: skip
     """Memory, step time, rebuild time, network, disk and hours of pre-training, and whether the index keeps pace.
 
-    Computed, not run: from the settings, the data where it is here, and a profile of the machine. Says what will not fit
-    or will wait, and what to change. How near it is to measurements: realm-ds bench plan.
+    Computed, not run: from the settings, the data where it is here, and a profile of the machine. Says what will not
+    fit or will wait, and what to change. How near it is to measurements: realm-ds bench plan.
     """
     from realm_ds.config.hardware import dump_hardware, load_hardware
     from realm_ds.config.load import load

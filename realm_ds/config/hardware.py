@@ -86,8 +86,9 @@ def load_hardware(name: str | Path) -> HardwareProfile:
     if not is_name and not path.is_file():
         close = get_close_matches(str(name), hardware_names(), n=1, cutoff=0.5)
         raise ConfigError(
-            f"--hardware {name} is neither a file nor a packaged profile{f', did you mean {close[0]}?' if close else ':'} "
-            f"there are {', '.join(hardware_names())}; --measure --write FILE makes one of this machine"
+            f"--hardware {name} is neither a file nor a packaged profile"
+            f"{f', did you mean {close[0]}?' if close else ':'} there are {', '.join(hardware_names())}; --measure "
+            "--write FILE makes one of this machine"
         )
     try:
         return HardwareProfile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

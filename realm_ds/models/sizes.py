@@ -6,7 +6,6 @@ against each other.
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from realm_ds.config.schema import ModelConfig

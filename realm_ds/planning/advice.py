@@ -1,5 +1,5 @@
-"""What will not fit and what will wait in a plan, in sentences that say what to change. Each remedy named for memory was
-tried by planning with it.
+"""What will not fit and what will wait in a plan, in sentences that say what to change. Each remedy named for memory
+was tried by planning with it.
 """
 
 from collections.abc import Iterator
@@ -35,8 +35,8 @@ def _devices(plan: Plan) -> Iterator[str]:
     if layout.ranks_per_node > hardware.devices:
         what = "GPUs" if hardware.kind == "gpu" else "cores"
         yield (
-            f"{layout.ranks_per_node} ranks share the {hardware.devices} {what} of a node and take turns: start at most "
-            f"{hardware.devices} on each"
+            f"{layout.ranks_per_node} ranks share the {hardware.devices} {what} of a node and take turns: start at "
+            f"most {hardware.devices} on each"
         )
     if layout.index_ranks > plan.run.passages:
         yield f"{layout.index_ranks} index ranks for {plan.run.passages:,} passages: some would have none; start fewer"
@@ -59,7 +59,10 @@ def _memory(plan: Plan) -> Iterator[str]:
     if hardware.kind == "gpu":
         room = FULL * hardware.device_gib.value * GIB
         if plan.trainer.device_bytes > room:
-            yield f"a trainer needs {_gib(plan.trainer)} of a GPU's {hardware.device_gib.value:.0f} GiB: {_remedy(run, room)}"
+            yield (
+                f"a trainer needs {_gib(plan.trainer)} of a GPU's {hardware.device_gib.value:.0f} GiB: "
+                + _remedy(run, room)
+            )
         for name, held in (("an index rank", plan.index), ("a builder rank", plan.builder)):
             if held and held.device_bytes > room:
                 yield (
@@ -69,8 +72,8 @@ def _memory(plan: Plan) -> Iterator[str]:
     room = FULL * hardware.host_gib.value * GIB
     if plan.host_bytes_per_node > room:
         yield (
-            f"the ranks of a node need {plan.host_bytes_per_node / GIB:.1f} GiB of its {hardware.host_gib.value:.0f} GiB: "
-            "more nodes with fewer ranks on each, index.vectors=fp16, or a higher ZeRO stage"
+            f"the ranks of a node need {plan.host_bytes_per_node / GIB:.1f} GiB of its {hardware.host_gib.value:.0f} "
+            "GiB: more nodes with fewer ranks on each, index.vectors=fp16, or a higher ZeRO stage"
         )
 
 
@@ -78,8 +81,8 @@ def _waits(plan: Plan) -> Iterator[str]:
     step_s = plan.step.step_s
     if plan.search.busy_s > step_s:
         yield (
-            f"index ranks work {in_time(plan.search.busy_s)} for the queries of a step of {in_time(step_s)}: start more of them, "
-            "or index.factory=auto, which looks at fewer passages"
+            f"index ranks work {in_time(plan.search.busy_s)} for the queries of a step of {in_time(step_s)}: start "
+            "more of them, or index.factory=auto, which looks at fewer passages"
         )
     elif plan.search_wait_s:
         steps = -(-plan.search.search_s // step_s)
@@ -113,7 +116,8 @@ def _remedy(run: Run, room: float) -> str:
     for overrides in _lighter(run.config):
         config = run.config.model_copy(
             update={
-                section: getattr(run.config, section).model_copy(update=changes) for section, changes in overrides.items()
+                section: getattr(run.config, section).model_copy(update=changes)
+                for section, changes in overrides.items()
             }
         )
         try:
@@ -121,14 +125,17 @@ def _remedy(run: Run, room: float) -> str:
         except ConfigError:  # two settings that do not go together
             continue
         if fits:
-            return " ".join(f"{section}.{name}={value}" for section, changes in overrides.items() for name, value in changes.items())
+            return " ".join(
+                f"{section}.{name}={value}" for section, changes in overrides.items() for name, value in changes.items()
+            )
     return "no setting that was tried makes it fit; train a smaller model, or shorter sequences"
 
 
 def _lighter(config: RealmConfig) -> Iterator[dict[str, dict[str, object]]]:
     settings = config.pretrain
     check_deepspeed(config)
-    batches, micro = [], settings.micro_batch_size
+    batches: list[dict[str, object]] = []
+    micro = settings.micro_batch_size
     while micro > 1 and micro % 2 == 0:
         micro //= 2
         accumulated = settings.gradient_accumulation_steps * settings.micro_batch_size // micro

@@ -25,8 +25,8 @@ def inputs_of(config: RealmConfig, layout: Layout, hardware: HardwareProfile, *,
     """
     if passages is None and not _is_here(config.data.corpus):
         raise ConfigError(
-            f"data.corpus={config.data.corpus} is not here to count its passages: name it with data.corpus=FOLDER, or give "
-            "their number: --passages 13353718"
+            f"data.corpus={config.data.corpus} is not here to count its passages: name it with data.corpus=FOLDER, or "
+            "give their number: --passages 13353718"
         )
     has_shards = _is_here(config.data.corpus) and config.data.pretrain is not None and _is_here(config.data.pretrain)
     return Run(
@@ -38,7 +38,12 @@ def inputs_of(config: RealmConfig, layout: Layout, hardware: HardwareProfile, *,
 
 
 def layout_of(
-    config: RealmConfig, *, nodes: int, trainers_per_node: int, index_per_node: int | None, builders_per_node: int | None
+    config: RealmConfig,
+    *,
+    nodes: int,
+    trainers_per_node: int,
+    index_per_node: int | None,
+    builders_per_node: int | None,
 ) -> Layout:
     """Index and builder ranks are those of the settings unless given. Raises ConfigError if nodes cannot share them."""
     wanted = {

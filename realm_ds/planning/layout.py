@@ -15,7 +15,11 @@ class Layout:
     builders_per_node: int = 0
 
     def __post_init__(self) -> None:
-        least = {"--nodes": self.nodes, "--trainers-per-node": self.trainers_per_node, "--index-per-node": self.index_per_node}
+        least = {
+            "--nodes": self.nodes,
+            "--trainers-per-node": self.trainers_per_node,
+            "--index-per-node": self.index_per_node,
+        }
         for option, number in least.items():
             if number < 1:
                 raise ConfigError(f"{option} {number}: a run needs at least 1")

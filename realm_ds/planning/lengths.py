@@ -51,8 +51,8 @@ class Lengths:
             (len(passage.title_ids), len(passage.body_ids))
             for passage in islice(corpus.passages(verify=False), SAMPLED)
         ]
-        examples = list(islice(open_shards(data.pretrain_place, kind="pretrain", fingerprint=None).examples(verify=False),
-                               SAMPLED))  # fmt: skip
+        pretrain = open_shards(data.pretrain_place, kind="pretrain", fingerprint=None)
+        examples = list(islice(pretrain.examples(verify=False), SAMPLED))
         sentences = [stop - start + AROUND_X for example in examples for start, stop in example.sentences]
         spans = [stop - start for example in examples for start, stop in example.spans]
         titles_N, bodies_N = np.array(pairs).T

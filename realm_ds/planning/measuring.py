@@ -1,11 +1,13 @@
-"""A hardware profile of this machine, measured in some seconds: what planning needs of it, with packaged figures for what
-one machine alone cannot tell. What is made of a profile is pace.py's business.
+"""A hardware profile of this machine, measured in some seconds: what planning needs of it, with packaged figures for
+what one machine alone cannot tell. What is made of a profile is pace.py's business.
 """
 
 import os
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,10 @@ SMALL = 64
 """Numbers of a tensor so small that an operation on it is all overhead."""
 STARTED = 2_000
 """Operations to time the start of."""
-REPEATS = 5
-TEMPLATES = {"cpu": "cpu-2-core", "gpu": "h100"}
+REPEATS = 9
+PEAK_SIZES = {"cpu": 1024, "cuda": 8192}
+"""Rows and columns of the matrices to multiply."""
+TEMPLATES = {"cpu": "cpu-2-core", "cuda": "h100"}
 """Where figures come from that need more than one machine."""
 
 
@@ -30,37 +34,61 @@ def measure_hardware(folder: Path) -> HardwareProfile:
     """Of this machine: a device is a core, or a GPU where there are some. `folder` is on the disk to measure."""
     import torch
 
-    from realm_ds.train.figures import peak_flops
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    template = load_hardware(TEMPLATES[kind])
+    devices = torch.cuda.device_count() if kind == "cuda" else len(os.sched_getaffinity(0))
+    host_gib = psutil.virtual_memory().total / GIB
+    figures = {
+        **measure_device(kind),
+        "disk": _written_a_second(folder),
+        "host_gib": host_gib,
+        "device_gib": torch.cuda.mem_get_info()[1] / GIB if kind == "cuda" else host_gib,
+    }
+    about = f"measured here: {devices} {'GPUs' if kind == 'cuda' else 'cores'}"
+    return with_figures(template, figures).model_copy(update={"about": about, "devices": devices})
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    template = load_hardware(TEMPLATES["gpu" if device.type == "cuda" else "cpu"])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # A device of a cpu node is one core.
-    try:
-        host_gib = psutil.virtual_memory().total / GIB
-        figures = {
-            "matmul_fp32": peak_flops(device, torch.float32),
-            "matmul_16bit": peak_flops(device, torch.bfloat16),
-            "bandwidth": _moved_a_second(device),
-            "launch_s": _launch_s(device),
-            "disk": _written_a_second(folder),
-            "host_gib": host_gib,
-            "device_gib": torch.cuda.mem_get_info()[1] / GIB if device.type == "cuda" else host_gib,
-        }
-    finally:
-        torch.set_num_threads(threads)
-    devices = torch.cuda.device_count() if device.type == "cuda" else len(os.sched_getaffinity(0))
+
+def with_figures(profile: HardwareProfile, figures: Mapping[str, float]) -> HardwareProfile:
+    """The profile with these in place of its own, as measured."""
     measured = {
         name: Figure(value=float(f"{value:.3g}"), basis="measured", source=f"this machine, {_SOURCES[name]}")
         for name, value in figures.items()
     }
-    about = f"measured here: {devices} {'GPUs' if device.type == 'cuda' else 'cores'}"
-    return template.model_copy(update={**measured, "about": about, "devices": devices})
+    return profile.model_copy(update=measured)
+
+
+def measure_device(kind: str = "cpu") -> dict[str, float]:
+    """Of a GPU, or of one core by the processor's time: other programs that take turns on it do not count."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    clock, finish = (time.process_time, _nothing) if kind == "cpu" else (time.perf_counter, torch.cuda.synchronize)
+    timed = partial(_median_s, clock=clock, finish=finish)
+    size = PEAK_SIZES[kind]
+    one, other, result = (torch.ones(COPIED_BYTES // 4, device=kind) for _ in range(3))
+    small = torch.ones(SMALL, device=kind)
+
+    def start_many() -> None:
+        for _ in range(STARTED):
+            small.add(1.0)
+
+    try:
+        figures = {}
+        for name, dtype in (("matmul_fp32", torch.float32), ("matmul_16bit", torch.bfloat16)):
+            left, right = torch.randn(2, size, size, device=kind).to(dtype)
+            figures[name] = 2.0 * size**3 / timed(partial(torch.mm, left, right))
+        figures["bandwidth"] = 3 * COPIED_BYTES / timed(partial(torch.add, one, other, out=result))
+        # Of a GPU the host's time counts, not when the operations are done.
+        figures["launch_s"] = _median_s(start_many, clock=clock, finish=_nothing) / STARTED
+        return figures
+    finally:
+        torch.set_num_threads(threads)
 
 
 _SOURCES = {
-    "matmul_fp32": "the best of some large products",
-    "matmul_16bit": "the best of some large products",
+    "matmul_fp32": "products of large matrices",
+    "matmul_16bit": "products of large matrices",
     "bandwidth": "adding two large tensors into a third",
     "launch_s": "additions of a few numbers",
     "disk": "a file written and synced",
@@ -69,43 +97,20 @@ _SOURCES = {
 }
 
 
-def _moved_a_second(device: "object") -> float:
-    import torch
-
-    one, other, result = (torch.ones(COPIED_BYTES // 4, device=device) for _ in range(3))  # type: ignore[call-overload]
-    seconds = _best(lambda: torch.add(one, other, out=result), finish=_finisher(device))
-    return 3 * COPIED_BYTES / seconds
+def _nothing() -> None:
+    """A core has done what it was asked for when the call returns."""
 
 
-def _launch_s(device: "object") -> float:
-    import torch
-
-    small = torch.ones(SMALL, device=device)  # type: ignore[call-overload]
-
-    def start_many() -> None:
-        for _ in range(STARTED):
-            small.add(1.0)
-
-    # On a GPU the host's time counts, not when the operations are done.
-    return _best(start_many, finish=lambda: None) / STARTED
-
-
-def _finisher(device: "object") -> Callable[[], None]:
-    import torch
-
-    return torch.cuda.synchronize if str(device) == "cuda" else lambda: None
-
-
-def _best(run: Callable[[], object], *, finish: Callable[[], None]) -> float:
+def _median_s(run: Callable[[], object], *, clock: Callable[[], float], finish: Callable[[], None]) -> float:
     run()
     took_s = []
     for _ in range(REPEATS):
         finish()
-        started_at = time.perf_counter()
+        started_at = clock()
         run()
         finish()
-        took_s.append(time.perf_counter() - started_at)
-    return min(took_s)
+        took_s.append(clock() - started_at)
+    return statistics.median(took_s)
 
 
 def _written_a_second(folder: Path) -> float:

@@ -7,8 +7,8 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.records import NUM_SPECIAL
 from realm_ds.index.factory import is_exact
 from realm_ds.models.sizes import EncoderSizes
-from realm_ds.planning.lengths import Lengths
 from realm_ds.planning.layout import Layout
+from realm_ds.planning.lengths import Lengths
 from realm_ds.planning.pace import DTYPE_BYTES, snapshot_bytes
 from realm_ds.planning.sharding import Sharding
 from realm_ds.planning.work import FLOAT32, StepWork, parameters_of
@@ -16,11 +16,11 @@ from realm_ds.planning.work import FLOAT32, StepWork, parameters_of
 GIB = 2**30
 LIVE_VERSIONS = 2
 """Of the index: the one in use and the one that is built or about to be used."""
-HIDDEN_KEPT, INTERMEDIATE_KEPT = 10, 2
-"""Numbers of a token that a layer keeps for its backward pass, in hidden and intermediate sizes: inputs and outputs of its
-products, of LayerNorm and of GELU."""
-HIDDEN_DROPPED = 3
-"""And with dropout: its results at three places."""
+HIDDEN_KEPT, INTERMEDIATE_KEPT = 8, 2
+"""Numbers of a token that a layer keeps for its backward pass, in hidden and intermediate sizes: counted from what
+torch saves (a test counts again)."""
+HIDDEN_DROPPED = 4
+"""And with dropout: its masks and results."""
 LOGITS_KEPT = 3
 """Copies of the logits of every mask: logits, their softmax, its gradient; float32."""
 HIDDEN_EMBEDDED, INTERMEDIATE_EMBEDDED = 6, 2
@@ -75,7 +75,10 @@ def trainer_held(
         "query towers": float(LIVE_VERSIONS * sizes.tower_parameters(config.model.projection_size) * FLOAT32),
     }
     host = {"libraries": profile.process_gib.value * GIB, "shuffling": 2.0 * config.data.shuffle_records * RECORD_BYTES}
-    for name, held, kept_on in (("weights", weights, sharding.parameters_on), ("optimizer", states, sharding.optimizer_on)):
+    for name, held, kept_on in (
+        ("weights", weights, sharding.parameters_on),
+        ("optimizer", states, sharding.optimizer_on),
+    ):
         if kept_on != "nvme":
             (device if kept_on == "none" else host)[name] = held
     return Held(device=device, host=host)
@@ -95,7 +98,13 @@ def activation_bytes(config: RealmConfig, sizes: EncoderSizes, work: StepWork, *
 
 
 def index_held(
-    config: RealmConfig, sizes: EncoderSizes, lengths: Lengths, *, passages: int, layout: Layout, profile: HardwareProfile
+    config: RealmConfig,
+    sizes: EncoderSizes,
+    lengths: Lengths,
+    *,
+    passages: int,
+    layout: Layout,
+    profile: HardwareProfile,
 ) -> Held:
     """What an index rank holds at the end of a rebuild."""
     own = -(-passages // layout.index_ranks)
@@ -113,7 +122,13 @@ def index_held(
 
 
 def builder_held(
-    config: RealmConfig, sizes: EncoderSizes, lengths: Lengths, *, passages: int, layout: Layout, profile: HardwareProfile
+    config: RealmConfig,
+    sizes: EncoderSizes,
+    lengths: Lengths,
+    *,
+    passages: int,
+    layout: Layout,
+    profile: HardwareProfile,
 ) -> Held:
     """What a builder rank holds: its range of the corpus, the tower, one version's vectors."""
     own = -(-passages // layout.builders)

@@ -1,5 +1,5 @@
-"""How long a machine takes: for a step, a search, a rebuild; and what travels meanwhile. A sum of few terms, each of them
-a count of work.py's over a figure of a hardware profile.
+"""How long a machine takes: for a step, a search, a rebuild; and what travels meanwhile. A sum of few terms, each of
+them a count of work.py's over a figure of a hardware profile.
 """
 
 import math

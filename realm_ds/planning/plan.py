@@ -115,12 +115,16 @@ def make_plan(run: Run) -> Plan:
         config, sizes, lengths, passages=run.passages, device=device, layout=layout,
         busy_share=search.busy_s / max(step.step_s, search.busy_s),
     )  # fmt: skip
-    common = {"passages": run.passages, "layout": layout, "profile": run.hardware}
+    builder = None
+    if layout.builders:
+        builder = builder_held(
+            config, sizes, lengths, passages=run.passages, layout=layout, profile=run.hardware
+        )  # fmt: skip
     return Plan(
         run=run, sharding=sharding, step=step, search=search, refresh=refresh,
         trainer=trainer_held(config, sizes, sharding=sharding, work=step.work, profile=run.hardware),
-        index=index_held(config, sizes, lengths, **common),
-        builder=builder_held(config, sizes, lengths, **common) if layout.builders else None,
+        index=index_held(config, sizes, lengths, passages=run.passages, layout=layout, profile=run.hardware),
+        builder=builder,
         storage=storage(config, sizes, sharding=sharding, passages=run.passages),
         every_steps=config.refresh.first_interval, adopt_after_steps=config.refresh.adopt_after_steps,
     )  # fmt: skip

@@ -1,4 +1,5 @@
-"""What DeepSpeed's settings make of a trainer: bytes of each parameter that it holds, and what trainers send each other.
+"""What DeepSpeed's settings make of a trainer: bytes of each parameter that it holds, and what trainers send each
+other.
 
 As DeepSpeed 0.19.8 was found to do it (docs/experiments.md), not as its papers have it.
 """

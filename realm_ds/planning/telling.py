@@ -6,7 +6,7 @@ from typing import Any
 
 from realm_ds.config.hardware import HardwareProfile
 from realm_ds.planning.advice import in_time, warnings
-from realm_ds.planning.memory import GIB, Held
+from realm_ds.planning.memory import GIB
 from realm_ds.planning.plan import Plan
 
 WIDTH = 15
@@ -32,11 +32,12 @@ def describe(plan: Plan, *, name: str) -> str:
                          f"launched every {plan.every_steps}"),
         _line("in pace", f"refresh.every_steps={max(plan.every_steps, plan.keeping_pace_steps)} "
                          f"refresh.adopt_after_steps={plan.keeping_pace_steps} with these index ranks"),
-        _line("network", f"{_size(plan.network_bytes)} out of each node in a step, {_size(plan.refresh.snapshot_bytes)} for "
-                         "a snapshot"),
+        _line("network", f"{_size(plan.network_bytes)} out of each node in a step, "
+                         f"{_size(plan.refresh.snapshot_bytes)} for a snapshot"),
         _line("disk", f"{_size(plan.storage.checkpoint)} a checkpoint, {_size(plan.storage.version)} an index version, "
                       f"{_size(plan.storage.kept)} at most"),
-        _line("time", f"{plan.hours:,.1f} hours for {run.config.pretrain.steps:,} steps: {plan.node_hours:,.0f} node-hours"),
+        _line("time", f"{plan.hours:,.1f} hours for {run.config.pretrain.steps:,} steps: {plan.node_hours:,.0f} "
+                      "node-hours"),
     ]  # fmt: skip
     return "\n".join([*lines, *_warned(warnings(plan))])
 
@@ -73,11 +74,15 @@ def _memory(plan: Plan) -> list[str]:
         if held is None:
             continue
         if is_gpu:
-            lines.append(_line(name, f"{_gib(held.device_bytes)} of a GPU's {hardware.device_gib.value:.0f}{_of(held.device)}"))
+            lines.append(
+                _line(name, f"{_gib(held.device_bytes)} of a GPU's {hardware.device_gib.value:.0f}{_of(held.device)}")
+            )
             lines.append(_line("", f"{_gib(held.host_bytes)} of the node's memory{_of(held.host)}"))
         else:
             lines.append(_line(name, f"{_gib(held.device_bytes + held.host_bytes)}{_of({**held.host, **held.device})}"))
-    lines.append(_line("node", f"{_gib(plan.host_bytes_per_node)} of its {hardware.host_gib.value:.0f} for all its ranks"))
+    lines.append(
+        _line("node", f"{_gib(plan.host_bytes_per_node)} of its {hardware.host_gib.value:.0f} for all its ranks")
+    )
     return lines
 
 
@@ -101,8 +106,8 @@ def _step_parts(plan: Plan) -> dict[str, float]:
 def _trust(hardware: HardwareProfile) -> str:
     """How many of its figures are of which kind."""
     bases = [value["basis"] for value in hardware.model_dump().values() if isinstance(value, dict)]
-    counted = [f"{bases.count(basis)} {word}" for basis, word in
-               (("measured", "measured"), ("vendor", "of data sheets"), ("assumed", "assumed")) if basis in bases]  # fmt: skip
+    words = {"measured": "measured", "vendor": "of data sheets", "assumed": "assumed"}
+    counted = [f"{bases.count(basis)} {word}" for basis, word in words.items() if basis in bases]
     return f"figures: {', '.join(counted)}"
 
 

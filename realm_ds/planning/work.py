@@ -16,14 +16,19 @@ from realm_ds.planning.sharding import Sharding
 
 FLOAT32 = 4
 HIDDEN_MOVED, INTERMEDIATE_MOVED = 26, 4
-"""Numbers of a token that a layer's forward pass reads or writes, in hidden and intermediate sizes: counted operation by
-operation as PyTorch runs a BERT without compiling it. Products read 4 and write 6 of these hidden sizes."""
+"""Numbers of a token that a layer's forward pass reads or writes, in hidden and intermediate sizes: counted operation
+by operation as PyTorch runs a BERT without compiling it (a test counts again)."""
 OPERATIONS_OF_A_LAYER = 40
-"""Of its forward pass."""
+"""Of its forward pass, likewise."""
+HOST_OPERATIONS = 4_000
+"""A micro-batch's reading, masking, collating and asking, and what surrounds a step: as long as starting so many."""
+HOST_OPERATIONS_OF_A_PASSAGE = 12
+"""Likewise its batching while it is embedded."""
 LOGITS_MOVED = 6
 """How often the logits of a mask are read or written in a forward pass: product, softmax, loss, arg-max."""
 BYTES_OF_AN_UPDATE = 44
-"""Of a parameter: AdamW reads weight, gradient and two moments and writes three; the gradient is zeroed, normed, clipped."""
+"""Of a parameter: AdamW reads weight, gradient and two moments and writes three; the gradient is zeroed, normed,
+clipped."""
 BYTES_OF_A_FLAT_COPY = 16
 """Of a parameter under ZeRO 1 to 3: its gradient into the flat buffer, its master weight back."""
 
@@ -69,6 +74,7 @@ def step_work(config: RealmConfig, sizes: EncoderSizes, lengths: Lengths, shardi
         network += _pass(cost, padded, sizes, is_16bit=sharding.is_16bit, times=TRAINING)
     # The snapshot's own tower embeds the queries to search with; its weights are float32.
     network += _pass(tower, queries, sizes, is_16bit=False, times=1)
+    network += Work(operations=HOST_OPERATIONS)
     towers, encoder_parameters = parameters_of(config, sizes)
     update_bytes = (towers + encoder_parameters) * (
         BYTES_OF_AN_UPDATE / (sharding.trainers if sharding.stage else 1) + BYTES_OF_A_FLAT_COPY * (sharding.stage > 0)
@@ -83,7 +89,8 @@ def rebuild_work(config: RealmConfig, sizes: EncoderSizes, lengths: Lengths, *, 
     """To embed so many passages on one rank."""
     padded = in_length_order(lengths.passages_N, rows=round(passages), batch_tokens=config.index.embed_batch_tokens)
     is_16bit = config.index.embed_dtype != "fp32"
-    return _pass(sizes.tower_cost(config.model.projection_size), padded, sizes, is_16bit=is_16bit, times=1)
+    batching = Work(operations=HOST_OPERATIONS_OF_A_PASSAGE * passages)
+    return batching + _pass(sizes.tower_cost(config.model.projection_size), padded, sizes, is_16bit=is_16bit, times=1)
 
 
 def parameters_of(config: RealmConfig, sizes: EncoderSizes) -> tuple[int, int]:

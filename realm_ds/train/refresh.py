@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
