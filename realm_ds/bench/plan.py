@@ -3,6 +3,7 @@ on one core. The jobs that are timed are plan_jobs.py's.
 """
 
 import functools
+import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -58,9 +59,9 @@ class Size:
 
 
 FULL = (
-    Size(name="demo", layers=2, hidden=128, batch=8, steps=30, shard=(20_000, 1_000, 2_000)),
-    Size(name="deep", layers=4, hidden=256, batch=8, steps=15, shard=(30_000, 2_000, 4_000)),
-    Size(name="wide", layers=2, hidden=512, batch=4, steps=15, shard=(40_000, 3_000, 6_000)),
+    Size(name="demo", layers=2, hidden=128, batch=8, steps=24, shard=(20_000, 1_000, 2_000)),
+    Size(name="deep", layers=4, hidden=256, batch=8, steps=9, shard=(30_000, 2_000, 4_000)),
+    Size(name="wide", layers=2, hidden=512, batch=4, steps=9, shard=(40_000, 3_000, 6_000)),
 )
 QUICK = (Size(name="quick", layers=1, hidden=32, batch=4, steps=4, shard=(500, 16, 4)),)
 
@@ -87,7 +88,10 @@ def plan_groups(*, is_quick: bool) -> list[Group]:
 def step(size: Size, runs: DemoRuns, is_judged: bool, bar: progress.Bar) -> Sequence[Measure]:
     """Time of a trainer's step and what it holds, planned from the figures of that core at that time."""
     found = runs.run("plan_trained", size.settings, bar=bar, name=size.name)
-    plan = _plan(size, runs, found["figures"], passages=runs.num_passages, bar=bar)
+    run = _plan(size, runs, found["figures"], passages=runs.num_passages, bar=bar).run
+    # The null passage is embedded too.
+    distinct = (statistics.mean(found["num_passages"]) - 1) / (size.batch * run.config.pretrain.num_retrieved)
+    plan = make_plan(replace(run, lengths=replace(run.lengths, distinct_share=distinct)))
     # The first steps fill caches and pools.
     took_s = median(found["cpu_s"][len(found["cpu_s"]) // 3 :])
     held = {**plan.trainer.device, **plan.trainer.host}
@@ -96,8 +100,8 @@ def step(size: Size, runs: DemoRuns, is_judged: bool, bar: progress.Bar) -> Sequ
             name=f"plan_step_{size.name}", value=1e3 * plan.step.step_s, reference=1e3 * took_s, unit="ms", bar=NEAR,
             is_judged=is_judged,
             note=f"reference: the processor's time of a step of a run, {1e3 * median(found['wall_s']):.0f} ms by the "
-            f"clock; {size.layers} layers of {size.hidden}, {size.batch} queries of 8 candidates, ZeRO-0; "
-            + _figures(found),
+            f"clock; {size.layers} layers of {size.hidden}, {size.batch} queries of 8 candidates, {distinct:.0%} of "
+            f"them distinct, which the plan was told; ZeRO-0; {_figures(found)}",
         ),
         Measure(
             name=f"plan_memory_{size.name}", value=sum(held.values()) / MIB, reference=found["held_bytes"] / MIB,

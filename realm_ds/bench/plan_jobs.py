@@ -14,6 +14,7 @@ from realm_ds.bench.resident import peak_bytes, reset_peak
 from realm_ds.planning.measuring import measure_device
 
 if TYPE_CHECKING:
+    from realm_ds.models.objectives import MarginalBatch
     from realm_ds.train.stage import Stage
 
 Options = Mapping[str, Any]
@@ -23,14 +24,23 @@ def trained(stage: "Stage", options: Options, *, folder: Path) -> Result:
     """A run as in production. Of a busy machine the processor's time tells more than the clock."""
     from realm_ds.bench.train_jobs import observed
 
+    num_passages: list[int] = []
+
+    def count(module: object, inputs: "tuple[MarginalBatch]") -> None:
+        num_passages.append(sum(len(bucket.ids_NL) for bucket in inputs[0].passages))
+
     before = measure_device()
     reset_peak()  # what measuring held
-    found = observed(stage, options, folder=folder)
+    found = observed(
+        stage, options, folder=folder,
+        before=lambda training: training.engine.module.register_forward_pre_hook(count),
+    )  # fmt: skip
     held_bytes = peak_bytes()
     return {
         "cpu_s": [row["cpu_s"] for row in found["steps"]],
         "wall_s": [row["drawn_s"] + row["after_s"] for row in found["steps"]],
         "held_bytes": held_bytes,
+        "num_passages": num_passages,
         "figures": mean_figures(before, measure_device()),
     }
 

@@ -4,7 +4,7 @@ resume.py's business.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,14 @@ def beside_bare(stage: Stage, options: Options, *, folder: Path) -> Result:
     return found
 
 
-def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
+def observed(
+    stage: Stage, options: Options, *, folder: Path, before: Callable[[Pretraining], object] = lambda training: None
+) -> Result:
     """Of every step of a run: seconds to draw it and after it, of the processor too, waiting for the index, the version
-    asked. And when each version was launched and built, and what was logged of steps."""
+    asked. And when each version was launched and built, and what was logged of steps. `before` is called before the
+    first step."""
     training = _open(stage, resume=options["resume"])
+    before(training)
     last = stage.config.pretrain.steps
     rows: list[Result] = []
 

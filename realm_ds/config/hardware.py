@@ -59,7 +59,8 @@ class HardwareProfile(Section):
     product_share: Figure
     """Of these rates, what products of a transformer's shapes reach."""
     bandwidth: Figure
-    """Bytes a second between a device and its memory, read or written, that operations on whole tensors reach."""
+    """Bytes a second that a device reads and writes in what is no product: sums, norms, GELU. Of a core far less than
+    its memory gives, since these compute too."""
     launch_s: Figure
     """Seconds that the host takes to start one operation."""
     link: Figure

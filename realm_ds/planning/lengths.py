@@ -33,6 +33,8 @@ class Lengths:
     """Of the same passages, without title."""
     masks_N: np.ndarray
     are_sampled: bool
+    distinct_share: float = 1.0
+    """Of the passages retrieved for a micro-batch, each counted once: a run embeds those alone. 1 is the most."""
 
     @classmethod
     def longest(cls, data: DataConfig) -> "Lengths":

@@ -16,14 +16,16 @@ import psutil
 from realm_ds.config.hardware import Figure, HardwareProfile, load_hardware
 
 GIB = 2**30
-COPIED_BYTES = 2**27
-"""Far more than caches hold for one core."""
 WRITTEN_BYTES = 2**28
 SMALL = 64
 """Numbers of a tensor so small that an operation on it is all overhead."""
 STARTED = 2_000
 """Operations to time the start of."""
 REPEATS = 9
+ROWS_AND_COLUMNS = {"cpu": (2_048, 512), "cuda": (65_536, 1_024)}
+"""Of states that are added, normed and sent through GELU: as many as a micro-batch has, far more than a GPU caches."""
+TRANSFORM_MOVES = 7
+"""How often they are read or written for that."""
 PEAK_SIZES = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices to multiply."""
 TEMPLATES = {"cpu": "cpu-2-core", "cuda": "h100"}
@@ -60,14 +62,19 @@ def with_figures(profile: HardwareProfile, figures: Mapping[str, float]) -> Hard
 def measure_device(kind: str = "cpu") -> dict[str, float]:
     """Of a GPU, or of one core by the processor's time: other programs that take turns on it do not count."""
     import torch
+    from torch.nn import functional
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     clock, finish = (time.process_time, _nothing) if kind == "cpu" else (time.perf_counter, torch.cuda.synchronize)
     timed = partial(_median_s, clock=clock, finish=finish)
     size = PEAK_SIZES[kind]
-    one, other, result = (torch.ones(COPIED_BYTES // 4, device=kind) for _ in range(3))
+    states = torch.randn(*ROWS_AND_COLUMNS[kind], device=kind)
     small = torch.ones(SMALL, device=kind)
+
+    def transform() -> None:
+        functional.layer_norm(states + states, states.shape[1:])
+        functional.gelu(states, approximate="tanh")
 
     def start_many() -> None:
         for _ in range(STARTED):
@@ -78,7 +85,7 @@ def measure_device(kind: str = "cpu") -> dict[str, float]:
         for name, dtype in (("matmul_fp32", torch.float32), ("matmul_16bit", torch.bfloat16)):
             left, right = torch.randn(2, size, size, device=kind).to(dtype)
             figures[name] = 2.0 * size**3 / timed(partial(torch.mm, left, right))
-        figures["bandwidth"] = 3 * COPIED_BYTES / timed(partial(torch.add, one, other, out=result))
+        figures["bandwidth"] = TRANSFORM_MOVES * states.nbytes / timed(transform)
         # Of a GPU the host's time counts, not when the operations are done.
         figures["launch_s"] = _median_s(start_many, clock=clock, finish=_nothing) / STARTED
         return figures
@@ -89,7 +96,7 @@ def measure_device(kind: str = "cpu") -> dict[str, float]:
 _SOURCES = {
     "matmul_fp32": "products of large matrices",
     "matmul_16bit": "products of large matrices",
-    "bandwidth": "adding two large tensors into a third",
+    "bandwidth": "states added, normed and sent through GELU",
     "launch_s": "additions of a few numbers",
     "disk": "a file written and synced",
     "host_gib": "as the system says",

@@ -64,7 +64,7 @@ class StepWork:
 
 
 def step_work(config: RealmConfig, sizes: EncoderSizes, lengths: Lengths, sharding: Sharding) -> StepWork:
-    """Of a step of pre-training. Candidates of different queries are taken to differ: where they do not, it is less."""
+    """Of a step of pre-training."""
     settings, width = config.pretrain, config.model.projection_size
     queries, passages, joint = _sequences(config, lengths)
     tower, encoder = sizes.tower_cost(width), sizes.encoder_cost
@@ -112,7 +112,7 @@ def _sequences(config: RealmConfig, lengths: Lengths) -> tuple[Padded, Padded, P
     masks = float(draw(lengths.masks_N, rows=rows, seed=2).max(axis=1).mean())
     return (
         in_buckets(queries_DB, buckets=1),
-        in_buckets(passages_DK, buckets=PASSAGE_BUCKETS),
+        in_buckets(passages_DK[:, : max(1, round(hits * lengths.distinct_share))], buckets=PASSAGE_BUCKETS),
         in_buckets(joint_DN, buckets=JOINT_BUCKETS, masks=masks),
     )
 

@@ -224,6 +224,14 @@ def test_padding_by_hand() -> None:
     assert (padded.rows, padded.masks, padded.passes) == (4, 12.0, 2)
 
 
+def test_passages_that_queries_share_are_embedded_once() -> None:
+    made = plan(*GOOD)
+    shared = make_plan(replace(made.run, lengths=replace(made.run.lengths, distinct_share=0.5)))
+    assert made.step.work.passages.rows == 16 * 7
+    assert shared.step.work.passages.rows == 16 * 7 / 2
+    assert shared.step.work.joint == made.step.work.joint
+
+
 def test_a_gpu_hides_what_its_host_starts_a_core_does_not() -> None:
     work = Work(flops_fp32=1e12, operations=1e4)
     for name in ("h100", "cpu-2-core"):
@@ -311,7 +319,7 @@ SMALL = Layout(nodes=1, trainers_per_node=1, index_per_node=1)
         (("index.embed_batch_tokens=9000000",), {}, r"an index rank needs .* lower index.embed_batch_tokens"),
         ((), {"passages": 4 * 10**9, "layout": SMALL}, r"ranks of a node need .* of its 1900 GiB: more nodes"),
         ((), {"layout": SMALL}, r"a rebuild takes .* trainers wait .* Set refresh.every_steps=\d+"),
-        (("pretrain.micro_batch_size=1",), {"passages": 10**9}, r"index ranks work .* start more of them"),
+        (("pretrain.micro_batch_size=1",), {"passages": 10**11}, r"index ranks work .* start more of them"),
         (("pretrain.search_ahead=0",), {}, r"more than the steps that it is sent ahead: pretrain.search_ahead=1$"),
         (("pretrain.save_every_steps=1",), {}, r"a checkpoint takes .* raise pretrain.save_every_steps"),
     ],
