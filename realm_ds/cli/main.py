@@ -14,6 +14,7 @@ from realm_ds.cli.bench import bench
 from realm_ds.cli.cluster import submit, why
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.index import index
+from realm_ds.cli.plan import plan
 from realm_ds.cli.prepare import prepare
 from realm_ds.errors import ConfigError
 
@@ -56,6 +57,7 @@ app.add_typer(qa, name="qa")
 app.add_typer(index, name="index")
 app.add_typer(config_app, name="config")
 app.add_typer(bench, name="bench")
+app.command("plan")(plan)
 
 RunFolder = Annotated[
     Path, typer.Option("--run", "-r", help="The run folder: settings, checkpoints, metrics, logs of this run.")

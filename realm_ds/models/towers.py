@@ -22,6 +22,8 @@ from realm_ds.models.hub import encoder_folder
 hf_logging.disable_progress_bar()  # They would tear our own.
 
 PROJECTION_FILE = "projection.safetensors"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""As settings name them."""
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 """What BERT's family calls it, and DistilBERT."""
 

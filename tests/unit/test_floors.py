@@ -29,7 +29,7 @@ DOORS = {
     "huggingface_hub": {"models/hub.py"},
     "faiss": {"index/faiss_index.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py", "train/universal.py"},
-    "matplotlib": {"launch/plots.py", "bench/plots.py", "prepare/plots.py"},
+    "matplotlib": {"launch/plots.py", "bench/plots.py", "planning/plots.py", "prepare/plots.py"},
     "typer": {"cli"},
     "spacy": {"prepare/entities.py"},
     "ahocorasick": {"prepare/coverage.py"},
@@ -39,7 +39,7 @@ DOORS = {
 TORCH_DOORS = {
     "comm", "models", "train", "index/builder.py", "index/range_embedder.py", "eval", "launch/index_rank.py",
     "launch/index_towers.py", "bench/towers.py", "bench/bare_loop.py", "bench/peer_batch.py", "bench/peer_step.py",
-    "bench/memory_jobs.py",
+    "bench/memory_jobs.py", "planning/measuring.py",
 }  # fmt: skip
 """Tensors are the models' language: what trains, embeds and evaluates them speaks it. Config, data and cli do not."""
 ONLY_INSIDE_FUNCTIONS = {"tensorboard", "rich", "matplotlib", "mpi4py", "pyarrow", "spacy"}
