@@ -234,7 +234,12 @@ def _settings(source: str | None, overrides: list[str], run: Path) -> "RealmConf
     """The config as asked for; without one, that of a run folder that has one already."""
     from realm_ds.config.load import RUN_CONFIG, load
 
-    if source is None and (run / RUN_CONFIG).is_file():
+    if source is None:
+        if not (run / RUN_CONFIG).is_file():
+            raise ConfigError(
+                f"{run} is no run yet: name its settings with --config: a YAML file or a recipe (realm-base is the "
+                "paper's model and wants GPUs, demo a small one, demo-quick a tiny one)"
+            )
         source = str(run)
     return load(source, overrides)
 
@@ -243,8 +248,9 @@ def _print_plan(stage: Any, config: "RealmConfig", run: Path, resume: bool) -> N
     import shlex
 
     from realm_ds.config.load import dump
-    from realm_ds.launch.stages import check_inputs, stage_command
+    from realm_ds.launch.stages import check_inputs, check_run_folder, stage_command
 
     command = stage_command(stage, config=config, run_folder=run, resume=resume)
     print(f"# {run}/config.yaml\n{dump(config)}\n# what would be started:\n# {shlex.join(command)}", flush=True)
     check_inputs(stage, config)
+    check_run_folder(run, config, resume=resume)

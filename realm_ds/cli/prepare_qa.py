@@ -53,7 +53,9 @@ def prepare_qa(
     from realm_ds.prepare.qa_verb import tell_estimate, write_questions_of
     from realm_ds.prepare.workers import available_cores
 
-    if (split is None) == (split_rule is None):
+    if split is not None and split_rule is not None:
+        raise ConfigError(f"--split {split} and --split-rule {split_rule} say two things: leave one out")
+    if split is None and split_rule is None:
         raise ConfigError("say which split these are (--split test), or by which rule to split (--split-rule farmhash)")
     if corpus is not None:
         Place(corpus)  # raises ConfigError for one that cannot be, before anything is read

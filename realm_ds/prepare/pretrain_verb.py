@@ -44,8 +44,9 @@ def write_pretrain(
         "passage_tokens": source.passage_tokens,
     }  # fmt: skip
     given = shlex.join(f"data.{name}={value}" for name, value in data.items() if value is not None)
-    print("next: write my.yaml, for a small model the line `recipe: demo`; realm-ds config explain has all settings")
-    print(f"    realm-ds ict --config my.yaml --run runs/ict {given}")
+    before = "" if corpus else "make CORPUS, the passages to retrieve, with prepare corpus; then "
+    print(f"next: {before}train a small model (--config realm-base: the paper's, for GPUs):")
+    print(f"    realm-ds ict --config demo --run runs/ict {given}")
 
 
 def _check_folders(out: Path, held_out: Path | None, *, resume: bool) -> None:

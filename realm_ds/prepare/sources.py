@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from realm_ds.data.places import MANIFEST
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.arrow_files import dataset_files, is_dataset, read_dataset_file, read_parquet
-from realm_ds.prepare.compressed import ENDINGS, MB, STDIN, Damaged, InputFile, printable
+from realm_ds.prepare.compressed import ENDINGS, KB, MB, STDIN, Damaged, InputFile, printable
 from realm_ds.prepare.csv_files import read_csv, read_tsv
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.json_lines import read_json_lines
@@ -93,8 +94,6 @@ class _Pace:
 class Source:
     """Documents of one or more files, in order; open_source makes it."""
 
-    measure = "MB"
-
     def __init__(self, files: Sequence[_SourceFile], *, fields: Fields, tally: Tally, on_damage: OnDamage) -> None:
         self.tally = tally
         self._fields = fields
@@ -138,14 +137,23 @@ class Source:
         return sum(file.bytes_read for file, _ in self._files)
 
     @property
+    def measure(self) -> str:
+        """What `total` and `done` are counted in."""
+        return "kB" if self._unit_bytes == KB else "MB"
+
+    @property
     def total(self) -> int | None:
-        """`total_bytes` in MB, begun ones counted."""
-        return None if self.total_bytes is None else -(-self.total_bytes // MB)
+        """`total_bytes` as people read it, begun units counted."""
+        return None if self.total_bytes is None else -(-self.total_bytes // self._unit_bytes)
 
     @property
     def done(self) -> int:
-        """`bytes_read` in MB."""
-        return self.bytes_read // MB
+        """`bytes_read` likewise."""
+        return self.bytes_read // self._unit_bytes
+
+    @property
+    def _unit_bytes(self) -> int:
+        return KB if self.total_bytes is not None and self.total_bytes < 100 * MB else MB
 
     @property
     def share(self) -> float | None:
@@ -223,6 +231,10 @@ def _expanded(path: str, format: str, tally: Tally) -> Iterator[_SourceFile]:
     for each in map(Path, found):
         if each.is_dir() and (format == "hf" or (format == AUTO and is_dataset(each))):
             yield from (_SourceFile(file, "hf") for file in dataset_files(each))
+        elif (each / MANIFEST).is_file():
+            raise DataError(
+                f"{each} holds tar shards, no documents: prepare pretrain reads those of a corpus by --corpus"
+            )
         elif each.is_dir():
             yield from _in_folder(each, format, tally)
         else:

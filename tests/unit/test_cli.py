@@ -52,6 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
     module(
         "realm_ds.launch.stages", show_stage=stand_in("show_stage"),
         stage_command=stand_in("stage_command", ["mpiexec", "-n", "4", "a b"]), check_inputs=stand_in("check_inputs"),
+        check_run_folder=stand_in("check_run_folder"),
     )  # fmt: skip
     module("realm_ds.launch.demo", run_demo=stand_in("run_demo"), free_run_folder=lambda parent: parent / "demo-2")
     module("realm_ds.train.export", export_run=stand_in("export_run", Path("/out")))
@@ -165,10 +166,20 @@ def test_a_folder_without_a_run_cannot_be_resumed(calls, tmp_path: Path) -> None
     assert "none holds no run to resume: start it without --resume" in err
 
 
+def test_a_new_run_folder_wants_settings(tmp_path: Path) -> None:
+    for options in ([], ["--dry-run"]):
+        code, _, err = _run("ict", "--run", str(tmp_path / "new"), *DATA, *options)
+        assert (code, (tmp_path / "new").exists()) == (2, False)
+        assert err.endswith(
+            "new is no run yet: name its settings with --config: a YAML file or a recipe (realm-base is the paper's "
+            "model and wants GPUs, demo a small one, demo-quick a tiny one)\n"
+        )
+
+
 def test_a_dry_run_starts_nothing(calls, tmp_path: Path) -> None:
     code, out, _ = _run("pretrain", "-c", "demo", "--run", str(tmp_path / "new"), "--dry-run", *DATA)
     assert code == 0
-    assert [name for name, _ in calls] == ["stage_command", "check_inputs"]
+    assert [name for name, _ in calls] == ["stage_command", "check_inputs", "check_run_folder"]
     assert "candidates: 8" in out
     assert "# mpiexec -n 4 'a b'" in out
     assert not (tmp_path / "new").exists()

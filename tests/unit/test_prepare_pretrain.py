@@ -236,7 +236,7 @@ def test_the_verb_writes_both_parts_and_says_what_came_of_it(prepared: Prepared,
     assert f"{len(read(out))} examples in 1 tar shard (" in told
     assert "spans of kind DATE" in told
     assert said.endswith(
-        f"    realm-ds ict --config my.yaml --run runs/ict data.corpus={prepared.corpus} data.pretrain={out} "
+        f"    realm-ds ict --config demo --run runs/ict data.corpus={prepared.corpus} data.pretrain={out} "
         f"data.held_out={held_out} data.tokenizer={prepared.tokenizer}\n"
     )
     code, _, told = run(*options, "--resume")
@@ -253,7 +253,6 @@ def test_the_next_line_works_as_it_is_printed(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("my.yaml").write_text("recipe: demo")
     cutting = ["--tokenizer", str(prepared.tokenizer), "--workers", "1"]
     corpus = [str(prepared.lines), "--passage-tokens", "48", "--out", "my data/corpus", *cutting]
     said = CliRunner().invoke(cli.app, ["prepare", "corpus", *corpus]).stdout

@@ -81,7 +81,11 @@ def test_regexes_that_are_to_train_are_remarked_upon(tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         ([], 2, "say which split these are (--split test), or by which rule to split (--split-rule farmhash)"),
-        (["--split", "dev", "--split-rule", "farmhash"], 2, "say which split these are (--split test), or by which"),
+        (
+            ["--split", "dev", "--split-rule", "farmhash"],
+            2,
+            "--split dev and --split-rule farmhash say two things: leave one out",
+        ),
         (["--split", "dev", "--link", "2"], 2, "--link 2 needs passages to link to: name them with --corpus"),
         (["--split", "dev", "--corpus", "pipe:cat x"], 2, "'pipe:cat x' runs one command whatever the file: write {na"),
         (

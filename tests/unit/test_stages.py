@@ -230,6 +230,15 @@ def test_what_is_held_out_is_looked_at_too(tmp_path: Path) -> None:
         "ConfigError: evaluate.every_steps=5, but there is nothing to evaluate: name data.held_out"
     )
     check_inputs("ict", tiny_config(tmp_path, **every))  # which has its own measure
+    manifest = tmp_path / "held_out" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["settings"]["is_held_out"] = True
+    manifest.write_text(json.dumps(content))
+    message = refused("pretrain", tmp_path, **{"data.pretrain": tmp_path / "held_out"})
+    assert message == (
+        f"ConfigError: data.pretrain={tmp_path}/held_out was written to be held out (prepare pretrain --held-out): "
+        "name the folder that was its --out"
+    )
     message = refused("pretrain", tmp_path, **{**both, "data.held_out": tmp_path / "nowhere"})
     assert message == (
         f"DataError: data.held_out: no folder {tmp_path}/nowhere of pretrain tar shards: run realm-ds prepare, or mend "
