@@ -131,7 +131,7 @@ def bench_memory(as_json: Json = False, only: Only = None, quick: Quick = False)
 def bench_plan(as_json: Json = False, only: Only = None, quick: Quick = False) -> None:
     """What `realm-ds plan` foretells beside what is measured: step, rebuild and memory of three sizes of model.
 
-    Takes about five minutes and 2 GB. Exit code 1 when a number is more than 25% off.
+    Takes about 17 minutes on a busy machine, and 2 GB. Exit code 1 when a number is more than 25% off.
     """
     from realm_ds.bench.plan import plan_groups
     from realm_ds.bench.run import run_groups
