@@ -1,6 +1,7 @@
-"""`prepare corpus` and `prepare pretrain`, killed at moments drawn by chance and gone on with: the same bytes.
+"""`prepare corpus` and `prepare pretrain`, killed when chance has it and gone on with: the same bytes.
 
-test_job.py kills at every kind of file; here the clock decides, and the verbs are those that people run.
+test_job.py kills at every kind of file; here what is drawn is how many shards are finished at the kill, and the verbs
+are those that people run.
 """
 
 import hashlib
@@ -11,12 +12,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from realm_ds.data.tokenizer import train_wordpiece
-from realm_ds.tether import lives, tagged
+from realm_ds.tether import tagged
 from tests.support.jobs import run_and_leave_none
 
 NUM_ARTICLES = 180
@@ -48,19 +50,29 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def workers_of(tag: str) -> list[int]:
-    def is_worker(pid: int) -> bool:
-        return lives(pid) and b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    workers = []
+    for pid in tagged(tag):
+        with suppress(OSError):  # it ended meanwhile
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                workers.append(pid)
+    return workers
 
-    return [pid for pid in tagged(tag) if is_worker(pid)]
+
+def written_at(folder: Path) -> dict[Path, int]:
+    """Finished shards, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("shard-*.tar")}
 
 
-def kill_after(wait_s: float, whom: str) -> Callable[[subprocess.Popen, str], None]:
-    """Kill the main process, or a worker if there is one by then."""
+def kill_at(num_shards: int, folder: Path, whom: str) -> Callable[[subprocess.Popen, str], None]:
+    """Kill the main process or a worker as soon as the folder holds so many finished shards."""
 
     def kill(process: subprocess.Popen, tag: str) -> None:
-        time.sleep(wait_s)
-        victims = workers_of(tag) if whom == "worker" else []
-        os.kill(victims[0] if victims else process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while len(written_at(folder)) < num_shards:
+            assert process.poll() is None, f"it ended before it was killed, with {len(written_at(folder))} shards"
+            assert time.monotonic() < deadline, f"{len(written_at(folder))} of {num_shards} shards"
+            time.sleep(0.001)
+        os.kill(workers_of(tag)[0] if whom == "worker" else process.pid, signal.SIGKILL)
 
     return kill
 
@@ -73,15 +85,21 @@ def command(verb: str, source: Path, out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("verb", ["corpus", "pretrain"])
-def test_killed_by_the_clock_and_gone_on_with(tmp_path: Path, source: Path, verb: str) -> None:
-    started_at = time.monotonic()
+def test_killed_and_gone_on_with(tmp_path: Path, source: Path, verb: str) -> None:
     assert run_and_leave_none(command(verb, source, tmp_path / "whole"))[0] == 0
-    took_s = time.monotonic() - started_at
-    chance = random.Random(verb)
-    for whom in ("worker", "main", "worker"):
-        kill = kill_after(chance.uniform(0.3, 0.9) * took_s, whom)
-        code, told = run_and_leave_none([*command(verb, source, tmp_path / "killed"), "--resume"], meanwhile=kill)
-        assert code in (0, -signal.SIGKILL) or "a worker process was killed (SIGKILL), as the kernel does" in told
-    code, told = run_and_leave_none([*command(verb, source, tmp_path / "killed"), "--resume"])
+    num_all, folder = len(written_at(tmp_path / "whole")), tmp_path / "killed"
+    chance, before = random.Random(verb), dict[Path, int]()
+    for number, whom in enumerate(("worker", "main", "worker"), start=1):
+        num_shards = chance.randint(len(before) + 1, max(len(before) + 1, num_all * number // 6))
+        kill = kill_at(num_shards, folder, whom)
+        code, told = run_and_leave_none([*command(verb, source, folder), "--resume"], meanwhile=kill)
+        by_worker = "a worker process was killed (SIGKILL), as the kernel does"
+        assert code == -signal.SIGKILL if whom == "main" else (code, by_worker in told) == (1, True), told
+        after = written_at(folder)
+        assert num_shards <= len(after) < num_all
+        assert before.items() <= after.items()
+        before = after
+    code, told = run_and_leave_none([*command(verb, source, folder), "--resume"])
     assert code == 0, told
-    assert sums(tmp_path / "killed") == sums(tmp_path / "whole")
+    assert before.items() <= written_at(folder).items()
+    assert sums(folder) == sums(tmp_path / "whole")
