@@ -21,7 +21,15 @@ from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.tether import tagged
 from tests.support.jobs import run_and_leave_none
 
-NUM_ARTICLES = 180
+NUM_ARTICLES = 350
+SMALL_CHUNKS = """
+import runpy, sys
+from realm_ds.prepare import corpus
+corpus.CHUNK_CHARACTERS = 40_000
+sys.argv[0] = "realm-ds"
+runpy.run_module("realm_ds", run_name="__main__")
+"""
+"""The command line, with many chunks to make of little text: whenever it is killed, there is work left."""
 
 
 def text(number: int) -> str:
@@ -33,7 +41,7 @@ def text(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with articles and a tokenizer: work for two chunks, of which the shards are many."""
+    """A folder with articles and a tokenizer: work for many chunks, each of several shards."""
     folder = tmp_path_factory.mktemp("source")
     rows = [{"id": str(number), "title": f"t{number}", "text": text(number)} for number in range(NUM_ARTICLES)]
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -58,9 +66,16 @@ def workers_of(tag: str) -> list[int]:
     return workers
 
 
-def written_at(folder: Path) -> dict[Path, int]:
-    """Finished shards, and when each was written."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("shard-*.tar")}
+def finished(folder: Path) -> dict[Path, int]:
+    """Shards that a manifest or a journal names, and when each was written. One that a kill came between and the
+    journal is written again."""
+    shards: dict[Path, int] = {}
+    for part in (folder / "held_out", folder / "out"):
+        for told in (part / "manifest.json", part / "unfinished" / "journal.json"):
+            with suppress(FileNotFoundError):
+                paths = [part / entry["name"] for entry in json.loads(told.read_bytes())["shards"]]
+                shards |= {path: path.stat().st_mtime_ns for path in paths}
+    return shards
 
 
 def kill_at(num_shards: int, folder: Path, whom: str) -> Callable[[subprocess.Popen, str], None]:
@@ -68,38 +83,38 @@ def kill_at(num_shards: int, folder: Path, whom: str) -> Callable[[subprocess.Po
 
     def kill(process: subprocess.Popen, tag: str) -> None:
         deadline = time.monotonic() + 60
-        while len(written_at(folder)) < num_shards:
-            assert process.poll() is None, f"it ended before it was killed, with {len(written_at(folder))} shards"
-            assert time.monotonic() < deadline, f"{len(written_at(folder))} of {num_shards} shards"
+        while len(finished(folder)) < num_shards:
+            assert process.poll() is None, f"it ended before it was killed, with {len(finished(folder))} shards"
+            assert time.monotonic() < deadline, f"{len(finished(folder))} of {num_shards} shards"
             time.sleep(0.001)
         os.kill(workers_of(tag)[0] if whom == "worker" else process.pid, signal.SIGKILL)
 
     return kill
 
 
-def command(verb: str, source: Path, out: Path) -> list[str]:
-    options = ["--tokenizer", source / "tokenizer", "--out", out / "out", "--workers", 2, "--passage-tokens", 64]
+def command(verb: str, source: Path, out: Path, *, workers: int = 2) -> list[str]:
+    options = ["--tokenizer", source / "tokenizer", "--out", out / "out", "--workers", workers, "--passage-tokens", 64]
     if verb == "pretrain":
-        options += ["--held-out", out / "held_out", "--held-out-share", 0.3]
-    return [*map(str, ["-m", "realm_ds", "prepare", verb, source / "a.jsonl", "--per-shard", 60, *options])]
+        options += ["--held-out", out / "held_out", "--held-out-share", 0.5]
+    return [*map(str, ["-c", SMALL_CHUNKS, "prepare", verb, source / "a.jsonl", "--per-shard", 60, *options])]
 
 
 @pytest.mark.parametrize("verb", ["corpus", "pretrain"])
 def test_killed_and_gone_on_with(tmp_path: Path, source: Path, verb: str) -> None:
-    assert run_and_leave_none(command(verb, source, tmp_path / "whole"))[0] == 0
-    num_all, folder = len(written_at(tmp_path / "whole")), tmp_path / "killed"
+    assert run_and_leave_none(command(verb, source, tmp_path / "whole", workers=1))[0] == 0
+    num_all, folder = len(finished(tmp_path / "whole")), tmp_path / "killed"
     chance, before = random.Random(verb), dict[Path, int]()
-    for number, whom in enumerate(("worker", "main", "worker"), start=1):
-        num_shards = chance.randint(len(before) + 1, max(len(before) + 1, num_all * number // 6))
+    for number, whom in enumerate(("worker", "main"), start=1):
+        num_shards = chance.randint(len(before) + 1, max(len(before) + 1, num_all * number // 4))
         kill = kill_at(num_shards, folder, whom)
         code, told = run_and_leave_none([*command(verb, source, folder), "--resume"], meanwhile=kill)
         by_worker = "a worker process was killed (SIGKILL), as the kernel does"
         assert code == -signal.SIGKILL if whom == "main" else (code, by_worker in told) == (1, True), told
-        after = written_at(folder)
+        after = finished(folder)
         assert num_shards <= len(after) < num_all
         assert before.items() <= after.items()
         before = after
     code, told = run_and_leave_none([*command(verb, source, folder), "--resume"])
     assert code == 0, told
-    assert before.items() <= written_at(folder).items()
+    assert before.items() <= finished(folder).items()
     assert sums(folder) == sums(tmp_path / "whole")
