@@ -22,7 +22,7 @@ from realm_ds.data.shards import MANIFEST, SHARD_NAME, ShardEntry, verify_shard
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.files import write_durably
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.unfinished import GO_ON, UNFINISHED, Job, Unfinished, refuse_another_job
+from realm_ds.prepare.unfinished import GO_ON, MEND, UNFINISHED, Job, Unfinished, refuse_another_job
 
 STALE = re.compile(rf"({SHARD_NAME.pattern}|{re.escape(MANIFEST)})\.tmp-\d+")
 """Names of files that a process was killed over."""
@@ -46,15 +46,16 @@ class Journal:
 
     def __init__(self, out: Path) -> None:
         self._out = out
-        self._unfinished = Unfinished(out, stale=STALE)
+        self._unfinished = Unfinished(out, stale=STALE, owns_out=True)
 
     def check(self, *, resume: bool) -> None:
         """Raise ConfigError unless the output folder can be had."""
-        if not self._out.exists():
-            return
-        if not self._out.is_dir():
-            raise ConfigError(f"{self._out} is a file; name a folder")
-        there = {path.name for path in self._out.iterdir()}
+        with self._unfinished.says_what_to_do(MEND):
+            if not self._out.exists():
+                return
+            if not self._out.is_dir():
+                raise ConfigError(f"{self._out} is a file; name a folder")
+            there = {path.name for path in self._out.iterdir()}
         if MANIFEST in there and not resume:
             raise ConfigError(
                 f"{self._out} holds a finished set of shards, which runs may be reading, and it is not overwritten: "
@@ -127,6 +128,11 @@ class Journal:
         data = self._unfinished.read()
         if data is None:
             return Position(), {}
+        if "shards" not in data:
+            raise ConfigError(
+                f"{self._out} holds a job that was stopped and writes no tar shards, such as `prepare qa`; "
+                "name another folder"
+            )
         try:
             position = Position(
                 entries=[ShardEntry(**entry) for entry in data["shards"]],

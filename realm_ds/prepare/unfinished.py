@@ -9,12 +9,13 @@ What else a job keeps there, and what its output is, is journal.py's and answers
 import fcntl
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.files import write_durably
@@ -35,29 +36,20 @@ Job = Mapping[str, Any]
 class Unfinished:
     """That folder of one output folder."""
 
-    def __init__(self, out: Path, *, stale: re.Pattern[str]) -> None:
-        """`stale` are the names of files in `out` that a process was killed over, see files.py."""
+    def __init__(self, out: Path, *, stale: re.Pattern[str], owns_out: bool = False) -> None:
+        """`stale` are the names of files in `out` that a process was killed over, see files.py. With `owns_out`
+        nothing but this job is in `out`: to begin again all of it is removed, else only what is unfinished."""
         self.out, self.folder = out, out / UNFINISHED
         self._stale = stale
+        self._to_remove = out if owns_out else self.folder
 
     @contextmanager
     def claim(self, *, kept: Set[str] = frozenset()) -> Iterator[None]:
         """Have the output folder to oneself. A job that fails before it has written anything leaves nothing behind but
         the files that are `kept`, those of other jobs."""
-        absent = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
         with self.says_what_to_do(MEND):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / LOCK).open("wb")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however we end
-            except BlockingIOError as error:
-                raise ConfigError(f"{self.out}: another process writes there now; wait for it or end it") from error
-            except OSError as error:  # Lustre without -o flock
-                logger.warning(
-                    "%s: its file system has no locks (%s), so make sure that no other process writes there",
-                    self.out, error.strerror,
-                )  # fmt: skip
+            absent = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
+        with self._locked():
             with self.says_what_to_do(MEND):
                 for path in self.out.iterdir():
                     if self._stale.fullmatch(path.name):
@@ -79,7 +71,9 @@ class Unfinished:
             data = json.loads(self.journal.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:  # nothing is wrong with what it says
+            raise DataError(f"cannot read {self.journal}: {error.strerror or error}; {MEND}") from error
+        except (ValueError, RecursionError) as error:
             raise self.damaged(self.journal, error) from error
         if not isinstance(data, dict) or not isinstance(data.get("job"), dict):
             raise self.damaged(self.journal, "it names no job")
@@ -96,7 +90,7 @@ class Unfinished:
 
     def damaged(self, path: Path, why: object) -> DataError:
         """The error for a file here that is not as it was written."""
-        return DataError(f"{path}: cannot be read ({why}); remove {self.out} and begin again")
+        return DataError(f"{path}: cannot be read ({why}); remove {self._to_remove} and begin again")
 
     @property
     def journal(self) -> Path:
@@ -109,6 +103,37 @@ class Unfinished:
             yield
         except OSError as error:
             raise DataError(f"cannot write to {self.out}: {error.strerror or error}; {remedy}") from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        while True:
+            with self.says_what_to_do(MEND):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = (self.folder / LOCK).open("wb")
+            with lock:
+                self._take(lock)
+                # Else a job that came to its end removed it after we had opened it: others would lock a new one.
+                if self._is_there(lock):
+                    yield
+                    return
+
+    def _take(self, lock: BinaryIO) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however we end
+        except BlockingIOError as error:
+            raise ConfigError(f"{self.out}: another process writes there now; wait for it or end it") from error
+        except OSError as error:  # Lustre without -o flock
+            logger.warning(
+                "%s: its file system has no locks (%s), so make sure that no other process writes there",
+                self.out, error.strerror,
+            )  # fmt: skip
+
+    def _is_there(self, lock: BinaryIO) -> bool:
+        with self.says_what_to_do(MEND):
+            try:
+                return os.path.samestat(os.fstat(lock.fileno()), (self.folder / LOCK).stat())
+            except FileNotFoundError:
+                return False
 
     def _remove_unless_written(self, absent: Sequence[Path], kept: Set[str]) -> None:
         with suppress(OSError):

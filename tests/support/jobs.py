@@ -19,7 +19,7 @@ from realm_ds.data.records import record_bytes
 from realm_ds.errors import DataError
 from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.job import ChunkResult, Output, run_job
-from realm_ds.tether import TAG_VARIABLE, tagged
+from realm_ds.tether import TAG_VARIABLE, kill_tagged, tagged
 from tests.support.records import make_passage
 
 NUM_CHUNKS = 40
@@ -95,22 +95,28 @@ def output(folder: Path, **changes: Any) -> Output:
 
 
 def run_and_leave_none(
-    command: Sequence[str], *, meanwhile: Callable[[subprocess.Popen, str], object] = lambda process, tag: None
+    command: Sequence[str],
+    *,
+    meanwhile: Callable[[subprocess.Popen, str], object] = lambda process, tag: None,
+    timeout_s: float = 120,
 ) -> tuple[int, str]:
     """Run a command; `meanwhile` may kill what is tagged so. Returns its code and stderr once all its processes are
-    gone, which takes them no time."""
+    gone, which takes them no time. Whatever fails, none is left."""
     tag = uuid.uuid4().hex
     process = subprocess.Popen(
         [sys.executable, *command], env={**os.environ, TAG_VARIABLE: tag}, cwd=REPOSITORY, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     with process:
-        meanwhile(process, tag)
-        _, told = process.communicate(timeout=120)
-    deadline = time.monotonic() + 10
-    while left := tagged(tag):
-        assert time.monotonic() < deadline, f"processes outlive the main one: {left}"
-        time.sleep(0.01)
+        try:
+            meanwhile(process, tag)
+            _, told = process.communicate(timeout=timeout_s)
+            deadline = time.monotonic() + 10
+            while left := tagged(tag):
+                assert time.monotonic() < deadline, f"processes outlive the main one: {left}"
+                time.sleep(0.01)
+        finally:
+            kill_tagged(tag)  # before Popen waits for its process, without limit
     return process.returncode, told
 
 

@@ -2,10 +2,14 @@
 that says what to do."""
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +23,7 @@ from realm_ds.data.records import record_bytes
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.prepare import corpus, json_lines, rows, wikipedia
+from realm_ds.prepare.unfinished import GO_ON
 from tests.support.records import make_passage, write_corpus
 
 
@@ -117,14 +122,28 @@ def test_a_file_that_is_cut_off_and_got_again(
     assert (code, f"was begun otherwise: identity.files.a.jsonl.{ending}.bytes was {len(whole) - 20}" in said) == (2, 1)
 
 
+AND_TELL_PEAK = """
+import resource, sys
+from realm_ds.cli.main import app
+app(sys.argv[1:], standalone_mode=False)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
 @pytest.mark.parametrize("num_mb", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_an_article_in_one_line(tokenizer: Path, tmp_path: Path, num_mb: int) -> None:
-    words = "the tower is in ghent, " * (num_mb * 1_000_000 // 22)
+    words = " ".join(f"the tower {number} is in ghent," for number in range(num_mb * 1_000_000 // 29))
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": words}) + "\n")
     out = tmp_path / "out"
-    code, said = prepare("corpus", tmp_path / "a.jsonl", "--tokenizer", tokenizer, "--out", out, "--workers", 2)
-    assert code == 0, said
-    assert "long documents, worked on in parts: 1 (first: a.jsonl:1)" in said
+    options = ["--tokenizer", tokenizer, "--out", out, "--workers", 2]
+    # A process of its own: the peak is that of its workers, which are all its children.
+    command = [sys.executable, "-c", AND_TELL_PEAK, "prepare", "corpus", tmp_path / "a.jsonl", *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "long documents, worked on in parts: 1 (first: a.jsonl:1)" in done.stdout + done.stderr
+    passages = open_shards(out, kind="corpus", fingerprint=None).passages()
+    assert " ".join(passage.text for passage in passages).split() == words.split()
+    assert int(done.stdout.splitlines()[-1]) << 10 < 512 << 20
 
 
 def _archive(name: str, record: bytes) -> bytes:
@@ -185,3 +204,40 @@ def test_an_output_that_cannot_be_written(tokenizer: Path, tmp_path: Path) -> No
         code, said = prepare(*verb, "--out", tmp_path / "file" / "out")
         message = f"realm-ds: cannot write to {tmp_path}/file/out: Not a directory; mend that, or name another folder\n"
         assert (code, message in said) == (1, True), said
+
+
+@pytest.mark.parametrize("verb", ["corpus", "pretrain"])
+def test_a_full_disk(tokenizer: Path, tmp_path: Path, verb: str) -> None:
+    texts = [f"Anna Lee met {number} others in Ghent on 3 May {number}." for number in range(1800, 1830)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    out, fsync = tmp_path / "out", os.fsync
+
+    def run(folder: Path, *more: str, room_for: int) -> tuple[int, str]:
+        """With room for so many calls of fsync, of which a shard has six: two each for itself, keys and journal."""
+        calls = iter(range(room_for))
+
+        def fsync_or_stop(descriptor: int) -> None:
+            if next(calls, None) is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(descriptor)
+
+        options = ["--tokenizer", tokenizer, "--per-shard", 4, "--passage-tokens", 64, "--workers", 1]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", fsync_or_stop)
+            return prepare(verb, tmp_path / "a.jsonl", *options, "--out", folder, *more)
+
+    assert run(tmp_path / "whole", room_for=1000)[0] == 0
+    for room_for, message in (
+        (0, f"cannot write tar shards to {out}: No space left on device, after 0 complete shards; "),
+        (9, f"cannot write to {out}: No space left on device; "),
+    ):
+        code, said = run(out, room_for=room_for)
+        assert (code, f"realm-ds: {message}{GO_ON}\n" in said) == (1, True), said
+        assert not list(tmp_path.rglob("*.tmp-*"))
+    assert (out / "shard-00000.tar").exists()
+    assert run(out, "--resume", room_for=1000)[0] == 0
+    assert _content(out) == _content(tmp_path / "whole")
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,6 +1,7 @@
-"""`prepare corpus` and `prepare pretrain`, killed at moments drawn by chance and gone on with: the same bytes.
+"""`prepare corpus` and `prepare pretrain`, killed when chance has it and gone on with: the same bytes.
 
-test_job.py kills at every kind of file; here the clock decides, and the verbs are those that people run.
+test_job.py kills at every kind of file; here what is drawn is how many shards are finished at the kill, and the verbs
+are those that people run.
 """
 
 import hashlib
@@ -11,15 +12,24 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from realm_ds.data.tokenizer import train_wordpiece
-from realm_ds.tether import lives, tagged
+from realm_ds.tether import tagged
 from tests.support.jobs import run_and_leave_none
 
-NUM_ARTICLES = 180
+NUM_ARTICLES = 350
+SMALL_CHUNKS = """
+import runpy, sys
+from realm_ds.prepare import corpus
+corpus.CHUNK_CHARACTERS = 40_000
+sys.argv[0] = "realm-ds"
+runpy.run_module("realm_ds", run_name="__main__")
+"""
+"""The command line, with many chunks to make of little text: whenever it is killed, there is work left."""
 
 
 def text(number: int) -> str:
@@ -31,7 +41,7 @@ def text(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with articles and a tokenizer: work for two chunks, of which the shards are many."""
+    """A folder with articles and a tokenizer: work for many chunks, each of several shards."""
     folder = tmp_path_factory.mktemp("source")
     rows = [{"id": str(number), "title": f"t{number}", "text": text(number)} for number in range(NUM_ARTICLES)]
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -48,40 +58,63 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def workers_of(tag: str) -> list[int]:
-    def is_worker(pid: int) -> bool:
-        return lives(pid) and b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    workers = []
+    for pid in tagged(tag):
+        with suppress(OSError):  # it ended meanwhile
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                workers.append(pid)
+    return workers
 
-    return [pid for pid in tagged(tag) if is_worker(pid)]
+
+def finished(folder: Path) -> dict[Path, int]:
+    """Shards that a manifest or a journal names, and when each was written. One that a kill came between and the
+    journal is written again."""
+    shards: dict[Path, int] = {}
+    for part in (folder / "held_out", folder / "out"):
+        for told in (part / "manifest.json", part / "unfinished" / "journal.json"):
+            with suppress(FileNotFoundError):
+                paths = [part / entry["name"] for entry in json.loads(told.read_bytes())["shards"]]
+                shards |= {path: path.stat().st_mtime_ns for path in paths}
+    return shards
 
 
-def kill_after(wait_s: float, whom: str) -> Callable[[subprocess.Popen, str], None]:
-    """Kill the main process, or a worker if there is one by then."""
+def kill_at(num_shards: int, folder: Path, whom: str) -> Callable[[subprocess.Popen, str], None]:
+    """Kill the main process or a worker as soon as the folder holds so many finished shards."""
 
     def kill(process: subprocess.Popen, tag: str) -> None:
-        time.sleep(wait_s)
-        victims = workers_of(tag) if whom == "worker" else []
-        os.kill(victims[0] if victims else process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while len(finished(folder)) < num_shards:
+            assert process.poll() is None, f"it ended before it was killed, with {len(finished(folder))} shards"
+            assert time.monotonic() < deadline, f"{len(finished(folder))} of {num_shards} shards"
+            time.sleep(0.001)
+        os.kill(workers_of(tag)[0] if whom == "worker" else process.pid, signal.SIGKILL)
 
     return kill
 
 
-def command(verb: str, source: Path, out: Path) -> list[str]:
-    options = ["--tokenizer", source / "tokenizer", "--out", out / "out", "--workers", 2, "--passage-tokens", 64]
+def command(verb: str, source: Path, out: Path, *, workers: int = 2) -> list[str]:
+    options = ["--tokenizer", source / "tokenizer", "--out", out / "out", "--workers", workers, "--passage-tokens", 64]
     if verb == "pretrain":
-        options += ["--held-out", out / "held_out", "--held-out-share", 0.3]
-    return [*map(str, ["-m", "realm_ds", "prepare", verb, source / "a.jsonl", "--per-shard", 60, *options])]
+        options += ["--held-out", out / "held_out", "--held-out-share", 0.5]
+    return [*map(str, ["-c", SMALL_CHUNKS, "prepare", verb, source / "a.jsonl", "--per-shard", 60, *options])]
 
 
 @pytest.mark.parametrize("verb", ["corpus", "pretrain"])
-def test_killed_by_the_clock_and_gone_on_with(tmp_path: Path, source: Path, verb: str) -> None:
-    started_at = time.monotonic()
-    assert run_and_leave_none(command(verb, source, tmp_path / "whole"))[0] == 0
-    took_s = time.monotonic() - started_at
-    chance = random.Random(verb)
-    for whom in ("worker", "main", "worker"):
-        kill = kill_after(chance.uniform(0.3, 0.9) * took_s, whom)
-        code, told = run_and_leave_none([*command(verb, source, tmp_path / "killed"), "--resume"], meanwhile=kill)
-        assert code in (0, -signal.SIGKILL) or "a worker process was killed (SIGKILL), as the kernel does" in told
-    code, told = run_and_leave_none([*command(verb, source, tmp_path / "killed"), "--resume"])
+def test_killed_and_gone_on_with(tmp_path: Path, source: Path, verb: str) -> None:
+    assert run_and_leave_none(command(verb, source, tmp_path / "whole", workers=1))[0] == 0
+    num_all, folder = len(finished(tmp_path / "whole")), tmp_path / "killed"
+    chance, before = random.Random(verb), dict[Path, int]()
+    for number, whom in enumerate(("worker", "main"), start=1):
+        num_shards = chance.randint(len(before) + 1, max(len(before) + 1, num_all * number // 4))
+        kill = kill_at(num_shards, folder, whom)
+        code, told = run_and_leave_none([*command(verb, source, folder), "--resume"], meanwhile=kill)
+        by_worker = "a worker process was killed (SIGKILL), as the kernel does"
+        assert code == -signal.SIGKILL if whom == "main" else (code, by_worker in told) == (1, True), told
+        after = finished(folder)
+        assert num_shards <= len(after) < num_all
+        assert before.items() <= after.items()
+        before = after
+    code, told = run_and_leave_none([*command(verb, source, folder), "--resume"])
     assert code == 0, told
-    assert sums(tmp_path / "killed") == sums(tmp_path / "whole")
+    assert before.items() <= finished(folder).items()
+    assert sums(folder) == sums(tmp_path / "whole")

@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -349,10 +350,10 @@ def test_other_splits_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("journal.json", "{", "journal.json: cannot be read .*; remove .*qa and begin again"),
-        ("journal.json", "[" * 100_000, "journal.json: cannot be read .*; remove .*qa and begin again"),
+        ("journal.json", "{", "journal.json: cannot be read .*; remove .*qa/unfinished and begin again"),
+        ("journal.json", "[" * 100_000, "journal.json: cannot be read .*; remove .*qa/unfinished and begin again"),
         ("journal.json", '{"job": 1}', "journal.json: cannot be read \\(it names no job\\); remove"),
-        ("answers-00001.npy", "numpy", "answers-00001.npy: cannot be read .*; remove .*qa and begin again"),
+        ("answers-00001.npy", "numpy", "answers-00001.npy: cannot be read .*; remove .*qa/unfinished and begin again"),
     ],
 )
 def test_a_damaged_journal_is_not_gone_on_from(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -361,6 +362,8 @@ def test_a_damaged_journal_is_not_gone_on_from(tmp_path: Path, name: str, text: 
     (tmp_path / "qa" / "unfinished" / name).write_text(text)
     with pytest.raises(DataError, match=message):
         prepare_qa(found, tmp_path / "qa", corpus=corpus, resume=True)
+    shutil.rmtree(tmp_path / "qa" / "unfinished")  # as it says
+    assert prepare_qa(found, tmp_path / "qa", corpus=corpus).splits
 
 
 def test_answers_that_are_no_pairs(tmp_path: Path) -> None:
