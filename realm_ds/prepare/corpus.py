@@ -144,10 +144,10 @@ def parts_of(document: Document) -> Iterator[Document]:
 def _part_end(text: str, *, low: int, high: int) -> int:
     if (newline := text.rfind("\n", low, high)) >= 0:
         return newline + 1
-    # Of the sentences before the end the last one is not whole.
+    # Of the sentences before the end the last one is not whole. Where it is the only one, none begins here.
     start = max(0, high - _SENTENCE_CHARACTERS)
     *_, last = ("", *split_sentences(text[start:high]))
-    if (last_start := text.rfind(last, start, high)) > low:
+    if (last_start := text.rfind(last, start, high)) > max(low, start):
         return last_start
     return space if (space := text.rfind(" ", low, high)) >= 0 else high
 

@@ -241,6 +241,13 @@ def test_a_long_text_is_cut_where_it_hurts_least(text: str, parts: list[str], mo
     assert list(parts_of(wikitext)) == [wikitext]
 
 
+def test_no_word_is_cut_where_no_sentence_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realm_ds.prepare.corpus.PART_CHARACTERS", 20)
+    monkeypatch.setattr("realm_ds.prepare.corpus._SENTENCE_CHARACTERS", 3)  # these begin in the middle of a word
+    document = Document(id="1", title="t", text="this is, so they say, it", where="a:1")
+    assert [part.text for part in parts_of(document)] == ["this is, so they", " say, it"]
+
+
 @given(st.text("aB. \n。", max_size=200), st.integers(2, 30))
 def test_parts_are_the_whole(text: str, most: int) -> None:
     document = Document(id="1", title="t", text=text, where="a:1")
