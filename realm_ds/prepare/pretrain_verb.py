@@ -10,8 +10,8 @@ from realm_ds.data.places import MANIFEST
 from realm_ds.errors import ConfigError
 from realm_ds.observe.progress import Progress
 from realm_ds.prepare.examples import READ
+from realm_ds.prepare.job import check_is_free
 from realm_ds.prepare.job_report import estimate_lines, tell_job
-from realm_ds.prepare.journal import Journal
 from realm_ds.prepare.passages import PassageSource
 from realm_ds.prepare.pretrain import Making, estimate_pretrain, prepare_pretrain
 
@@ -28,7 +28,7 @@ def write_pretrain(
     resume: bool,
 ) -> None:
     """Write what is held out, if anything is, then all other examples, and say what came of it."""
-    _check_folders(out, held_out, resume=resume)
+    _check_folders(open_source(), out, held_out, resume=resume)
     making = replace(making, finder=making.finder.at_hand())
     parts = [(out, making)] if held_out is None else [(held_out, replace(making, is_held_out=True)), (out, making)]
     with Progress() as progress:
@@ -48,7 +48,7 @@ def write_pretrain(
     print(f"    realm-ds ict --config my.yaml --run runs/ict {given}")
 
 
-def _check_folders(out: Path, held_out: Path | None, *, resume: bool) -> None:
+def _check_folders(source: PassageSource, out: Path, held_out: Path | None, *, resume: bool) -> None:
     """Before hours of work, not behind those of the first of them."""
     if held_out is not None:
         one, other = out.resolve(), held_out.resolve()
@@ -62,12 +62,15 @@ def _check_folders(out: Path, held_out: Path | None, *, resume: bool) -> None:
             raise ConfigError(
                 f"{held_out} is finished and {out} is not: go on with --resume, or name other folders for both"
             )
-        Journal(held_out).check(resume=resume)
-    Journal(out).check(resume=resume)
+        check_is_free(held_out, identity=source.identity, resume=resume)
+    check_is_free(out, identity=source.identity, resume=resume)
 
 
-def tell_estimate(source: PassageSource, making: Making, *, workers: int) -> None:
+def tell_estimate(
+    source: PassageSource, out: Path, making: Making, *, held_out: Path | None, workers: int, resume: bool
+) -> None:
     """Say what it would take, and write nothing."""
+    _check_folders(source, out, held_out, resume=resume)
     making = replace(making, finder=making.finder.at_hand())
     estimate = estimate_pretrain(source, making)
     counts = {"example": estimate.num_records, "passage": estimate.tally.counts[READ]}
