@@ -28,7 +28,7 @@ def write_pretrain(
     resume: bool,
 ) -> None:
     """Write what is held out, if anything is, then all other examples, and say what came of it."""
-    _check_folders(open_source(), out, held_out, resume=resume)
+    _check_folders(open_source, out, held_out, resume=resume)
     making = replace(making, finder=making.finder.at_hand())
     parts = [(out, making)] if held_out is None else [(held_out, replace(making, is_held_out=True)), (out, making)]
     with Progress() as progress:
@@ -48,7 +48,7 @@ def write_pretrain(
     print(f"    realm-ds ict --config my.yaml --run runs/ict {given}")
 
 
-def _check_folders(source: PassageSource, out: Path, held_out: Path | None, *, resume: bool) -> None:
+def _check_folders(open_source: Callable[[], PassageSource], out: Path, held_out: Path | None, *, resume: bool) -> None:
     """Before hours of work, not behind those of the first of them."""
     if held_out is not None:
         one, other = out.resolve(), held_out.resolve()
@@ -62,16 +62,23 @@ def _check_folders(source: PassageSource, out: Path, held_out: Path | None, *, r
             raise ConfigError(
                 f"{held_out} is finished and {out} is not: go on with --resume, or name other folders for both"
             )
-        check_is_free(held_out, identity=source.identity, resume=resume)
-    check_is_free(out, identity=source.identity, resume=resume)
+    identity = open_source().identity
+    for folder in (out,) if held_out is None else (held_out, out):
+        check_is_free(folder, identity=identity, resume=resume)
 
 
 def tell_estimate(
-    source: PassageSource, out: Path, making: Making, *, held_out: Path | None, workers: int, resume: bool
+    open_source: Callable[[], PassageSource],
+    out: Path,
+    making: Making,
+    *,
+    held_out: Path | None,
+    workers: int,
+    resume: bool,
 ) -> None:
     """Say what it would take, and write nothing."""
-    _check_folders(source, out, held_out, resume=resume)
-    making = replace(making, finder=making.finder.at_hand())
+    _check_folders(open_source, out, held_out, resume=resume)
+    source, making = open_source(), replace(making, finder=making.finder.at_hand())
     estimate = estimate_pretrain(source, making)
     counts = {"example": estimate.num_records, "passage": estimate.tally.counts[READ]}
     for line in estimate_lines(estimate, source.name, counts=counts, workers=workers):
