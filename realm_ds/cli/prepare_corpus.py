@@ -67,6 +67,6 @@ def prepare_corpus(
     )
     workers = workers or available_cores()
     if dry_run:
-        tell_estimate(source, cutting, workers=workers)
+        tell_estimate(source, out, cutting, workers=workers, resume=resume)
     else:
         write_corpus(source, out, cutting, per_shard=per_shard, workers=workers, resume=resume)

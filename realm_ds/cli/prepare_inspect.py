@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from realm_ds.cli.common import FAILED, verb
-from realm_ds.cli.prepare_options import Workers
+from realm_ds.cli.prepare_options import Workers, refuse_without_effect
 
 
 @verb
 def prepare_inspect(
+    context: typer.Context,
     pointed_at: Annotated[
         str, typer.Argument(metavar="DIR|URL|SHARD.tar", help="A folder of tar shards, here or elsewhere, or one here.")
     ],
@@ -42,6 +43,11 @@ def prepare_inspect(
     from realm_ds.prepare.workers import available_cores
 
     asked = InspectOptions(samples=samples, seed=seed, every_record=every_record, check=check, duplicates=duplicates)
+    if not asked.reads_all:
+        refuse_without_effect(
+            context, "workers",
+            because="without --all, --check or --duplicates little is read, by this process; leave it out, or give one",
+        )  # fmt: skip
     is_whole = inspect_verb(
         pointed_at, asked, tokenizer=tokenizer, plot=plot, print_json=as_json, workers=workers or available_cores()
     )  # fmt: skip

@@ -138,7 +138,7 @@ def prepare_pretrain(
 
     workers = workers or available_cores()
     if dry_run:
-        tell_estimate(open_passages(), making, workers=workers)
+        tell_estimate(open_passages, out, making, held_out=held_out, workers=workers, resume=resume)
     else:
         write_pretrain(
             open_passages, out, making, corpus=corpus, held_out=held_out, per_shard=per_shard, workers=workers,

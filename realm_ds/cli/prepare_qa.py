@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from realm_ds.cli.common import verb
-from realm_ds.cli.prepare_options import DryRun, Resume, Workers
+from realm_ds.cli.prepare_options import DryRun, Resume, Workers, refuse_without_effect
 from realm_ds.errors import ConfigError
 
 QuestionFormat = Literal["auto", "nq_open", "webquestions", "curatedtrec", "triviaqa", "squad", "jsonl", "csv"]
@@ -14,6 +14,7 @@ QuestionFormat = Literal["auto", "nq_open", "webquestions", "curatedtrec", "triv
 
 @verb
 def prepare_qa(
+    context: typer.Context,
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Files, also .gz, .bz2, .xz or .zst.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write {train,dev,test}.jsonl, prepared.json.")],
     format: Annotated[QuestionFormat, typer.Option(help="auto: by the name and the first record.")] = "auto",
@@ -57,14 +58,14 @@ def prepare_qa(
         raise ConfigError(f"--split {split} and --split-rule {split_rule} say two things: leave one out")
     if split is None and split_rule is None:
         raise ConfigError("say which split these are (--split test), or by which rule to split (--split-rule farmhash)")
-    if corpus is not None:
+    if corpus is None:
+        refuse_without_effect(
+            context, "link", "workers", because="there are no passages to search or link to; name some with --corpus"
+        )
+    else:
         Place(corpus)  # raises ConfigError for one that cannot be, before anything is read
-    if link and corpus is None:
-        raise ConfigError(f"--link {link} needs passages to link to: name them with --corpus")
     columns = Columns(question=question_field, answers=answers_field)
     found = read_question_set(inputs, form=None if format == "auto" else format, split=split, columns=columns)
     workers = workers or available_cores()
-    if dry_run:
-        tell_estimate(found, out, corpus=corpus, workers=workers)
-    else:
-        write_questions_of(found, out, corpus=corpus, link=link, workers=workers, resume=resume)
+    run = tell_estimate if dry_run else write_questions_of
+    run(found, out, corpus=corpus, link=link, workers=workers, resume=resume)

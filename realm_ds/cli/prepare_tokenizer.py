@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from realm_ds.cli.common import verb
-from realm_ds.cli.prepare_options import DryRun, Format, OnDamage, TextField, TitleField, Workers, refuse_without_effect
+from realm_ds.cli.prepare_options import DryRun, Format, OnDamage, TextField, TitleField, refuse_without_effect
 from realm_ds.errors import ConfigError
 
 
@@ -30,7 +30,9 @@ def prepare_tokenizer(
         int, typer.Option(min=1 << 20, help="Train on a sample of so much text, in memory, if there is more.")
     ] = 256 << 20,
     title_field: TitleField = "title", text_field: TextField = "text", on_damage: OnDamage = "stop",
-    workers: Workers = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes that clean wikitext; other texts need none.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="After a kill train anew; what is finished stays as it is.")
     ] = False,
@@ -65,7 +67,5 @@ def prepare_tokenizer(
         raise ConfigError("give texts to train on (INPUT...) or a tokenizer to take (--from FOLDER), one of the two")
     texts = open_source(inputs, format=format, fields=Fields(title=title_field, text=text_field), on_damage=on_damage)
     training = Training(vocab_size=vocab_size, cased=cased, alphabet=alphabet, most_characters=sample_characters)
-    if dry_run:
-        tell_estimate(texts, training)
-    else:
-        train_tokenizer(texts, out, training, workers=workers or available_cores(), resume=resume)
+    run = tell_estimate if dry_run else train_tokenizer
+    run(texts, out, training, workers=workers or available_cores(), resume=resume)

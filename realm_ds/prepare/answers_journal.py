@@ -23,6 +23,7 @@ class AnswersJournal:
     def __init__(self, unfinished: Unfinished, job: Job) -> None:
         self._unfinished = unfinished
         self._job = job
+        self._is_begun = False
 
     def read(self) -> list[Found]:
         """What was found in the first shards before the job was stopped."""
@@ -35,8 +36,9 @@ class AnswersJournal:
 
     def begin(self) -> None:
         """Take down which job it is: from now on there is something to go on with."""
-        if not self._unfinished.is_begun:
+        if not (self._is_begun or self._unfinished.is_begun):
             self._unfinished.write({"job": self._job})
+        self._is_begun = True
 
     def keep(self, shard: int, found: Found) -> None:
         """Take down what was found in one more shard."""

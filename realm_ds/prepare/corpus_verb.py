@@ -6,6 +6,7 @@ from pathlib import Path
 
 from realm_ds.observe.progress import Progress
 from realm_ds.prepare.corpus import Cutting, estimate_corpus, prepare_corpus
+from realm_ds.prepare.job import check_is_free
 from realm_ds.prepare.job_report import estimate_lines, tell_job
 from realm_ds.prepare.sources import Source
 
@@ -22,8 +23,9 @@ def write_corpus(
     print(f"next: realm-ds prepare pretrain {given}")
 
 
-def tell_estimate(source: Source, cutting: Cutting, *, workers: int) -> None:
+def tell_estimate(source: Source, out: Path, cutting: Cutting, *, workers: int, resume: bool) -> None:
     """Say what it would take, and write nothing."""
+    check_is_free(out, identity=source.identity(), resume=resume)
     estimate = estimate_corpus(source, cutting)
     counts = {"passage": estimate.num_records}
     for line in estimate_lines(estimate, source.name, counts=counts, workers=workers):

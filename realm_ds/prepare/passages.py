@@ -34,7 +34,7 @@ class PassageSource(Reading, Protocol):
     settings: dict[str, Any]
     """What decides which passages these are."""
     identity: Any
-    """What must be the same for a stopped job to go on. JSON."""
+    """What must be the same for a stopped job to go on, see identity.py."""
     passage_tokens: int | None
     """At most in a passage, if that is known."""
     is_corpus: bool

@@ -10,8 +10,8 @@ from realm_ds.data.places import MANIFEST
 from realm_ds.errors import ConfigError
 from realm_ds.observe.progress import Progress
 from realm_ds.prepare.examples import READ
+from realm_ds.prepare.job import check_is_free
 from realm_ds.prepare.job_report import estimate_lines, tell_job
-from realm_ds.prepare.journal import Journal
 from realm_ds.prepare.passages import PassageSource
 from realm_ds.prepare.pretrain import Making, estimate_pretrain, prepare_pretrain
 
@@ -28,7 +28,7 @@ def write_pretrain(
     resume: bool,
 ) -> None:
     """Write what is held out, if anything is, then all other examples, and say what came of it."""
-    _check_folders(out, held_out, resume=resume)
+    _check_folders(open_source, out, held_out, resume=resume)
     making = replace(making, finder=making.finder.at_hand())
     parts = [(out, making)] if held_out is None else [(held_out, replace(making, is_held_out=True)), (out, making)]
     with Progress() as progress:
@@ -49,7 +49,7 @@ def write_pretrain(
     print(f"    realm-ds ict --config demo --run runs/ict {given}")
 
 
-def _check_folders(out: Path, held_out: Path | None, *, resume: bool) -> None:
+def _check_folders(open_source: Callable[[], PassageSource], out: Path, held_out: Path | None, *, resume: bool) -> None:
     """Before hours of work, not behind those of the first of them."""
     if held_out is not None:
         one, other = out.resolve(), held_out.resolve()
@@ -63,13 +63,23 @@ def _check_folders(out: Path, held_out: Path | None, *, resume: bool) -> None:
             raise ConfigError(
                 f"{held_out} is finished and {out} is not: go on with --resume, or name other folders for both"
             )
-        Journal(held_out).check(resume=resume)
-    Journal(out).check(resume=resume)
+    identity = open_source().identity
+    for folder in (out,) if held_out is None else (held_out, out):
+        check_is_free(folder, identity=identity, resume=resume)
 
 
-def tell_estimate(source: PassageSource, making: Making, *, workers: int) -> None:
+def tell_estimate(
+    open_source: Callable[[], PassageSource],
+    out: Path,
+    making: Making,
+    *,
+    held_out: Path | None,
+    workers: int,
+    resume: bool,
+) -> None:
     """Say what it would take, and write nothing."""
-    making = replace(making, finder=making.finder.at_hand())
+    _check_folders(open_source, out, held_out, resume=resume)
+    source, making = open_source(), replace(making, finder=making.finder.at_hand())
     estimate = estimate_pretrain(source, making)
     counts = {"example": estimate.num_records, "passage": estimate.tally.counts[READ]}
     for line in estimate_lines(estimate, source.name, counts=counts, workers=workers):

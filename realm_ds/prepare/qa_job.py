@@ -8,7 +8,7 @@ Reading questions is qa.py's, finding answers coverage.py's, how far that came a
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -66,7 +66,7 @@ def prepare_qa(
             written = _done_before(found, out, job)
             unfinished.remove()
             return written
-        read_prepared(out)  # before hours of work
+        prepared, elsewhere = read_prepared(out), _asked_elsewhere(found, out)  # before hours of work
         before = journal.read()
         covered: Mapping[Split, Mapping[str, Any]] = {}
         if corpus is not None:
@@ -75,7 +75,7 @@ def prepare_qa(
             )
         journal.begin()
         with unfinished.says_what_to_do(GO_ON):
-            prepared = _write(found, out, settings=settings, covered=covered)
+            prepared = _write(found, out, prepared=prepared, elsewhere=elsewhere, settings=settings, covered=covered)
         unfinished.remove()
     return Written(splits={name: prepared[name] for name in found.splits})
 
@@ -104,9 +104,18 @@ def read_prepared(folder: Path) -> dict[str, Any]:
         prepared = json.loads(path.read_bytes()) if path.exists() else {}
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({error}); remove it") from error
-    if not isinstance(prepared, dict) or set(prepared) - set(SPLITS):
+    if not (isinstance(prepared, dict) and set(prepared) <= set(SPLITS) and all(map(_is_of_split, prepared.values()))):
         raise DataError(f"{path} is not of `prepare qa`; name another folder")
     return prepared
+
+
+def most_passages(link: int) -> int:
+    """How many passages are looked for of each question: one tells that it has an answer."""
+    return max(link, 1)
+
+
+def _is_of_split(told: Any) -> bool:
+    return isinstance(told, dict) and isinstance(told.get("coverage", {}), dict)
 
 
 def _there(found: QuestionSet, out: Path) -> list[Split]:
@@ -135,11 +144,10 @@ def _cover(
     on_progress: Callable[[int], None],
 ) -> tuple[QuestionSet, dict[Split, dict[str, Any]]]:
     everything = [question for questions in found.splits.values() for question in questions]
-    uids = iter(
-        passages_with_answers(
-            everything, corpus, most=max(link, 1), workers=workers, before=before, keep=keep, on_progress=on_progress
-        )
+    passages = passages_with_answers(
+        everything, corpus, most=most_passages(link), workers=workers, before=before, keep=keep, on_progress=on_progress
     )
+    uids = iter(passages)
     splits: dict[Split, list[Question]] = {}
     covered: dict[Split, dict[str, Any]] = {}
     for name, questions in found.splits.items():
@@ -158,24 +166,35 @@ def _cover(
     return replace(found, splits=splits), covered
 
 
+def _asked_elsewhere(found: QuestionSet, out: Path) -> dict[Split, set[str]]:
+    """The questions of the other splits there, as same_question tells them apart."""
+    paths = {name: out / f"{name}.jsonl" for name in SPLITS if name not in found.splits}
+    return {name: _asked(load_questions(path)) for name, path in paths.items() if path.is_file()}
+
+
+def _asked(questions: Iterable[Question]) -> set[str]:
+    return {same_question(question.question) for question in questions}
+
+
 def _write(
-    found: QuestionSet, out: Path, *, settings: Mapping[str, Any], covered: Mapping[Split, Mapping[str, Any]]
+    found: QuestionSet,
+    out: Path,
+    *,
+    prepared: Mapping[str, Any],
+    elsewhere: Mapping[Split, set[str]],
+    settings: Mapping[str, Any],
+    covered: Mapping[Split, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Write the splits; returns what prepared.json holds of all splits there, with what other splits have of these."""
-    prepared = read_prepared(out)
-    there = {
-        name: {same_question(question.question) for question in load_questions(out / f"{name}.jsonl")}
-        for name in SPLITS
-        if (out / f"{name}.jsonl").is_file()
-    } | {name: {same_question(question.question) for question in questions} for name, questions in found.splits.items()}
+    there = {**elsewhere, **{name: _asked(questions) for name, questions in found.splits.items()}}
+    told = dict(prepared)
     for name, questions in found.splits.items():
-        asked = {same_question(question.question) for question in questions}
-        prepared[name] = {
+        told[name] = {
             "questions": len(questions),
             "answers": sum(len(question.answers) for question in questions),
             "regex_questions": sum(question.is_regex for question in questions),
             "linked_questions": sum(bool(question.gold_uids) for question in questions),
-            "also_in": {other: len(asked & there[other]) for other in there if other != name},
+            "also_in": {other: len(there[name] & there[other]) for other in there if other != name},
             "sources": list(found.sources),
             "settings": settings,
             "counted": {what: {"count": count, "first": found.tally.first.get(what, "")}
@@ -183,6 +202,6 @@ def _write(
             **({"coverage": covered[name]} if covered else {}),
         }  # fmt: skip
         write_questions(out / f"{name}.jsonl", questions)
-    ordered = {name: prepared[name] for name in SPLITS if name in prepared}
+    ordered: dict[str, Any] = {name: told[name] for name in SPLITS if name in told}
     write_durably(out / PREPARED, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
-    return prepared
+    return ordered

@@ -10,7 +10,7 @@ from realm_ds.observe.progress import Progress, clock_text, number_of
 from realm_ds.prepare.coverage import AnswerSearch
 from realm_ds.prepare.job_report import pace
 from realm_ds.prepare.qa import QuestionSet
-from realm_ds.prepare.qa_job import Written, check_is_free, prepare_qa
+from realm_ds.prepare.qa_job import Written, check_is_free, most_passages, prepare_qa
 
 TRIED_PASSAGES = 2000
 """What an estimate searches."""
@@ -37,13 +37,14 @@ def write_questions_of(
     print(f"{out}/prepared.json says what is there{', done before' if written.was_done else ''}")
 
 
-def tell_estimate(found: QuestionSet, out: Path, *, corpus: str | None, workers: int) -> None:
+def tell_estimate(found: QuestionSet, out: Path, *, corpus: str | None, link: int, workers: int, resume: bool) -> None:
     """Say what was read and what looking for answers would take, and write nothing."""
     for line in _words(found):
         print(line)
+    check_is_free(found, out, resume=resume)
     if corpus is not None:
         shards = open_shards(corpus, kind="corpus", fingerprint=None)
-        took_s = _estimated_s(found, shards, workers=workers)
+        took_s = _estimated_s(found, shards, most=most_passages(link), workers=workers)
         print(f"looking for answers in {number_of(shards.count, 'passage')} takes about {clock_text(took_s)}")
     print(f"nothing was written to {out}")
 
@@ -75,8 +76,8 @@ def _came_of_it(written: Written, *, link: int) -> Iterator[str]:
             yield f"{name}: {linked} linked to passages that hold an answer, as weak labels"
 
 
-def _estimated_s(found: QuestionSet, corpus: Shards, *, workers: int) -> float:
-    search = AnswerSearch([question for questions in found.splits.values() for question in questions], most=1)
+def _estimated_s(found: QuestionSet, corpus: Shards, *, most: int, workers: int) -> float:
+    search = AnswerSearch([question for questions in found.splits.values() for question in questions], most=most)
     num_tried = min(TRIED_PASSAGES, corpus.count)
     started_at = time.monotonic()
     search.search(corpus.passages(0, num_tried, verify=False))

@@ -116,9 +116,11 @@ class Source:
         first, last = self._files[0][0].name, self._files[-1][0].name
         return first if len(self._files) == 1 else f"{first} to {last} ({len(self._files)} files)"
 
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for work on it to be resumed, as JSON holds it. What is done about damage need not be:
-        documents before it are whole either way."""
+    def identity(self) -> dict[str, Any] | None:
+        """What must be the same for work on it to be resumed, as JSON holds it; None where nobody can tell, as of
+        stdin. What is done about damage need not be the same: documents before it are whole either way."""
+        if self.total_bytes is None:
+            return None
         files = {
             file.name: {"place": place, "bytes": file.num_bytes, "digest": file.digest(), "format": format}
             for place, (file, format) in enumerate(self._files)
@@ -127,7 +129,7 @@ class Source:
 
     @property
     def total_bytes(self) -> int | None:
-        """Of all files, as they are stored; None where stdin is one of them."""
+        """Of all files, as they are stored; None where stdin or a pipe is one of them."""
         sizes = [file.num_bytes for file, _ in self._files]
         return None if None in sizes else sum(filter(None, sizes))
 
@@ -178,9 +180,10 @@ class Source:
             except Damaged as damage:
                 num_whole = rows.num_documents - num_before
                 if self._on_damage == "stop":
+                    also = "" if file.num_bytes is None else ", also with --resume"
                     raise DataError(
                         f"{damage}. The {num_whole:,} documents before that are whole: go on behind it with "
-                        "--on-damage skip, also with --resume; or get the file again, and begin anew"
+                        f"--on-damage skip{also}; or get the file again, and begin anew"
                     ) from damage
                 self.tally.add(DAMAGED, where=f"{damage}, {num_whole:,} documents before that")
             num_bytes += file.bytes_read

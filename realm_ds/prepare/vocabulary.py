@@ -82,7 +82,7 @@ def make_tokenizer(folder: Path, job: Job, make: Callable[[], Tokenizer], *, res
     is. One that was cut off is made anew, whatever was to come of it."""
     check_is_free(folder, resume=resume)
     unfinished = Unfinished(folder, stale=STALE)
-    if _has_tokenizer(folder) and not _is_cut_off(folder):
+    if is_made(folder):
         refuse_another_job(job, _made_from(folder), where=folder)
         unfinished.remove()
         return load_tokenizer(folder), True
@@ -92,13 +92,6 @@ def make_tokenizer(folder: Path, job: Job, make: Callable[[], Tokenizer], *, res
             write_durably(folder / MADE_FROM, json.dumps(job, indent=1, ensure_ascii=False) + "\n")
         unfinished.remove()
     return tokenizer, False
-
-
-def take_tokenizer(source: Path, folder: Path) -> Tokenizer:
-    """The tokenizer of any transformers folder (WordPiece) as a folder of ours."""
-    tokenizer = load_tokenizer(source)
-    tokenizer.save(folder)
-    return tokenizer
 
 
 def check_is_free(folder: Path, *, resume: bool) -> None:
@@ -113,6 +106,11 @@ def check_is_free(folder: Path, *, resume: bool) -> None:
             f"{folder} holds a tokenizer already, and data made with it would be lost: name another folder, or remove "
             "it first"
         )
+
+
+def is_made(folder: Path) -> bool:
+    """Whether a tokenizer is there, whole."""
+    return _has_tokenizer(folder) and not _is_cut_off(folder)
 
 
 def _has_tokenizer(folder: Path) -> bool:

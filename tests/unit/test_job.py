@@ -333,10 +333,22 @@ def test_another_job_does_not_go_on_with_it(tmp_path: Path, changes: dict[str, o
         do(tmp_path / "out", resume=True, **changes)
 
 
+def test_what_cannot_be_compared_is_not_gone_on_with(tmp_path: Path) -> None:
+    stopped(tmp_path / "stopped")
+    do(tmp_path / "whole")
+    for name in ("stopped", "whole"):
+        before = sorted((tmp_path / name).rglob("*"))
+        with pytest.raises(ConfigError, match=f"{name} holds what came of an earlier call, and what stdin or a pipe"):
+            do(tmp_path / name, resume=True, identity=None)
+        assert before == sorted((tmp_path / name).rglob("*"))
+    finished = do(tmp_path / "new", resume=True, identity=None)
+    assert finished.manifest.settings["input_digest"] is None
+
+
 def test_of_many_changes_some_are_told(tmp_path: Path) -> None:
     stopped(tmp_path / "out")
     with pytest.raises(ConfigError, match="settings.3 was None and is now 3, and 6 more; give"):
-        do(tmp_path / "out", resume=True, identity=None, settings={str(number): number for number in range(9)})
+        do(tmp_path / "out", resume=True, identity={}, settings={str(number): number for number in range(9)})
 
 
 def test_a_job_that_was_killed_before_its_first_shard_counts_as_nothing(tmp_path: Path) -> None:

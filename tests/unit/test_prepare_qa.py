@@ -231,9 +231,10 @@ def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
-    (tmp_path / "prepared.json").write_text('{"settings": {}}')
-    with pytest.raises(DataError, match="prepared.json is not of `prepare qa`; name another folder"):
-        read_prepared(tmp_path)
+    for text in ('{"settings": {}}', '{"dev": 5}', '{"dev": {"coverage": 5}}', "[]"):
+        (tmp_path / "prepared.json").write_text(text)
+        with pytest.raises(DataError, match="prepared.json is not of `prepare qa`; name another folder"):
+            read_prepared(tmp_path)
     (tmp_path / "prepared.json").write_text("{")
     with pytest.raises(DataError, match="prepared.json is no JSON .*; remove it"):
         read_prepared(tmp_path)
@@ -319,6 +320,20 @@ def test_stopped_at_any_file_and_gone_on_with(tmp_path: Path) -> None:
         assert _content(out) == _content(tmp_path / "whole")
 
 
+def test_stopped_between_splits_beside_another(tmp_path: Path) -> None:
+    test = _write_lines(tmp_path / "test.jsonl", ["Question 1"])
+    train = _write_lines(tmp_path / "train.jsonl", [f"Question {number}?" for number in range(40)])
+    found = read_question_set([train], form=None, split=None)
+    contents = []
+    for at in range(9):  # the journal, three files; not stopped
+        out = tmp_path / f"out-{at}"
+        prepare_qa(read_question_set([test], form=None, split="test"), out)
+        assert _is_stopped(found, out, at=at) == (at < 8)
+        prepare_qa(found, out, resume=True)
+        contents.append(_content(out))
+    assert contents == contents[-1:] * 9
+
+
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     found, corpus = _asked_of_corpus(tmp_path)
     first = prepare_qa(found, tmp_path / "qa", corpus=corpus)
@@ -335,6 +350,16 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     (tmp_path / "qa" / "prepared.json").unlink()  # a file of somebody else's, for all we know
     with pytest.raises(ConfigError, match="dev.jsonl was begun otherwise: corpus was None"):
         prepare_qa(found, tmp_path / "qa", corpus=corpus, resume=True)
+
+
+def test_a_damaged_split_beside_is_told_before_the_search(tmp_path: Path) -> None:
+    found, corpus = _asked_of_corpus(tmp_path)
+    (tmp_path / "qa").mkdir()
+    (tmp_path / "qa" / "train.jsonl").write_text("{")
+    searched: list[int] = []
+    with pytest.raises(DataError, match="train.jsonl"):
+        prepare_qa(found, tmp_path / "qa", corpus=corpus, on_progress=searched.append)
+    assert searched == []
 
 
 def test_other_splits_are_left_alone(tmp_path: Path) -> None:

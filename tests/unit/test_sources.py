@@ -199,6 +199,7 @@ def test_what_a_source_is_known_by(tmp_path: Path) -> None:
     assert (source.total_bytes, source.bytes_read) == (14, 0)
     assert (source.total, source.done, source.share, source.measure) == (1, 0, 0.0, "kB")
     assert str(tmp_path) not in json.dumps(source.identity())
+    assert open_source([path, "-"], format="jsonl").identity() is None
 
 
 def test_files_of_one_name_and_size_are_known_by_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
