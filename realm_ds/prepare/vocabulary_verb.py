@@ -79,9 +79,9 @@ def tell_estimate(source: Source, out: Path, training: Training, *, workers: int
     if trial_s is None:
         print(f"{vocabulary}; there were no words to tell by how long that takes")
     else:
-        # Twice the text has less than twice the words.
+        # Roughly: twice the text has less than twice the words, but memory and other processes slow it down.
         took = clock_text(trial_s * most / num_tried)
-        print(f"{vocabulary} on {about(most, 'character')}{more}, in {took} at most with --workers {workers}")
+        print(f"{vocabulary} on {about(most, 'character')}{more}, in about {took} with --workers {workers}")
     print(f"disk   about {size_text(training.vocab_size * WORDPIECE_BYTES)}")
     for line in source.tally.lines():
         print(f"    {line}")

@@ -150,7 +150,7 @@ def test_a_dry_run_of_a_vocabulary(tmp_path: Path) -> None:
     assert said.splitlines() == [
         "read for this: all of texts.jsonl: 20 documents, 560 characters",
         "about 560 characters in all, read in 0s",
-        "then a vocabulary of 30,522 wordpieces is trained on 560 characters, in 0s at most with --workers 3",
+        "then a vocabulary of 30,522 wordpieces is trained on 560 characters, in about 0s with --workers 3",
         "disk   about 733 kB",
     ]
     assert not (tmp_path / "a").exists()
@@ -164,7 +164,7 @@ def test_a_dry_run_of_a_vocabulary_takes_no_longer_than_it_should(
     code, said, _ = _run(*given, "--out", tmp_path / "a", stdin="Lima is in Peru.")
     read, trained, disk = said.splitlines()
     assert (code, read) == (0, "read for this: the beginning of stdin: 1 document, 16 characters")
-    assert trained.startswith("then a vocabulary of 120 wordpieces is trained on 268.4M characters at most, in ")
+    assert trained.startswith("then a vocabulary of 120 wordpieces is trained on 268.4M characters at most, in about ")
     assert disk == "disk   about 2.88 kB"
 
 
