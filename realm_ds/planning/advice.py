@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from realm_ds.config.deepspeed import check_deepspeed
 from realm_ds.config.schema import RealmConfig
 from realm_ds.errors import ConfigError
 from realm_ds.planning.memory import GIB, Held
@@ -133,7 +132,6 @@ def _remedy(run: Run, room: float) -> str:
 
 def _lighter(config: RealmConfig) -> Iterator[dict[str, dict[str, object]]]:
     settings = config.pretrain
-    check_deepspeed(config)
     batches: list[dict[str, object]] = []
     micro = settings.micro_batch_size
     while micro > 1 and micro % 2 == 0:
