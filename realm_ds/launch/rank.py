@@ -87,8 +87,8 @@ def as_rank(world: World, *, folder: Path, stage: str, threads: int = 0) -> Iter
 def loading_libraries() -> Iterator[None]:
     """While the block imports, Python does not look for garbage, and never again among what is there at its end.
 
-    A million objects that live as long as the rank: to look through them takes a fifth of their import's time, a second
-    at the rank's end, and half of one in some step of training whenever Python thinks that it is due.
+    These are 400,000 objects that live as long as the rank. To look through all of them takes about a second: several
+    times while they load, once at the rank's end, and in some step of training whenever Python thinks that it is due.
     """
     gc.disable()
     try:

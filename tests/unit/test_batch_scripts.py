@@ -85,9 +85,11 @@ def test_what_each_starts(tmp_path: Path, name: str, variables: dict[str, str], 
 
 def test_a_run_that_is_there_is_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.yaml").touch()
-    for name in ("ict", "pretrain", "qa"):
-        assert "--resume" in Outcome(tmp_path, name, RUN="run").of("srun")[0]
+    (tmp_path / "run/config.yaml").touch()  # submit has made the folder, or the first start saved nothing
+    for is_saved in (False, True):
+        for name in ("ict", "pretrain", "qa"):
+            assert ("--resume" in Outcome(tmp_path, name, RUN="run").of("srun")[0]) == is_saved
+        (tmp_path / "run/checkpoints").mkdir(exist_ok=True)
 
 
 @pytest.mark.parametrize(("task", "data", "seed"), [("0", "a/nq", "0"), ("1", "a/nq", "5"), ("3", "a/wq", "5")])
