@@ -3,9 +3,10 @@
 # what is done when they end. Scripts source it from the folder in which sbatch was called; REALM_SITE names another one.
 
 # ---- Your site ----
-# What a job needs before Python, such as: module purge; module load cuda/12.6 openmpi/5.0
+# What a job needs before Python, such as: set +u; module purge; module load cuda/12.6 openmpi/5.0; set -u
+# (scripts end at a variable that is not set, and modules read some that are not).
 #
-# The virtual environment with realm-ds, if there is one.
+# The virtual environment with realm-ds: a folder with bin/activate. Empty: the Python that is on PATH by now.
 REALM_VENV=${REALM_VENV:-.venv}
 # Of `srun --mpi=list`; auto: what the MPI library needs that mpi4py finds.
 MPI_PLUGIN=${MPI_PLUGIN:-auto}
@@ -36,10 +37,14 @@ realm_begin() {
     if [[ -f $log && $log != "$RUN"/job/* ]]; then # realm-ds why looks for it there
         ln -sfn -- "$log" "$RUN/job/$SLURM_JOB_ID.log"
     fi
-    if [ -n "$REALM_VENV" ] && [ -e "$REALM_VENV/bin/activate" ]; then
+    if [ -e "$REALM_VENV/bin/activate" ]; then
         # shellcheck disable=SC1091 # it is of another machine
         source "$REALM_VENV/bin/activate"
+    elif [ -n "$REALM_VENV" ]; then
+        echo "realm: there is no virtual environment in REALM_VENV=$REALM_VENV; Python is $(command -v python || true)"
     fi
+    command -v python >/dev/null || realm_fail 1 "there is no python: no virtual environment in REALM_VENV=$REALM_VENV, \
+and none on PATH. Mend $REALM_SITE, or call sbatch in the folder that REALM_VENV starts from"
     realm_refuse_to_go_in_circles
     export SLURM_EXPORT_ENV=ALL # else ranks of a job submitted with --export=NONE or --export=NAMES lack what is set here
     if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then # since Slurm 22.05 srun does not take it from the job

@@ -74,6 +74,10 @@ def explain(
     ConfigError if there is no run.
     """
     run = _run(folder)
+    if log is not None and not log.is_file():
+        raise ConfigError(
+            f"--log {log} is no file: name the job's, or leave it out for the newest in {run}/{JOB_FOLDER}"
+        )
     record = _last_started(jobs_of(run))
     log = log or _log_of(record) or _newest_log(run)
     attempt = last_attempt(log) if log is not None else Attempt()

@@ -47,7 +47,13 @@ def measure_hardware(folder: Path) -> HardwareProfile:
         "device_gib": torch.cuda.mem_get_info()[1] / GIB if kind == "cuda" else host_gib,
     }
     about = f"measured here: {devices} {'GPUs' if kind == 'cuda' else 'cores'}"
-    return with_figures(template, figures).model_copy(update={"about": about, "devices": devices})
+    guessed = {
+        name: Figure(value=figure.value, basis="assumed", source=f"as in {TEMPLATES[kind]}: {figure.source}")
+        for name in HardwareProfile.model_fields
+        if isinstance(figure := getattr(template, name), Figure)
+    }
+    template = template.model_copy(update={**guessed, "about": about, "devices": devices})
+    return with_figures(template, figures)
 
 
 def with_figures(profile: HardwareProfile, figures: Mapping[str, float]) -> HardwareProfile:

@@ -130,11 +130,13 @@ def make_plan(run: Run) -> Plan:
     )  # fmt: skip
 
 
-def index_per_node_that_keeps_pace(plan: Plan, *, most: int = 64) -> int | None:
+def index_per_node_that_keeps_pace(plan: Plan) -> int | None:
     """The fewest index ranks of a node with which a version is built when it is due, trainers as they are; None if not
-    even so many are enough. On a cpu node every further rank takes cores from the others."""
-    for number in range(1, most + 1):
-        layout = replace(plan.run.layout, index_per_node=number, builders_per_node=0)
+    even one for each device that trainers leave free is enough. On a cpu node every further rank takes cores from the
+    others."""
+    layout = plan.run.layout
+    for number in range(1, plan.run.hardware.devices - layout.trainers_per_node + 1):
+        layout = replace(layout, index_per_node=number, builders_per_node=0)
         tried = make_plan(replace(plan.run, layout=layout))
         if not tried.refresh_wait_s and not tried.search_wait_s:
             return number

@@ -255,14 +255,20 @@ def test_waits_are_in_the_hours() -> None:
 
 
 def test_index_ranks_that_keep_pace() -> None:
-    late = plan(*GOOD, "refresh.adopt_after_steps=250", "pretrain.micro_batch_size=16")
+    def made(number: int, adopt_after_steps: int, trainers: int = 4) -> Plan:
+        layout = Layout(nodes=8, trainers_per_node=trainers, index_per_node=number)
+        later = f"refresh.adopt_after_steps={adopt_after_steps}"
+        return plan(*GOOD, later, "pretrain.micro_batch_size=16", layout=layout)
+
+    late = made(1, 500)
     wanted = index_per_node_that_keeps_pace(late)
     assert wanted is not None
+    assert late.refresh_wait_s > 0
     for number, keeps in ((wanted, True), (wanted - 1, False)):
-        layout = Layout(nodes=8, trainers_per_node=4, index_per_node=number)
-        made = plan(*GOOD, "refresh.adopt_after_steps=250", "pretrain.micro_batch_size=16", layout=layout)
-        assert (made.refresh_wait_s == 0) is keeps
-    assert index_per_node_that_keeps_pace(late, most=wanted - 1) is None
+        assert (made(number, 500).refresh_wait_s == 0) is keeps
+    # A node has eight devices, and ranks that share one take turns.
+    assert index_per_node_that_keeps_pace(made(1, 500, trainers=8 - wanted + 1)) is None
+    assert index_per_node_that_keeps_pace(made(4, 250)) is None
 
 
 def test_builder_ranks_embed_instead_of_shards() -> None:
