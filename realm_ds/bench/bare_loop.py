@@ -29,7 +29,7 @@ class BareLoop:
 
     def step(self, batches: Sequence[MarginalBatch], *, step: int) -> torch.Tensor:
         """One optimizer step over the accumulated micro-batches; the loss of the first, detached."""
-        factor = learning_rate_factor(step, steps=self._stage.steps, warmup_steps=self._stage.warmup_steps)
+        factor = learning_rate_factor(step, steps=self._stage.steps, warmup_steps=self._stage.num_warmup_steps)
         for group, peak in zip(self._adamw.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * factor
         losses = []

@@ -13,6 +13,7 @@ from realm_ds.bench.processes import Result, run_in_world
 from realm_ds.bench.train_ranks import MODULE
 from realm_ds.config.deepspeed import packaged_deepspeed
 from realm_ds.config.load import RUN_CONFIG, dump, load
+from realm_ds.config.schema import RealmConfig
 from realm_ds.observe import progress
 
 NEVER = 10**6
@@ -24,15 +25,16 @@ QUICK = {"model.num_layers": 1, "model.hidden_size": 32, "model.num_heads": 2, "
 class DemoRuns:
     """One trainer and one index rank, each on a core of its own, in whatever runs a benchmark makes."""
 
-    def __init__(self, *, is_quick: bool) -> None:
-        self._is_quick = is_quick
+    def __init__(self, *, is_quick: bool, num_entities: int | None = None) -> None:
+        """The text is of so many entities of the Factbook; None takes all."""
+        self._is_quick, self._num_entities = is_quick, num_entities
         self._made = tempfile.TemporaryDirectory(prefix="realm-bench-")
 
     @cached_property
     def num_passages(self) -> int:
         from realm_ds.factbook.prepare import prepare_demo
 
-        num_entities, vocab_size = (4, 2_000) if self._is_quick else (None, 8_000)
+        num_entities, vocab_size = (4, 2_000) if self._is_quick else (self._num_entities, 8_000)
         prepared = prepare_demo(
             self._data, num_entities=num_entities, vocab_size=vocab_size,
             on_progress=lambda doing: self._bar.update(now=doing),
@@ -54,13 +56,19 @@ class DemoRuns:
         if not options["resume"]:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
+        config = self.config(settings, bar=bar, zero=zero)
+        (folder / RUN_CONFIG).write_text(dump(config), encoding="utf-8")
+        options |= {"config": str(folder / RUN_CONFIG), "run": str(folder)}
+        return run_in_world(job, options, clients=1, shards=1, bar=bar, module=MODULE)[0]
+
+    def config(self, settings: Mapping[str, Any], *, bar: progress.Bar, zero: int = 0) -> RealmConfig:
+        """The settings of such a run, and its data prepared."""
+        self._bar = bar
+        assert self.num_passages > 0
         changed = {
             "data.corpus": self._data / "corpus", "data.pretrain": self._data / "pretrain",
             "data.tokenizer": self._data / "tokenizer", "index.num_shards": 1, "runtime.trainers": 1,
             "runtime.deepspeed": packaged_deepspeed(f"zero{zero}"), "pretrain.save_every_steps": NEVER,
             **(QUICK if self._is_quick else {}), **settings,
         }  # fmt: skip
-        config = load("demo", [f"{setting}={value}" for setting, value in changed.items()])
-        (folder / RUN_CONFIG).write_text(dump(config), encoding="utf-8")
-        options |= {"config": str(folder / RUN_CONFIG), "run": str(folder)}
-        return run_in_world(job, options, clients=1, shards=1, bar=bar, module=MODULE)[0]
+        return load("demo", [f"{setting}={value}" for setting, value in changed.items()])

@@ -19,10 +19,13 @@ class Bar:
 
     limit: float
     of: Literal["ratio", "value"] = "ratio"
-    side: Literal[">=", "<="] = ">="
+    side: Literal[">=", "<=", "within"] = ">="
+    """within: at most `limit` away from 1, up or down as a factor."""
 
     def holds(self, number: float) -> bool:
         """Not for NaN: what could not be measured is not good."""
+        if self.side == "within":
+            return number > 0 and max(number, 1 / number) <= 1 + self.limit
         return number >= self.limit if self.side == ">=" else number <= self.limit
 
     def __str__(self) -> str:

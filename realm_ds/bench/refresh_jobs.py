@@ -2,7 +2,6 @@
 the numbers must reach is refresh.py's business.
 """
 
-import gc
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +13,13 @@ from realm_ds.bench.client import Desk
 from realm_ds.bench.corpora import SPECIAL, numbered_passages, seed_snapshot
 from realm_ds.bench.measure import alternate
 from realm_ds.bench.processes import write_progress
+from realm_ds.bench.resident import peak_bytes, reset_peak
 from realm_ds.bench.search_jobs import batch_of
 from realm_ds.data.records import SpecialIds
 from realm_ds.data.shards import open_shards
-from realm_ds.errors import DataError, IndexFault
+from realm_ds.errors import IndexFault
 from realm_ds.index.passages import PassageShard, load_shard
+from realm_ds.index.shard import BuiltShard
 
 Options = Mapping[str, Any]
 Result = dict[str, Any]
@@ -31,7 +32,7 @@ def encode(options: Options, *, folder: Path) -> Result:
     from realm_ds.bench.towers import embed, embed_barely, new_tower
     from realm_ds.index.embedding import ShardEmbedder
 
-    passages, special, vocabulary = _corpus(options)
+    passages, special, vocabulary = corpus_of(options)
     most = int(passages.lengths_N.max()) + 3
     tower = new_tower({**options["tower"], "vocabulary": vocabulary}, width=options["width"])
     embedder = ShardEmbedder(
@@ -68,7 +69,7 @@ def encode(options: Options, *, folder: Path) -> Result:
     return {**speeds, "passages": len(passages), "mean_tokens": float(passages.lengths_N.mean()) + 3}
 
 
-def _corpus(options: Options) -> tuple[PassageShard, SpecialIds, int]:
+def corpus_of(options: Options) -> tuple[PassageShard, SpecialIds, int]:
     """The first passages of the corpus, its special tokens and its vocabulary's size."""
     from realm_ds.data.tokenizer import load_tokenizer
 
@@ -87,15 +88,16 @@ def snapshot(options: Options, *, folder: Path) -> Result:
 
 
 def memory(options: Options, *, folder: Path) -> Result:
-    """The most that this process holds while it loads passages and builds one index version of them, over what it held
-    before, and the bytes that it cannot do without.
+    """The most that this process holds while it loads passages and builds one index version of them, or several that
+    stay alive, over what it held before, and the bytes that it cannot do without.
 
     Long passages of which the tower sees the first wordpieces: to hold tokens takes memory, to embed them takes time.
     """
     from realm_ds.bench.towers import embed_by, new_snapshot
-    from realm_ds.index.builder import Builder, Snapshot
+    from realm_ds.index.builder import Builder
     from realm_ds.index.embedding import SPECIAL_TOKENS, ShardEmbedder
     from realm_ds.index.factory import IndexSpec
+    from realm_ds.index.relay import Snapshot
 
     tower, width = options["tower"], options["width"]
     write_progress(folder, done=0, total=options["passages"], now="making passages")
@@ -105,7 +107,7 @@ def memory(options: Options, *, folder: Path) -> Result:
         numbered_passages(0, 64, tokens=1), special=SPECIAL, passage_tokens=4, batch_tokens=256, width=8
     )
     list(warm_up.run(embed_by(new_snapshot(small, width=8), small, width=8), np.empty((64, 8), dtype=np.float32)))
-    before = _reset_peak()
+    before = reset_peak()
     passages = numbered_passages(0, options["passages"], tokens=options["tokens"])
     builder = Builder(
         passages, embed_factory=lambda data: embed_by(data, tower, width=width), special=SPECIAL,
@@ -113,15 +115,18 @@ def memory(options: Options, *, folder: Path) -> Result:
         batch_tokens=tower["batch_tokens"], num_threads=1, store=None,
     )  # fmt: skip
     model_bytes = Path(options["snapshot"]).stat().st_size
-    builder.submit(Snapshot(version=0, step=0, sha256="", chunks=[Path(options["snapshot"]).read_bytes()]))
-    while (built := builder.take()) is None:
-        time.sleep(POLL_S)
-        progress = builder.progress
-        if progress is not None:
-            write_progress(folder, done=progress.passages_done, total=options["passages"], now="embedding")
-    peak = _status_bytes("VmHWM")
+    alive: list[BuiltShard] = []
+    for version in range(options.get("versions", 1)):
+        builder.submit(Snapshot(version=version, step=0, sha256="", chunks=[Path(options["snapshot"]).read_bytes()]))
+        while (built := builder.take()) is None:
+            time.sleep(POLL_S)
+            progress = builder.progress
+            if progress is not None:
+                write_progress(folder, done=progress.passages_done, total=options["passages"], now="embedding")
+        alive.append(built)
+    peak = peak_bytes()
     builder.close(60)
-    vector_bytes = 4 * built.width * len(passages)
+    vector_bytes = 4 * width * len(passages)
     return {"peak": peak - before, "vectors": vector_bytes, "tokens": passages.tokens.nbytes, "model": model_bytes}
 
 
@@ -202,18 +207,3 @@ def swap(desk: Desk, options: Options) -> Result:
     totals = desk.client.totals
     strange = totals.mixed_version_replies + totals.strangers
     return {"searches": searches, "search_ms": search_ms, "strange": strange}
-
-
-def _reset_peak() -> int:
-    """Forget this process's peak, and say what it holds now."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(name: str) -> int:
-    # Not getrusage: its peak is that of the parent too, until the program was loaded.
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise DataError(f"/proc/self/status tells no {name}: this measure needs Linux")

@@ -4,7 +4,7 @@ resume.py's business.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +68,20 @@ def beside_bare(stage: Stage, options: Options, *, folder: Path) -> Result:
     return found
 
 
-def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
-    """Of every step of a run: seconds to draw it and after it, waiting for the index, the version asked. And when each
-    version was launched and built, and what was logged of steps."""
+def observed(
+    stage: Stage, options: Options, *, folder: Path, before: Callable[[Pretraining], object] = lambda training: None
+) -> Result:
+    """Of every step of a run: seconds to draw it and after it, of the processor too, waiting for the index, the version
+    asked. And when each version was launched and built, and what was logged of steps. `before` is called before the
+    first step."""
     training = _open(stage, resume=options["resume"])
+    before(training)
     last = stage.config.pretrain.steps
     rows: list[Result] = []
 
     def watch(infos: Iterator[StepInfo]) -> Iterator[StepInfo]:
         while True:
-            started_at = time.perf_counter()
+            started_at, cpu_before = time.perf_counter(), time.process_time()
             info = next(infos, None)
             if info is None:
                 return
@@ -88,6 +92,7 @@ def observed(stage: Stage, options: Options, *, folder: Path) -> Result:
                     "step": info.step,
                     "drawn_s": drawn_at - started_at,
                     "after_s": time.perf_counter() - drawn_at,
+                    "cpu_s": time.process_time() - cpu_before,
                     "wait_s": info.wait_s,
                     "version": info.facts["version"],
                     "ended_at": time.time(),
@@ -158,7 +163,7 @@ def _engine(stage: Stage, objective: MarginalObjective) -> Engine:
 
 
 def _rate_factor(settings: StageConfig, step: int) -> float:
-    return learning_rate_factor(step, steps=settings.steps, warmup_steps=settings.warmup_steps)
+    return learning_rate_factor(step, steps=settings.steps, warmup_steps=settings.num_warmup_steps)
 
 
 def _open(stage: Stage, *, resume: bool) -> Pretraining:

@@ -66,13 +66,14 @@ def measure(
         from realm_ds.bench.memory_jobs import resident
 
         return resident(world, config, options, folder=folder)
-    from realm_ds.bench import train_jobs
+    from realm_ds.bench import plan_jobs, train_jobs
     from realm_ds.train.stage import open_stage
 
     jobs: dict[str, Callable[..., Result]] = {
         "beside_bare": train_jobs.beside_bare,
         "beside_transformers": train_jobs.beside_transformers,
         "observed": train_jobs.observed,
+        "plan_trained": plan_jobs.trained,
     }
     stage = open_stage(world, config, folder=Path(options["run"]), sinks=sinks, notice=Notice(), pulse=pulse)
     result = jobs[job](stage, options, folder=folder)

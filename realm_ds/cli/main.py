@@ -15,9 +15,8 @@ from realm_ds.cli.cluster import submit, why
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.doctor import doctor
 from realm_ds.cli.index import index
+from realm_ds.cli.plan import plan
 from realm_ds.cli.prepare import prepare
-from realm_ds.cli.prepare_more import more
-from realm_ds.cli.prepare_pretrain import prepare_pretrain
 from realm_ds.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,13 +54,12 @@ app = typer.Typer(
 )
 qa = group("Fine-tune on questions, and score the answers.")
 config_app = group("Look at settings: all of them, or a run's.")
-prepare.command("pretrain")(prepare_pretrain)
-prepare.add_typer(more)  # Without a name: verbs of prepare as well.
 app.add_typer(prepare, name="prepare")
 app.add_typer(qa, name="qa")
 app.add_typer(index, name="index")
 app.add_typer(config_app, name="config")
 app.add_typer(bench, name="bench")
+app.command("plan")(plan)
 
 RunFolder = Annotated[
     Path, typer.Option("--run", "-r", help="The run folder: settings, checkpoints, metrics, logs of this run.")
@@ -213,9 +211,9 @@ def config_show(
     config: Annotated[str, typer.Argument(help="A YAML file, a recipe or a run folder.")], overrides: Overrides = None
 ) -> None:
     """The resolved settings, as a run would write them to its config.yaml."""
-    from realm_ds.config.load import dump, load
+    from realm_ds.config.load import show
 
-    print(dump(load(config, overrides or [])), end="")
+    print(show(config, overrides or []), end="")
 
 
 def _stage(
@@ -239,7 +237,12 @@ def _settings(source: str | None, overrides: list[str], run: Path) -> "RealmConf
     """The config as asked for; without one, that of a run folder that has one already."""
     from realm_ds.config.load import RUN_CONFIG, load
 
-    if source is None and (run / RUN_CONFIG).is_file():
+    if source is None:
+        if not (run / RUN_CONFIG).is_file():
+            raise ConfigError(
+                f"{run} is no run yet: name its settings with --config: a YAML file or a recipe (realm-base is the "
+                "paper's model and wants GPUs, demo a small one, demo-quick a tiny one)"
+            )
         source = str(run)
     return load(source, overrides)
 
@@ -248,8 +251,9 @@ def _print_plan(stage: Any, config: "RealmConfig", run: Path, resume: bool) -> N
     import shlex
 
     from realm_ds.config.load import dump
-    from realm_ds.launch.stages import check_inputs, stage_command
+    from realm_ds.launch.stages import check_inputs, check_run_folder, stage_command
 
     command = stage_command(stage, config=config, run_folder=run, resume=resume)
     print(f"# {run}/config.yaml\n{dump(config)}\n# what would be started:\n# {shlex.join(command)}", flush=True)
     check_inputs(stage, config)
+    check_run_folder(run, config, resume=resume)

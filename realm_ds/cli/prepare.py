@@ -1,93 +1,17 @@
-"""`realm-ds prepare`: text to tar shards, vocabulary and question files."""
+"""`realm-ds prepare`: its verbs put together, each in a file of its own."""
 
-from pathlib import Path
-from typing import Annotated, Literal
-
-import typer
-
-from realm_ds.cli.common import group, verb
+from realm_ds.cli.common import group
+from realm_ds.cli.prepare_corpus import prepare_corpus
+from realm_ds.cli.prepare_demo import prepare_demo_data
+from realm_ds.cli.prepare_inspect import prepare_inspect
+from realm_ds.cli.prepare_pretrain import prepare_pretrain
+from realm_ds.cli.prepare_qa import prepare_qa
+from realm_ds.cli.prepare_tokenizer import prepare_tokenizer
 
 prepare = group("Make tar shards, vocabulary and question files.")
-
-Format = Literal["auto", "wikipedia", "jsonl", "csv", "tsv", "parquet", "text", "hf"]
-Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; left out: as many as there are CPU cores.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on after a kill; finished shards stay as they are.")]
-IdField = Annotated[str, typer.Option(help="Of tables, JSON lines: the column that names a document.")]
-TitleField = Annotated[str, typer.Option(help="The column of its title.")]
-TextField = Annotated[str, typer.Option(help="The column of its text.")]
-DropTitle = Annotated[
-    list[str] | None, typer.Option(help="Leave out documents by a regular expression of titles; may be repeated.")
-]
-KeepAllPages = Annotated[
-    bool, typer.Option("--keep-all-pages", help="Of Wikipedia keep also lists, indexes, outlines, disambiguations.")
-]
-OnDamage = Annotated[
-    Literal["stop", "skip"], typer.Option(help="A damaged file, behind what is whole of it: stop, or go on.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and write nothing.")]
-
-
-@prepare.command("demo")
-@verb
-def prepare_demo_data(
-    folder: Annotated[Path, typer.Argument(help="Where to write tokenizer/, corpus/, pretrain/, held_out/, qa/.")],
-    seed: Annotated[int, typer.Option(help="Of the split into train, dev and test.")] = 0,
-) -> None:
-    """The CIA World Factbook as passages, statements and questions."""
-    from realm_ds.factbook.prepare import check_is_free, prepare_demo
-
-    check_is_free(folder.absolute())
-    prepare_demo(folder.absolute(), seed=seed, on_progress=lambda doing: print(f"{doing} ...", flush=True))
-    print(f"{folder}/prepared.json says what is there")
-
-
-@prepare.command("corpus")
-@verb
-def prepare_corpus(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs; - for stdin.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the shards: a folder that is not there.")],
-    tokenizer: Annotated[Path, typer.Option(help="The folder of a WordPiece tokenizer.")],
-    passage_tokens: Annotated[
-        int,
-        typer.Option(
-            help="Wordpieces at most, title, [CLS] and [SEP] counted; runs need data.passage_tokens at least that."
-        ),
-    ] = 288,
-    per_shard: Annotated[int, typer.Option(min=1, help="Passages in a tar shard.")] = 10_000,
-    format: Annotated[
-        Format,
-        typer.Option(metavar="FORMAT", help="wikipedia, jsonl, csv, tsv, parquet, text, hf; auto: by the file's name."),
-    ] = "auto",
-    id_field: IdField = "id", title_field: TitleField = "title", text_field: TextField = "text",
-    drop_title: DropTitle = None, keep_all_pages: KeepAllPages = False, on_damage: OnDamage = "stop",
-    workers: Workers = None, resume: Resume = False, dry_run: DryRun = False,
-) -> None:  # fmt: skip
-    """Cut documents into passages of whole sentences, and write them as the corpus that REALM retrieves from.
-
-    \b
-        realm-ds prepare corpus enwiki-pages-articles.xml.bz2 --tokenizer data/tokenizer --out data/corpus --dry-run
-        realm-ds prepare corpus articles/*.jsonl.gz --tokenizer data/tokenizer --out data/corpus
-        zcat news.gz | realm-ds prepare corpus - --format jsonl --tokenizer data/tokenizer --out data/corpus
-
-    Reads dumps of Wikipedia (.xml), JSON lines, CSV, TSV, Parquet, text files and datasets on disk of Hugging Face's
-    library, compressed or not (.gz, .bz2, .zst, .xz). The same input gives the same bytes, whatever the number of
-    workers, and also after a kill and --resume. A passage never crosses documents; a title and text that came before
-    are left out. What was left out is counted, told at the end and kept in OUT/manifest.json.
-    """
-    from realm_ds.prepare.corpus import Cutting
-    from realm_ds.prepare.corpus_verb import tell_estimate, write_corpus
-    from realm_ds.prepare.rows import Fields
-    from realm_ds.prepare.sources import open_source
-    from realm_ds.prepare.workers import available_cores
-
-    fields = Fields(id=id_field, title=title_field, text=text_field)
-    source = open_source(inputs, format=format, fields=fields, on_damage=on_damage)
-    cutting = Cutting(
-        tokenizer=tokenizer, passage_tokens=passage_tokens, drop_titles=tuple(drop_title or ()),
-        keep_all_pages=keep_all_pages,
-    )  # fmt: skip
-    workers = workers or available_cores()
-    if dry_run:
-        tell_estimate(source, cutting, workers=workers)
-    else:
-        write_corpus(source, out, cutting, per_shard=per_shard, workers=workers, resume=resume)
+prepare.command("demo")(prepare_demo_data)
+prepare.command("tokenizer")(prepare_tokenizer)
+prepare.command("corpus")(prepare_corpus)
+prepare.command("pretrain")(prepare_pretrain)
+prepare.command("qa")(prepare_qa)
+prepare.command("inspect")(prepare_inspect)

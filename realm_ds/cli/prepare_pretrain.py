@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from realm_ds.cli.common import verb
-from realm_ds.cli.prepare import (
+from realm_ds.cli.prepare_options import (
     DropTitle,
     DryRun,
     Format,
@@ -17,6 +17,8 @@ from realm_ds.cli.prepare import (
     TextField,
     TitleField,
     Workers,
+    make_cutting,
+    refuse_without_effect,
 )  # fmt: skip
 from realm_ds.errors import ConfigError
 
@@ -63,6 +65,7 @@ HeldOutShare = Annotated[
 
 @verb
 def prepare_pretrain(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the shards: a folder that is not there.")],
     tokenizer: Annotated[Path, typer.Option(help="The folder of the tokenizer, the corpus's own.")],
     inputs: Annotated[
@@ -84,7 +87,9 @@ def prepare_pretrain(
     per_shard: Annotated[int, typer.Option(min=1, help="Examples in a tar shard.")] = 10_000,
     workers: Workers = None, resume: Resume = False, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
-    """Find the salient spans (entities, dates) of sentences, and write the examples that REALM masks.
+    """Find salient spans, and write the examples that REALM masks.
+
+    A salient span is a named entity or a date in a sentence.
 
     \b
         realm-ds prepare pretrain --corpus data/corpus --tokenizer data/tokenizer --out data/pretrain
@@ -96,7 +101,7 @@ def prepare_pretrain(
     size, which wants a GPU (and --workers 1): --dry-run measures it. All spans of a passage are kept, and training
     masks another one each epoch. Only whole, known words are ever masked; what was left out is counted and told.
     """
-    from realm_ds.prepare.corpus import Cutting
+    from realm_ds.data.places import Place
     from realm_ds.prepare.finders import FinderChoice
     from realm_ds.prepare.passages import CorpusPassages, DocumentPassages
     from realm_ds.prepare.pretrain import Making
@@ -107,6 +112,13 @@ def prepare_pretrain(
 
     if (corpus is None) == (not inputs):
         raise ConfigError("give either --corpus, a folder of corpus shards, or INPUT..., documents to cut")
+    if corpus is not None:
+        Place(corpus)  # raises ConfigError for one that cannot be, before anything is read
+        refuse_without_effect(
+            context, "passage_tokens", "format", "id_field", "title_field", "text_field", "drop_title",
+            "keep_all_pages", "on_damage",
+            because="with --corpus passages are taken as they are; leave that out, or give INPUT... instead",
+        )  # fmt: skip
     share = _share(held_out, held_out_share)
     if share and "-" in (inputs or []):
         raise ConfigError("--held-out reads its input twice, which stdin cannot be: give files")
@@ -115,10 +127,9 @@ def prepare_pretrain(
     making = Making(tokenizer=tokenizer, finder=finder, unit=unit, held_out_share=share)
 
     fields = Fields(id=id_field, title=title_field, text=text_field)
-    cutting = Cutting(
-        tokenizer=tokenizer, passage_tokens=passage_tokens, drop_titles=tuple(drop_title or ()),
-        keep_all_pages=keep_all_pages,
-    )  # fmt: skip
+    cutting = make_cutting(
+        tokenizer=tokenizer, passage_tokens=passage_tokens, drop_title=drop_title, keep_all_pages=keep_all_pages
+    )
 
     def open_passages() -> "PassageSource":
         if corpus is not None:
@@ -127,7 +138,7 @@ def prepare_pretrain(
 
     workers = workers or available_cores()
     if dry_run:
-        tell_estimate(open_passages(), making, workers=workers)
+        tell_estimate(open_passages, out, making, held_out=held_out, workers=workers, resume=resume)
     else:
         write_pretrain(
             open_passages, out, making, corpus=corpus, held_out=held_out, per_shard=per_shard, workers=workers,

@@ -55,6 +55,9 @@ def site_path(given: Path | None, *, environment: Mapping[str, str]) -> Path:
 
 def components(text: str, sizes: JobSizes) -> tuple[Component, ...]:
     """What a script asks for, with sizes over its #SBATCH lines. Raises ConfigError for what is no fixed number."""
+    for option in (*sizes.sbatch, *sizes.index_sbatch):
+        if not option.startswith("-"):  # sbatch would take it for the script
+            raise ConfigError(f"{option!r} is no option of sbatch: write --sbatch=--mem=0")
     asked = _directives(text)
     if len(asked) == 1 and sizes.index_nodes is not None:
         raise ConfigError(

@@ -113,6 +113,7 @@ def plan_job(request: Request) -> Job:
     stage = STAGES.get(request.name)
     config = _checked_config(request, stage, shape) if stage is not None else None
     folder = request.run / JOB_FOLDER
+    _dependency(request.after)
     environment = {
         "RUN": str(request.run),
         "CONFIG": str(request.run) if stage is not None else _whole(request.source),
@@ -245,14 +246,24 @@ def _checked_config(request: Request, stage: StageName, shape: Sequence[Componen
 
 
 def _shards(request: Request, stage: StageName, shape: Sequence[Component]) -> list[str]:
-    """index.num_shards, where sizes say how many index ranks there are."""
-    if stage != "pretrain" or (request.sizes.index_per_node is None and len(shape) == 1):
-        return []
-    given = [setting for setting in request.overrides if setting.startswith("index.num_shards=")]
-    number = shape[1].num_tasks if len(shape) > 1 else shape[0].nodes * (request.sizes.index_per_node or 0)
-    if given and given[-1] != f"index.num_shards={number}":
-        raise ConfigError(f"{given[-1]}, but the sizes of the job give {number} index ranks: leave one of the two out")
-    return [f"index.num_shards={number}"]
+    """How many index ranks there are and where, where sizes say it: then settings may not say otherwise."""
+    each = request.sizes.index_per_node
+    if each is not None and (stage != "pretrain" or len(shape) > 1):
+        raise ConfigError(
+            f"index_per_node={each} would be ignored: {request.name} has no index ranks beside trainers; leave it out"
+        )
+    if len(shape) > 1:
+        sized = [f"index.num_shards={shape[1].num_tasks}"]
+    elif each is not None:
+        sized = [f"index.num_shards={shape[0].nodes * each}", "index.placement=per_node"]
+    else:
+        sized = []
+    for setting in sized:
+        name = setting.partition("=")[0]
+        given = [override for override in request.overrides if override.startswith(f"{name}=")]
+        if given and given[-1] != setting:
+            raise ConfigError(f"{given[-1]}, but the sizes of the job say {setting}: leave one of the two out")
+    return sized
 
 
 def _check_roles(config: RealmConfig, shape: Sequence[Component]) -> None:
@@ -263,10 +274,15 @@ def _check_roles(config: RealmConfig, shape: Sequence[Component]) -> None:
         hosts += [f"index{node}" for node in range(1, shape[1].nodes + 1) for _ in range(shape[1].tasks_per_node)]
         roles = [TRAINER] * shape[0].num_tasks + [INDEX] * shape[1].num_tasks
     settings = config.index
-    assign(
-        hosts, num_shards=settings.num_shards, num_builders=settings.builders, placement=settings.placement,
-        overrides=roles,
-    )  # fmt: skip
+    try:
+        assign(
+            hosts, num_shards=settings.num_shards, num_builders=settings.builders, placement=settings.placement,
+            overrides=roles,
+        )  # fmt: skip
+    except ConfigError as error:
+        if roles is not None:
+            raise
+        raise ConfigError(f"{error}; or say by --index-per-node how many index ranks each node has") from error
 
 
 def _roles(config: RealmConfig) -> str:
@@ -308,6 +324,8 @@ def _dependency(after: str) -> list[str]:
     if not after:
         return []
     condition = f"afterok:{after}" if re.fullmatch(r"\d+(:\d+)*", after) else after
+    if not re.fullmatch(r"singleton|[a-z]+:.+", condition):
+        raise ConfigError(f"--after {after}: give job ids, 12 or 12:13, or a condition of Slurm's such as afterany:12")
     return [f"--dependency={condition}", "--kill-on-invalid-dep=yes"]
 
 

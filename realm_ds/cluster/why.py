@@ -26,13 +26,13 @@ from realm_ds.train.manifest import saved_steps
 RESTARTS_FILE = "restarts"
 """Written by slurm/site.sh: how often in a row a job was started again without getting any further, first of all."""
 _GO_ON = "submit it again with --resume"
-_TODO: dict[Kind, str] = {
+_REMEDIES: dict[Kind, str] = {
     "node": f"{_GO_ON}; a node that fails again can be left out by sbatch's --exclude",
     "memory": "ask for more memory (--mem), start fewer ranks on a node, or lower the stage's micro_batch_size",
     "time": f"{_GO_ON}, or raise --time. If it could not save in time, let the script's --signal come earlier",
     "preempted": f"{_GO_ON}; with #SBATCH --requeue Slurm does that by itself",
     "cancelled": _GO_ON,
-    "start": "mend site.sh (modules, environment, MPI plugin); realm-ds doctor under the same launcher says more",
+    "start": "mend site.sh (modules, environment, MPI plugin)",
     "rank": "the log of that rank has its last words",
 }
 _ENDED_BADLY = {"FAILED", "BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
@@ -50,7 +50,7 @@ class Answer:
     host: str = ""
     world_rank: int | None = None
     time: float | None = None
-    todo: str = ""
+    remedy: str = ""
     also: str = ""
     """What followed from it, or was seen before."""
     job: str = ""
@@ -74,6 +74,10 @@ def explain(
     ConfigError if there is no run.
     """
     run = _run(folder)
+    if log is not None and not log.is_file():
+        raise ConfigError(
+            f"--log {log} is no file: name the job's, or leave it out for the newest in {run}/{JOB_FOLDER}"
+        )
     record = _last_started(jobs_of(run))
     log = log or _log_of(record) or _newest_log(run)
     attempt = last_attempt(log) if log is not None else Attempt()
@@ -121,7 +125,7 @@ def describe(answer: Answer, *, now: float | None = None) -> str:
     rows = {
         "who": answer.who, "host": "" if answer.host in answer.who else answer.host, "when": at, "also": answer.also,
         "job": f"{answer.job}{restarts}" if answer.job else restarts.removeprefix(", "),
-        "to do": answer.todo,
+        "to do": answer.remedy,
         "kept": f"checkpoint of step {answer.last_step}" if answer.last_step else "",
         "logs": "\n         ".join(answer.logs) if answer.has_failed else "",
     }  # fmt: skip
@@ -191,7 +195,7 @@ def _of_records(answer: Answer, failures: list[dict[str, Any]], cause: Cause | N
     host = cause.host or (told.host if cause.kind == "memory" else "")
     follows = f"{who}: {error}"
     return replace(
-        told, what=cause.what, todo=_TODO[cause.kind], host=host, also=follows,
+        told, what=cause.what, remedy=_REMEDIES[cause.kind], host=host, also=follows,
         who=who if cause.kind == "memory" and host == told.host else "",
         world_rank=told.world_rank if host == told.host else cause.world_rank,
     )  # fmt: skip
@@ -207,7 +211,7 @@ def _of_cause(answer: Answer, cause: Cause, run: Path, log: Path | None) -> Answ
         who = f"world rank {cause.world_rank} on {cause.host}"
     return replace(
         answer, state="failed", what=cause.what, who=who, host=cause.host, world_rank=cause.world_rank,
-        time=_instant(cause.at, log), todo=_TODO[cause.kind],
+        time=_instant(cause.at, log), remedy=_REMEDIES[cause.kind],
     )  # fmt: skip
 
 
@@ -226,7 +230,7 @@ def _of_other_job(answer: Answer, record: Mapping[str, Any], attempt: Attempt, s
     said = last_words(attempt.lines)
     if cause is not None and cause.kind != "rank":
         told = _of_cause(answer, cause, Path(answer.folder), None)
-        return replace(told, also=f"while it did {name}", todo=told.todo.replace(_GO_ON, "submit it again"))
+        return replace(told, also=f"while it did {name}", remedy=told.remedy.replace(_GO_ON, "submit it again"))
     ended_badly = attempt.given_up or (state is not None and state.state in _ENDED_BADLY)
     if cause is not None or ended_badly or said.startswith("realm-ds: "):
         return replace(_of_words(answer, attempt, state), also=f"while it did {name}")

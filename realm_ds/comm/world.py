@@ -5,6 +5,7 @@ How roles are dealt out is roles.py's business, what trainers reduce among thems
 
 import os
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -209,6 +210,17 @@ def size_of(mpi: Any) -> int:
 def library_name(mpi: Any) -> str:
     """The MPI library, as it calls itself."""
     return " ".join(mpi.Get_library_version().splitlines()[0].split()) if mpi else "no MPI library"
+
+
+def abort_under_srun(code: int) -> None:
+    """End all ranks now, if srun has started this one; does not return then.
+
+    At the exit of one rank `srun -K1` sends the others SIGTERM, which they take for a notice, and kills them half a
+    minute later (Slurm's KillWait). Other launchers kill at once.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    if "SLURM_STEP_ID" in os.environ and mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.COMM_WORLD.Abort(code)
 
 
 def join_world(

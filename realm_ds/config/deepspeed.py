@@ -6,7 +6,7 @@ The engine adds the rest. Nothing here loads DeepSpeed: a mistake is told before
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,43 @@ _WELCOME = {
 }  # fmt: skip
 """What belongs to the engine alone. DeepSpeed says nothing to a key that it does not know, so misspellings of these are
 looked for; others may be of a later DeepSpeed, and pass."""
+
+KEYS_OF_SECTIONS = {
+    "zero_optimization": {
+        "allgather_bucket_size", "allgather_partitions", "allgather_sequential", "compute_grad_norm",
+        "contiguous_gradients", "cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory", "elastic_checkpoint",
+        "enable_sanity_checks", "gather_16bit_weights_on_model_save", "ignore_unused_parameters", "leaf_module",
+        "legacy_stage1", "load_from_fp32_weights", "log_trace_cache_warnings", "max_live_parameters",
+        "max_reuse_distance", "memory_efficient_linear", "model_persistence_threshold", "module_granularity_threshold",
+        "offload_optimizer", "offload_param", "overlap_comm", "override_module_apply", "param_persistence_threshold",
+        "parameter_alignment", "pipeline_loading_checkpoint", "prefetch_bucket_size", "reduce_bucket_size",
+        "reduce_scatter", "round_robin_gradients", "save_muon_momentum_buffer_in_memory", "stage",
+        "stage3_allgather_sequential", "stage3_gather_16bit_weights_on_model_save",
+        "stage3_gather_fp16_weights_on_model_save", "stage3_max_live_parameters", "stage3_max_reuse_distance",
+        "stage3_model_persistence_threshold", "stage3_module_granularity_threshold",
+        "stage3_param_persistence_threshold", "stage3_prefetch_bucket_size", "stage3_use_all_reduce_for_fetch_params",
+        "sub_group_size", "use_all_reduce_for_fetch_params", "use_multi_rank_bucket_allreduce", "zenflow",
+        "zero_hpz_partition_size", "zero_quantized_gradients", "zero_quantized_nontrainable_weights",
+        "zero_quantized_weights",
+    },
+    "zero_optimization.offload_optimizer": {
+        "buffer_count", "cpuadam_cores_perc", "device", "fast_init", "nvme_path", "pin_memory", "pipeline_read",
+        "pipeline_write", "ratio", "super_offload",
+    },
+    "zero_optimization.offload_param": {
+        "buffer_count", "buffer_size", "device", "max_in_cpu", "nvme_path", "pin_memory",
+    },
+    "fp16": {
+        "auto_cast", "consecutive_hysteresis", "enabled", "fp16_master_weights_and_grads", "hysteresis",
+        "initial_scale_power", "loss_scale", "loss_scale_window", "min_loss_scale",
+    },
+    "bf16": {
+        "bf16_master_weights_and_grads", "bf16_optimizer_states", "check_grad_overflow", "enabled",
+        "immediate_grad_update",
+    },
+}  # fmt: skip
+"""Of the sections in which DeepSpeed refuses what it does not know, on every rank. A test compares these with its own:
+loading DeepSpeed takes seconds."""
 
 
 def packaged_names() -> list[str]:
@@ -153,9 +190,12 @@ def _mistakes(settings: dict[str, Any]) -> list[str]:
     mistakes = [f"remove {key!r}, it is set by {owner}" for key, owner in _OWNERS.items() if key in settings]
     mistakes += [f"remove {key!r}, there is nothing here that it could work on" for key in settings
                  if key in _WITHOUT_USE]  # fmt: skip
-    for key in settings.keys() - _OWNERS.keys() - _WITHOUT_USE - _WELCOME:
-        close = get_close_matches(key, sorted(_WELCOME), n=1, cutoff=0.8)
-        mistakes += [f"DeepSpeed knows no key {key!r}; did you mean {close[0]!r}?"] if close else []
+    mistakes += _misspelt(settings.keys() - _OWNERS.keys() - _WITHOUT_USE, _WELCOME)
+    for name, known in KEYS_OF_SECTIONS.items():
+        section: Any = settings
+        for part in name.split("."):
+            section = section.get(part) if isinstance(section, dict) else None
+        mistakes += _misspelt(section, known, within=f"{name}.") if isinstance(section, dict) else []
     zero = settings.get("zero_optimization", {})
     stage = zero.get("stage", 0) if isinstance(zero, dict) else None
     if stage not in (0, 1, 2, 3) or isinstance(stage, bool):
@@ -168,6 +208,16 @@ def _mistakes(settings: dict[str, Any]) -> list[str]:
     auto = "is 'auto', a word of the Hugging Face Trainer's; give a value or leave it out"
     mistakes += [f"{name} {auto}" for name in _autos(settings, "")]
     return mistakes
+
+
+def _misspelt(keys: Iterable[str], known: Set[str], *, within: str = "") -> list[str]:
+    """Keys that are not known, but nearly; others may be of a later DeepSpeed."""
+    close = {key: get_close_matches(key, sorted(known), n=1, cutoff=0.8) for key in sorted({*keys} - known)}
+    return [
+        f"DeepSpeed knows no key {within + key!r}; did you mean {within + names[0]!r}?"
+        for key, names in close.items()
+        if names
+    ]
 
 
 def _fill_in_nvme_paths(settings: dict[str, Any]) -> list[str]:

@@ -39,6 +39,11 @@ def field_names() -> list[str]:
     return [".".join(key) for key in _fields()]
 
 
+def required_fields() -> list[Key]:
+    """Those that have no default."""
+    return [key for key, info in _fields().items() if info.is_required()]
+
+
 def field_of(key: Key) -> FieldInfo | None:
     """The schema's field of a dotted name, or None."""
     return _fields().get(key)

@@ -100,6 +100,10 @@ class IndexConfig(Section):
     embed_batch_tokens: Count = 2048
     """Padded wordpieces per forward pass while embedding passages. On a CPU more is slower, as what is computed no
     longer stays in its caches; a GPU wants 16384 and more."""
+    embed_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Numbers in which index and builder ranks compute passage vectors; they are kept as `vectors` says. On GPUs bf16,
+    of which an H100 does 15 times as many products a second. It rounds which candidates are found, not the loss, which
+    embeds these anew."""
     snapshot_chunk_bytes: Count = 4 * 2**20
     """Snapshots, and vectors of builder ranks, travel in messages of at most this size, between searches."""
     build_timeout_s: Seconds = 3600.0

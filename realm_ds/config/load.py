@@ -3,6 +3,7 @@
 What the settings mean is schema.py's business. All mistakes found are in one ConfigError: mended in one go.
 """
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from realm_ds.config.deepspeed import is_packaged_name
-from realm_ds.config.fields import field_of, help_of, is_path, may_be_name, nearest, section_of
+from realm_ds.config.fields import field_of, help_of, is_path, may_be_name, nearest, required_fields, section_of
 from realm_ds.config.places import is_elsewhere
 from realm_ds.config.recipes import recipe_names, recipe_path
 from realm_ds.config.schema import RealmConfig
@@ -67,12 +68,37 @@ class _Gathered:
 
 def load(source: str | Path | None, overrides: Sequence[str] = (), *, cwd: Path | None = None) -> RealmConfig:
     """Settings of `source` (a YAML file, a recipe's name or a run folder) with overrides on top."""
+    return _checked(_gather(source, overrides, cwd or Path.cwd()))
+
+
+def show(source: str | Path, overrides: Sequence[str] = ()) -> str:
+    """What load() gives, as YAML. Settings without a default may be missing, as in a recipe: then they are named."""
+    gathered = _gather(source, overrides, Path.cwd())
+    missing = [key for key in required_fields() if key not in gathered.values]
+    for key in missing:
+        gathered.values[key] = Path("/")  # whatever: only its name is shown
+    tree = _checked(gathered).model_dump(mode="json")
+    for *sections, name in missing:
+        functools.reduce(dict.__getitem__, sections, tree).pop(name)
+    needed = ", ".join(map(".".join, missing))
+    return (f"# a run needs besides: {needed}\n" if missing else "") + _yaml(tree)
+
+
+def dump(config: BaseModel) -> str:
+    """The resolved settings as YAML, which load() reads back to an equal config."""
+    return _yaml(config.model_dump(mode="json"))
+
+
+def _gather(source: str | Path | None, overrides: Sequence[str], here: Path) -> _Gathered:
     gathered = _Gathered()
-    here = cwd or Path.cwd()
     if source is not None:
         _read_source(source, gathered, here)
     for override in overrides:
         _read_override(override, gathered, here)
+    return gathered
+
+
+def _checked(gathered: _Gathered) -> RealmConfig:
     try:
         config = RealmConfig.model_validate(gathered.nested())
     except ValidationError as error:
@@ -83,9 +109,8 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), *, cwd: Path 
     raise ConfigError(_one_or_many(gathered.mistakes))
 
 
-def dump(config: BaseModel) -> str:
-    """The resolved settings as YAML, which load() reads back to an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120, allow_unicode=True)
+def _yaml(tree: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(tree, sort_keys=False, width=120, allow_unicode=True)
 
 
 def _one_or_many(mistakes: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ def checked_place(place: Path | str | None) -> Path | str | None:
     """The place as it is. Raises ValueError for a command that does not say where the name of a file goes."""
     if isinstance(place, str) and place.startswith(PIPE) and NAME_MARK not in place:
         raise ValueError(
-            f"{place!r} runs one command whatever the file: write {NAME_MARK} where the name of the tar shard goes"
+            f"{place!r} runs one command whatever the file: write {NAME_MARK} where the name of the tar shard goes, as "
+            f"in '{PIPE}ssh host cat /data/corpus/{NAME_MARK}'"
         )
     return place

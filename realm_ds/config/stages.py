@@ -42,6 +42,11 @@ class StageConfig(Section):
     log_every_steps: Steps = 10
     """Write metrics at every multiple of this step."""
 
+    @property
+    def num_warmup_steps(self) -> int:
+        """`warmup_steps`, or BERT's."""
+        return min(10_000, max(100, self.steps // 10)) if self.warmup_steps is None else self.warmup_steps
+
 
 class IctConfig(StageConfig):
     """Warm start: inverse cloze for the towers, masked prediction with its own passage at hand for the encoder."""

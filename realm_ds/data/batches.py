@@ -20,6 +20,9 @@ from realm_ds.data.masking import MaskedExample
 from realm_ds.data.records import SpecialIds
 from realm_ds.errors import ConfigError
 
+JOINT_BUCKETS = 4
+PASSAGE_BUCKETS = 2
+"""Buckets of like length that a training step sorts its joint sequences and its passages into."""
 Ids = Sequence[int] | np.ndarray
 """Wordpieces of one sequence."""
 

@@ -16,9 +16,9 @@ import shlex
 from pathlib import Path
 from typing import BinaryIO
 
-from realm_ds.config.places import NAME_MARK, PIPE, is_elsewhere
+from realm_ds.config.places import NAME_MARK, PIPE, checked_place, is_elsewhere
 from realm_ds.data.elsewhere import TIMEOUT_S, FromElsewhere, Opener
-from realm_ds.errors import DataError
+from realm_ds.errors import ConfigError, DataError
 
 MANIFEST = "manifest.json"
 SHARD_NAME = re.compile(r"shard-\d{5,}\.tar")
@@ -29,7 +29,14 @@ class Place:
     """A folder of tar shards, opened by the names of the files in it."""
 
     def __init__(self, place: Path | str, *, timeout_s: float = TIMEOUT_S, opener: Opener | None = None) -> None:
-        """What comes from elsewhere is given up after `timeout_s` without a byte."""
+        """Opens nothing. What comes from elsewhere is given up after `timeout_s` without a byte.
+
+        Raises ConfigError for a command that would give the same whatever file is wanted.
+        """
+        try:
+            checked_place(place)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         self._place = str(place)
         self._timeout_s, self._opener = timeout_s, opener
         self.folder = None if is_elsewhere(self._place) else Path(place)

@@ -16,6 +16,7 @@ from realm_ds.index.embedding import Embed, ShardEmbedder
 from realm_ds.index.factory import IndexSpec
 from realm_ds.index.faiss_index import VectorTable, use_threads
 from realm_ds.index.passages import PassageShard
+from realm_ds.index.relay import Snapshot
 from realm_ds.index.shard import BuiltShard, build_shard
 from realm_ds.index.store import IndexStore
 
@@ -23,23 +24,6 @@ log = logging.getLogger(__name__)
 
 EARLY_S = 5.0
 """Who must end early does not know how soon he will be killed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """The passage tower's weights of one index version."""
-
-    version: int
-    step: int
-    sha256: str
-    chunks: list[bytes]
-    """Of a safetensors file, in order."""
-
-    def take(self) -> bytes:
-        """The whole file, once: it is put together on the thread that builds, not while searches wait, and let go."""
-        data = b"".join(self.chunks)
-        self.chunks.clear()
-        return data
 
 
 @dataclass(frozen=True, kw_only=True)

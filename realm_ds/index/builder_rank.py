@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.comm.waiting import Backoff, Clock
 from realm_ds.errors import IndexFault
-from realm_ds.index.builder import Snapshot
 from realm_ds.index.messages import BuildReport, SnapshotChunk, SnapshotStart, Stop, Vectors
 from realm_ds.index.range_embedder import Piece, RangeEmbedder
-from realm_ds.index.relay import SnapshotRelay
+from realm_ds.index.relay import Snapshot, SnapshotRelay
 from realm_ds.index.server import NONE_LAUNCHED, REPORT_EVERY_S
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import oldest_kept

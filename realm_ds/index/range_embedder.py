@@ -18,10 +18,11 @@ import numpy as np
 from realm_ds.data.records import SpecialIds
 from realm_ds.data.shards import Shards, passage_range
 from realm_ds.errors import IndexFault, RealmError
-from realm_ds.index.builder import BuildProgress, Snapshot
+from realm_ds.index.builder import BuildProgress
 from realm_ds.index.embedding import Embed, ShardEmbedder
 from realm_ds.index.factory import VectorType
 from realm_ds.index.passages import PassageShard
+from realm_ds.index.relay import Snapshot
 from realm_ds.index.store import NUMPY_DTYPES, IndexStore
 
 log = logging.getLogger(__name__)

@@ -7,16 +7,33 @@ import hashlib
 import logging
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.errors import IndexFault
-from realm_ds.index.builder import Snapshot
 from realm_ds.index.messages import SnapshotChunk, SnapshotStart
 from realm_ds.index.tree import SnapshotTree
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The passage tower's weights of one index version."""
+
+    version: int
+    step: int
+    sha256: str
+    chunks: list[bytes]
+    """Of a safetensors file, in order."""
+
+    def take(self) -> bytes:
+        """The whole file, once: it is put together on the thread that builds, not while searches wait, and let go."""
+        data = b"".join(self.chunks)
+        self.chunks.clear()
+        return data
 
 
 def snapshot_messages(

@@ -15,11 +15,11 @@ from realm_ds.comm.waiting import Backoff, Clock
 from realm_ds.errors import IndexFault
 from realm_ds.index.answering import Asked, Totals, answer_fetch, answer_queries
 from realm_ds.index.assembly import VectorAssembly
-from realm_ds.index.builder import Builder, Embedded, Snapshot
+from realm_ds.index.builder import Builder, Embedded
 from realm_ds.index.faiss_index import use_threads
 from realm_ds.index.messages import BuildReport, Fetch, Query, SnapshotChunk, SnapshotStart, Stop, Vectors
 from realm_ds.index.passages import PassageShard
-from realm_ds.index.relay import SnapshotRelay
+from realm_ds.index.relay import Snapshot, SnapshotRelay
 from realm_ds.index.shard import BuiltShard
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import oldest_kept

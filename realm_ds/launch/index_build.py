@@ -35,6 +35,7 @@ from realm_ds.launch.index_towers import Towers, check_towers, device_for, load_
 from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.rank import as_rank, run_as_rank
 from realm_ds.models.names import PASSAGE_TOWER
+from realm_ds.models.towers import DTYPES
 from realm_ds.observe.progress import Bar, Progress, RunFollower, size_text
 from realm_ds.tether import TAG_VARIABLE
 
@@ -187,7 +188,7 @@ def embed_rest(plan: BuildPlan, world: World, *, on_done: OnDone) -> None:
         plan.towers, PASSAGE_TOWER, plan.config, vocab_size=plan.tokenizer.vocab_size,
         device=device_for(world.device_number),
     )  # fmt: skip
-    embed = embed_with(tower)
+    embed = embed_with(tower.to(DTYPES[plan.config.index.embed_dtype]))
     for first, last in _in_parts(missing, plan.part_passages):
         for done in _embed_part(plan, first, last, embed=embed):
             on_done(num_done + done)

@@ -25,6 +25,7 @@ from realm_ds.index.store import IndexStore
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.vitals import Tell
 from realm_ds.models.realm import frozen_tower, tower_from_snapshot
+from realm_ds.models.towers import DTYPES
 
 
 def serve_index(world: World, config: RealmConfig, *, folder: Path, shard_rank: int, tell: Tell) -> ServeTotals:
@@ -117,7 +118,7 @@ def _store(config: RealmConfig, *, folder: Path, corpus: Shards) -> IndexStore:
 def _embed_factory(config: RealmConfig, *, device: torch.device, vocab_size: int) -> Callable[[bytes], Embed]:
     def of_snapshot(snapshot: bytes) -> Embed:
         tower = frozen_tower(config.model, vocab_size=vocab_size, max_tokens=config.data.joint_tokens)
-        return embed_with(tower_from_snapshot(snapshot, tower).to(device))
+        return embed_with(tower_from_snapshot(snapshot, tower).to(device, DTYPES[config.index.embed_dtype]))
 
     return of_snapshot
 

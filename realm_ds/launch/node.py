@@ -17,7 +17,7 @@ from realm_ds.index.messages import MESSAGES
 from realm_ds.index.vitals import Tell
 from realm_ds.launch.failures import explain_preemption, record_preemption
 from realm_ds.launch.offload import check_disk_folders
-from realm_ds.launch.rank import as_rank
+from realm_ds.launch.rank import as_rank, loading_libraries
 from realm_ds.observe.logs import log_path
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.pulse import Pulse
@@ -68,13 +68,15 @@ def _work(
     """What this rank is for. Whether it ended early: only trainers know."""
     tell = _telling(pulse, notice)
     if world.shard_rank is not None:
-        from realm_ds.launch.index_rank import serve_index
+        with loading_libraries():
+            from realm_ds.launch.index_rank import serve_index
 
         served = serve_index(world, config, folder=folder, shard_rank=world.shard_rank, tell=tell)
         sinks.write("done", **vars(served))
         return False
     if world.builder_rank is not None:
-        from realm_ds.launch.index_rank import build_vectors
+        with loading_libraries():
+            from realm_ds.launch.index_rank import build_vectors
 
         sent = build_vectors(world, config, folder=folder, builder_rank=world.builder_rank, tell=tell)
         sinks.write("done", **vars(sent))
@@ -124,8 +126,11 @@ def _train(
     notice: Notice,
     pulse: Pulse,
 ) -> "Ending":
-    from realm_ds.train.stage import open_stage
+    sinks.write("doing", text="loading torch, transformers and DeepSpeed")
+    with loading_libraries():
+        from realm_ds.train.stage import open_stage
 
+    sinks.write("doing", text="setting up the model and its optimizer")
     stage = open_stage(world, config, folder=folder, sinks=sinks, notice=notice, pulse=pulse)
     deepspeed_json = load_deepspeed(config.runtime.deepspeed)
     check_disk_folders(deepspeed_json)

@@ -3,17 +3,18 @@
 Why a world ended is failures.py's business, what the job is node.py's.
 """
 
+import gc
 import io
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from realm_ds.comm.world import World
+from realm_ds.comm.world import World, abort_under_srun
 from realm_ds.errors import Preempted, RealmError
 from realm_ds.launch.failures import record_death, record_error, record_rank
 from realm_ds.observe.logs import start_logs
@@ -82,6 +83,21 @@ def as_rank(world: World, *, folder: Path, stage: str, threads: int = 0) -> Iter
             raise
 
 
+@contextmanager
+def loading_libraries() -> Iterator[None]:
+    """While the block imports, Python does not look for garbage, and never again among what is there at its end.
+
+    These are 400,000 objects that live as long as the rank. To look through all of them takes about a second: several
+    times while they load, once at the rank's end, and in some step of training whenever Python thinks that it is due.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def leave_a_keeper(folder: Path) -> None:
     """Fork: the child returns and is the rank; the parent stays, only to say how the child ended.
 
@@ -97,14 +113,24 @@ def leave_a_keeper(folder: Path) -> None:
         if os.getppid() != keeper:
             os._exit(1)
         return
-    for number in _PASSED_ON:
-        signal.signal(number, lambda received, frame: os.kill(rank, received))
+    pass_on_signals(rank)
     _, status = os.waitpid(rank, 0)
     code = os.waitstatus_to_exitcode(status)
     kill_own_session()  # what the rank started and left holds the launcher's pipes, and it would wait for their end
     if code < 0:
         record_death(folder, -code, pid=rank)
     os._exit(code if code >= 0 else 128 - code)
+
+
+def pass_on_signals(rank: int) -> None:
+    """From now on what asks this process to end, or to say something, goes to the process `rank`."""
+
+    def pass_on(number: int, frame: object) -> None:
+        with suppress(ProcessLookupError):  # It has ended, and how is about to be told.
+            os.kill(rank, number)
+
+    for number in _PASSED_ON:
+        signal.signal(number, pass_on)
 
 
 def threads_for_rank(threads: int, *, ranks_here: int, cores: int | None = None) -> int:
@@ -129,6 +155,7 @@ def limit_threads(threads: int) -> None:
 def _leave(code: int) -> NoReturn:
     """End, not through the interpreter's end: it waits for threads, and MPI's end for ranks that will never come."""
     _flush()
+    abort_under_srun(code)
     os._exit(code)
 
 

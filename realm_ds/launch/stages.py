@@ -16,6 +16,7 @@ from realm_ds.config.base import StageName
 from realm_ds.config.deepspeed import check_deepspeed
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
+from realm_ds.config.stages import StageConfig
 from realm_ds.data.question_files import load_questions, refuse_regexes
 from realm_ds.data.shards import open_shards, passage_range, refuse_long_passages
 from realm_ds.data.tokenizer import load_tokenizer
@@ -99,12 +100,20 @@ def check_inputs(
     if runs_here:
         check_offload(engine, others_wait_s=others_wait_s)
     check_tracker(config.runtime.tracker)
+    _remark_on_warmup(stage, config)
     tokenizer = load_tokenizer(config.data.tokenizer)
     timeout_s = config.runtime.wait_timeout_s
     corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=timeout_s)
     refuse_long_passages(corpus, max_tokens=config.data.passage_tokens)
     if stage == "pretrain" or (stage == "ict" and config.ict.encoder_warmup):
-        open_shards(config.data.pretrain_place, kind="pretrain", fingerprint=tokenizer.fingerprint, timeout_s=timeout_s)
+        trained = open_shards(
+            config.data.pretrain_place, kind="pretrain", fingerprint=tokenizer.fingerprint, timeout_s=timeout_s
+        )
+        if trained.manifest.settings.get("is_held_out"):
+            raise ConfigError(
+                f"data.pretrain={config.data.pretrain} was written to be held out (prepare pretrain --held-out): name "
+                "the folder that was its --out"
+            )
     if stage == "pretrain":
         passage_range(corpus.count, 0, config.index.num_shards)
         if config.index.builders:
@@ -137,6 +146,16 @@ def with_local_encoder(config: RealmConfig) -> RealmConfig:
         return config
     folder = encoder_folder(encoder, download=True)
     return config.model_copy(update={"model": config.model.model_copy(update={"encoder": folder})})
+
+
+def _remark_on_warmup(stage: StageName, config: RealmConfig) -> None:
+    settings: StageConfig = getattr(config, stage)
+    if settings.num_warmup_steps >= settings.steps - 1:
+        print(
+            f"realm-ds: the whole run is warm-up: that takes {settings.num_warmup_steps} steps ({stage}.warmup_steps), "
+            f"and {stage}.steps is {settings.steps}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
 
 
 def _check_index(config: RealmConfig, *, num_passages: int) -> None:
@@ -269,8 +288,19 @@ def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -
     """Write what the run is before it starts. A folder that holds a run is not overwritten without being told.
 
     A run that was stopped before its first whole checkpoint has nothing to lose: with --resume or without, it begins
-    again. Settings that a resumed run changes stay as config-1.yaml, config-2.yaml, ...
+    again. Settings of the run that was there, where they were others, stay as config-1.yaml, config-2.yaml, ...
     """
+    check_run_folder(run_folder, config, resume=resume)
+    path, text = run_folder / RUN_CONFIG, dump(config)
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        number = 1 + len(list(run_folder.glob("config-*.yaml")))
+        write_durably(run_folder / f"config-{number}.yaml", path.read_bytes())
+    write_durably(path, text)  # at once: other ranks may be reading the one before
+    (run_folder / "code.txt").write_text(_code_version(), encoding="utf-8")
+
+
+def check_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -> None:
+    """Raise ConfigError or CheckpointError where a run cannot start in this folder, or not go on in it."""
     path = run_folder / RUN_CONFIG
     _check_is_not_live(run_folder)
     has_run = bool(saved_steps(run_folder) or lost_folders(run_folder))
@@ -278,13 +308,8 @@ def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -
         raise ConfigError(f"{run_folder} holds a run already: add --resume to go on with it, or name another folder")
     if resume and not has_run and not path.is_file():
         raise CheckpointError(f"{run_folder} holds no run to resume: start it without --resume")
-    text = dump(config)
-    if has_run and path.is_file() and path.read_text(encoding="utf-8") != text:
+    if has_run and path.is_file():
         _check_same_model(path, config)
-        number = 1 + len(list(run_folder.glob("config-*.yaml")))
-        write_durably(run_folder / f"config-{number}.yaml", path.read_bytes())
-    write_durably(path, text)  # at once: other ranks may be reading the one before
-    (run_folder / "code.txt").write_text(_code_version(), encoding="utf-8")
 
 
 def _check_is_not_live(run_folder: Path) -> None:

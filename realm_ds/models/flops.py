@@ -1,38 +1,15 @@
-"""How many floating-point operations the networks need, counted by hand: matrix products alone, a multiplication and an
-addition each. How many are done in how much time is train/figures.py's business.
+"""How many floating-point operations the networks need: matrix products alone, by the declared sizes of their modules.
+The same from settings, without torch, is sizes.py's; how many are done in how much time train/figures.py's business.
 
 Shapes: N sequences, L tokens, H hidden.
 """
 
-from dataclasses import dataclass
-from typing import TypeVar
-
-from torch import Tensor, nn
+from torch import nn
 
 from realm_ds.models.encoder import KnowledgeAugEncoder
 from realm_ds.models.qa import SpanReader
+from realm_ds.models.sizes import Cost
 from realm_ds.models.towers import Embedder
-
-Number = TypeVar("Number", float, Tensor)
-
-TRAINING = 3
-"""Of a forward pass: the backward pass takes twice as many, one product for the weights and one for what is below."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Of one forward pass of a network."""
-
-    per_token: float
-    per_square: float
-    """Of the number of tokens of a sequence: attention looks from every token at every token."""
-    per_sequence: float = 0.0
-    per_mask: float = 0.0
-
-    def training(self, *, tokens: Number, squares: Number, sequences: float, masks: Number) -> Number:
-        """Forward and backward. `squares` is the sum over sequences of their squared number of tokens."""
-        forward = self.per_token * tokens + self.per_square * squares + self.per_mask * masks
-        return TRAINING * (forward + self.per_sequence * sequences)
 
 
 def cost_of(network: nn.Module) -> Cost | None:

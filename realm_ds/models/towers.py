@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from realm_ds.config.schema import ModelConfig
@@ -22,6 +22,8 @@ from realm_ds.models.hub import encoder_folder
 hf_logging.disable_progress_bar()  # They would tear our own.
 
 PROJECTION_FILE = "projection.safetensors"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""As settings name them."""
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 """What BERT's family calls it, and DistilBERT."""
 
@@ -102,7 +104,7 @@ class Embedder(nn.Module):
         self, config: PreTrainedConfig, *, projection_size: int, norm_eps: float | None, dropout: float
     ) -> None:
         super().__init__()
-        self.bert = AutoModel.from_config(config)
+        self.bert: PreTrainedModel = AutoModel.from_config(config)
         self.dense = nn.Linear(config.hidden_size, projection_size)
         nn.init.xavier_uniform_(self.dense.weight)
         nn.init.zeros_(self.dense.bias)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 NUM_BINS = 12
+LONGEST_NAME = 24
+"""Of a fact, for what it says to stand in the column of the others."""
 BAR_WIDTH = 40
 Piece = tuple[str, bool]
 """A part of a text, and whether it is a salient span."""
@@ -110,7 +112,7 @@ def printable(text: str) -> str:
 def _lines(view: ShardsView, console: "Console") -> Iterator["Text"]:
     from rich.text import Text
 
-    widest = max(map(len, view.facts), default=0)
+    widest = max((len(name) for name in view.facts if len(name) <= LONGEST_NAME), default=0)
     for name, fact in view.facts.items():
         yield Text.assemble((f"{name:<{widest}}  ", "dim"), printable(fact))
     for distribution in view.distributions:

@@ -38,8 +38,10 @@ _HELD_OUT_WORDS: Mapping[str, Callable[[float], str]] = {
 class Bar:
     """One stage: how far it is and what it does now. finish() leaves one line of result."""
 
-    def __init__(self, title: str, *, total: int | None, draw: "_Lines | _Bars", clock: Callable[[], float]) -> None:
-        self.title, self.total, self.done, self.now = title, total, 0, ""
+    def __init__(
+        self, title: str, *, total: int | None, unit: str, draw: "_Lines | _Bars", clock: Callable[[], float]
+    ) -> None:
+        self.title, self.total, self.unit, self.done, self.now = title, total, unit, 0, ""
         self.started_at = clock()
         self._clock = clock
         self._draw = draw
@@ -81,9 +83,9 @@ class Progress:
         self._clock = clock
         self._draw: _Lines | _Bars = _Bars(out) if out.isatty() else _Lines(out, every_s=every_s, clock=clock)
 
-    def stage(self, title: str, *, total: int | None = None) -> Bar:
-        """Begin a stage."""
-        return Bar(title, total=total, draw=self._draw, clock=self._clock)
+    def stage(self, title: str, *, total: int | None = None, unit: str = "") -> Bar:
+        """Begin a stage; `unit` is what it is counted in."""
+        return Bar(title, total=total, unit=unit, draw=self._draw, clock=self._clock)
 
     def say(self, text: str) -> None:
         """A line that stays, above the bar."""
@@ -138,6 +140,7 @@ class _Bars:
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
             TextColumn("{task.fields[left]}"),
             TextColumn("[dim]{task.fields[now]}", markup=True),
         )
@@ -146,7 +149,7 @@ class _Bars:
         self._rich.start()
 
     def begin(self, bar: Bar) -> None:
-        self._tasks[id(bar)] = self._rich.add_task(bar.title, total=bar.total, now=bar.now, left="")
+        self._tasks[id(bar)] = self._rich.add_task(bar.title, total=bar.total, unit=bar.unit, now=bar.now, left="")
 
     def changed(self, bar: Bar) -> None:
         from rich.markup import escape
@@ -175,6 +178,8 @@ class RunFollower:
         self._folder = run_folder / "metrics"
         self._stage = stage
         self._bar = bar
+        self._up: set[str] = set()
+        self._rebuilt: dict[str, float] = {}
         self._read_to = {path: path.stat().st_size for path in self._folder.glob("*.jsonl")}
 
     def poll(self) -> None:
@@ -202,6 +207,19 @@ class RunFollower:
             self._bar.say(f"held out, after step {record['step']}: {describe_evaluation(record)}")
         elif record["event"] == "remark":
             self._bar.say(str(record["text"]))
+        elif not self._bar.done:
+            self._take_start(writer, record)
+
+    def _take_start(self, writer: str, record: Mapping[str, Any]) -> None:
+        """What goes on before the first step: ranks come up, trainers load and set up, the first index is embedded."""
+        if record["event"] == "joined":
+            self._up.add(writer)
+            self._bar.update(now=f"{number_of(len(self._up), 'rank')} up")
+        elif record["event"] == "doing" and writer == "trainer-0":
+            self._bar.update(now=f"{number_of(len(self._up), 'rank')} up, {record['text']}")
+        elif record["event"] == "alive" and "rebuilt_share" in record:
+            self._rebuilt[writer] = record["rebuilt_share"]
+            self._bar.update(now=f"embedding passages, {min(self._rebuilt.values()):.0%}")
 
 
 def follow_run(run_folder: Path, *, stage: str, bar: Bar) -> Callable[[], None]:
@@ -249,6 +267,12 @@ def count_text(count: float) -> str:
     return f"{count / 1000:.1f}k" if count < 1e6 else f"{count / 1e6:.1f}M"
 
 
+def about(count: float, thing: str) -> str:
+    """number_of with the count as people say it: 1 document, 12.3k documents."""
+    text = count_text(count)
+    return f"{text} {thing}" if text == "1" else f"{text} {thing}s"
+
+
 def size_text(num_bytes: int) -> str:
     """Bytes as people say them: 3.1 MB, 12 GB."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -270,7 +294,9 @@ def clock_text(seconds: float) -> str:
 def _how_far(bar: Bar) -> str:
     """What follows a title: " 3/10 (30%), 14s left: loss 2.1"; '' when nothing is known."""
     left_s = bar.left_s()
-    counted = f"{bar.done}/{bar.total} ({bar.done / bar.total:.0%})" if bar.total else str(bar.done or "")
+    unit = f" {bar.unit}" if bar.unit else ""
+    counted = f"{bar.done}/{bar.total}{unit} ({bar.done / bar.total:.0%})" if bar.total else ""
+    counted = counted or (f"{bar.done}{unit}" if bar.done else "")
     left = "" if left_s is None else f"{clock_text(left_s)} left"
     known = ", ".join(filter(None, (counted, left)))
     return (f" {known}" if known else "") + (f": {bar.now}" if bar.now else "")

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from realm_ds.errors import DataError
 
-MB = 1_000_000
+KB, MB = 1_000, 1_000_000
 STDIN = Path("-")
 BLOCK_BYTES = 1 << 16
 """What is read, and what is decompressed, at a time: no more, so that `bytes_read` is little ahead of what was used."""

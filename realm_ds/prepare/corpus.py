@@ -14,7 +14,7 @@ from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import ConfigError
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.estimate import Estimate, estimate_job
-from realm_ds.prepare.job import Finished, Made, Output, run_job
+from realm_ds.prepare.job import ChunkResult, Finished, Output, run_job
 from realm_ds.prepare.packing import LEAST_TOKENS, make_passages
 from realm_ds.prepare.sentences import split_sentences
 from realm_ds.prepare.sources import Source
@@ -26,10 +26,14 @@ PART_CHARACTERS = 1_000_000
 """A longer document is worked on in parts, so that a worker takes no more memory for it. No passage crosses parts."""
 NO_PROSE_TITLES = (r"^(?:List|Index|Outline) of ", r"\(disambiguation\)")
 """Pages of Wikipedia that REALM's corpus leaves out."""
+BERT_POSITIONS = 512
+"""Of BERT, and of most encoders like it; a query and a passage share them."""
+QUERY_TOKENS = 96
+"""What data.query_tokens is unless set."""
 _SENTENCE_CHARACTERS = 20_000
 """How far before the end of a part the end of a sentence is looked for."""
 TITLE_LEFT_OUT = "documents left out by their title"
-WORDPIECES = "wordpieces, duplicates and titles counted"
+WORDPIECES = "wordpieces, with those of titles and duplicates"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +48,8 @@ class Cutting:
     keep_all_pages: bool = False
     """Else pages of Wikipedia with NO_PROSE_TITLES are left out as well."""
 
-    def check(self) -> None:
-        """Raise ConfigError for what cannot work."""
+    def check(self, source: Source) -> None:
+        """Raise ConfigError for what cannot work, or is of no effect on the documents of this source."""
         if self.passage_tokens < LEAST_TOKENS:
             raise ConfigError(
                 f"--passage-tokens {self.passage_tokens}: a passage needs {LEAST_TOKENS} wordpieces at least"
@@ -55,6 +59,24 @@ class Cutting:
                 re.compile(pattern)
             except re.error as error:
                 raise ConfigError(f"--drop-title {pattern!r} is no regular expression: {error}") from error
+
+        if self.keep_all_pages and "wikipedia" not in source.formats:
+            raise ConfigError(
+                f"--keep-all-pages would be ignored: {source.name} is no dump of Wikipedia, of which alone pages are "
+                "left out without --drop-title; leave it out"
+            )
+
+    @property
+    def remark(self) -> str | None:
+        """What people should know before the work: it shows when a run is started."""
+        fit = BERT_POSITIONS - QUERY_TOKENS
+        if self.passage_tokens <= fit:
+            return None
+        return (
+            f"--passage-tokens {self.passage_tokens} is more than the {fit} that fit into the {BERT_POSITIONS} "
+            f"positions of BERT and most encoders like it, beside a query of {QUERY_TOKENS} (data.query_tokens, unless "
+            "set): a run needs an encoder with more (model.encoder), or one of its own from scratch"
+        )
 
     def wants(self, document: Document) -> bool:
         """By its title."""
@@ -74,7 +96,7 @@ def prepare_corpus(
     on_progress: Callable[[int], None] = lambda num_passages: None,
 ) -> Finished:
     """Write the passages of a source's documents."""
-    cutting.check()
+    cutting.check(source)
     settings = asdict(cutting)
     settings.pop("tokenizer")
     return run_job(
@@ -122,10 +144,10 @@ def parts_of(document: Document) -> Iterator[Document]:
 def _part_end(text: str, *, low: int, high: int) -> int:
     if (newline := text.rfind("\n", low, high)) >= 0:
         return newline + 1
-    # Of the sentences before the end the last one is not whole.
+    # Of the sentences before the end the last one is not whole. Where it is the only one, none begins here.
     start = max(0, high - _SENTENCE_CHARACTERS)
     *_, last = ("", *split_sentences(text[start:high]))
-    if (last_start := text.rfind(last, start, high)) > low:
+    if (last_start := text.rfind(last, start, high)) > max(low, start):
         return last_start
     return space if (space := text.rfind(" ", low, high)) >= 0 else high
 
@@ -147,17 +169,17 @@ def open_cutter(cutting: Cutting) -> Callable[[Iterable[Document], Tally], Itera
     return cut
 
 
-def start_work(cutting: Cutting) -> Callable[[Sequence[Document]], Made]:
+def start_work(cutting: Cutting) -> Callable[[Sequence[Document]], ChunkResult]:
     """Open what a worker needs. It cuts the documents of a chunk into passages."""
     cut = open_cutter(cutting)
 
-    def make(documents: Sequence[Document]) -> Made:
+    def make(documents: Sequence[Document]) -> ChunkResult:
         records, keys, tally = list[bytes](), list[int](), Tally()
         for passage in cut(documents, tally):
             records.append(record_bytes(passage))
             keys.append(passage.uid)
             tally.add(WORDPIECES, number=len(passage.title_ids) + len(passage.body_ids))
-        return Made(records=records, keys=keys, tally=tally)
+        return ChunkResult(records=records, keys=keys, tally=tally)
 
     return make
 
@@ -166,5 +188,5 @@ def estimate_corpus(
     source: Source, cutting: Cutting, *, clock: Callable[[], float] = time.perf_counter
 ) -> Estimate:  # fmt: skip
     """By the first documents of the source."""
-    cutting.check()
+    cutting.check(source)
     return estimate_job(chunks_of(source.documents()), start_work(cutting), reading=source, clock=clock)

@@ -1,4 +1,4 @@
-"""`realm-ds prepare corpus` as people see it. The work is corpus.py's, what all jobs say telling.py's."""
+"""`realm-ds prepare corpus` as people see it. The work is corpus.py's, what all jobs say job_report.py's."""
 
 import shlex
 from functools import partial
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from realm_ds.observe.progress import Progress
 from realm_ds.prepare.corpus import Cutting, estimate_corpus, prepare_corpus
+from realm_ds.prepare.job import check_is_free
+from realm_ds.prepare.job_report import estimate_lines, tell_job
 from realm_ds.prepare.sources import Source
-from realm_ds.prepare.telling import estimate_lines, tell_job
 
 
 def write_corpus(
@@ -22,9 +23,10 @@ def write_corpus(
     print(f"next: realm-ds prepare pretrain {given}")
 
 
-def tell_estimate(source: Source, cutting: Cutting, *, workers: int) -> None:
+def tell_estimate(source: Source, out: Path, cutting: Cutting, *, workers: int, resume: bool) -> None:
     """Say what it would take, and write nothing."""
+    check_is_free(out, identity=source.identity(), resume=resume)
     estimate = estimate_corpus(source, cutting)
-    counts = {"passages": estimate.num_records}
+    counts = {"passage": estimate.num_records}
     for line in estimate_lines(estimate, source.name, counts=counts, workers=workers):
         print(line)

@@ -7,7 +7,6 @@ What an answer is, and what holds one, is data/answers.py's.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 from realm_ds.data.answers import answer_pattern, normalise
@@ -26,35 +25,45 @@ def passages_with_answers(
     *,
     most: int = 1,
     workers: int = 0,
+    before: Sequence[Found] = (),
+    keep: Callable[[int, Found], None] = lambda shard, found: None,
     on_progress: Callable[[int], None] = lambda num_passages: None,
 ) -> list[tuple[int, ...]]:
     """Of each question the uids of the first `most` passages, in the order of the corpus, that hold an answer.
 
     The same for any number of workers, which take a shard at a time; 0: this process. In memory are the answers, once
-    for each worker, and what was found.
+    for each worker, and what was found. `keep` is told what was found in each shard, in order; handed in as `before`,
+    the first shards are not searched again.
     """
     found: list[list[int]] = [[] for _ in questions]
-    has_enough = get_context("spawn").RawArray("b", len(questions))
-    num_passages = 0
-    start = partial(_start, questions, corpus, most=most, has_enough=has_enough)
-    entries = corpus.manifest.shards
-    with closing(work_in_order(range(len(entries)), start, workers=workers)) as results:
-        for entry, found_here in zip(entries, results, strict=True):
-            for number, uids in found_here.items():
-                found[number] += uids[: most - len(found[number])]
-                has_enough[number] = len(found[number]) == most
-            num_passages += entry.count
-            on_progress(num_passages)
+    has_enough = bytearray(len(questions))
+
+    def take(found_here: Found) -> None:
+        for number, uids in found_here.items():
+            found[number] += uids[: most - len(found[number])]
+            has_enough[number] = len(found[number]) == most
+
+    for found_here in before:
+        take(found_here)
+    starts = (*corpus.firsts, corpus.count)
+    on_progress(starts[len(before)])
+    left = range(len(before), len(corpus.firsts))
+    # What is known by then goes with each shard: what is common ("two") need not be looked for again and again.
+    chunks = ((shard, bytes(has_enough)) for shard in left)
+    with closing(work_in_order(chunks, partial(_start, questions, corpus, most=most), workers=workers)) as results:
+        for shard, found_here in zip(left, results, strict=True):
+            keep(shard, found_here)
+            take(found_here)
+            on_progress(starts[shard + 1])
     return [tuple(uids) for uids in found]
 
 
 class AnswerSearch:
     """The answers of many questions, ready to be found in any text."""
 
-    def __init__(self, questions: Sequence[Question], *, most: int, has_enough: Sequence[int]) -> None:
+    def __init__(self, questions: Sequence[Question], *, most: int) -> None:
         self._most = most
-        self._has_enough = has_enough
-        """True, from some moment on, of questions for which earlier shards were enough: never of another result."""
+        self._has_enough = self._nothing = bytes(len(questions))
         owners: dict[str, list[int]] = {}
         literals: dict[str, list[int]] = {}
         self._patterns: dict[int, list[Any]] = {}
@@ -75,8 +84,9 @@ class AnswerSearch:
         self._owners, self._words = list(owners.values()), _automaton(owners)
         self._literal_owners, self._literals = list(literals.values()), _automaton(literals)
 
-    def search(self, passages: Iterator[Passage]) -> Found:
-        """The first `most` passages of each question, among these."""
+    def search(self, passages: Iterator[Passage], *, has_enough: bytes = b"") -> Found:
+        """The first `most` passages of each question, among these; `has_enough` is true of those that want none."""
+        self._has_enough = has_enough or self._nothing
         found: Found = {}
         done: set[int] = set()
         """Words all of whose questions have passages enough: common ones ("two") are met in every passage."""
@@ -122,12 +132,12 @@ def _matches(automaton: Any, text: str) -> set[int]:
     return set() if automaton is None else {number for _, number in automaton.iter(text)}
 
 
-def _start(
-    questions: Sequence[Question], corpus: Shards, *, most: int, has_enough: Sequence[int]
-) -> Callable[[int], Found]:
-    return partial(_search_shard, AnswerSearch(questions, most=most, has_enough=has_enough), corpus)
+def _start(questions: Sequence[Question], corpus: Shards, *, most: int) -> Callable[[tuple[int, bytes]], Found]:
+    return partial(_search_shard, AnswerSearch(questions, most=most), corpus)
 
 
-def _search_shard(search: AnswerSearch, corpus: Shards, shard: int) -> Found:
+def _search_shard(search: AnswerSearch, corpus: Shards, chunk: tuple[int, bytes]) -> Found:
+    shard, has_enough = chunk
     first = corpus.firsts[shard]
-    return search.search(corpus.passages(first, first + corpus.manifest.shards[shard].count))
+    passages = corpus.passages(first, first + corpus.manifest.shards[shard].count)
+    return search.search(passages, has_enough=has_enough)

@@ -1,4 +1,4 @@
-"""What a job would take, by working on samples of its source for some seconds. How that is told is telling.py's."""
+"""What a job would take, by working on samples of its source for some seconds. How that is told is job_report.py's."""
 
 import resource
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from realm_ds.prepare.documents import Reading, Tally
-from realm_ds.prepare.job import Made
+from realm_ds.prepare.job import ChunkResult
 
 Chunk = TypeVar("Chunk")
 SAMPLE_S = 5.0
@@ -37,7 +37,7 @@ class Estimate:
 
 def estimate_job(
     samples: Iterator[Chunk],
-    make: Callable[[Chunk], Made],
+    make: Callable[[Chunk], ChunkResult],
     *,
     reading: Reading,
     clock: Callable[[], float] = time.perf_counter,

@@ -5,9 +5,7 @@ come out depend on the chunks and on what is made of them, not on how many worke
 was stopped: after each shard a journal says how far it is (journal.py).
 """
 
-import hashlib
 import itertools
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -19,8 +17,10 @@ from realm_ds.data.shard_writer import ShardWriter
 from realm_ds.data.shards import MANIFEST, Kind, Manifest, open_shards
 from realm_ds.errors import DataError
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.journal import GO_ON, Job, Journal, Position, refuse_another_job
-from realm_ds.prepare.seen import SeenKeys
+from realm_ds.prepare.identity import digest_of, refuse_unknown
+from realm_ds.prepare.journal import Journal, Position
+from realm_ds.prepare.key_set import KeySet
+from realm_ds.prepare.unfinished import GO_ON, Job, refuse_another_job
 from realm_ds.prepare.workers import work_in_order
 
 Chunk = TypeVar("Chunk")
@@ -33,7 +33,7 @@ first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class ChunkResult:
     """What a worker made of one chunk."""
 
     records: Sequence[bytes]
@@ -57,19 +57,14 @@ class Output:
     """Where the text came from, for people: no path of this machine, it is written into the manifest."""
     settings: Mapping[str, Any]
     """What decides what is made of it; written into the manifest."""
-    identity: Any = None
-    """What else must be the same to go on: names, sizes and digests of the files that are read. JSON."""
+    identity: Any
+    """What else must be the same to go on, see identity.py; None where nobody can tell."""
 
     @property
     def job(self) -> Job:
         """As the manifest tells it."""
         told = {"kind": self.kind, "tokenizer": self.fingerprint, "source": self.source}
         return {**told, "settings": {**self.settings, "per_shard": self.per_shard}}
-
-    @property
-    def identity_digest(self) -> str:
-        """What the manifest keeps of the identity, which may name thousands of files."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +79,7 @@ class Finished:
 
 def run_job(
     chunks: Iterable[Chunk],
-    start_work: Callable[[], Callable[[Chunk], Made]],
+    start_work: Callable[[], Callable[[Chunk], ChunkResult]],
     *,
     output: Output,
     workers: int,
@@ -99,6 +94,7 @@ def run_job(
     worker, one shard, and 12 to 24 bytes a record for the keys. `on_progress` is told the number of records so far.
     `reading` is where the reading of chunks counts; it joins the tally at the end.
     """
+    check_is_free(output.folder, identity=output.identity, resume=resume)
     journal = Journal(output.folder)
     with journal.claim(resume=resume):
         if (output.folder / MANIFEST).exists():
@@ -121,21 +117,29 @@ def run_job(
             raise DataError(f"{output.source}: no record came of it, so nothing was written ({told}); check the source")
         manifest = writer.finish(
             kind=output.kind, tokenizer_fingerprint=output.fingerprint, source=output.source,
-            settings={**output.job["settings"], INPUT: output.identity_digest, **_told(position.tally)},
+            settings={**output.job["settings"], INPUT: digest_of(output.identity), **_told(position.tally)},
         )  # fmt: skip
         journal.remove()
     return Finished(manifest=manifest, tally=position.tally)
 
 
+def check_is_free(folder: Path, *, identity: Any, resume: bool) -> None:
+    """Raise ConfigError unless a job that reads this can write there: before an estimate, or hours of work."""
+    journal = Journal(folder)
+    journal.check(resume=resume)
+    if (folder / MANIFEST).exists() or journal.read_entries():
+        refuse_unknown(identity, where=folder)
+
+
 def _write(
-    results: Iterable[Made],
+    results: Iterable[ChunkResult],
     writer: ShardWriter,
     journal: Journal,
     position: Position,
     job: Job,
     on_progress: Callable[[int], None],
 ) -> None:
-    seen, keys = SeenKeys(), list[int]()
+    seen, keys = KeySet(), list[int]()
     for earlier in journal.read_keys(position):
         for key in earlier.tolist():
             seen.add(key)
@@ -164,6 +168,6 @@ def _done_before(output: Output) -> Finished:
     settings = dict(manifest.settings)
     tally = Tally(counts=Counter(settings.pop(COUNTS, {})), first=settings.pop(FIRST, {}))
     was = {"kind": manifest.kind, "tokenizer": manifest.tokenizer_fingerprint, "source": manifest.source}
-    now = {**output.job, INPUT: output.identity_digest}
+    now = {**output.job, INPUT: digest_of(output.identity)}
     refuse_another_job(now, {**was, INPUT: settings.pop(INPUT, None), "settings": settings}, where=output.folder)
     return Finished(manifest=manifest, tally=tally, was_done=True)

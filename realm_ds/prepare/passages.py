@@ -34,7 +34,7 @@ class PassageSource(Reading, Protocol):
     settings: dict[str, Any]
     """What decides which passages these are."""
     identity: Any
-    """What must be the same for a stopped job to go on. JSON."""
+    """What must be the same for a stopped job to go on, see identity.py."""
     passage_tokens: int | None
     """At most in a passage, if that is known."""
     is_corpus: bool
@@ -122,7 +122,7 @@ class DocumentPassages:
     is_corpus = False
 
     def __init__(self, source: Source, cutting: Cutting) -> None:
-        cutting.check()
+        cutting.check(source)
         self._source = source
         self._cutting = cutting
         self.name, self.measure, self.tally = source.name, source.measure, source.tally

@@ -1,4 +1,4 @@
-"""Histograms of lengths as a picture. What is measured is shard_look.py's."""
+"""Histograms of lengths as a picture. What is measured is inspect_shard.py's."""
 
 from collections.abc import Sequence
 from pathlib import Path

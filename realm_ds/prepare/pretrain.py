@@ -19,7 +19,7 @@ from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.estimate import Estimate, estimate_job
 from realm_ds.prepare.examples import ExampleMaker, Unit
 from realm_ds.prepare.finders import FinderChoice, open_finder
-from realm_ds.prepare.job import Finished, Made, Output, run_job
+from realm_ds.prepare.job import ChunkResult, Finished, Output, run_job
 from realm_ds.prepare.passages import PassageSource, ReadPassages
 
 
@@ -73,15 +73,17 @@ def prepare_pretrain(
     )  # fmt: skip
 
 
-def start_work(making: Making, open_reader: Callable[[], ReadPassages], is_corpus: bool) -> Callable[[Any], Made]:
+def start_work(
+    making: Making, open_reader: Callable[[], ReadPassages], is_corpus: bool
+) -> Callable[[Any], ChunkResult]:
     """Open what a worker needs. It makes examples of those passages of a chunk that are wanted."""
     read = open_reader()
     maker = ExampleMaker(load_tokenizer(making.tokenizer), open_finder(making.finder), unit=making.unit)
 
-    def make(chunk: Any) -> Made:
+    def make(chunk: Any) -> ChunkResult:
         tally = Tally()
         examples = list(maker.make(read(chunk, making.wants, tally), tally, of_corpus=is_corpus))
-        return Made(
+        return ChunkResult(
             records=[record_bytes(example) for example in examples],
             keys=[passage_uid(example.id, "") for example in examples],
             tally=tally,

@@ -1,4 +1,4 @@
-"""`realm-ds prepare pretrain` as people see it. The work is pretrain.py's, what all jobs say telling.py's."""
+"""`realm-ds prepare pretrain` as people see it. The work is pretrain.py's, what all jobs say job_report.py's."""
 
 import shlex
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from realm_ds.data.places import MANIFEST
 from realm_ds.errors import ConfigError
 from realm_ds.observe.progress import Progress
 from realm_ds.prepare.examples import READ
-from realm_ds.prepare.journal import Journal
+from realm_ds.prepare.job import check_is_free
+from realm_ds.prepare.job_report import estimate_lines, tell_job
 from realm_ds.prepare.passages import PassageSource
 from realm_ds.prepare.pretrain import Making, estimate_pretrain, prepare_pretrain
-from realm_ds.prepare.telling import estimate_lines, tell_job
 
 
 def write_pretrain(
@@ -28,7 +28,7 @@ def write_pretrain(
     resume: bool,
 ) -> None:
     """Write what is held out, if anything is, then all other examples, and say what came of it."""
-    _check_folders(out, held_out, resume=resume)
+    _check_folders(open_source, out, held_out, resume=resume)
     making = replace(making, finder=making.finder.at_hand())
     parts = [(out, making)] if held_out is None else [(held_out, replace(making, is_held_out=True)), (out, making)]
     with Progress() as progress:
@@ -37,18 +37,19 @@ def write_pretrain(
             run = partial(
                 prepare_pretrain, source, folder, part, per_shard=per_shard, workers=workers, resume=resume
             )  # fmt: skip
-            title = f"prepare {folder.name}"
+            title = "prepare pretrain, held out" if part.is_held_out else "prepare pretrain"
             tell_job(run, progress, title=title, reading=source, record="example", out=folder)
     data = {
         "corpus": corpus or "CORPUS", "pretrain": out, "held_out": held_out, "tokenizer": making.tokenizer,
         "passage_tokens": source.passage_tokens,
     }  # fmt: skip
     given = shlex.join(f"data.{name}={value}" for name, value in data.items() if value is not None)
-    print("next: write my.yaml, for a small model the line `recipe: demo`; realm-ds config explain has all settings")
-    print(f"    realm-ds ict --config my.yaml --run runs/ict {given}")
+    before = "" if corpus else "make CORPUS, the passages to retrieve, with prepare corpus; then "
+    print(f"next: {before}train a small model (--config realm-base: the paper's, for GPUs):")
+    print(f"    realm-ds ict --config demo --run runs/ict {given}")
 
 
-def _check_folders(out: Path, held_out: Path | None, *, resume: bool) -> None:
+def _check_folders(open_source: Callable[[], PassageSource], out: Path, held_out: Path | None, *, resume: bool) -> None:
     """Before hours of work, not behind those of the first of them."""
     if held_out is not None:
         one, other = out.resolve(), held_out.resolve()
@@ -62,14 +63,24 @@ def _check_folders(out: Path, held_out: Path | None, *, resume: bool) -> None:
             raise ConfigError(
                 f"{held_out} is finished and {out} is not: go on with --resume, or name other folders for both"
             )
-        Journal(held_out).check(resume=resume)
-    Journal(out).check(resume=resume)
+    identity = open_source().identity
+    for folder in (out,) if held_out is None else (held_out, out):
+        check_is_free(folder, identity=identity, resume=resume)
 
 
-def tell_estimate(source: PassageSource, making: Making, *, workers: int) -> None:
+def tell_estimate(
+    open_source: Callable[[], PassageSource],
+    out: Path,
+    making: Making,
+    *,
+    held_out: Path | None,
+    workers: int,
+    resume: bool,
+) -> None:
     """Say what it would take, and write nothing."""
-    making = replace(making, finder=making.finder.at_hand())
+    _check_folders(open_source, out, held_out, resume=resume)
+    source, making = open_source(), replace(making, finder=making.finder.at_hand())
     estimate = estimate_pretrain(source, making)
-    counts = {"examples": estimate.num_records, "passages": estimate.tally.counts[READ]}
+    counts = {"example": estimate.num_records, "passage": estimate.tally.counts[READ]}
     for line in estimate_lines(estimate, source.name, counts=counts, workers=workers):
         print(line)

@@ -15,7 +15,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from realm_ds.prepare.json_values import json_values
 from realm_ds.prepare.rows import Rows
 
 Format = Literal["nq_open", "webquestions", "curatedtrec", "triviaqa", "squad", "jsonl", "csv"]
+WITH_COLUMNS: frozenset[Format] = frozenset({"jsonl", "csv"})
 _DESCRIPTION = re.compile(r'\(description\s+("(?:[^"\\]|\\.)*"|[^()"]*)\)')
 _OTHER_GOLD = re.compile(r"(?:gold|positive|silver|relevant)_(?:ids?|pids?|ctxs|contexts|docs|documents|passages)")
 """What members are called that name or hold passages which answer a question."""
@@ -36,10 +37,15 @@ _TABLES = {".csv": ",", ".tsv": "\t"}
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What members or columns are called; those of `jsonl` and `csv` alone are asked for."""
+    """What members or columns are called; those of WITH_COLUMNS alone are asked for."""
 
     question: str = "question"
     answers: str = "answers"
+
+    @property
+    def unusual(self) -> dict[str, str]:
+        """Those that somebody named otherwise than they are called as usual."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(Columns, name)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,12 @@ What the row was read from is not known here.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from realm_ds.errors import DataError
 from realm_ds.prepare.compressed import MAX_RECORD_BYTES
 from realm_ds.prepare.documents import Document, Markup, Tally
-from realm_ds.prepare.seen import SeenKeys
+from realm_ds.prepare.key_set import KeySet
 
 _63_BITS = 2**63 - 1
 
@@ -25,11 +25,14 @@ class Fields:
     text: str = "text"
 
     @property
+    def unusual(self) -> dict[str, str]:
+        """Those that somebody named otherwise than they are called as usual."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(Fields, name)}
+
+    @property
     def needed(self) -> tuple[str, ...]:
         """Those that may not be missing: the text's, and whatever is not called as usual, since somebody named it."""
-        usual = Fields()
-        named = [name for name, other in ((self.id, usual.id), (self.title, usual.title)) if name != other]
-        return (self.text, *named)
+        return tuple(dict.fromkeys((self.text, *self.unusual.values())))
 
 
 # What is counted, in the words that people read at the end.
@@ -40,7 +43,7 @@ BAD_UTF8 = "records with bytes that are no UTF-8; each such place became U+FFFD"
 NO_TITLE = "documents without a title"
 ODD_TITLE = "titles that are no string, taken for empty"
 TOO_LONG = f"records left out (more than {MAX_RECORD_BYTES >> 20} MiB)"
-SAME_ID = "documents whose id an earlier one had; their place was added to it"
+SAME_ID = "documents with the id of an earlier one, to which their place was added"
 
 
 class Rows:
@@ -50,7 +53,7 @@ class Rows:
         self.tally = tally
         self.fields = fields or Fields()
         self.num_documents = 0
-        self._ids = SeenKeys()
+        self._ids = KeySet()
 
     def from_row(self, row: Mapping[str, object], *, where: str) -> Document | None:
         """The document of a row; None, counted, if it has no usable text."""

@@ -10,14 +10,27 @@ from collections import Counter
 from realm_ds.prepare.documents import Tally
 
 _OPEN, _CLOSE = "\"'(\\[\u201c\u2018\u00ab\u00bf\u00a1", "\"')\\]\u201d\u2019\u00bb"
+# What a full stop behind it ends nothing of: always; unless a word of _OPENS follows; where a number follows.
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:[A-Z]|St|Mt|Ft|Dr|Mr|Mrs|Ms|Jr|Sr|Gen|Col|Lt|Capt|Sgt|Adm|Maj|Rev|Hon|Prof|Gov|Sen|Rep|No|Nos|Art|Inc"
-    r"|Co|Corp|Ltd|vs|cf|ca|c|approx|est|incl|esp|aka|ie|eg|etc|sq|i\.e|e\.g|a\.m|p\.m|B\.C|A\.D|U\.S|U\.N|D\.C"
-    r"|Ph\.D))\.$"
+    r"""\b(?:
+      (?P<always>Dr|Mr|Mrs|Ms|Mme|Mlle|Messrs|Prof|Rev|Fr|Msgr|Hon|St|Ste|Mt|Ft|Gov|Sen|Rep|Pres|Gen|Brig|Col|Lt|Capt
+        |Cpt|Sgt|Cpl|Pvt|Cdr|Cmdr|Adm|Maj|vs|v|cf|incl|esp|aka|a\.k\.a|ie|i\.e|eg|e\.g|viz)
+    | (?P<mostly>(?<![\u00b0\u2032\u2033])(?<!\u00b0\ )[A-Z]|Jr|Sr|Inc|Co|Corp|Ltd|Bros|sq
+        |a\.m|p\.m|B\.C|A\.D|U\.S|U\.K|U\.N|D\.C|Ph\.D)
+    | (?P<before_a_number>[Nn]os?|Art|[Vv]ols?|[Oo]ps?|[Ff]igs?|[Cc]h|[Ss]ec|pp?|pg|al|approx|est|ca?|[bdr]|fl
+        |Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)
+    )\.$""",
+    re.VERBOSE,
 )
 _LONGEST_ABBREVIATION = len(" approx.")
-# The group is what the next sentence begins with: a digit, or a letter that is not Latin and small.
-_SENTENCE_END = re.compile(rf"[.!?][{_CLOSE}]*\s+(?=[{_OPEN}]*([^\W_a-z\u00df-\u00f6\u00f8-\u00ff]))")
+_OPENING_WORDS = """
+    The This That These Those There In It Its He She They We You His Her Their However After Although As At By But For
+    From If On Since To When While Where With And An Another Because Before Between Both Despite During Due Each
+    Following Later Many Most Other Some Such Then Through Thus Today Until What Who Also According Only"""
+_OPENS = frozenset(_OPENING_WORDS.split())
+"""Words of a capital letter that open a sentence and no name."""
+# The group is the word that the next sentence begins with: with a digit, or a letter that is not Latin and small.
+_SENTENCE_END = re.compile(rf"[.!?][{_CLOSE}]*\s+(?=[{_OPEN}]*([^\W_a-z\u00df-\u00f6\u00f8-\u00ff]\w{{0,20}}))")
 # Marks of Chinese and Japanese, with what closes a quotation there; of Arabic and Urdu; of Devanagari and its kin;
 # of Armenian, Ethiopic, Burmese, Khmer, Tibetan. They end nothing else, so nothing needs to follow.
 _OTHER_MARK = re.compile(
@@ -88,9 +101,17 @@ def split_sentences(text: str) -> list[str]:
         start = 0
         for match in _SENTENCE_END.finditer(line):
             mark = match.start() + 1
-            if match[1].islower() or _ABBREVIATION.search(line, max(start, mark - _LONGEST_ABBREVIATION), mark):
+            found = _ABBREVIATION.search(line, max(start, mark - _LONGEST_ABBREVIATION), mark)
+            if match[1][0].islower() or (found and _goes_on(found, match[1])):
                 continue
             sentences.append(line[start : match.end()].strip())
             start = match.end()
         sentences.append(line[start:].strip())
     return [sentence for sentence in sentences if sentence]
+
+
+def _goes_on(abbreviation: re.Match[str], word: str) -> bool:
+    """Does the sentence, though this word follows the abbreviation?"""
+    if abbreviation["before_a_number"]:
+        return word[0].isdigit()
+    return abbreviation["always"] is not None or word not in _OPENS

@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from realm_ds.data.places import MANIFEST
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.arrow_files import dataset_files, is_dataset, read_dataset_file, read_parquet
-from realm_ds.prepare.compressed import ENDINGS, MB, STDIN, Damaged, InputFile, printable
+from realm_ds.prepare.compressed import ENDINGS, KB, MB, STDIN, Damaged, InputFile, printable
 from realm_ds.prepare.csv_files import read_csv, read_tsv
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.json_lines import read_json_lines
@@ -52,13 +53,15 @@ AUTO = "auto"
 ALMOST = 0.9999
 """The share of a source of which not all documents were taken is never more."""
 NOT_FROM_STDIN = ("parquet", "hf")
+WITHOUT_FIELDS = frozenset({"wikipedia", "text"})
+"""Formats whose documents have no names for their parts."""
 TEXT_BESIDE = "text files left out (their folder has files of another format)"
 TWICE = "files that were named more than once, read once"
 DAMAGED = "files that are damaged, read as far as that went"
 
 
 @dataclass(frozen=True)
-class _Part:
+class _SourceFile:
     """A file of a source, and how it is read."""
 
     path: Path
@@ -91,18 +94,21 @@ class _Pace:
 class Source:
     """Documents of one or more files, in order; open_source makes it."""
 
-    measure = "MB read"
-
-    def __init__(self, parts: Sequence[_Part], *, fields: Fields, tally: Tally, on_damage: OnDamage) -> None:
+    def __init__(self, files: Sequence[_SourceFile], *, fields: Fields, tally: Tally, on_damage: OnDamage) -> None:
         self.tally = tally
         self._fields = fields
         self._on_damage = on_damage
         self._is_at_end = False
         self._pace = _Pace()
         self._files = [
-            (InputFile(part.path, name=name), part.format)
-            for part, name in zip(parts, _names([part.path for part in parts]), strict=True)
+            (InputFile(file.path, name=name), file.format)
+            for file, name in zip(files, _names([file.path for file in files]), strict=True)
         ]
+
+    @property
+    def formats(self) -> frozenset[str]:
+        """Of its files."""
+        return frozenset(format for _, format in self._files)
 
     @property
     def name(self) -> str:
@@ -110,9 +116,11 @@ class Source:
         first, last = self._files[0][0].name, self._files[-1][0].name
         return first if len(self._files) == 1 else f"{first} to {last} ({len(self._files)} files)"
 
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for work on it to be resumed, as JSON holds it. What is done about damage need not be:
-        documents before it are whole either way."""
+    def identity(self) -> dict[str, Any] | None:
+        """What must be the same for work on it to be resumed, as JSON holds it; None where nobody can tell, as of
+        stdin. What is done about damage need not be the same: documents before it are whole either way."""
+        if self.total_bytes is None:
+            return None
         files = {
             file.name: {"place": place, "bytes": file.num_bytes, "digest": file.digest(), "format": format}
             for place, (file, format) in enumerate(self._files)
@@ -121,7 +129,7 @@ class Source:
 
     @property
     def total_bytes(self) -> int | None:
-        """Of all files, as they are stored; None where stdin is one of them."""
+        """Of all files, as they are stored; None where stdin or a pipe is one of them."""
         sizes = [file.num_bytes for file, _ in self._files]
         return None if None in sizes else sum(filter(None, sizes))
 
@@ -131,14 +139,23 @@ class Source:
         return sum(file.bytes_read for file, _ in self._files)
 
     @property
+    def measure(self) -> str:
+        """What `total` and `done` are counted in."""
+        return "kB" if self._unit_bytes == KB else "MB"
+
+    @property
     def total(self) -> int | None:
-        """`total_bytes` in MB, begun ones counted."""
-        return None if self.total_bytes is None else -(-self.total_bytes // MB)
+        """`total_bytes` as people read it, begun units counted."""
+        return None if self.total_bytes is None else -(-self.total_bytes // self._unit_bytes)
 
     @property
     def done(self) -> int:
-        """`bytes_read` in MB."""
-        return self.bytes_read // MB
+        """`bytes_read` likewise."""
+        return self.bytes_read // self._unit_bytes
+
+    @property
+    def _unit_bytes(self) -> int:
+        return KB if self.total_bytes is not None and self.total_bytes < 100 * MB else MB
 
     @property
     def share(self) -> float | None:
@@ -163,9 +180,10 @@ class Source:
             except Damaged as damage:
                 num_whole = rows.num_documents - num_before
                 if self._on_damage == "stop":
+                    also = "" if file.num_bytes is None else ", also with --resume"
                     raise DataError(
                         f"{damage}. The {num_whole:,} documents before that are whole: go on behind it with "
-                        "--on-damage skip, also with --resume; or get the file again, and begin anew"
+                        f"--on-damage skip{also}; or get the file again, and begin anew"
                     ) from damage
                 self.tally.add(DAMAGED, where=f"{damage}, {num_whole:,} documents before that")
             num_bytes += file.bytes_read
@@ -187,35 +205,46 @@ def open_source(
     if not paths:
         raise ConfigError("no source is named: give files, folders, or - for stdin")
     tally = tally or Tally()
-    parts: dict[_Part, None] = {}
-    for part in (part for path in paths for part in _expanded(str(path), format, tally)):
-        if part in parts:
-            tally.add(TWICE, where=part.path.name)
-        parts[part] = None
-    return Source(list(parts), fields=fields or Fields(), tally=tally, on_damage=on_damage)
+    files: dict[_SourceFile, None] = {}
+    for file in (file for path in paths for file in _expanded(str(path), format, tally)):
+        if file in files:
+            tally.add(TWICE, where=file.path.name)
+        files[file] = None
+    source = Source(list(files), fields=fields or Fields(), tally=tally, on_damage=on_damage)
+    if fields is not None and fields.unusual and source.formats <= WITHOUT_FIELDS:
+        named = ", ".join(f"--{name}-field {field}" for name, field in fields.unusual.items())
+        raise ConfigError(
+            f"{named} would be ignored: {source.name} is read as {' and '.join(sorted(source.formats))}, which have no "
+            "fields; leave that out, or say another --format"
+        )
+    return source
 
 
-def _expanded(path: str, format: str, tally: Tally) -> Iterator[_Part]:
+def _expanded(path: str, format: str, tally: Tally) -> Iterator[_SourceFile]:
     if path == str(STDIN):
         if format in (AUTO, *NOT_FROM_STDIN):
             choice = ", ".join(name for name in READERS if name not in NOT_FROM_STDIN)
             why = "stdin has no name to tell its format by" if format == AUTO else f"{format} cannot be read from stdin"
             raise ConfigError(f"{why}; give --format, one of {choice}")
-        yield _Part(STDIN, format)
+        yield _SourceFile(STDIN, format)
         return
     found = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
     if not found:
         raise DataError(f"{path} is not there, as a file, a folder or a pattern; name what is to be read")
     for each in map(Path, found):
         if each.is_dir() and (format == "hf" or (format == AUTO and is_dataset(each))):
-            yield from (_Part(file, "hf") for file in dataset_files(each))
+            yield from (_SourceFile(file, "hf") for file in dataset_files(each))
+        elif (each / MANIFEST).is_file():
+            raise DataError(
+                f"{each} holds tar shards, no documents: prepare pretrain reads those of a corpus by --corpus"
+            )
         elif each.is_dir():
             yield from _in_folder(each, format, tally)
         else:
-            yield _Part(each, _format_of(each) if format == AUTO else format)
+            yield _SourceFile(each, _format_of(each) if format == AUTO else format)
 
 
-def _in_folder(folder: Path, format: str, tally: Tally) -> Iterator[_Part]:
+def _in_folder(folder: Path, format: str, tally: Tally) -> Iterator[_SourceFile]:
     """All files below it of the format, or of the one format that it has files of; text beside these is no data."""
     formats = {
         path: _by_ending(path)
@@ -232,7 +261,7 @@ def _in_folder(folder: Path, format: str, tally: Tally) -> Iterator[_Part]:
     if wanted not in counts:
         endings = " ".join(ending for ending, name in FORMAT_OF_ENDING.items() if format in (AUTO, name))
         raise DataError(f"{folder} has no file whose name ends in {endings} (or in that and {' '.join(ENDINGS)})")
-    yield from (_Part(path, wanted) for path, found in formats.items() if found == wanted)
+    yield from (_SourceFile(path, wanted) for path, found in formats.items() if found == wanted)
 
 
 def _format_of(path: Path) -> str:

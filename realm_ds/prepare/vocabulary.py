@@ -1,8 +1,12 @@
 """A vocabulary from a source of any size, by a sample of its documents, the same for the same source.
 
+    OUT/made_from.json   beside the tokenizer: what it was made from; written last
+
 Training itself, and the folder of a tokenizer, are data/tokenizer.py's.
 """
 
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,8 +14,10 @@ from pathlib import Path
 
 from realm_ds.data.chance import fraction
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
-from realm_ds.errors import ConfigError
+from realm_ds.errors import ConfigError, DataError
+from realm_ds.files import write_durably
 from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.unfinished import MEND, UNFINISHED, Job, Unfinished, refuse_another_job
 from realm_ds.prepare.wikitext import plain_text
 from realm_ds.prepare.workers import work_in_order
 
@@ -20,6 +26,9 @@ LONGEST_CHARACTERS = 1 << 20
 CUT_SHORT = f"documents of which the first {LONGEST_CHARACTERS:,} characters were taken"
 _AT_ONCE = 64
 """Documents that a worker is given."""
+MADE_FROM = "made_from.json"
+STALE = re.compile(rf"(vocab\.txt|tokenizer(_config)?\.json|{re.escape(MADE_FROM)})\.tmp-\d+")
+"""Names of files that a process was killed over."""
 NOT_SAMPLED = "documents not sampled (there was text enough)"
 
 
@@ -68,20 +77,60 @@ def texts_of(documents: Sequence[Document], *, workers: int) -> Iterator[str]:
             yield from texts
 
 
-def take_tokenizer(source: Path, folder: Path) -> Tokenizer:
-    """The tokenizer of any transformers folder (WordPiece) as a folder of ours."""
-    tokenizer = load_tokenizer(source)
-    tokenizer.save(folder)
-    return tokenizer
+def make_tokenizer(folder: Path, job: Job, make: Callable[[], Tokenizer], *, resume: bool) -> tuple[Tokenizer, bool]:
+    """What `make` writes to the folder, and whether that was done by an earlier call, which with `resume` is left as it
+    is. One that was cut off is made anew, whatever was to come of it."""
+    check_is_free(folder, resume=resume)
+    unfinished = Unfinished(folder, stale=STALE)
+    if is_made(folder):
+        refuse_another_job(job, _made_from(folder), where=folder)
+        unfinished.remove()
+        return load_tokenizer(folder), True
+    with unfinished.claim():
+        tokenizer = make()
+        with unfinished.says_what_to_do(MEND):
+            write_durably(folder / MADE_FROM, json.dumps(job, indent=1, ensure_ascii=False) + "\n")
+        unfinished.remove()
+    return tokenizer, False
 
 
-def check_is_free(folder: Path) -> None:
+def check_is_free(folder: Path, *, resume: bool) -> None:
     """Raise ConfigError where a tokenizer would be overwritten: data made with it could not be used any more."""
-    if (folder / "tokenizer.json").exists() or (folder / "vocab.txt").exists():
+    if Unfinished(folder, stale=STALE).is_begun:  # tokenizers have no journal
+        raise ConfigError(f"{folder} holds another job, which was stopped: name another folder")
+    if _is_cut_off(folder):
+        if not resume and _has_tokenizer(folder):
+            raise ConfigError(f"{folder}: its tokenizer was not written to its end: go on with --resume")
+    elif _has_tokenizer(folder) and not (resume and (folder / MADE_FROM).exists()):
         raise ConfigError(
             f"{folder} holds a tokenizer already, and data made with it would be lost: name another folder, or remove "
             "it first"
         )
+
+
+def is_made(folder: Path) -> bool:
+    """Whether a tokenizer is there, whole."""
+    return _has_tokenizer(folder) and not _is_cut_off(folder)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer.json").exists() or (folder / "vocab.txt").exists()
+
+
+def _is_cut_off(folder: Path) -> bool:
+    """A job began where no tokenizer was, and did not come to its end."""
+    return (folder / UNFINISHED).is_dir() and not (folder / MADE_FROM).exists()
+
+
+def _made_from(folder: Path) -> Job:
+    path = folder / MADE_FROM
+    try:
+        job = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); remove it") from error
+    if not isinstance(job, dict):
+        raise DataError(f"{path}: does not say what the tokenizer was made from; remove it")
+    return job
 
 
 def _cut_short(document: Document, tally: Tally) -> Document:

@@ -19,6 +19,7 @@ REDIRECT = "pages left out (redirects)"
 OTHER_NAMESPACE = "pages left out (no articles: another namespace)"
 OTHER_MODEL = "pages left out (no wikitext)"
 
+_REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
 _START, _END, _LAST = b"<page>", b"</page>", b"</mediawiki>"
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
@@ -44,11 +45,14 @@ def _document(page: ElementTree.Element, rows: Rows, where: str) -> Document | N
         rows.tally.add(REDIRECT, where=where)
         return None
     revisions = page.findall("revision")  # in order; only dumps with the whole history have several
-    text = revisions[-1].findtext("text") if revisions else None
+    text = (revisions[-1].findtext("text") if revisions else None) or ""
+    if _REDIRECT.match(text):  # of a dump that was made otherwise than Wikipedia's
+        rows.tally.add(REDIRECT, where=where)
+        return None
     if revisions and revisions[-1].findtext("model", "wikitext") != "wikitext":
         rows.tally.add(OTHER_MODEL, where=where)
         return None
-    return rows.document(text or "", title=title, id=page.findtext("id") or "", where=where, markup="wikitext")
+    return rows.document(text, title=title, id=page.findtext("id") or "", where=where, markup="wikitext")
 
 
 def _parsed(data: bytes, rows: Rows, where: str) -> ElementTree.Element | None:

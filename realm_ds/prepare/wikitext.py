@@ -1,9 +1,9 @@
 """The prose in wikitext, in one pass and in time that grows with its length, whatever is wrong with it.
 
-Kept are paragraphs, list items (each a line of its own, without its mark), the labels of links, and what
-templates.py knows the words of. Left out are all other templates, tables, references, comments, files, categories,
-links to other languages, formulas, code, galleries, magic words, headings, and sections of references and links with
-all that is in them.
+Kept are paragraphs (each one line, however many it is written in), list items (each a line of its own, without its
+mark), the labels of links, formulas that read as they are written (`x+1`), and what templates.py knows the words of.
+Left out are all other templates and formulas, tables, references, comments, files, categories, links to other
+languages, code, galleries, magic words, headings, and sections of references and links with all that is in them.
 
 Why no parser of others: mwparserfromhell goes back wherever something is not closed, so that 16 kB of `{{a|` take it
 20 s and a megabyte of wreckage for ever; it loses pages that MediaWiki shows (all 9,803 words of Alaska are one table
@@ -12,7 +12,7 @@ to it); and on good pages it takes seven times as long.
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from realm_ds.prepare.documents import Document
@@ -51,24 +51,33 @@ _TOKEN = re.compile(
 _OPENED_BY = {"}}": "{{", "]]": "[[", "|}": "{|", "]": "["}
 _LEFT_OUT_TAGS = frozenset(
     (
-        "ref", "references", "math", "chem", "ce", "score", "code", "syntaxhighlight", "source", "pre", "gallery",
+        "ref", "references", "chem", "ce", "score", "code", "syntaxhighlight", "source", "pre", "gallery",
         "timeline", "imagemap", "inputbox", "graph", "mapframe", "maplink", "hiero", "templatedata", "templatestyles",
         "indicator", "includeonly", "table", "categorytree",
     )
 )  # fmt: skip
 """With all that is in them."""
+_TAGS_OF_TEXT = frozenset(("nowiki", "math"))
+"""What is in them is no wikitext."""
 _BLOCK_TAGS = frozenset(
     ("p", "div", "blockquote", "center", "li", "ul", "ol", "dl", "dd", "dt", "hr", "poem", "tr", "td")
 )
 
+_READ_AS_WRITTEN = re.compile(r"[^\\~&]{1,60}")
+"""A formula that needs no TeX."""
+_POWER = re.compile(r"(?<=[0-9])<sup>(?=[-\u2212\u2013]?[0-9])", re.IGNORECASE)
+
 _QUOTES = re.compile("'{2,}")
+_OPENS_A_LINE = "*#:; \t|"
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
 _MAGIC_WORD = re.compile("__[A-Z]{3,30}__")
 # What templates that were left out leave behind: "Goethe ( , ; 1749)".
-_EMPTY_BRACKETS = re.compile(r" ?(?:\([\s,;:]*\)|\[\s*\])")
+_EMPTY_BRACKETS = re.compile(r" ?(?:\([\s,;:\u2013\u2014-]*\)|\[\s*\])")
 _AFTER_BRACKET = re.compile(r"\([\s,;:]+")
 _COMMAS = re.compile(r",(?: ?,)+")
-_BEFORE_MARK = re.compile(r" ([,.)])(?=[ ,.;)]|$)")
+_BEFORE_MARK = re.compile(r" ([,;.)])(?=[ ,;.)]|$)")
+_BEFORE_STOP = re.compile(r"[,;:](?=[,)]|\.(?: |$))")
+_OPENING_MARK = re.compile(r"^[,;:.)] ")
 
 
 def plain_text(document: Document) -> str:
@@ -78,7 +87,7 @@ def plain_text(document: Document) -> str:
 
 def prose(wikitext: str) -> str:
     """Its paragraphs and list items, one a line."""
-    cleaned = (_cleaned(line) for line in _lines_in_sections(_Flattener(wikitext).flat()))
+    cleaned = (_cleaned(line) for line in _joined(_lines_in_sections(_Flattener(wikitext).flat())))
     return "\n".join(line for line in cleaned if line)
 
 
@@ -137,18 +146,23 @@ class _Flattener:
         """Take a tag; the place behind it, or behind its element."""
         name = token["tag"].lower()
         if name in _BLOCK_TAGS:
-            self._parts.append("\n")
+            self._parts.append("\n\n")
         elif name == "br":
             self._parts.append(" ")
+        elif _POWER.match(self._text, token.start()):
+            self._parts.append("^")  # 10<sup>9</sup> is not 109
         opens = not token.group().startswith("</") and not token.group().endswith("/>")
-        if not opens or (name != "nowiki" and name not in _LEFT_OUT_TAGS) or name in self._never_closed:
+        if not opens or (name not in _TAGS_OF_TEXT and name not in _LEFT_OUT_TAGS) or name in self._never_closed:
             return token.end()
         end = re.compile(rf"</{name}\s*>", re.IGNORECASE).search(self._text, token.end())
         if end is None:
             self._never_closed.add(name)
             return token.end()
+        content = self._text[token.end() : end.start()]
         if name == "nowiki":
-            self._parts.append(self._text[token.end() : end.start()])
+            self._parts.append(content)
+        elif name == "math" and _READ_AS_WRITTEN.fullmatch(content):
+            self._parts.append(content.replace("{", "").replace("}", ""))
         return end.end()
 
     def _close(self, bracket: str) -> None:
@@ -186,7 +200,7 @@ def _label(content: str) -> str:
 
 
 def _lines_in_sections(text: str) -> Iterator[str]:
-    """The lines of all sections that have prose, without headings."""
+    """The lines of all sections that have prose, an empty one for each heading."""
     left_out = 0
     """The level of the heading of a section without; what is below it belongs to it."""
     for line in text.split("\n"):
@@ -195,8 +209,22 @@ def _lines_in_sections(text: str) -> Iterator[str]:
             level = len(stripped) - len(stripped.lstrip("="))
             if not left_out or level <= left_out:
                 left_out = level if stripped.strip("= ").lower() in LEFT_OUT_SECTIONS else 0
+            yield ""
         elif not left_out:
             yield line
+
+
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """The lines, those of a paragraph as one; list items and what is indented go on with nothing."""
+    paragraph: list[str] = []
+    for line in lines:
+        if line.strip() and line[0] not in _OPENS_A_LINE:
+            paragraph.append(line)
+            continue
+        yield " ".join(paragraph)
+        paragraph.clear()
+        yield line
+    yield " ".join(paragraph)
 
 
 def _cleaned(line: str) -> str:
@@ -207,5 +235,6 @@ def _cleaned(line: str) -> str:
     line = _INVISIBLE.sub("", html.unescape(_MAGIC_WORD.sub("", _QUOTES.sub("", line))))
     line = " ".join(line.split())
     line = _AFTER_BRACKET.sub("(", _EMPTY_BRACKETS.sub("", line))
-    line = _BEFORE_MARK.sub(r"\1", _COMMAS.sub(",", line))
+    line = _BEFORE_STOP.sub("", _BEFORE_MARK.sub(r"\1", _COMMAS.sub(",", line)))
+    line = _OPENING_MARK.sub("", line)
     return line if re.search(r"\w", line) else ""

@@ -99,13 +99,18 @@ class _Worker:
         # Spawned, not forked: tokenizers and torch keep threads, which a fork would leave behind in mid-air.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, start_work, os.getpid()), daemon=True)
+        # What it starts with goes through our pipe as well: that of multiprocessing, of which this process has the
+        # worker's end too, holds 64 KiB, and writing more to a worker that died would never end.
+        self._unsent = [start_work]
+        self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         with theirs:  # were it open here as well, the pipe of a worker that died would have no end
             self.process.start()
 
     def make(self, chunk: Any) -> Any:
         """What the worker makes of a chunk. Raises what it raised, or _WorkerEnded."""
         try:
+            while self._unsent:
+                self._connection.send(self._unsent.pop())
             self._connection.send(chunk)
             is_made, value = self._connection.recv()
         except (EOFError, OSError) as error:
@@ -127,8 +132,8 @@ def _why_ended(process: BaseProcess) -> str:
     return f"a worker process {how}; go on with --resume, if it was memory with fewer --workers"
 
 
-def _serve(connection: Connection, start_work: Callable[[], Callable[[Any], Any]], parent: int) -> None:
-    """All that a worker process does."""
+def _serve(connection: Connection, parent: int) -> None:
+    """All that a worker process does: what it starts with comes first, then chunks."""
     die_with_parent()
     if os.getppid() != parent:  # it died before that
         os._exit(1)
@@ -136,6 +141,7 @@ def _serve(connection: Connection, start_work: Callable[[], Callable[[Any], Any]
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     make: Callable[[Any], Any] | None = None
     with contextlib.suppress(EOFError, ConnectionError):  # nobody wants more
+        start_work = connection.recv()
         while True:
             chunk = connection.recv()
             try:

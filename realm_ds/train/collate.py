@@ -11,7 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from realm_ds.data.batches import Ids, Tokens, joint_batch, mask_targets, masked_query_batch, passage_batch, query_batch
+from realm_ds.data.batches import (
+    JOINT_BUCKETS,
+    PASSAGE_BUCKETS,
+    Ids,
+    Tokens,
+    joint_batch,
+    mask_targets,
+    masked_query_batch,
+    passage_batch,
+    query_batch,
+)
 from realm_ds.data.ict import IctExample
 from realm_ds.data.masking import MaskedExample
 from realm_ds.data.records import Passage, SpecialIds
@@ -21,8 +31,6 @@ from realm_ds.index.messages import NO_HIT
 from realm_ds.models.objectives import ClozeBatch, MarginalBatch, MaskedBatch
 from realm_ds.models.towers import TokenBatch
 
-JOINT_BUCKETS = 4
-PASSAGE_BUCKETS = 2
 Pair = tuple[Ids, Ids]
 """Title and body wordpieces of a passage."""
 NULL_PASSAGE: Pair = ((), ())

@@ -20,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from realm_ds.data.answer_spans import concatenate, find_answer_spans
+from realm_ds.data.batches import JOINT_BUCKETS
 from realm_ds.data.masking import MaskedExample
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import Question
@@ -35,7 +36,6 @@ from realm_ds.models.towers import Embedder, embed
 from realm_ds.observe.meters import Meters
 from realm_ds.observe.progress import HELD_OUT, describe_evaluation
 from realm_ds.train.best import BestModels
-from realm_ds.train.collate import JOINT_BUCKETS
 from realm_ds.train.engine import Engine
 from realm_ds.train.export import fill, unfilled, write_models
 from realm_ds.train.refresh import Refresher

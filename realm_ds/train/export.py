@@ -30,7 +30,6 @@ from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder
 from realm_ds.train import checkpoint
 from realm_ds.train.engine import consolidate
-from realm_ds.train.recall import embed_passages
 from realm_ds.train.stage import starting_model
 
 log = logging.getLogger(__name__)
@@ -109,6 +108,10 @@ def fill(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
 
 def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Shards, tokenizer: Tokenizer) -> None:
     """Vectors by the exported passage tower, and the passages that they are of."""
+    from realm_ds.train.recall import (
+        embed_passages,  # and faiss with it, which trainers, who write models too, need not
+    )
+
     passages = load_shard(corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
     vectors_NP = embed_passages(tower, passages, config=config, special=tokenizer.special)
     weights = (folder / PASSAGE_TOWER / "model.safetensors").read_bytes()

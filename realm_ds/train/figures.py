@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from realm_ds.comm.trainers import Trainers
-from realm_ds.models.flops import Cost, cost_of
+from realm_ds.models.flops import cost_of
+from realm_ds.models.sizes import Cost
 from realm_ds.models.towers import TokenBatch
 
 RATES = ("tokens_per_s", "mfu")

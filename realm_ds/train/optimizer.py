@@ -75,15 +75,14 @@ def rate_of(name: str, *, stage: StageConfig) -> float:
     return (rates.head or encoder) if is_head else encoder
 
 
-def learning_rate_factor(step: int, *, steps: int, warmup_steps: int | None) -> float:
+def learning_rate_factor(step: int, *, steps: int, warmup_steps: int) -> float:
     """Share of the peak learning rate at a 0-based step, as the original has it.
 
     Warm-up starts at 0, so the first step only fills the averages. The line that follows falls from step 0 on, not from
     the end of warm-up: there the rate drops by a little.
     """
-    warmup = min(10_000, max(100, steps // 10)) if warmup_steps is None else warmup_steps
-    if step < warmup:
-        return step / warmup
+    if step < warmup_steps:
+        return step / warmup_steps
     return max(0.0, 1.0 - step / steps)
 
 

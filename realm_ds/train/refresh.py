@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -25,14 +24,13 @@ from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import Schedule, oldest_kept
 from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER
 from realm_ds.models.realm import RealmModel
-from realm_ds.models.towers import Embedder
+from realm_ds.models.towers import DTYPES, Embedder
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.engine import Engine
 from realm_ds.train.writer import Writer
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Weights = dict[str, Tensor]
 
 

@@ -57,6 +57,14 @@ def test_refresh() -> None:
 
 
 @pytest.mark.slow
+def test_plan() -> None:
+    names = ("step", "memory", "refresh", "index_memory")
+    assert [(measure["measure"], measure["bar"]) for measure in bench("plan")] == [
+        (f"plan_{name}_quick", 0.25) for name in names
+    ]
+
+
+@pytest.mark.slow
 def test_scale(tmp_path: Path) -> None:
     names = [measure["measure"] for measure in bench("scale", "--out", str(tmp_path))]
     assert {"passages_2000", "shards_1", "shards_2", "clients_1", "shards_2_two_phase_16_hits"} <= set(names)

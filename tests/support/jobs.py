@@ -6,8 +6,11 @@ Module-level, so that worker processes find it.
 import os
 import signal
 import struct
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,12 @@ from typing import Any
 from realm_ds.data.records import record_bytes
 from realm_ds.errors import DataError
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.job import Made, Output, run_job
+from realm_ds.prepare.job import ChunkResult, Output, run_job
+from realm_ds.tether import TAG_VARIABLE, kill_tagged, tagged
 from tests.support.records import make_passage
 
 NUM_CHUNKS = 40
+REPOSITORY = Path(__file__).parents[2]
 
 
 def chunks(count: int = NUM_CHUNKS) -> Iterator[int]:
@@ -26,17 +31,17 @@ def chunks(count: int = NUM_CHUNKS) -> Iterator[int]:
     return iter(range(count))
 
 
-def start_work(touched: Path | None = None) -> Callable[[int], Made]:
+def start_work(touched: Path | None = None) -> Callable[[int], ChunkResult]:
     """Of a number up to four passages are made, some of them as an earlier number gives them; files in `touched` tell
     which numbers were worked on."""
 
-    def make(number: int) -> Made:
+    def make(number: int) -> ChunkResult:
         if touched is not None:
             (touched / str(number)).touch()
         tally = Tally()
         tally.add("numbers", where=f"number {number}")
         passages = [make_passage((number * number + 11 * place) % 97) for place in range(number * 7 % 5)]
-        return Made(
+        return ChunkResult(
             records=[record_bytes(passage) for passage in passages],
             keys=[passage.uid for passage in passages],
             tally=tally,
@@ -45,11 +50,11 @@ def start_work(touched: Path | None = None) -> Callable[[int], Made]:
     return make
 
 
-def start_failing(number: int, how: str) -> Callable[[int], Made]:
+def start_failing(number: int, how: str) -> Callable[[int], ChunkResult]:
     """As start_work, but one number ends the worker: by an "error", or by the signal of that name."""
     make = start_work()
 
-    def fail(given: int) -> Made:
+    def fail(given: int) -> ChunkResult:
         if given == number and how == "error":
             raise DataError(f"number {number} cannot be read; leave it out")
         if given == number:
@@ -87,6 +92,32 @@ def output(folder: Path, **changes: Any) -> Output:
         "identity": {"files": ["numbers", 40]},
     }  # fmt: skip
     return Output(folder=folder, **(as_what | changes))
+
+
+def run_and_leave_none(
+    command: Sequence[str],
+    *,
+    meanwhile: Callable[[subprocess.Popen, str], object] = lambda process, tag: None,
+    timeout_s: float = 120,
+) -> tuple[int, str]:
+    """Run a command; `meanwhile` may kill what is tagged so. Returns its code and stderr once all its processes are
+    gone, which takes them no time. Whatever fails, none is left."""
+    tag = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, *command], env={**os.environ, TAG_VARIABLE: tag}, cwd=REPOSITORY, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        try:
+            meanwhile(process, tag)
+            _, told = process.communicate(timeout=timeout_s)
+            deadline = time.monotonic() + 10
+            while left := tagged(tag):
+                assert time.monotonic() < deadline, f"processes outlive the main one: {left}"
+                time.sleep(0.01)
+        finally:
+            kill_tagged(tag)  # before Popen waits for its process, without limit
+    return process.returncode, told
 
 
 def main(folder: str, workers: str, kill_at: str) -> None:

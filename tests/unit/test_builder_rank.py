@@ -14,12 +14,11 @@ from realm_ds.comm.waiting import Clock
 from realm_ds.data.batches import Tokens
 from realm_ds.data.shards import passage_range
 from realm_ds.errors import ConfigError, DataError, IndexFault
-from realm_ds.index.builder import Snapshot
 from realm_ds.index.builder_rank import BuilderTotals, ShardRange, send_vectors
 from realm_ds.index.messages import MESSAGES, BuildReport, Fetch, SnapshotChunk, SnapshotStart, Stop, Vectors
 from realm_ds.index.passages import PassageShard
 from realm_ds.index.range_embedder import MOST_WAITING, RangeEmbedder, load_pieces
-from realm_ds.index.relay import snapshot_messages
+from realm_ds.index.relay import Snapshot, snapshot_messages
 from realm_ds.index.store import IndexStore
 from realm_ds.index.tree import SnapshotTree
 from tests.support.index_cases import SPECIAL, WIDTH, fake_embed, make_passages, snapshot_of, vectors_of

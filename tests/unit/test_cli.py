@@ -13,7 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from realm_ds.cli import main as cli
+from realm_ds.config.load import dump
 from realm_ds.errors import CheckpointError
+from tests.support.tiny import make_data, tiny_config
 
 CLI = Path(cli.__file__).parent
 DATA = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
@@ -50,6 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
     module(
         "realm_ds.launch.stages", show_stage=stand_in("show_stage"),
         stage_command=stand_in("stage_command", ["mpiexec", "-n", "4", "a b"]), check_inputs=stand_in("check_inputs"),
+        check_run_folder=stand_in("check_run_folder"),
     )  # fmt: skip
     module("realm_ds.launch.demo", run_demo=stand_in("run_demo"), free_run_folder=lambda parent: parent / "demo-2")
     module("realm_ds.train.export", export_run=stand_in("export_run", Path("/out")))
@@ -104,6 +107,25 @@ def test_settings_are_shown_without_torch() -> None:
     assert result.stdout.splitlines()[-1] == "LOADED []"
 
 
+def test_a_launcher_loads_no_model_library(tmp_path: Path) -> None:
+    """Up to mpiexec, here a program that ends at once: it looks at data and settings, and the ranks do the rest."""
+    make_data(tmp_path)
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(tiny_config(tmp_path)))
+    heavy = ["torch", "deepspeed", "transformers", "tensorboard", "matplotlib", "pandas", "scipy", "pyarrow"]
+    program = (
+        "import sys, realm_ds.launch.local as local\n"
+        f"sys.argv = ['realm-ds', 'pretrain', '--config', {str(config)!r}, '--run', {str(tmp_path)!r}]\n"
+        "local.world_command = lambda *arguments, **options: ['true']\n"
+        "from realm_ds.cli.main import main\n"
+        "try: main()\n"
+        f"except SystemExit: print('LOADED', [name for name in {heavy} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines()[-1:] == ["LOADED []"], result.stderr
+    assert (tmp_path / "logs" / "world.log").is_file()  # it came as far as to start ranks
+
+
 def test_every_function_behind_a_verb_exists() -> None:
     trees = [ast.parse(path.read_text()) for path in CLI.glob("*.py")]
     imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -144,10 +166,20 @@ def test_a_folder_without_a_run_cannot_be_resumed(calls, tmp_path: Path) -> None
     assert "none holds no run to resume: start it without --resume" in err
 
 
+def test_a_new_run_folder_wants_settings(tmp_path: Path) -> None:
+    for options in ([], ["--dry-run"]):
+        code, _, err = _run("ict", "--run", str(tmp_path / "new"), *DATA, *options)
+        assert (code, (tmp_path / "new").exists()) == (2, False)
+        assert err.endswith(
+            "new is no run yet: name its settings with --config: a YAML file or a recipe (realm-base is the paper's "
+            "model and wants GPUs, demo a small one, demo-quick a tiny one)\n"
+        )
+
+
 def test_a_dry_run_starts_nothing(calls, tmp_path: Path) -> None:
     code, out, _ = _run("pretrain", "-c", "demo", "--run", str(tmp_path / "new"), "--dry-run", *DATA)
     assert code == 0
-    assert [name for name, _ in calls] == ["stage_command", "check_inputs"]
+    assert [name for name, _ in calls] == ["stage_command", "check_inputs", "check_run_folder"]
     assert "candidates: 8" in out
     assert "# mpiexec -n 4 'a b'" in out
     assert not (tmp_path / "new").exists()
@@ -169,6 +201,11 @@ def test_settings_can_be_looked_at(tmp_path: Path) -> None:
     code, out, _ = _run("config", "show", "demo-quick", *DATA, "ict.steps=3")
     assert code == 0
     assert "  steps: 3\n" in out
+    code, out, _ = _run("config", "show", "demo-quick", "data.query_tokens=70")
+    assert code == 0
+    assert out.startswith("# a run needs besides: data.corpus, data.tokenizer\ndata:\n  pretrain: null\n")
+    assert "  query_tokens: 70\n" in out
+    assert _run("config", "show", "demo-quick", "data.query_token=70")[0] == 2
     assert "qa.retrieve" in _run("config", "explain", "qa")[1]
 
 

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from realm_ds.data.batches import JOINT_BUCKETS, PASSAGE_BUCKETS
 from realm_ds.data.masking import MaskedExample
 from realm_ds.errors import IndexFault
 from realm_ds.index.merge import Candidates
 from realm_ds.index.messages import NO_HIT
 from realm_ds.models.towers import TokenBatch
-from realm_ds.train.collate import JOINT_BUCKETS, PASSAGE_BUCKETS, Collator
+from realm_ds.train.collate import Collator
 from tests.support.batches import candidates_with
 from tests.support.records import SPECIAL
 

@@ -36,7 +36,10 @@ def _refusal(source: str | Path | None, *overrides: str) -> str:
 
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_every_recipe_loads(recipe: str) -> None:
-    assert isinstance(load(recipe, DATA), RealmConfig)
+    config = load(recipe, DATA)
+    assert isinstance(config, RealmConfig)
+    for stage in (config.ict, config.pretrain, config.qa):
+        assert stage.num_warmup_steps < stage.steps
 
 
 def test_the_base_recipe_has_the_papers_settings() -> None:
@@ -313,6 +316,9 @@ def test_folders_to_offload_to_may_be_named_by_the_job(tmp_path: Path, monkeypat
         ({"gradient_allreduce_op": "sum"}, "it is set by the objectives, whose losses are means over trainers"),
         ({"elasticity": {}}, "remove 'elasticity', there is nothing here that it could work on"),
         ({"zero_optimisation": {}}, "DeepSpeed knows no key 'zero_optimisation'; did you mean 'zero_optimization'?"),
+        ({"zero_optimization": {"stage": 1, "overlap_com": True}}, "no key 'zero_optimization.overlap_com'; did you"),
+        ({"zero_optimization": {"offload_param": {"devise": "cpu"}}}, "mean 'zero_optimization.offload_param.device'?"),
+        ({"bf16": {"enable": True}}, "DeepSpeed knows no key 'bf16.enable'; did you mean 'bf16.enabled'?"),
         ([], "must hold one JSON object, not a list"),
     ],
 )  # fmt: skip
@@ -325,8 +331,8 @@ def test_deepspeed_settings_that_are_refused(tmp_path: Path, settings: object, m
 
 
 def test_keys_that_the_engine_owns_pass_and_so_do_a_later_deepspeeds(tmp_path: Path) -> None:
-    settings = {"zero_optimization": {"stage": 1}, "communication_data_type": "fp32", "prescale_gradients": True,
-                "data_types": {"grad_accum_dtype": "fp32"}, "of_next_year": {}}  # fmt: skip
+    settings = {"zero_optimization": {"stage": 1, "of_next_year": 1}, "communication_data_type": "fp32",
+                "prescale_gradients": True, "data_types": {"grad_accum_dtype": "fp32"}, "of_next_year": {}}  # fmt: skip
     assert load_deepspeed(_file(tmp_path, json.dumps(settings), "ds.json")) == settings
 
 

@@ -16,15 +16,24 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from realm_ds.cli.main import app
+from realm_ds.config.schema import DataConfig
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare import corpus
-from realm_ds.prepare.corpus import Cutting, chunks_of, estimate_corpus, parts_of, prepare_corpus, start_work
+from realm_ds.prepare.corpus import (
+    BERT_POSITIONS,
+    Cutting,
+    chunks_of,
+    estimate_corpus,
+    parts_of,
+    prepare_corpus,
+    start_work,
+)
 from realm_ds.prepare.documents import Document, Tally
+from realm_ds.prepare.job_report import estimate_lines
 from realm_ds.prepare.packing import IN_PARTS
 from realm_ds.prepare.sources import open_source
-from realm_ds.prepare.telling import estimate_lines
 
 TOWNS = [f"town {number}" for number in range(40)]
 
@@ -75,7 +84,7 @@ def test_from_documents_to_shards(articles: Path, tokenizer: Path, tmp_path: Pat
     assert manifest["settings"]["passage_tokens"] == 64
     assert manifest["settings"]["counts"]["documents"] == 39
     assert str(tmp_path) not in (out / "manifest.json").read_text()
-    assert f"prepare corpus (MB read): {len(texts)} passages in {len(manifest['shards'])} tar shards" in said
+    assert f"prepare corpus: {len(texts)} passages in {len(manifest['shards'])} tar shards" in said
     assert "duplicates left out" in said
     assert f"next: realm-ds prepare pretrain --corpus {out} --tokenizer {tokenizer}" in said
     code, said = realm_ds(*arguments, "--out", out, "--resume")
@@ -132,11 +141,11 @@ def test_an_estimate_by_the_beginning(tokenizer: Path, monkeypatch: pytest.Monke
     estimate = estimate_corpus(source, Cutting(tokenizer=tokenizer), clock=lambda: float(next(clock)))
     assert (estimate.read_s, estimate.work_s, estimate.num_records, estimate.share) == (5.0, 5.0, 5, 0.125)
     assert estimate.tally.counts["bad lines"] == 2
-    counts = {"passages": estimate.num_records}
+    counts = {"passage": estimate.num_records}
     assert list(estimate_lines(estimate, "towns", counts=counts, workers=2))[:3] == [
-        "read for this: 12.50% of towns", "about 40 passages", "time   40s with --workers 2: 1 passages/s each",
+        "read for this: 12.50% of towns", "about 40 passages", "time   40s with --workers 2: 1 passage/s each",
     ]  # fmt: skip
-    assert list(estimate_lines(estimate, "towns", counts={"examples": 3, "passages": 10}, workers=1))[1:3] == [
+    assert list(estimate_lines(estimate, "towns", counts={"example": 3, "passage": 10}, workers=1))[1:3] == [
         "about 24 examples of 80 passages", "time   40s with --workers 1: 2 passages/s each",
     ]  # fmt: skip
     source.share = None
@@ -179,6 +188,7 @@ def test_pages_are_left_out_by_their_title(tokenizer: Path) -> None:
 def test_settings_that_cannot_work(articles: Path, tokenizer: Path, tmp_path: Path) -> None:
     for changes, error, message in (
         ({"passage_tokens": 31}, ConfigError, "--passage-tokens 31: a passage needs 32 wordpieces at least"),
+        ({"keep_all_pages": True}, ConfigError, "--keep-all-pages would be ignored: .* is no dump of Wikipedia"),
         ({"drop_titles": ("(",)}, ConfigError, "--drop-title '\\(' is no regular expression: missing \\)"),
         (
             {"tokenizer": tmp_path / "nowhere"},
@@ -190,6 +200,16 @@ def test_settings_that_cannot_work(articles: Path, tokenizer: Path, tmp_path: Pa
         with pytest.raises(error, match=message):
             prepare_corpus(open_source([articles]), tmp_path / "c", cutting, per_shard=5, workers=0, resume=False)
     assert not (tmp_path / "c").exists()
+
+
+def test_passages_too_long_for_bert_are_remarked_upon(tokenizer: Path) -> None:
+    fits = BERT_POSITIONS - DataConfig.model_fields["query_tokens"].default
+    assert Cutting(tokenizer=tokenizer, passage_tokens=fits).remark is None
+    remark = Cutting(tokenizer=tokenizer, passage_tokens=1000).remark
+    assert remark is not None
+    assert remark.startswith(
+        "--passage-tokens 1000 is more than the 416 that fit into the 512 positions of BERT and most"
+    )
 
 
 def test_chunks_depend_on_the_documents_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +239,13 @@ def test_a_long_text_is_cut_where_it_hurts_least(text: str, parts: list[str], mo
     assert [part.text for part in parts_of(document)] == parts
     wikitext = replace(document, markup="wikitext")
     assert list(parts_of(wikitext)) == [wikitext]
+
+
+def test_no_word_is_cut_where_no_sentence_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realm_ds.prepare.corpus.PART_CHARACTERS", 20)
+    monkeypatch.setattr("realm_ds.prepare.corpus._SENTENCE_CHARACTERS", 3)  # these begin in the middle of a word
+    document = Document(id="1", title="t", text="this is, so they say, it", where="a:1")
+    assert [part.text for part in parts_of(document)] == ["this is, so they", " say, it"]
 
 
 @given(st.text("aB. \n。", max_size=200), st.integers(2, 30))

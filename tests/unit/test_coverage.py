@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from realm_ds.data.answers import holds_answer
 from realm_ds.data.records import Passage, Question
 from realm_ds.errors import DataError
-from realm_ds.prepare.coverage import AnswerSearch, passages_with_answers
+from realm_ds.prepare.coverage import AnswerSearch, Found, passages_with_answers
 from tests.support.records import make_passage, write_corpus
 
 _WORDS = st.lists(st.sampled_from(["the", "Lima", "of", "Peru,", "20", "Curaçao", "a.b"]), min_size=1, max_size=5)
@@ -44,7 +44,7 @@ def _one_by_one(questions: list[Question], passages: list[Passage], most: int) -
 )  # fmt: skip
 def test_all_at_once_is_one_by_one(questions: list[Question], texts: list[str], most: int) -> None:
     passages = _passages(texts)
-    found = AnswerSearch(questions, most=most, has_enough=[0] * len(questions)).search(iter(passages))
+    found = AnswerSearch(questions, most=most).search(iter(passages))
     uids = [tuple(found.get(number, ())) for number in range(len(questions))]
     assert uids == _one_by_one(questions, passages, most)
 
@@ -62,7 +62,24 @@ def test_passages_of_a_corpus_in_its_order(tmp_path: Path, most: int, workers: i
         QUESTIONS, corpus, most=most, workers=workers, on_progress=seen.append
     )  # fmt: skip
     assert found == _one_by_one(QUESTIONS, passages, most)
-    assert seen == [2, 4, 6, 7]
+    assert seen == [0, 2, 4, 6, 7]
+
+
+@pytest.mark.parametrize("most", [1, 2, 9])
+@pytest.mark.parametrize("num_before", range(5))
+def test_shards_that_were_searched_before_are_not_searched_again(tmp_path: Path, most: int, num_before: int) -> None:
+    passages = _passages(TEXTS)
+    corpus = write_corpus(tmp_path, passages, per_shard=2)
+    kept: list[Found] = []
+    passages_with_answers(QUESTIONS, corpus, most=most, keep=lambda shard, found: kept.append(found))
+    before, seen, again = kept[:num_before], list[int](), list[int]()
+    found = passages_with_answers(
+        QUESTIONS, corpus, most=most, before=before, keep=lambda shard, found: again.append(shard),
+        on_progress=seen.append,
+    )  # fmt: skip
+    assert found == _one_by_one(QUESTIONS, passages, most)
+    assert again == list(range(num_before, 4))
+    assert seen == [0, 2, 4, 6, 7][num_before:]
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:

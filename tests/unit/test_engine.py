@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from realm_ds.config import deepspeed
 from realm_ds.config.load import load
 from realm_ds.config.schema import OptimizerConfig
 from realm_ds.errors import CheckpointError, IndexFault, TrainingFault
@@ -207,3 +208,25 @@ def test_faults_of_gradients_say_what_to_do() -> None:
     assert "optimizer.clip_norm" in told
     told = str(scale_fault(1.0, step=4))
     assert told.startswith("the gradient of step 5 overflows fp16 at the lowest loss scale, 1: use bf16 (runtime.deep")
+
+
+def test_keys_of_deepspeed_are_those_that_its_settings_are_checked_by() -> None:
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
+
+    models = {
+        "zero_optimization": DeepSpeedZeroConfig,
+        "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
+        "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
+        "fp16": DeepSpeedFP16Config,
+        "bf16": DeepSpeedBF16Config,
+    }
+    names = {
+        section: {known for name, field in model.model_fields.items() for known in (name, field.alias) if known}
+        for section, model in models.items()
+    }
+    assert names == deepspeed.KEYS_OF_SECTIONS

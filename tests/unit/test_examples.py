@@ -1,18 +1,21 @@
 """Passages and spans to examples: masks line up with the text, whatever the text."""
 
 import itertools
+import re
 from collections.abc import Sequence
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers.normalizers import BertNormalizer
 
 from realm_ds.data.masking import mask_span
-from realm_ds.data.records import Example, Passage, passage_uid
+from realm_ds.data.records import Example, Passage, example_from_json, parse, passage_uid, record_bytes
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
-from realm_ds.prepare.documents import Tally
+from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.examples import ALTERED, CUT, READ, UNKNOWN, WITHOUT, ExampleMaker, Unit
+from realm_ds.prepare.packing import LEAST_TOKENS, make_passages
 from realm_ds.prepare.spans import Span, apart
 
 LETTERS = "abcdegiou149.,-'\"()[]mskp\u4e2d\u56fd\u1112\u1161\u11ab\u0915"
@@ -158,6 +161,48 @@ def test_masks_line_up(tokenizer: Tokenizer, sentences: list[str], data: st.Data
     ]
     spelled = {"".join(BertNormalizer(lowercase=True).normalize_str(text).split()) for text in texts}
     assert {pieces.replace("##", "") for pieces in masked.values()} <= spelled
+
+
+@given(text=st.lists(SENTENCE | st.sampled_from([". ", "\n", ", ", "A ", "\u3002", "; "]), max_size=8).map("".join))
+@hypothesis.example(
+    text="Caf\u00e9 and E\u0301cos, c\u00e1d's [MASK] \u4e2d\u56fd\u3002\u2603 big\u2603dog! A 1914-\u0130sts \u00dfug."
+)
+def test_masks_line_up_the_whole_way(tokenizer: Tokenizer, text: str) -> None:
+    """Any text, cleaned, cut, packed, written, read and masked: the masks stand for one word, and all else is there."""
+    given_sentences: list[str] = []
+
+    def find_words(sentences: Sequence[str]) -> list[list[Span]]:
+        given_sentences.extend(sentences)
+        return [[Span(*word.span(), "NAME") for word in re.finditer(r"\w+", sentence)] for sentence in sentences]
+
+    document = Document(id="1", title="dog", text=f"{text}\nA big dog.", where="w")
+    passages = list(make_passages([document], tokenizer, max_tokens=LEAST_TOKENS, tally=Tally()))
+    maker = ExampleMaker(tokenizer, find_words)
+    num_masked = 0
+    for made in maker.make(passages, Tally(), of_corpus=True):
+        read = example_from_json(parse(record_bytes(made), where="w"), where="w")
+        assert read == made
+        for epoch in range(len(read.spans)):
+            result = mask_span(
+                read, special=tokenizer.special, query_tokens=LEAST_TOKENS, max_masks=99, seed=1, epoch=epoch
+            )
+            assert result is not None
+            hidden = dict(zip(result.mask_positions, result.targets, strict=True))
+            whole = (tokenizer.special.cls, *result.plain_ids, tokenizer.special.sep)
+            assert [hidden.get(place, piece) for place, piece in enumerate(result.ids)] == list(whole)
+            assert {piece for place, piece in enumerate(result.ids) if place in hidden} == {tokenizer.special.mask}
+            num_before = min(hidden) - 1
+            words = {
+                word[0]
+                for sentence in given_sentences
+                if tokenizer.encode(sentence) == list(result.plain_ids)
+                for word in re.finditer(r"\w+", sentence)
+                if len(tokenizer.encode(sentence[: word.start()])) == num_before
+            }
+            spelled = {"".join(BertNormalizer(lowercase=True).normalize_str(word).split()) for word in words}
+            assert "".join(tokenizer.tokens(result.targets)).replace("##", "") in spelled
+            num_masked += 1
+    assert num_masked >= 3
 
 
 def brute_force(sentences: Sequence[str], spans: Sequence[list[Span]], tokenizer: Tokenizer) -> list[tuple[int, int]]:

@@ -171,6 +171,18 @@ def test_half_precision_halves_the_files(ground: Path, built: Path, tmp_path: Pa
     assert json.loads(run("info", tmp_path / "half", "--json"))["versions"][0]["dtype"] == "fp16"
 
 
+def test_passages_embedded_in_half_precision_have_nearly_the_same_vectors(
+    ground: Path, built: Path, tmp_path: Path
+) -> None:
+    build(ground, tmp_path / "rounded", "index.embed_dtype=bf16")
+    whole, rounded = (
+        np.concatenate([np.load(part.vectors_path) for part in sorted(stored_parts(store, 0), key=lambda p: p.start)])
+        for store in (built, tmp_path / "rounded")
+    )
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - whole).max() < 0.1
+
+
 def test_a_build_goes_on_with_what_is_missing(ground: Path, store: Path, caplog: pytest.LogCaptureFixture) -> None:
     kept, damaged = part(store, 0, 20), part(store, 20, 40)
     before = kept.stat().st_mtime_ns

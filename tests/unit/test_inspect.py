@@ -15,10 +15,10 @@ from realm_ds.data.shard_writer import write_shards
 from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare import inspect as module
-from realm_ds.prepare.inspect import Look, as_json, find_target, find_tokenizer, inspect, pieces_of
+from realm_ds.prepare.inspect import InspectOptions, as_json, find_target, find_tokenizer, inspect, pieces_of
+from realm_ds.prepare.inspect_shard import MOST_FAULTS
 from realm_ds.prepare.job import run_job
 from realm_ds.prepare.plots import draw_lengths
-from realm_ds.prepare.shard_look import MOST_FAULTS
 from tests.support.jobs import chunks, output, start_failing
 from tests.support.records import make_example, make_passage, write_corpus
 
@@ -44,7 +44,7 @@ def test_lengths_are_those_of_every_record(tmp_path: Path, workers: int) -> None
     write_corpus(tmp_path, passages)
     steps: list[tuple[int, int]] = []
     view = inspect(
-        find_target(tmp_path), Look(samples=0), workers=workers, on_progress=lambda *step: steps.append(step)
+        find_target(tmp_path), InspectOptions(samples=0), workers=workers, on_progress=lambda *step: steps.append(step)
     )  # fmt: skip
     assert {distribution.name: distribution.counts for distribution in view.distributions} == {
         "wordpieces of a passage": _counts([3 + len(p.title_ids) + len(p.body_ids) for p in passages]),
@@ -69,7 +69,7 @@ def _write_examples(folder: Path, examples: list[Example], *, fingerprint: str =
 def test_lengths_of_examples_and_their_spans(tmp_path: Path) -> None:
     other = make_example(1, num_tokens=8, spans=((0, 1), (2, 6)))
     _write_examples(tmp_path, [make_example(0), replace(other, origin_article="a7")])
-    view = inspect(find_target(tmp_path), Look(samples=9))
+    view = inspect(find_target(tmp_path), InspectOptions(samples=9))
     assert {distribution.name: distribution.counts for distribution in view.distributions} == {
         "wordpieces of an example": {6: 1, 8: 1}, "sentences of an example": {1: 2},
         "salient spans of an example": {1: 1, 2: 1}, "wordpieces of a sentence": {6: 1, 8: 1},
@@ -87,12 +87,12 @@ def test_lengths_of_examples_and_their_spans(tmp_path: Path) -> None:
 def test_samples_are_drawn_by_the_seed_from_all(tmp_path: Path) -> None:
     write_corpus(tmp_path, _passages(40))
     drawn = {
-        seed: [sample.name for sample in inspect(find_target(tmp_path), Look(samples=3, seed=seed)).samples]
+        seed: [sample.name for sample in inspect(find_target(tmp_path), InspectOptions(samples=3, seed=seed)).samples]
         for seed in range(12)
     }
     assert all(len(set(names)) == 3 and names == sorted(names) for names in drawn.values())
     assert len({tuple(names) for names in drawn.values()}) > 8
-    again = inspect(find_target(tmp_path), Look(samples=3, seed=5))
+    again = inspect(find_target(tmp_path), InspectOptions(samples=3, seed=5))
     assert [sample.name for sample in again.samples] == drawn[5]
     for sample in again.samples:
         number = int(sample.name.split("record ")[1].split(":")[0])
@@ -104,8 +104,8 @@ def test_of_many_shards_some_are_looked_at(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module, "RECORDS_AT_FIRST", 7)
     write_corpus(tmp_path, _passages(30))
     target = find_target(tmp_path)
-    assert inspect(target, Look(samples=1)).facts["looked at"] == "9 of them"
-    for asked in (Look(every_record=True), Look(check=True), Look(duplicates=True)):
+    assert inspect(target, InspectOptions(samples=1)).facts["looked at"] == "9 of them"
+    for asked in (InspectOptions(every_record=True), InspectOptions(check=True), InspectOptions(duplicates=True)):
         assert "looked at" not in inspect(target, asked).facts
 
 
@@ -135,18 +135,57 @@ def test_the_tokenizer_that_lies_beside(tmp_path: Path, tokenizer: Tokenizer) ->
         find_tokenizer(target, tmp_path / "tokenizer")
     tokenizer.save(tmp_path / "tokenizer")
     for given in (None, tmp_path / "tokenizer"):
-        (sample,) = inspect(target, Look(), tokenizer=find_tokenizer(target, given)).samples
+        (sample,) = inspect(target, InspectOptions(), tokenizer=find_tokenizer(target, given)).samples
         assert sample.sentences[0][0] == ("Lima", True)
 
 
 def test_one_shard_with_a_manifest_and_without(tmp_path: Path) -> None:
     write_corpus(tmp_path, _passages(7))
     shard = tmp_path / "shard-00001.tar"
-    view = inspect(find_target(shard), Look(check=True))
+    view = inspect(find_target(shard), InspectOptions(check=True))
     assert (view.facts["passages"], view.faults) == ("3", ())
     shard.rename(tmp_path / "alone.tar")
-    view = inspect(find_target(tmp_path / "alone.tar"), Look(check=True))
+    view = inspect(find_target(tmp_path / "alone.tar"), InspectOptions(check=True))
     assert (view.facts["passages"], view.faults) == ("3", ())
+
+
+def test_what_is_elsewhere_is_looked_at_like_a_folder_here(tmp_path: Path) -> None:
+    write_corpus(tmp_path, _passages(30))
+    there = find_target(_elsewhere(tmp_path))
+    for asked in (InspectOptions(seed=3), InspectOptions(check=True), InspectOptions(duplicates=True)):
+        here, elsewhere = inspect(find_target(tmp_path), asked), inspect(there, asked, workers=2 * asked.check)
+        assert (elsewhere.samples, elsewhere.distributions) == (here.samples, here.distributions)
+        assert (elsewhere.duplicates, elsewhere.faults) == (here.duplicates, here.faults)
+        assert elsewhere.facts["passages"] == here.facts["passages"]
+        assert ("not checked" in elsewhere.facts, "not checked" in here.facts) == (asked.check, False)
+    assert find_tokenizer(there, None) is None
+
+
+def test_faults_of_what_is_elsewhere(tmp_path: Path) -> None:
+    write_corpus(tmp_path, _passages(12))
+    shards = [tmp_path / f"shard-{number:05d}.tar" for number in range(4)]
+    shards[0].unlink()
+    _flip(shards[1], at=shards[1].read_bytes().index(b"text 3"))
+    shards[2].write_bytes(shards[2].read_bytes() + bytes(512))
+    view = inspect(find_target(_elsewhere(tmp_path)), InspectOptions(check=True, samples=1))
+    assert view.faults is not None
+    name = f"pipe:cat '{tmp_path}'/shard-0000"
+    wanted = [
+        f"{name}0.tar: the command `cat '{tmp_path}'/shard-00000.tar` ended with exit code 1",
+        f"{name}0.tar: holds 0 records, but its manifest says 3",
+        f"{name}1.tar: sha256 is ",
+        f"{name}2.tar: 10752 bytes, but manifest.json says 10240: it is damaged; copy the file again or",
+    ]
+    assert [fault[: len(start)] for fault, start in zip(view.faults, wanted, strict=True)] == wanted
+
+
+def test_one_shard_elsewhere_is_looked_at_with_its_folder() -> None:
+    with pytest.raises(DataError, match="whole folders are looked at: name s3://b/corpus, or copy the shard here"):
+        find_target("s3://b/corpus/shard-00000.tar")
+
+
+def _elsewhere(folder: Path) -> str:
+    return f"pipe:cat '{folder}'/{{name}}"
 
 
 def test_a_job_that_is_not_finished_says_how_far_it_is(tmp_path: Path) -> None:
@@ -196,7 +235,7 @@ def test_all_faults_are_told_not_only_the_first(tmp_path: Path) -> None:
     shards[5].write_bytes(b"nonsense")
     (tmp_path / "shard-00009.tar").write_bytes(b"")
     (tmp_path / "copy.tar").write_bytes(b"")
-    view = inspect(find_target(tmp_path), Look(check=True, samples=100))
+    view = inspect(find_target(tmp_path), InspectOptions(check=True, samples=100))
     assert view.faults is not None
     told = [fault.replace(f"{tmp_path}/", "") for fault in view.faults]
     wanted = [
@@ -232,7 +271,7 @@ def _flip(path: Path, *, at: int) -> None:
 def test_faults_of_one_shard_are_not_told_without_end(tmp_path: Path) -> None:
     write_corpus(tmp_path, _passages(100), per_shard=100)
     _rewrite(tmp_path / "shard-00000.tar", [(f"{number:09d}.json", b"[]") for number in range(100)])
-    view = inspect(find_target(tmp_path), Look(check=True))
+    view = inspect(find_target(tmp_path), InspectOptions(check=True))
     assert view.faults is not None
     assert len(view.faults) == MOST_FAULTS + 1
     assert view.faults[-1] == f"{tmp_path}/shard-00000.tar: and 81 faults more"
@@ -240,9 +279,9 @@ def test_faults_of_one_shard_are_not_told_without_end(tmp_path: Path) -> None:
 
 def test_a_fault_that_is_met_is_told_without_being_asked(tmp_path: Path) -> None:
     write_corpus(tmp_path, _passages(4))
-    assert inspect(find_target(tmp_path), Look()).faults is None
+    assert inspect(find_target(tmp_path), InspectOptions()).faults is None
     (tmp_path / "shard-00001.tar").unlink()
-    assert inspect(find_target(tmp_path), Look()).faults == (
+    assert inspect(find_target(tmp_path), InspectOptions()).faults == (
         f"{tmp_path}/shard-00001.tar: is not there, though the manifest lists it",
     )
 
@@ -251,7 +290,7 @@ def test_duplicates_are_those_that_brute_force_finds(tmp_path: Path) -> None:
     texts = ["One.", "two", "One.", "the one", "ONE", "two", "three", "One.", ""]
     passages = [replace(passage, text=text) for passage, text in zip(_passages(9), texts, strict=True)]
     write_corpus(tmp_path, passages)
-    lines = inspect(find_target(tmp_path), Look(duplicates=True)).duplicates
+    lines = inspect(find_target(tmp_path), InspectOptions(duplicates=True)).duplicates
     assert lines[0] == "3 of 9 records have the same text as an earlier one"  # One. One. two
     words = "5 of 9 records have the same words (case, punctuation, articles aside) as an earlier one"
     place = lines.index(words)
@@ -264,7 +303,7 @@ def test_duplicates_are_those_that_brute_force_finds(tmp_path: Path) -> None:
 
 def test_a_plot(tmp_path: Path) -> None:
     write_corpus(tmp_path, _passages(4))
-    view = inspect(find_target(tmp_path), Look())
+    view = inspect(find_target(tmp_path), InspectOptions())
     draw_lengths(tmp_path / "plots" / "a.png", view.distributions, title="corpus")
     draw_lengths(tmp_path / "plots" / "b.png", view.distributions, title="corpus")
     data = (tmp_path / "plots" / "a.png").read_bytes()
@@ -282,7 +321,7 @@ def test_a_member_that_claims_more_than_there_is_room_for_is_no_record(tmp_path:
         member.type = tarfile.GNUTYPE_SPARSE
         archive.addfile(member)
     _patch_sparse_size(shard, 2**42)
-    view = inspect(find_target(tmp_path), Look(check=True))
+    view = inspect(find_target(tmp_path), InspectOptions(check=True))
     assert view.faults is not None
     assert any("is no JSON" in fault for fault in view.faults)
 

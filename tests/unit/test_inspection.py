@@ -81,3 +81,9 @@ def test_whether_anybody_looked_for_faults_is_said() -> None:
     assert "fault" not in _drawn(_view())
     assert _drawn(_view(faults=())).endswith("no faults\n")
     assert _drawn(_view(faults=("a is damaged", "b too"))).endswith("a is damaged\nb too\n2 faults\n")
+
+
+def test_a_fact_with_a_long_name_moves_no_other() -> None:
+    assert _drawn(_view(facts={"a": "1", "source": "x", "spans " * 9 + "left out": "2"})).splitlines() == [
+        "a       1", "source  x", "spans " * 9 + "left out  2",
+    ]  # fmt: skip

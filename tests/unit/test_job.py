@@ -6,16 +6,18 @@ import fcntl
 import functools
 import json
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import random
+import re
+import shutil
 import subprocess
-import sys
 import tarfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given, settings
@@ -26,11 +28,10 @@ from realm_ds.data.shards import open_shards
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.job import Finished, run_job
+from realm_ds.prepare.unfinished import Unfinished
 from realm_ds.prepare.workers import work_in_order
-from realm_ds.tether import TAG_VARIABLE, tagged
-from tests.support.jobs import NUM_CHUNKS, chunks, output, start_failing, start_half, start_work
-
-REPOSITORY = Path(__file__).parents[2]
+from realm_ds.tether import tagged
+from tests.support.jobs import NUM_CHUNKS, chunks, output, run_and_leave_none, start_failing, start_half, start_work
 
 
 def do(
@@ -121,20 +122,21 @@ def test_killed_and_gone_on_with(tmp_path: Path, unbroken: dict[str, bytes]) -> 
     chance = random.Random(5)
     codes = []
     while 0 not in codes:
-        tag = uuid.uuid4().hex
         kill_at = 10_000 if len(codes) == 4 else chance.randint(1, 25)
-        command = [sys.executable, "-m", "tests.support.jobs", str(tmp_path / "out"), "2", str(kill_at)]
-        ended = subprocess.run(
-            command, env={**os.environ, TAG_VARIABLE: tag}, cwd=REPOSITORY, stderr=subprocess.PIPE, timeout=60
-        )  # fmt: skip
-        assert ended.stderr == b""  # not even of semaphores that are left
-        codes.append(ended.returncode)
-        deadline = time.monotonic() + 10
-        while left := tagged(tag):
-            assert time.monotonic() < deadline, f"workers outlive the main process: {left}"
-            time.sleep(0.01)
+        code, told = run_and_leave_none(["-m", "tests.support.jobs", str(tmp_path / "out"), "2", str(kill_at)])
+        assert told == ""  # not even of semaphores that are left
+        codes.append(code)
     assert codes == [-9, -9, -9, -9, 0]
     assert content(tmp_path / "out") == unbroken
+
+
+def test_a_process_that_does_not_end_is_ended() -> None:
+    """By the helper that tests of kills are built on."""
+    tags = list[str]()
+    wait = "import signal, subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()']); signal.pause()"
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_and_leave_none(["-c", wait], meanwhile=lambda process, tag: tags.append(tag), timeout_s=0.1)
+    assert tagged(tags[0]) == []
 
 
 def uids_in(path: Path) -> list[int]:
@@ -211,6 +213,23 @@ def test_a_worker_that_dies_in_the_middle_of_a_result(tmp_path: Path, workers: i
 
     in_time(work)
     assert sizes == [2 << 20] * 4 + [-1]
+
+
+def test_a_worker_that_dies_before_it_has_read_what_it_starts_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o755)
+    multiprocessing.resource_tracker.ensure_running()  # by the real one
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(python))
+
+    def work() -> None:
+        start = functools.partial(start_work, Path("x" * (1 << 20)))
+        with pytest.raises(DataError, match="a worker process was killed \\(SIGKILL\\)"):
+            list(work_in_order(chunks(), start, workers=2))
+
+    in_time(work)
 
 
 def test_closed_in_the_middle_of_a_result(tmp_path: Path) -> None:
@@ -314,10 +333,22 @@ def test_another_job_does_not_go_on_with_it(tmp_path: Path, changes: dict[str, o
         do(tmp_path / "out", resume=True, **changes)
 
 
+def test_what_cannot_be_compared_is_not_gone_on_with(tmp_path: Path) -> None:
+    stopped(tmp_path / "stopped")
+    do(tmp_path / "whole")
+    for name in ("stopped", "whole"):
+        before = sorted((tmp_path / name).rglob("*"))
+        with pytest.raises(ConfigError, match=f"{name} holds what came of an earlier call, and what stdin or a pipe"):
+            do(tmp_path / name, resume=True, identity=None)
+        assert before == sorted((tmp_path / name).rglob("*"))
+    finished = do(tmp_path / "new", resume=True, identity=None)
+    assert finished.manifest.settings["input_digest"] is None
+
+
 def test_of_many_changes_some_are_told(tmp_path: Path) -> None:
     stopped(tmp_path / "out")
     with pytest.raises(ConfigError, match="settings.3 was None and is now 3, and 6 more; give"):
-        do(tmp_path / "out", resume=True, identity=None, settings={str(number): number for number in range(9)})
+        do(tmp_path / "out", resume=True, identity={}, settings={str(number): number for number in range(9)})
 
 
 def test_a_job_that_was_killed_before_its_first_shard_counts_as_nothing(tmp_path: Path) -> None:
@@ -348,10 +379,22 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        DataError, match="cannot write to .*file/out: Not a directory; mend that, or name another folder$"
+    long = "x" * 300  # which Path.exists raises an error for
+    for out, why in (
+        ("file/out", "Not a directory"),
+        (long, "File name too long"),
+        (f"{long}/out", "File name too long"),
     ):
-        do(tmp_path / "file" / "out")
+        with pytest.raises(DataError, match=f"cannot write to .*{out}: {why}; mend that, or name another folder$"):
+            do(tmp_path / out)
+
+
+def test_a_journal_that_cannot_be_read_is_not_damaged(tmp_path: Path) -> None:
+    (tmp_path / "unfinished" / "journal.json").mkdir(parents=True)
+    with pytest.raises(
+        DataError, match="cannot read .*unfinished/journal.json: Is a directory; mend that, or name ano"
+    ):
+        do(tmp_path, resume=True)
 
 
 def test_two_at_once(tmp_path: Path) -> None:
@@ -361,6 +404,19 @@ def test_two_at_once(tmp_path: Path) -> None:
         yield from chunks()
 
     run_job(read(), start_work, output=output(tmp_path / "out"), workers=0, resume=False)
+
+
+def test_a_lock_that_the_job_before_removed_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock, folder = fcntl.flock, tmp_path / "out" / "unfinished"
+
+    def end_before_flock(lock: BinaryIO, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        shutil.rmtree(folder)
+        flock(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", end_before_flock)
+    test_two_at_once(tmp_path)
+    assert fcntl.flock is flock
 
 
 def test_a_second_one_leaves_the_files_of_the_first_alone(tmp_path: Path) -> None:
@@ -410,13 +466,22 @@ def test_a_damaged_shard_is_not_gone_on_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("journal.json", "{"), ("journal.json", '{"shards": [{}]}'), ("keys-00002.npy", "numpy")]
+    ("name", "text"),
+    [("journal.json", "{"), ("journal.json", '{"job": {}, "shards": [{}]}'), ("keys-00002.npy", "numpy")],
 )
 def test_a_damaged_journal_is_not_gone_on_from(tmp_path: Path, name: str, text: str) -> None:
     stopped(tmp_path / "out")
     (tmp_path / "out" / "unfinished" / name).write_text(text)
     with pytest.raises(DataError, match=f"{name}: cannot be read .*; remove .*out and begin again"):
         do(tmp_path / "out", resume=True)
+
+
+def test_a_stopped_job_of_another_kind_is_no_damage(tmp_path: Path) -> None:
+    Unfinished(tmp_path, stale=re.compile("x")).write({"job": {"corpus": None}})  # as that of prepare qa
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match="writes no tar shards, such as `prepare qa`; name another folder"):
+            do(tmp_path, resume=resume)
+    assert (tmp_path / "unfinished" / "journal.json").exists()
 
 
 def test_keys_that_are_not_those_of_the_shard(tmp_path: Path) -> None:

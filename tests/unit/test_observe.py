@@ -1,5 +1,6 @@
 """Meters, events, logs, waits and what is drawn of them."""
 
+import contextlib
 import io
 import json
 import logging
@@ -13,7 +14,15 @@ import pytest
 
 from realm_ds.observe import logs
 from realm_ds.observe.meters import Meters
-from realm_ds.observe.progress import Progress, clock_text, describe_evaluation, describe_step, follow_run, number_of
+from realm_ds.observe.progress import (
+    Progress,
+    about,
+    clock_text,
+    describe_evaluation,
+    describe_step,
+    follow_run,
+    number_of,
+)
 from realm_ds.observe.sinks import Sinks, last_of_each_step, metrics_path, read_events
 from realm_ds.observe.waiting import answer_sigusr2, current_waits, waiting_for
 
@@ -172,15 +181,15 @@ def test_a_rank_can_be_asked_what_it_waits_for(tmp_path: Path) -> None:
 def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
     clock, out = Clock(), io.StringIO()
     with Progress(out=out, every_s=5, clock=clock) as progress:
-        bar = progress.stage("Pre-training", total=10)
+        bar = progress.stage("Pre-training", total=10, unit="steps")
         for step in range(1, 9):
             clock.now += 2
             bar.update(step, now=f"loss {step}")
         bar.finish("loss 3.0")
     assert out.getvalue().splitlines() == [
         "Pre-training ...",
-        "Pre-training 3/10 (30%), 14s left: loss 3",
-        "Pre-training 6/10 (60%), 8s left: loss 6",
+        "Pre-training 3/10 steps (30%), 14s left: loss 3",
+        "Pre-training 6/10 steps (60%), 8s left: loss 6",
         "Pre-training: loss 3.0 (16s)",
     ]
 
@@ -204,11 +213,12 @@ def test_on_a_terminal_there_is_a_bar_and_one_line_stays(monkeypatch: pytest.Mon
     monkeypatch.setenv("COLUMNS", "160")
     out = Terminal()
     with Progress(out=out) as progress:
-        bar = progress.stage("ICT", total=4)
+        bar = progress.stage("ICT", total=4, unit="laps")
         bar.update(2, now="loss [1/2]")
         progress._draw._rich.refresh()
         bar.finish("accuracy 93%")
     assert "2/4" in out.getvalue()
+    assert "laps" in out.getvalue()
     assert "loss [1/2]" in out.getvalue()
     assert "ICT: accuracy 93% (0s)" in out.getvalue()
 
@@ -236,6 +246,30 @@ def test_a_run_of_others_is_followed(tmp_path: Path) -> None:
         assert bar.done == 6
     trainer.close()
     index.close()
+
+
+def test_until_the_first_step_the_ranks_say_what_they_do(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        trainer, *index = (
+            stack.enter_context(Sinks(tmp_path, role=role, role_rank=number, stage="pretrain"))
+            for role, number in (("trainer", 0), ("index", 0), ("index", 1))
+        )
+        bar = stack.enter_context(Progress(out=io.StringIO(), clock=Clock())).stage("Pre-training")
+        poll = follow_run(tmp_path, stage="pretrain", bar=bar)
+
+        def now(writer: Sinks, event: str, **words: object) -> str:
+            writer.write(event, **words)
+            poll()
+            return bar.now
+
+        assert now(index[0], "joined") == "1 rank up"
+        assert now(trainer, "joined") == "2 ranks up"
+        assert now(trainer, "doing", text="loading torch") == "2 ranks up, loading torch"
+        assert now(index[1], "alive", rebuilt_share=0.5) == "embedding passages, 50%"
+        assert now(index[0], "alive", rebuilt_share=0.25) == "embedding passages, 25%"
+        assert now(index[0], "alive", queries=0) == "embedding passages, 25%"
+        assert now(trainer, "step", step=1, steps=9, loss=2.0) == "loss 2.000"
+        assert now(index[0], "alive", rebuilt_share=0.75) == "loss 2.000"  # of the next index: steps tell of that
 
 
 def test_what_was_held_out_is_a_line_that_stays(tmp_path: Path) -> None:
@@ -270,3 +304,4 @@ def test_the_line_of_a_step_tells_how_the_index_is() -> None:
 def test_one_of_a_thing_and_more() -> None:
     told = [number_of(count, "fault") for count in (0, 1, 2, 1234)]
     assert told == ["0 faults", "1 fault", "2 faults", "1,234 faults"]
+    assert [about(count, "fault") for count in (1, 2, 1234)] == ["1 fault", "2 faults", "1.2k faults"]

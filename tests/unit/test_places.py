@@ -13,7 +13,7 @@ import pytest
 from realm_ds.data.places import Place
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tar_reader import TarReader
-from realm_ds.errors import DataError
+from realm_ds.errors import ConfigError, DataError
 from realm_ds.tether import lives
 from tests.support.records import make_passage, write_corpus
 
@@ -70,6 +70,12 @@ def test_what_is_asked_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(DataError, match="gopher://host/corpus/manifest.json: cannot be opened .*give a pipe: command"):
         open_shards("gopher://host/corpus", kind="corpus", fingerprint=None)
+
+
+def test_a_command_that_gives_every_file_the_same_is_refused_before_it_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"write \{name\} where .* as in 'pipe:ssh host cat /data/corpus/\{name\}'$"):
+        Place(f"pipe:touch {tmp_path}/ran")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name", ["x", "../manifest.json", "$(touch x)", "shard-00000.tar; ls", "shard-0.tar"])

@@ -236,7 +236,7 @@ def test_the_verb_writes_both_parts_and_says_what_came_of_it(prepared: Prepared,
     assert f"{len(read(out))} examples in 1 tar shard (" in told
     assert "spans of kind DATE" in told
     assert said.endswith(
-        f"    realm-ds ict --config my.yaml --run runs/ict data.corpus={prepared.corpus} data.pretrain={out} "
+        f"    realm-ds ict --config demo --run runs/ict data.corpus={prepared.corpus} data.pretrain={out} "
         f"data.held_out={held_out} data.tokenizer={prepared.tokenizer}\n"
     )
     code, _, told = run(*options, "--resume")
@@ -253,7 +253,6 @@ def test_the_next_line_works_as_it_is_printed(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("my.yaml").write_text("recipe: demo")
     cutting = ["--tokenizer", str(prepared.tokenizer), "--workers", "1"]
     corpus = [str(prepared.lines), "--passage-tokens", "48", "--out", "my data/corpus", *cutting]
     said = CliRunner().invoke(cli.app, ["prepare", "corpus", *corpus]).stdout
@@ -269,12 +268,16 @@ def test_the_verb_takes_documents_as_prepare_corpus_does(prepared: Prepared, tmp
     rows = [{"name": f"n{n}", "head": f"t{n}", "body": " ".join(prepared.sentences(n, 0))} for n in range(9)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "b.jsonl.gz").write_bytes(b"\x1f\x8bno gzip")
-    inputs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"]
+    text = "<revision><text>it was in 1950 there.</text></revision>"
+    page = f"<page><title>List of towns</title><ns>0</ns><id>1</id>{text}</page>"
+    (tmp_path / "c.xml").write_text(f"<mediawiki>{page}</mediawiki>")
+    inputs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz", tmp_path / "c.xml"]
     options = ["--text-field", "body", "--title-field", "head", "--id-field", "name", "--drop-title", "^t[0-4]$"]
     options += ["--on-damage", "skip", "--keep-all-pages", "--tokenizer", prepared.tokenizer, "--workers", 1]
     code, _, told = run(*inputs, *options, "--out", tmp_path / "out")
     assert code == 0, told
-    assert [example.text for example in read(tmp_path / "out")] == [row["body"] for row in rows[5:]]
+    kept = [*(row["body"] for row in rows[5:]), "it was in 1950 there."]
+    assert [example.text for example in read(tmp_path / "out")] == kept
     settings = open_shards(tmp_path / "out", kind="pretrain", fingerprint=None).manifest.settings
     assert (settings["drop_titles"], settings["keep_all_pages"]) == (["^t[0-4]$"], True)
     assert {"documents left out by their title": 5}.items() <= settings["counts"].items()
@@ -302,6 +305,12 @@ def test_no_folder_is_written_where_the_other_is_not_free(prepared: Prepared, tm
         (["--corpus", "c", "--held-out", "x/../o"], "--held-out x/../o is --out as well"),
         (["--corpus", "c", "--held-out", "o/h"], "of --held-out o/h and --out o one is in the other"),
         (["--corpus", "c", "--held-out", "."], "of --held-out . and --out o one is in the other"),
+        (
+            ["--corpus", "c", "--format", "jsonl", "--on-damage", "stop"],
+            "--format, --on-damage would be ignored: with --corpus passages are taken as they are; leave that out, or",
+        ),
+        (["--corpus", "c", "--passage-tokens", "100"], "--passage-tokens would be ignored: with --corpus passages"),
+        (["--corpus", "pipe:cat x"], "'pipe:cat x' runs one command whatever the file: write {name} where the name"),
         (["--corpus", "c", "--entity-types", "GPE"], "--spans rules takes no --model and no --entity-types"),
     ],
 )

@@ -1,29 +1,28 @@
 """Question sets: each format as its authors write it, what is left out of it, and what comes out."""
 
+import errno
 import gzip
 import json
+import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from realm_ds.data.question_files import load_questions, write_questions
 from realm_ds.data.records import Question
+from realm_ds.data.shards import Shards
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.prepare.documents import Tally
-from realm_ds.prepare.qa import (
-    checked,
-    cover,
-    note_coverage,
-    read_prepared,
-    read_question_set,
-    split_by_hash,
-    write_question_set,
-)
+from realm_ds.prepare.qa import QuestionSet, checked, read_question_set, split_by_hash
 from realm_ds.prepare.qa_formats import Asked, Columns, detect
+from realm_ds.prepare.qa_job import prepare_qa, read_prepared
+from realm_ds.prepare.unfinished import GO_ON
 from tests.support.records import make_passage, write_corpus
 
 TRIVIA = {
@@ -153,6 +152,9 @@ def test_what_sets_leave_open_is_counted(tmp_path: Path) -> None:
     ):
         read_question_set([tmp_path / "w.json"], form=None, split="dev")
     (tmp_path / "t.json").write_text(json.dumps({"Data": [{"Question": "?", "QuestionId": "1"}]}))
+    (tmp_path / "one.jsonl").write_text('{"question": "q 0", "answer": ["Lima"]}\n')
+    with pytest.raises(DataError, match=r"no question for dev in .*one.jsonl: the rule gave all 1 to train$"):
+        read_question_set([tmp_path / "one.jsonl"], form=None, split=None)
     with pytest.raises(DataError, match=r"no question for test in .*t.json: questions without an answer, left out: 1 "):
         read_question_set([tmp_path / "t.json"], form=None, split="test")
 
@@ -196,12 +198,13 @@ def _write_lines(path: Path, questions: list[str]) -> Path:
 def test_splits_and_what_they_share(tmp_path: Path) -> None:
     out = tmp_path / "qa"
     test = _write_lines(tmp_path / "test.jsonl", ["question 1", "other", "other"])
-    write_question_set(read_question_set([test], form=None, split="test"), out)
+    prepare_qa(read_question_set([test], form=None, split="test"), out)
     train = _write_lines(tmp_path / "train.jsonl", [f"Question {number}?" for number in range(40)])
     found = read_question_set([train], form=None, split=None)
-    prepared = write_question_set(found, out)
-    assert list(json.loads((out / "prepared.json").read_text())) == ["train", "dev", "test"]
-    assert prepared == read_prepared(out)
+    written = prepare_qa(found, out)
+    prepared = read_prepared(out)
+    assert list(prepared) == ["train", "dev", "test"]
+    assert written.splits == {name: prepared[name] for name in ("train", "dev")}
     for split in ("train", "dev"):
         questions = load_questions(out / f"{split}.jsonl")
         assert questions == found.splits[split]  # type: ignore[index]
@@ -214,47 +217,186 @@ def test_splits_and_what_they_share(tmp_path: Path) -> None:
     (source,) = prepared["test"]["sources"]
     assert (source["name"], source["format"]) == ("test.jsonl", "nq_open")
     with pytest.raises(ConfigError, match="test.jsonl is there already, and a run may be reading it"):
-        write_question_set(read_question_set([test], form=None, split="test"), out)
+        prepare_qa(read_question_set([test], form=None, split="test"), out)
+    assert sorted(path.name for path in out.iterdir()) == ["dev.jsonl", "prepared.json", "test.jsonl", "train.jsonl"]
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
     train = _write_lines(tmp_path / "train.jsonl", [f"Question {number}?" for number in range(40)])
     for name in ("a", "b"):
-        write_question_set(read_question_set([train], form=None, split=None), tmp_path / name)
+        prepare_qa(read_question_set([train], form=None, split=None), tmp_path / name)
     assert [(tmp_path / "a" / name).read_bytes() for name in ("train.jsonl", "dev.jsonl", "prepared.json")] == [
         (tmp_path / "b" / name).read_bytes() for name in ("train.jsonl", "dev.jsonl", "prepared.json")
     ]
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
-    (tmp_path / "prepared.json").write_text('{"settings": {}}')
-    with pytest.raises(DataError, match="prepared.json is not of `prepare qa`; name another folder"):
-        read_prepared(tmp_path)
+    for text in ('{"settings": {}}', '{"dev": 5}', '{"dev": {"coverage": 5}}', "[]"):
+        (tmp_path / "prepared.json").write_text(text)
+        with pytest.raises(DataError, match="prepared.json is not of `prepare qa`; name another folder"):
+            read_prepared(tmp_path)
     (tmp_path / "prepared.json").write_text("{")
     with pytest.raises(DataError, match="prepared.json is no JSON .*; remove it"):
         read_prepared(tmp_path)
 
 
-def test_coverage_and_links(tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus", [make_passage(number) for number in range(6)])  # "text 0" and so on
+def _asked_of_corpus(folder: Path) -> tuple[QuestionSet, Shards]:
+    """Questions, and six passages ("text 0" and so on) in three tar shards."""
+    corpus = write_corpus(folder / "corpus", [make_passage(number) for number in range(6)], per_shard=2)
     asked = [
         {"question": "a", "answers": ["text"]}, {"question": "b", "answers": ["nowhere"]},
         {"question": "c", "answers": ["text [35]"], "is_regex": True},
         {"question": "d", "answers": ["text 1"], "gold_uids": [77]},
     ]  # fmt: skip
-    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
-    found = read_question_set([tmp_path / "dev.jsonl"], form=None, split="dev")
-    unlinked, covered = cover(found, corpus)
-    assert unlinked.splits == found.splits
-    coverage = covered["dev"]
+    (folder / "dev.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
+    return read_question_set([folder / "dev.jsonl"], form=None, split="dev"), corpus
+
+
+def test_coverage_and_links(tmp_path: Path) -> None:
+    found, corpus = _asked_of_corpus(tmp_path)
+    unlinked = prepare_qa(found, tmp_path / "a", corpus=corpus)
+    assert load_questions(tmp_path / "a" / "dev.jsonl") == found.splits["dev"]
+    coverage = unlinked.splits["dev"]["coverage"]
     assert (coverage["questions_with_answer"], coverage["share"], coverage["passages"]) == (3, 0.75, 6)
-    linked, again = cover(found, corpus, link=2)
-    assert again == covered
-    assert [question.gold_uids for question in linked.splits["dev"]] == [(1, 2), (), (4, 6), (77,)]
-    prepared = write_question_set(linked, tmp_path / "qa")
-    assert prepared["dev"]["linked_questions"] == 3
-    note_coverage(tmp_path / "qa", covered)
-    assert read_prepared(tmp_path / "qa")["dev"]["coverage"] == coverage
+    linked = prepare_qa(found, tmp_path / "b", corpus=corpus, link=2)
+    assert linked.splits["dev"]["coverage"] == coverage
+    assert [question.gold_uids for question in load_questions(tmp_path / "b" / "dev.jsonl")] == [
+        (1, 2), (), (4, 6), (77,),
+    ]  # fmt: skip
+    assert linked.splits["dev"]["linked_questions"] == 3
+    assert read_prepared(tmp_path / "b") == linked.splits
+
+
+# Stopped and gone on with.
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _is_stopped(found: QuestionSet, out: Path, *, at: int, **options: Any) -> bool:
+    """By a full disk at that call of fsync, of which each file that is written has two."""
+    fsync, calls, told = os.fsync, iter(range(at)), ""
+
+    def fsync_or_stop(descriptor: int) -> None:
+        if next(calls, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync_or_stop)
+        try:
+            prepare_qa(found, out, **options)
+        except DataError as error:
+            told = str(error)
+    assert told in ("", f"cannot write to {out}: No space left on device; {GO_ON}")
+    return told != ""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_search_that_was_stopped_goes_on_behind_its_last_shard(tmp_path: Path, workers: int) -> None:
+    found, corpus = _asked_of_corpus(tmp_path)
+    prepare_qa(found, tmp_path / "whole", corpus=corpus, link=2)
+    out, read = tmp_path / "out", list[int]()
+    out.mkdir()
+    assert _is_stopped(found, out, at=6, corpus=corpus, link=2)  # journal and two shards
+    with pytest.raises(ConfigError, match="out holds a job that was stopped: go on with --resume, name another folder"):
+        prepare_qa(found, out, corpus=corpus, link=2)
+    with pytest.raises(ConfigError, match="out was begun otherwise: settings.link was 2 and is now 1; give what"):
+        prepare_qa(found, out, corpus=corpus, link=1, resume=True)
+    prepare_qa(found, out, corpus=corpus, link=2, workers=workers, resume=True, on_progress=read.append)
+    assert read == [4, 6]
+    assert _content(out) == _content(tmp_path / "whole")
+
+
+def test_stopped_at_any_file_and_gone_on_with(tmp_path: Path) -> None:
+    found, corpus = _asked_of_corpus(tmp_path)
+    prepare_qa(found, tmp_path / "whole", corpus=corpus)
+    for at in range(12):  # the journal, three shards, two files
+        out = tmp_path / f"out-{at}"
+        assert _is_stopped(found, out, at=at, corpus=corpus)
+        _is_stopped(found, out, at=at, corpus=corpus, resume=True)
+        prepare_qa(found, out, corpus=corpus, resume=True)
+        assert _content(out) == _content(tmp_path / "whole")
+
+
+def test_stopped_between_splits_beside_another(tmp_path: Path) -> None:
+    test = _write_lines(tmp_path / "test.jsonl", ["Question 1"])
+    train = _write_lines(tmp_path / "train.jsonl", [f"Question {number}?" for number in range(40)])
+    found = read_question_set([train], form=None, split=None)
+    contents = []
+    for at in range(9):  # the journal, three files; not stopped
+        out = tmp_path / f"out-{at}"
+        prepare_qa(read_question_set([test], form=None, split="test"), out)
+        assert _is_stopped(found, out, at=at) == (at < 8)
+        prepare_qa(found, out, resume=True)
+        contents.append(_content(out))
+    assert contents == contents[-1:] * 9
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    found, corpus = _asked_of_corpus(tmp_path)
+    first = prepare_qa(found, tmp_path / "qa", corpus=corpus)
+    before = _content(tmp_path / "qa")
+    again = prepare_qa(found, tmp_path / "qa", corpus=corpus, resume=True)
+    assert (again.was_done, again.splits) == (True, first.splits)
+    for changes, message in (
+        ({"corpus": None}, "dev.jsonl was begun otherwise: corpus was '[0-9a-f]{64}' and is now None; give what"),
+        ({"corpus": corpus, "link": 3}, "dev.jsonl was begun otherwise: settings.link was 0 and is now 3; give what"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            prepare_qa(found, tmp_path / "qa", resume=True, **changes)
+    assert _content(tmp_path / "qa") == before
+    (tmp_path / "qa" / "prepared.json").unlink()  # a file of somebody else's, for all we know
+    with pytest.raises(ConfigError, match="dev.jsonl was begun otherwise: corpus was None"):
+        prepare_qa(found, tmp_path / "qa", corpus=corpus, resume=True)
+
+
+def test_a_damaged_split_beside_is_told_before_the_search(tmp_path: Path) -> None:
+    found, corpus = _asked_of_corpus(tmp_path)
+    (tmp_path / "qa").mkdir()
+    (tmp_path / "qa" / "train.jsonl").write_text("{")
+    searched: list[int] = []
+    with pytest.raises(DataError, match="train.jsonl"):
+        prepare_qa(found, tmp_path / "qa", corpus=corpus, on_progress=searched.append)
+    assert searched == []
+
+
+def test_other_splits_are_left_alone(tmp_path: Path) -> None:
+    found, corpus = _asked_of_corpus(tmp_path)
+    test = _write_lines(tmp_path / "test.jsonl", ["other"])
+    prepare_qa(read_question_set([test], form=None, split="test"), tmp_path / "qa")
+    (tmp_path / "corpus" / "shard-00000.tar").write_bytes(bytes(10240))
+    with pytest.raises(DataError, match="shard-00000.tar: sha256 is"):
+        prepare_qa(found, tmp_path / "qa", corpus=corpus)
+    assert sorted(path.name for path in (tmp_path / "qa").iterdir()) == ["prepared.json", "test.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("journal.json", "{", "journal.json: cannot be read .*; remove .*qa/unfinished and begin again"),
+        ("journal.json", "[" * 100_000, "journal.json: cannot be read .*; remove .*qa/unfinished and begin again"),
+        ("journal.json", '{"job": 1}', "journal.json: cannot be read \\(it names no job\\); remove"),
+        ("answers-00001.npy", "numpy", "answers-00001.npy: cannot be read .*; remove .*qa/unfinished and begin again"),
+    ],
+)
+def test_a_damaged_journal_is_not_gone_on_from(tmp_path: Path, name: str, text: str, message: str) -> None:
+    found, corpus = _asked_of_corpus(tmp_path)
+    assert _is_stopped(found, tmp_path / "qa", at=6, corpus=corpus)
+    (tmp_path / "qa" / "unfinished" / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        prepare_qa(found, tmp_path / "qa", corpus=corpus, resume=True)
+    shutil.rmtree(tmp_path / "qa" / "unfinished")  # as it says
+    assert prepare_qa(found, tmp_path / "qa", corpus=corpus).splits
+
+
+def test_answers_that_are_no_pairs(tmp_path: Path) -> None:
+    found, corpus = _asked_of_corpus(tmp_path)
+    assert _is_stopped(found, tmp_path / "qa", at=6, corpus=corpus)
+    np.save(tmp_path / "qa" / "unfinished" / "answers-00000.npy", np.zeros((2, 3), dtype=np.int64))
+    with pytest.raises(DataError, match="answers-00000.npy: cannot be read \\(an array of int64 \\(2, 3\\), no pairs"):
+        prepare_qa(found, tmp_path / "qa", corpus=corpus, resume=True)
 
 
 def test_a_set_that_is_cut_off_is_not_taken_for_whole(tmp_path: Path) -> None:

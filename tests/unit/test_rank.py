@@ -1,8 +1,10 @@
 """Threads of a rank, and failures as sentences."""
 
+import gc
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from realm_ds.launch.failures import (
     record_error,
     record_rank,
 )
-from realm_ds.launch.rank import limit_threads, threads_for_rank
+from realm_ds.launch.rank import limit_threads, loading_libraries, pass_on_signals, threads_for_rank
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,19 @@ def test_more_ranks_than_cores_have_one_thread_each(monkeypatch: pytest.MonkeyPa
     assert threads_for_rank(0, ranks_here=4, cores=2) == 1
 
 
+def test_a_signal_for_a_rank_that_has_just_ended_is_no_failure() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        pass_on_signals(ended.pid)
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_limits_reach_the_environment_and_a_loaded_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -47,6 +62,26 @@ def test_limits_reach_the_environment_and_a_loaded_torch(monkeypatch: pytest.Mon
         assert os.environ["OMP_NUM_THREADS"] == "1"
     finally:
         torch.set_num_threads(before)
+
+
+def test_libraries_are_no_garbage_and_looked_through_no_more() -> None:
+    library: list[list[int]] = []
+
+    def load() -> None:
+        with loading_libraries():
+            assert not gc.isenabled()
+            library.append([])
+            raise ImportError("no such library")
+
+    gc.unfreeze()
+    try:
+        with pytest.raises(ImportError, match="no such"):
+            load()
+        assert gc.isenabled()
+        assert not any(thing is library[0] for thing in gc.get_objects())  # those that are looked through
+    finally:
+        gc.unfreeze()
+    assert any(thing is library[0] for thing in gc.get_objects())
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from realm_ds.comm.loopback import LoopbackHub
 from realm_ds.errors import IndexFault
-from realm_ds.index.builder import Snapshot
 from realm_ds.index.messages import MESSAGES, SnapshotChunk, SnapshotStart
-from realm_ds.index.relay import SnapshotRelay, snapshot_messages
+from realm_ds.index.relay import Snapshot, SnapshotRelay, snapshot_messages
 from realm_ds.index.tree import SnapshotTree
 
 

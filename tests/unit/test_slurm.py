@@ -100,7 +100,7 @@ def test_a_job_that_ended_is_asked_for_in_two_places(fake: FakeSlurm) -> None:
 def test_a_script_says_how_large_it_is() -> None:
     assert components(SCRIPT, JobSizes()) == (Component(nodes=8, tasks_per_node=4),)
     assert components(SCRIPT, JobSizes(nodes=2)) == (Component(nodes=2, tasks_per_node=4),)
-    assert components(SCRIPT, JobSizes(tasks_per_node=3, sbatch=("-N", "5"))) == (Component(nodes=5, tasks_per_node=3),)
+    assert components(SCRIPT, JobSizes(tasks_per_node=3, sbatch=("-N5",))) == (Component(nodes=5, tasks_per_node=3),)
     assert components(HETJOB, JobSizes()) == (
         Component(nodes=2, tasks_per_node=3),
         Component(nodes=3, tasks_per_node=1),

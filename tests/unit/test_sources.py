@@ -197,8 +197,9 @@ def test_what_a_source_is_known_by(tmp_path: Path) -> None:
     }
     assert open_source([path], fields=Fields(text="body"), on_damage="skip").identity() == source.identity()
     assert (source.total_bytes, source.bytes_read) == (14, 0)
-    assert (source.total, source.done, source.share) == (1, 0, 0.0)
+    assert (source.total, source.done, source.share, source.measure) == (1, 0, 0.0, "kB")
     assert str(tmp_path) not in json.dumps(source.identity())
+    assert open_source([path, "-"], format="jsonl").identity() is None
 
 
 def test_files_of_one_name_and_size_are_known_by_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +259,7 @@ def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
         (["absent.jsonl"], "auto", r"absent.jsonl is not there"),
         (["no*.jsonl"], "auto", r"no\*.jsonl is not there"),
         (["empty"], "auto", r"empty has no file whose name ends in .jsonl .ndjson .* \(or in that and .gz"),
+        (["shards"], "auto", "shards holds tar shards, no documents: prepare pretrain reads those of a corpus by --co"),
         (["mixed"], "auto", r"mixed has files of several formats \(1 csv, 1 jsonl\); give --format"),
         (["mixed"], "parquet", "mixed has no file whose name ends in .parquet .pq"),
         (["mixed"], "hf", "mixed is no dataset on disk"),
@@ -268,11 +270,21 @@ def test_paths_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str], format: str, message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    for name in ("mixed/a.csv", "mixed/b.jsonl", "a.jsonl", "a.doc"):
+    for name in ("shards/manifest.json", "mixed/a.csv", "mixed/b.jsonl", "a.jsonl", "a.doc"):
         _write(tmp_path, name, "")
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ConfigError, DataError), match=message):
         open_source(paths, format=format)
+
+
+def test_fields_that_no_file_has_are_refused(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.xml", "c.jsonl"):
+        _write(tmp_path, name, "")
+    fields = Fields(title="head")
+    message = r"--title-field head would be ignored: a.txt to b.xml \(2 files\) is read as text and wikipedia"
+    with pytest.raises(ConfigError, match=message):
+        open_source([tmp_path / "a.txt", tmp_path / "b.xml"], fields=fields)
+    assert open_source([tmp_path / "a.txt", tmp_path / "c.jsonl"], fields=fields).formats == {"text", "jsonl"}
 
 
 LINES = [

@@ -94,12 +94,22 @@ def test_an_interval_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.
     assert "stays that of step 0: refresh.shortest_steps is 20, and" in capsys.readouterr().err
 
 
-def test_settings_that_a_resumed_run_changes_are_kept(tmp_path: Path) -> None:
+def test_a_warm_up_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_data(tmp_path, num_facts=1)
+    for warmup_steps, told in ((2, 2), (3, 3), (50, 50), (None, 100)):
+        check_inputs("ict", tiny_config(tmp_path, **{"ict.warmup_steps": warmup_steps, "pretrain.warmup_steps": 50}))
+        said = f"realm-ds: the whole run is warm-up: that takes {told} steps (ict.warmup_steps), and "
+        assert capsys.readouterr().err == (f"{said}ict.steps is 4\n" if told >= 3 else "")
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+def test_settings_that_a_run_in_the_same_folder_changes_are_kept(tmp_path: Path, has_checkpoint: bool) -> None:
     runs = [tiny_config(tmp_path, **{"pretrain.steps": steps}) for steps in (4, 6, 8)]
     prepare_run_folder(tmp_path, runs[0], resume=False)
-    write_checkpoint(tmp_path, step=4, stage="pretrain")
+    if has_checkpoint:
+        write_checkpoint(tmp_path, step=4, stage="pretrain")
     for config in (runs[0], runs[1], runs[1], runs[2]):
-        prepare_run_folder(tmp_path, config, resume=True)
+        prepare_run_folder(tmp_path, config, resume=has_checkpoint)
     found = {path.name: load(path) for path in tmp_path.glob("*.yaml")}
     assert found == {"config-1.yaml": runs[0], "config-2.yaml": runs[1], RUN_CONFIG: runs[2]}
 
@@ -220,6 +230,15 @@ def test_what_is_held_out_is_looked_at_too(tmp_path: Path) -> None:
         "ConfigError: evaluate.every_steps=5, but there is nothing to evaluate: name data.held_out"
     )
     check_inputs("ict", tiny_config(tmp_path, **every))  # which has its own measure
+    manifest = tmp_path / "held_out" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["settings"]["is_held_out"] = True
+    manifest.write_text(json.dumps(content))
+    message = refused("pretrain", tmp_path, **{"data.pretrain": tmp_path / "held_out"})
+    assert message == (
+        f"ConfigError: data.pretrain={tmp_path}/held_out was written to be held out (prepare pretrain --held-out): "
+        "name the folder that was its --out"
+    )
     message = refused("pretrain", tmp_path, **{**both, "data.held_out": tmp_path / "nowhere"})
     assert message == (
         f"DataError: data.held_out: no folder {tmp_path}/nowhere of pretrain tar shards: run realm-ds prepare, or mend "

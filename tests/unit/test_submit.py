@@ -96,6 +96,15 @@ def test_a_job_gets_its_run_folder_and_is_submitted(fake: FakeSlurm, request_: R
     assert jobs_of(run) == [record]
 
 
+def test_index_ranks_of_each_node_are_on_each_node(fake: FakeSlurm, request_: Request, data: Path) -> None:
+    tail = data / "tail.yaml"
+    tail.write_text(dump(load(data / "my.yaml", ["index.placement=tail"])))
+    job = plan_job(replace(request_, source=str(tail)))
+    assert job.config is not None
+    assert job.config.index.placement == "per_node"
+    assert job.environment["SETTINGS"] == "index.num_shards=2 index.placement=per_node"
+
+
 def test_a_dry_run_writes_nothing(fake: FakeSlurm, request_: Request) -> None:
     text = show_plan(plan_job(request_))
     assert "index:\n  num_shards: 2\n" in text
@@ -129,12 +138,24 @@ def test_other_scripts_take_variables(fake: FakeSlurm, request_: Request, data: 
     ("changes", "error", "says"),
     [
         ({"sizes": JobSizes(nodes=2, tasks_per_node=1, index_per_node=1)}, ConfigError, "leaves no trainer in a world"),
-        ({"sizes": JobSizes(nodes=2, tasks_per_node=2)}, ConfigError, "num_shards=1 is not a multiple of the 2 nodes"),
+        (
+            {"sizes": JobSizes(nodes=2, tasks_per_node=2)},
+            ConfigError,
+            "num_shards=1 is not a multiple of the 2 nodes.*or say by --ind",
+        ),
         (
             {"overrides": ("index.num_shards=3",)},
             ConfigError,
-            "index.num_shards=3, but the sizes of the job give 2 index ranks: leave one of the two out",
+            "index.num_shards=3, but the sizes of the job say index.num_shards=2: leave one of the two out",
         ),
+        (
+            {"overrides": ("index.placement=tail",)},
+            ConfigError,
+            "index.placement=tail, but the sizes of the job say index.placement=per_node: leave one of the two out",
+        ),
+        ({"name": "ict"}, ConfigError, "index_per_node=1 would be ignored: ict has no index ranks beside trainers"),
+        ({"after": "abc"}, ConfigError, "--after abc: give job ids, 12 or 12:13, or a condition of Slurm's such as"),
+        ({"sizes": JobSizes(sbatch=("mem=0",))}, ConfigError, "'mem=0' is no option of sbatch: write --sbatch=--mem=0"),
         ({"overrides": ("data.corpus=/nowhere",)}, DataError, "/nowhere"),
         ({"overrides": ("model.start_from=/nowhere",)}, Exception, "/nowhere"),
     ],

@@ -141,7 +141,7 @@ def test_slurm_knows_more_of_a_rank_that_was_killed(run: Path) -> None:
     say(run, OUT_OF_MEMORY)
     answer = explain(run, ask=no_slurm)
     assert (answer.what, answer.who) == ("out of memory on node2", "index 0 (world rank 3 on node2)")
-    assert "--mem" in answer.todo
+    assert "--mem" in answer.remedy
     say(run, NODE_FAILURE)
     answer = explain(run, ask=no_slurm)
     assert (answer.what, answer.who, answer.host) == ("node node2 failed", "", "node2")
@@ -165,7 +165,7 @@ def test_where_no_rank_has_said_anything_slurm_has(run: Path) -> None:
     answer = explain(run, ask=no_slurm)
     assert (answer.state, answer.what) == ("failed", "the time limit of the job was reached")
     assert answer.time is not None
-    assert "--resume" in answer.todo
+    assert "--resume" in answer.remedy
     say(run, "srun: error: node2: task 3: Killed\n" + OUT_OF_MEMORY)
     assert explain(run, ask=no_slurm).who == "index 0 (world rank 3 on node2)"
     (run / "ranks" / "3.json").unlink()
@@ -221,7 +221,7 @@ def test_ranks_that_never_came(run: Path) -> None:
             "failed",
             "the ranks could not be started: bash: python: command not found",
         )
-        assert "realm-ds doctor" in answer.todo
+        assert answer.remedy == "mend site.sh (modules, environment, MPI plugin)"
 
 
 def test_a_run_that_failed_before_it_had_a_config(run: Path) -> None:

@@ -64,6 +64,7 @@ def test_pages_that_are_no_articles_are_counted(tmp_path: Path) -> None:
             _page(1, namespace="1"),
             _page(2, namespace="10"),
             _page(3, extra='<redirect title="Elsewhere" />'),
+            _page(31, text=" #redirect [[Elsewhere]]"),
             _page(4, None),
             _page(5, " \n"),
             _page(6, model="css"),
@@ -75,7 +76,7 @@ def test_pages_that_are_no_articles_are_counted(tmp_path: Path) -> None:
     assert [each.id for each in documents] == ["9"]
     assert source.tally.counts == {
         wikipedia.OTHER_NAMESPACE: 3,
-        wikipedia.REDIRECT: 1,
+        wikipedia.REDIRECT: 2,
         wikipedia.OTHER_MODEL: 1,
         rows.NO_TEXT: 3,
     }

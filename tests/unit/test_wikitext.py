@@ -37,9 +37,36 @@ CASES = {
     ),
     "kept without arguments": ("a {{lang}}{{convert}}{{frac}}{{transl}}{{quote}}b", "a b"),
     "holes": (
-        "Goethe ({{IPA|x}}; {{y}}, 1749) was ({{z}}) here {{a}}, {{b}}, there.",
+        "Goethe ({{IPA|de|x}}; {{y}}, 1749) was ({{z}}) here {{a}}, {{b}}, there.",
         "Goethe (1749) was here, there.",
     ),
+    "more holes": (
+        "Afghanistan (Dari: {{x}}, ''Afġ'' {{y}}; {{z}}), too.\n\n{{a}}. It ({{b}}–{{c}}) is: {{d}}. (–40, a 8-)",
+        "Afghanistan (Dari, Afġ), too.\nIt is. (–40, a 8-)",
+    ),
+    "words of a sentence": (
+        "''Eagle''{{'s}} {{chem|C|O|2}} said {{angbr|a}} or {{IPA|/a/}}{{mdashb}}{{val|6.2|e=18|u=kg}} at 5{{e|9}}.",
+        "Eagle's CO2 said ⟨a⟩ or /a/—6.2 × 10^18 kg at 5 × 10^9.",
+    ),
+    "dates": (
+        "{{As of|2014}}, {{as of|2015|6|30|lc=y}} and {{as of|2015|June}}; {{circa|1900|1950}}. {{as of}}."
+        " {{as of|2010|" + "1" * 5000 + "}}.",
+        "As of 2014, as of 30 June 2015 and As of June 2015; c. 1900–c. 1950. As of. As of " + "1" * 5000 + " 2010.",
+    ),
+    "measures": (
+        "{{convert|5|ft|6|in|cm}}, {{cvt|60|and(-)|80|kg}}, {{convert|2|oilbbl/d}}, {{convert|9|to|10|C|sigfig=2}}",
+        "5 ft 6 in, 60 and 80 kg, 2 barrels per day, 9 to 10 °C",
+    ),
+    "names": (
+        "{{nihongo||合気道|aikidō}}, {{USS|Hornet|CV-12|6}}, {{script|Copt|Ⲁ}}, {{ill|a|de|b|lt=c}}, {{lang-xx|1=d}}",
+        "aikidō, USS Hornet, Ⲁ, c, d",
+    ),
+    "quotes": ("It said:{{quote|text=So\nit is.|author=A}}{{blockquote}}Then", "It said:\nSo it is.\nThen"),
+    "formulas": (
+        "The <math>v_{k}+1</math> of <math>\\bar x</math>10<sup>9</sup> m<sup>2</sup> 9<sup>th</sup> <math>",
+        "The v_k+1 of 10^9 m2 9th",
+    ),
+    "lines of a paragraph": ("a\nb\n c\n d\n* e\nf\ng\n== H ==\nh\n\ni<br>j<p>k", "a b\nc\nd\ne\nf g\nh\ni j\nk"),
     "tables": ("a\n{| class=x\n|-\n| b [[c]]\n{|\n| d\n|}\n|}\ne", "a\ne"),
     "table that never closes": ("a\n{| class=x\n|-\n| b\n\n== H ==\nc", "a\nc"),
     "lists": ("* one\n** two\n#: three\n; four\n----\n: ", "one\ntwo\nthree\nfour"),
@@ -51,7 +78,7 @@ CASES = {
     "paragraphs": ("a [[b\n\nc]] d {{e\n\nf}} g", "a b\nc d g"),
     "unclosed template": ("a {{b\n| c = [[d]]\ne\n== F ==\n{{g}}h}}", "a b\ne\nh"),
     "parameter": ("a {{{1|b}}} c", "a } c"),
-    "invisible": ("Mc\u00adDonald \u200bx\u00a0\u3000y\r\nz", "McDonald x y\nz"),
+    "invisible": ("Mc\u00adDonald \u200bx\u00a0\u3000y\r\nz", "McDonald x y z"),
     "right to left": ("'''ירושלים''' ([[ערבית|ערבית]]: القدس)", "ירושלים (ערבית: القدس)"),
     "no words": ("·\n***\n...\n(, )", ""),
 }

@@ -11,7 +11,15 @@ import pytest
 from realm_ds.comm.cards import Card, exchange_cards
 from realm_ds.comm.network import LOOPBACK, choose_address
 from realm_ds.comm.trainers import Trainers, init_trainers, set_variables
-from realm_ds.comm.world import World, check_launch, is_launched, join_world, singleton, start_mpi
+from realm_ds.comm.world import (
+    World,
+    abort_under_srun,
+    check_launch,
+    is_launched,
+    join_world,
+    singleton,
+    start_mpi,
+)
 from realm_ds.errors import ConfigError, LaunchError
 from realm_ds.index.messages import MESSAGES, Stop
 
@@ -190,3 +198,21 @@ def test_a_host_name_beyond_all_bounds_is_refused() -> None:
 def test_describing_a_world_needs_neither_mpi_nor_torch() -> None:
     program = "import sys, realm_ds.comm.trainers; print([m for m in ('mpi4py', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("step", "is_initialized"), [("0", True), ("0", False), (None, True)])
+def test_under_srun_a_rank_that_fails_ends_all_at_once(
+    monkeypatch: pytest.MonkeyPatch, step: str | None, is_initialized: bool
+) -> None:
+    codes: list[int] = []
+    mpi = SimpleNamespace(
+        Is_initialized=lambda: is_initialized,
+        Is_finalized=lambda: False,
+        COMM_WORLD=SimpleNamespace(Abort=codes.append),
+    )
+    monkeypatch.setitem(sys.modules, "mpi4py.MPI", mpi)  # type: ignore[arg-type]
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    if step is not None:
+        monkeypatch.setenv("SLURM_STEP_ID", step)
+    abort_under_srun(3)
+    assert codes == ([3] if step is not None and is_initialized else [])

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from realm_ds.observe.progress import Bar, Progress, clock_text, count_text, number_of, size_text
+from realm_ds.observe.progress import Bar, Progress, about, clock_text, count_text, number_of, size_text
 from realm_ds.prepare.documents import Reading
 from realm_ds.prepare.estimate import Estimate
 from realm_ds.prepare.job import Finished
@@ -14,7 +14,7 @@ def tell_job(
     run: Callable[..., Finished], progress: Progress, *, title: str, reading: Reading, record: str, out: Path
 ) -> None:
     """Run a job, which takes `on_progress`, in sight, and say what came of it; `record` is what people call one."""
-    bar = progress.stage(f"{title} ({reading.measure})", total=reading.total)
+    bar = progress.stage(title, total=reading.total, unit=reading.measure)
     finished = run(on_progress=_teller(bar, reading, record))
     manifest = finished.manifest
     size = size_text(sum(entry.num_bytes for entry in manifest.shards))
@@ -30,31 +30,43 @@ def estimate_lines(estimate: Estimate, name: str, *, counts: Mapping[str, int], 
 
     `counts` says what was made of the samples, and of how many of what; its last is what the pace is measured in.
     """
-    share = estimate.share
-    seen = "all of" if share == 1.0 else "the beginning of" if share is None else f"{share:.2%} of"
-    whole = "" if share is not None else " in what was read; how much there is of it is not known"
-    share = share or 1.0
+    whole = "" if estimate.share is not None else " in what was read; how much there is of it is not known"
+    share = estimate.share or 1.0
     # One process reads, and so many work meanwhile.
     took_s = max(estimate.read_s, estimate.work_s / workers) / share
     *_, paced = counts
     rate = counts[paced] / estimate.work_s if estimate.work_s else 0.0
-    yield f"read for this: {seen} {name}"
-    yield f"about {' of '.join(f'{number / share:,.0f} {what}' for what, number in counts.items())}{whole}"
-    yield f"time   {clock_text(took_s)} with --workers {workers}: {rate:,.0f} {paced}/s each"
+    yield f"read for this: {share_text(estimate.share)} {name}"
+    yield f"about {' of '.join(number_of(round(number / share), what) for what, number in counts.items())}{whole}"
+    yield f"time   {clock_text(took_s)} with --workers {workers}: {number_of(round(rate), paced)}/s each"
     yield f"disk   {size_text(round(estimate.num_bytes / share))}"
     yield f"memory {size_text(estimate.worker_bytes)} a worker"
     yield "of what was read:"
     yield from (f"    {line}" for line in estimate.tally.lines())
 
 
-def _teller(bar: Bar, reading: Reading, record: str) -> Callable[[int], None]:
+def share_text(share: float | None) -> str:
+    """Which part of a source that is, in front of its name."""
+    return "all of" if share == 1.0 else "the beginning of" if share is None else f"{share:.2%} of"
+
+
+def pace() -> Callable[[int], str]:
+    """Tells of a count that grows how fast it does; where it began is no pace of this call: a stopped job had that."""
     started_at = time.monotonic()
-    num_before: int | None = None
+    first: int | None = None
+
+    def tell(count: int) -> str:
+        nonlocal first
+        first = count if first is None else first
+        return f"{count_text((count - first) / max(time.monotonic() - started_at, 1.0))}/s"
+
+    return tell
+
+
+def _teller(bar: Bar, reading: Reading, record: str) -> Callable[[int], None]:
+    rate = pace()
 
     def tell(num_records: int) -> None:
-        nonlocal num_before
-        num_before = num_records if num_before is None else num_before  # what a stopped job had is no pace of this one
-        rate = (num_records - num_before) / max(time.monotonic() - started_at, 1.0)
-        bar.update(reading.done, now=f"{count_text(num_records)} {record}s, {count_text(rate)}/s")
+        bar.update(reading.done, now=f"{about(num_records, record)}, {rate(num_records)}")
 
     return tell

@@ -3,7 +3,7 @@
 from array import array
 
 
-class SeenKeys:
+class KeySet:
     """A table with open addressing: a key is in the first slot from its own onwards that was free."""
 
     def __init__(self) -> None:

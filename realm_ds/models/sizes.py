@@ -1,0 +1,120 @@
+"""The networks in numbers: parameters and floating-point operations of each, from the sizes of its encoder.
+
+Loads no torch, so that planning needs none. What modules that are there need is flops.py's business; a test holds both
+against each other.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from realm_ds.config.schema import ModelConfig
+from realm_ds.errors import ConfigError
+from realm_ds.models.hub import encoder_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Number = TypeVar("Number", float, "Tensor")
+
+TRAINING = 3
+"""Of a forward pass: the backward pass takes twice as many, one product for the weights and one for what is below."""
+LEAST_POSITIONS = 512
+"""Rows of a BERT's table of positions, at least."""
+_OTHER_NAMES = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "intermediate_size": "hidden_dim"}
+"""What DistilBERT calls them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Operations of one forward pass of a network: matrix products alone, a multiplication and an addition each."""
+
+    per_token: float
+    per_square: float
+    """Of the number of tokens of a sequence: attention looks from every token at every token."""
+    per_sequence: float = 0.0
+    per_mask: float = 0.0
+
+    def forward(self, *, tokens: Number, squares: Number, sequences: float = 0.0, masks: Number = 0.0) -> Number:
+        """`squares` is the sum over sequences of their squared number of tokens."""
+        by_length = self.per_token * tokens + self.per_square * squares + self.per_mask * masks
+        return by_length + self.per_sequence * sequences
+
+    def training(self, *, tokens: Number, squares: Number, sequences: float, masks: Number) -> Number:
+        """Forward and backward."""
+        return TRAINING * self.forward(tokens=tokens, squares=squares, sequences=sequences, masks=masks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSizes:
+    """Of a BERT, which all three networks of a run are made of."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    positions: int
+    segments: int = 2
+
+    @property
+    def layer_products(self) -> int:
+        """Weights of a layer's linear maps: queries, keys, values, their output, and the two of the feed-forward."""
+        return 4 * self.hidden**2 + 2 * self.hidden * self.intermediate
+
+    @property
+    def body_parameters(self) -> int:
+        """Embeddings and layers, without a pooler."""
+        embeddings = (self.vocabulary + self.positions + self.segments + 2) * self.hidden
+        return embeddings + self.layers * (self.layer_products + 9 * self.hidden + self.intermediate)
+
+    @property
+    def encoder_parameters(self) -> int:
+        """With the language-model head, whose large matrix is the table of wordpieces."""
+        return self.body_parameters + self.hidden**2 + 3 * self.hidden + self.vocabulary
+
+    def tower_parameters(self, width: int) -> int:
+        """With pooler, projection and LayerNorm."""
+        return self.body_parameters + self.hidden**2 + self.hidden + self.hidden * width + 3 * width
+
+    @property
+    def encoder_cost(self) -> Cost:
+        """Of the knowledge-augmented encoder."""
+        return Cost(
+            per_token=2.0 * self.layers * self.layer_products,
+            per_square=4.0 * self.layers * self.hidden,
+            per_mask=2.0 * self.hidden * (self.hidden + self.vocabulary),
+        )
+
+    def tower_cost(self, width: int) -> Cost:
+        """Of a tower."""
+        return Cost(
+            per_token=2.0 * self.layers * self.layer_products,
+            per_square=4.0 * self.layers * self.hidden,
+            per_sequence=2.0 * self.hidden * (self.hidden + width),
+        )
+
+
+def encoder_sizes(model: ModelConfig, *, vocabulary: int, max_tokens: int) -> EncoderSizes:
+    """Of the encoders of a run: those of `model.encoder`, or as the settings say.
+
+    Raises ConfigError if `model.encoder` is not on this host or does not tell its sizes.
+    """
+    if model.encoder is None:
+        return EncoderSizes(
+            layers=model.num_layers, hidden=model.hidden_size, intermediate=model.intermediate_size,
+            vocabulary=vocabulary, positions=max(LEAST_POSITIONS, max_tokens),
+        )  # fmt: skip
+    path = encoder_folder(model.encoder) / "config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        hidden, layers, intermediate = (
+            int(said[name] if name in said else said[other]) for name, other in _OTHER_NAMES.items()
+        )
+        return EncoderSizes(
+            layers=layers, hidden=hidden, intermediate=intermediate, vocabulary=int(said["vocab_size"]),
+            positions=int(said["max_position_embeddings"]), segments=int(said.get("type_vocab_size", 0)),
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"model.encoder={model.encoder}: {path} does not tell the encoder's sizes ({error}): name a BERT-like model"
+        ) from error

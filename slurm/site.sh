@@ -1,0 +1,157 @@
+# shellcheck shell=bash disable=SC2034 # some variables are for the scripts
+# What all batch scripts here share: first what differs from site to site, for you to edit; then how ranks are started and
+# what is done when they end. Scripts source it from the folder in which sbatch was called; REALM_SITE names another one.
+
+# ---- Your site ----
+# What a job needs before Python, such as: set +u; module purge; module load cuda/12.6 openmpi/5.0; set -u
+# (scripts end at a variable that is not set, and modules read some that are not).
+#
+# The virtual environment with realm-ds: a folder with bin/activate. Empty: the Python that is on PATH by now.
+REALM_VENV=${REALM_VENV:-.venv}
+# Of `srun --mpi=list`; auto: what the MPI library needs that mpi4py finds.
+MPI_PLUGIN=${MPI_PLUGIN:-auto}
+# The network between nodes, where the libraries choose a wrong one, such as:
+# export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
+#
+# A job is queued again this often without having got any further, then it is given up.
+MAX_IDLE_RESTARTS=${MAX_IDLE_RESTARTS:-3}
+
+# ---- What scripts use ----
+# SRUN and RANK are how all ranks of a job are started: "${SRUN[@]}" "${RANK[@]}" pretrain ...
+# -K1: a rank that dies ends the others. -m mpi4py: so does one that raises.
+SRUN=(srun -K1)
+RANK=(python -m mpi4py -m realm_ds)
+
+# realm_begin FOLDER: to call first. FOLDER is where the job is kept track of: a run folder, mostly. Sets RUN to it as a
+# whole path and settings to the words of SETTINGS; completes SRUN.
+realm_begin() {
+    local log
+    RUN=$(realpath -m -- "$1")
+    mkdir -p -- "$RUN/job"
+    read -ra settings <<<"${SETTINGS:-}"
+    realm_nodes=$SLURM_JOB_NODELIST${SLURM_JOB_NODELIST_HET_GROUP_1:+,$SLURM_JOB_NODELIST_HET_GROUP_1}
+    realm_asked="" realm_heard=""
+    trap realm_pass_on USR1 TERM
+    echo "realm: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $realm_nodes, in $RUN"
+    log=$(readlink "/proc/$$/fd/1")
+    if [[ -f $log && $log != "$RUN"/job/* ]]; then # realm-ds why looks for it there
+        ln -sfn -- "$log" "$RUN/job/$SLURM_JOB_ID.log"
+    fi
+    if [ -e "$REALM_VENV/bin/activate" ]; then
+        # shellcheck disable=SC1091 # it is of another machine
+        source "$REALM_VENV/bin/activate"
+    elif [ -n "$REALM_VENV" ]; then
+        echo "realm: there is no virtual environment in REALM_VENV=$REALM_VENV; Python is $(command -v python || true)"
+    fi
+    command -v python >/dev/null || realm_fail 1 "there is no python: no virtual environment in REALM_VENV=$REALM_VENV, \
+and none on PATH. Mend $REALM_SITE, or call sbatch in the folder that REALM_VENV starts from"
+    realm_refuse_to_go_in_circles
+    export SLURM_EXPORT_ENV=ALL # else ranks of a job submitted with --export=NONE or --export=NAMES lack what is set here
+    if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then # since Slurm 22.05 srun does not take it from the job
+        export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
+    fi
+    realm_choose_mpi
+}
+
+# realm_run COMMAND...: runs it to its end. What ended because it was asked to, or because a node went, is queued again
+# and goes on; what failed ends the job, with the reason at the end of the log and at the top of RUN/why.txt.
+realm_run() {
+    local code command lost
+    [ -z "$realm_asked" ] || realm_requeue "asked to end"
+    "$@" </dev/null & # a step would else read the rest of the script
+    command=$!
+    while :; do
+        code=0 realm_heard=""
+        wait "$command" || code=$?
+        [ -n "$realm_heard" ] || break # else it was the signal that ended the waiting
+    done
+    if [ "$code" = 0 ]; then
+        return
+    fi
+    # 75 is the code of ranks that have kept what they did; what does not listen, or not yet, dies of the signal.
+    if [ "$code" = 75 ] || { [ -n "$realm_asked" ] && [ "$code" -gt 128 ]; }; then
+        realm_requeue "asked to end"
+    fi
+    lost=$(realm_lost_nodes)
+    [ -z "$lost" ] || realm_requeue "no answer from $lost"
+    realm_fail "$code"
+}
+
+# ---- Below ----
+
+realm_pass_on() {
+    realm_asked=1 realm_heard=1
+    if realm_is_running; then # else Slurm ends it, and has told the ranks
+        echo "realm: asked to end; telling the ranks"
+        timeout 10 scancel --signal=USR1 "$SLURM_JOB_ID" || true # the job's steps, not this script
+    fi
+}
+
+realm_requeue() { # REASON
+    if realm_is_running; then
+        echo "realm: $1; queueing job $SLURM_JOB_ID again"
+        scontrol requeue "$SLURM_JOB_ID"
+    else # cancelled, or queued again by Slurm itself: to queue it now would undo a scancel
+        echo "realm: $1; Slurm is ending job $SLURM_JOB_ID and decides whether it runs again"
+    fi
+    exit 75
+}
+
+realm_is_running() {
+    [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T | head -n 1)" = RUNNING ]
+}
+
+realm_fail() { # CODE [REASON]
+    local reason=${2:-}
+    [ -n "$reason" ] || reason=$(python -m realm_ds why "$RUN" --code "$1" 2>&1) || [ $? = 1 ] ||
+        reason="look at the log above" # there is no run in the folder
+    reason="job $SLURM_JOB_ID failed with exit code $1 on $realm_nodes, $(date '+%F %T'):"$'\n'"$reason"
+    {
+        printf '%s\n\n' "$reason"
+        cat -- "$RUN/why.txt" 2>/dev/null || true
+    } >"$RUN/why.txt.new"
+    mv -- "$RUN/why.txt.new" "$RUN/why.txt"
+    printf '\nrealm: %s\n' "$reason"
+    exit "$1"
+}
+
+# A job that Slurm starts again and again, and that gets no further, has a fault of its own. How far it is can be seen in
+# the names of what it has finished: checkpoints, parts of an index, lines of a list.
+realm_refuse_to_go_in_circles() {
+    local far before="" idle=0
+    far=$(find "$RUN" -maxdepth 3 \( -name 'step-*' -o -name 'part-*' -o -name 'done-*' \) | sort | cksum | tr ' ' -)
+    if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && read -r idle before <"$RUN/restarts"; then
+        [ "$far" = "$before" ] && idle=$((idle + 1)) || idle=0
+    fi
+    echo "$idle $far" >"$RUN/restarts"
+    [ "$idle" -le "$MAX_IDLE_RESTARTS" ] || realm_fail 1 "started again $MAX_IDLE_RESTARTS times without getting any \
+further (MAX_IDLE_RESTARTS): look at the log of each start above and in $RUN/logs, then submit it anew"
+}
+
+realm_choose_mpi() {
+    local library plugin=$MPI_PLUGIN offered
+    if [ "$plugin" = auto ]; then
+        library=$(python -c "
+import mpi4py
+mpi4py.rc.initialize = False
+from mpi4py import MPI
+print(MPI.Get_library_version())") || realm_fail 1 "mpi4py can load no MPI library: pip install mpich, or load the \
+module of this site's MPI in $REALM_SITE"
+        case $library in
+        *"Open MPI"*) plugin=pmix ;;
+        *CRAY*) plugin=cray_shasta ;;
+        *MPICH* | *Intel* | *MVAPICH*) plugin=pmi2 ;;
+        *) realm_fail 1 "which --mpi of srun goes with ${library%%$'\n'*}? Set MPI_PLUGIN in $REALM_SITE" ;;
+        esac
+    fi
+    offered=$(srun --mpi=list 2>&1 | tail -n +2 | xargs) || true
+    grep -qw -- "$plugin" <<<"$offered" || realm_fail 1 "this Slurm has no --mpi=$plugin, but: $offered. Set MPI_PLUGIN \
+in $REALM_SITE, or use an MPI library that goes with one of these"
+    SRUN+=("--mpi=$plugin")
+}
+
+# Nodes of the job that Slurm does not reach, by name. It knows by now: it has tried to end what ran there.
+realm_lost_nodes() {
+    sinfo --noheader --Node --nodes="$realm_nodes" --format="%N %T" | awk '$2 ~ /[*]|down|fail/ {print $1}' | sort -u |
+        xargs
+}
