@@ -13,6 +13,7 @@ import typer
 from realm_ds.cli.bench import bench
 from realm_ds.cli.cluster import submit, why
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
+from realm_ds.cli.doctor import doctor
 from realm_ds.cli.index import index
 from realm_ds.cli.plan import plan
 from realm_ds.cli.prepare import prepare
@@ -39,6 +40,7 @@ A run of your own, step by step:
     realm-ds export               a run's models as transformers folders
     realm-ds qa train             fine-tune on questions, answer dev and test
     realm-ds index search         ask the index by itself, without training
+    realm-ds doctor               look at a launch before a big run
     realm-ds submit pretrain      a stage as a job of Slurm; resumes by itself
     realm-ds why RUN              why it failed
 
@@ -189,6 +191,7 @@ def watch(
 
 app.command()(submit)
 app.command()(why)
+app.command()(doctor)
 
 
 @config_app.command("explain")

@@ -5,22 +5,18 @@ whatever group and backend the engine uses, so that logging can never interleave
 """
 
 import os
-import socket
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
+from realm_ds.comm.network import ADDRESS_VARIABLE, GLOO_VARIABLE, LOOPBACK, choose_address
 from realm_ds.comm.waiting import Clock, wait_until
 from realm_ds.comm.world import World, polled_any, polled_barrier
-from realm_ds.errors import ConfigError, LaunchError
+from realm_ds.errors import LaunchError
 from realm_ds.observe.waiting import waiting_for as named
-
-LOOPBACK = "127.0.0.1"
-ADDRESS_VARIABLE = "REALM_MASTER_ADDR"
-"""Address of trainer 0's host, where the one that is found does not work."""
 
 
 def init_trainers(world: World, *, timeout_s: float = 600.0, backend: str | None = None) -> "Trainers":
@@ -53,7 +49,7 @@ def init_trainers(world: World, *, timeout_s: float = 600.0, backend: str | None
         raise LaunchError(
             f"{world.name}: the {world.num_trainers} trainers cannot reach each other, with trainer 0 on {first} "
             f"({str(error).splitlines()[0]}): set {ADDRESS_VARIABLE} to an address of {first} that all trainers reach, "
-            "and on hosts with several networks GLOO_SOCKET_IFNAME"
+            f"and on hosts with several networks {GLOO_VARIABLE}"
         ) from error
     return Trainers(world, group=group, timeout_s=timeout_s)
 
@@ -71,39 +67,7 @@ def set_variables(environ: MutableMapping[str, str], world: World, *, address: s
     # DeepSpeed asserts that it equals LOCAL_RANK; Open MPI counts the index ranks of the node too.
     environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)
     if address == LOOPBACK:
-        environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-
-
-def route_to(address: str) -> str:
-    """The local address from which packets to `address` would leave; none is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, 9))
-        return str(probe.getsockname()[0])
-
-
-def choose_address(
-    hosts: Sequence[str],
-    *,
-    resolve: Callable[[str], str] = socket.gethostbyname,
-    route: Callable[[str], str] = route_to,
-) -> str:
-    """The address at which the trainers on `hosts` reach the first of them, which is this one."""
-    others = [host for host in hosts if host != hosts[0]]
-    if not others:
-        return LOOPBACK
-    # The interface on the way to another trainer comes first: many hosts resolve their own name to 127.0.1.1.
-    try:
-        return route(resolve(others[0]))
-    except OSError:
-        pass
-    try:
-        return resolve(hosts[0])
-    except OSError:
-        pass
-    raise ConfigError(
-        f"neither {hosts[0]} nor {others[0]} resolves to an address on {hosts[0]}, where trainer 0 is: "
-        f"set {ADDRESS_VARIABLE} to an address of {hosts[0]} that all trainers reach"
-    )
+        environ.setdefault(GLOO_VARIABLE, "lo")
 
 
 class Trainers:

@@ -9,13 +9,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from realm_ds.comm.cards import Card, check_code, check_settings, exchange_cards
+from realm_ds.comm.code import code_name
 from realm_ds.comm.loopback import LoopbackHub
 from realm_ds.comm.mailbox import Mailbox, MpiMailbox
+from realm_ds.comm.network import check_interfaces
 from realm_ds.comm.roles import BUILDER, INDEX, ROLE_VARIABLE, TRAINER, Placement, Role, assign
+from realm_ds.comm.shared_folder import SEEN_WITHIN_S, TOKEN_FILE, leave_token, sees_token
 from realm_ds.comm.waiting import Clock, wait_until
 from realm_ds.errors import ConfigError, LaunchError
 
@@ -23,8 +28,7 @@ SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "W
 """What launchers call the number of processes they started: hydra and Slurm's pmi2, Open MPI, srun, torchrun."""
 LAUNCHED_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 """What launchers set for every process they start: a Slurm batch script has none of them."""
-CARD_BYTES = 512
-"""What ranks tell each other of themselves on joining, in bytes of fixed size."""
+_RANK_VARIABLES = (*LAUNCHED_VARIABLES, "SLURM_PROCID", "RANK")
 HOW_TO_LAUNCH = (
     "mpiexec -n {n} python -m mpi4py -m realm_ds ...   or   srun -K1 --mpi=pmi2 -n {n} python -m mpi4py -m realm_ds ..."
 )
@@ -161,13 +165,20 @@ def is_launched(environ: Mapping[str, str]) -> bool:
     return any(variable in environ for variable in LAUNCHED_VARIABLES)
 
 
+def launched_rank(environ: Mapping[str, str]) -> int:
+    """The number that the launcher gave this process, also where MPI did not understand it; 0 without a launcher."""
+    numbers = [environ.get(variable, "") for variable in _RANK_VARIABLES]
+    return next((int(number) for number in numbers if number.isdigit()), 0)
+
+
 def singleton(hostname: str | None = None) -> World:
     """The world of one process that trains alone, without MPI."""
     return World(world_rank=0, hosts=(hostname or socket.gethostname(),), roles=(TRAINER,))
 
 
 def start_mpi() -> Any:
-    """The module mpi4py.MPI, or None if no MPI library can be loaded.
+    """The module mpi4py.MPI, or None if no MPI library can be loaded. Raises ConfigError for an MPI without threads, or
+    one that took each process of a launch for a world of its own.
 
     Every rank must call this before anything that can fail: `python -m mpi4py` turns an uncaught exception into an
     Abort only once MPI is loaded; before, the other ranks wait for the dead one in MPI_Init for ever, spinning.
@@ -179,13 +190,26 @@ def start_mpi() -> Any:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError):  # RuntimeError: the wheel of mpi4py found no libmpi.
+        check_launch(os.environ, world_size=1, num_shards=0, library=library_name(None))
         return None
     if MPI.Query_thread() < MPI.THREAD_FUNNELED:
         raise ConfigError(
-            f"{MPI.Get_library_version().splitlines()[0]} offers no thread support (level {MPI.Query_thread()}, needed "
-            f"{MPI.THREAD_FUNNELED}, FUNNELED): use the mpich wheel, or an MPI built with threads"
+            f"{library_name(MPI)} offers no thread support (level {MPI.Query_thread()}, needed "
+            f"{MPI.THREAD_FUNNELED}, FUNNELED): use the mpich wheel, or an MPI built with threads, and let nothing "
+            "start MPI before realm_ds does"
         )
+    check_launch(os.environ, world_size=size_of(MPI), num_shards=0, library=library_name(MPI))
     return MPI
+
+
+def size_of(mpi: Any) -> int:
+    """Ranks in the world of what start_mpi returned."""
+    return int(mpi.COMM_WORLD.Get_size()) if mpi else 1
+
+
+def library_name(mpi: Any) -> str:
+    """The MPI library, as it calls itself."""
+    return " ".join(mpi.Get_library_version().splitlines()[0].split()) if mpi else "no MPI library"
 
 
 def abort_under_srun(code: int) -> None:
@@ -204,26 +228,61 @@ def join_world(
     num_shards: int,
     num_builders: int = 0,
     placement: Placement,
+    folder: Path | None = None,
     timeout_s: float = 600.0,
     clock: Clock | None = None,
 ) -> World:
-    """Collective over all processes of the launch; a process started alone is a world of one if num_shards is 0."""
+    """Collective over all processes of the launch; a process started alone is a world of one if num_shards is 0.
+
+    All must run the same code and, with `folder`, see the same one there.
+    """
     mpi = start_mpi()
-    size = mpi.COMM_WORLD.Get_size() if mpi else 1
-    library = mpi.Get_library_version().splitlines()[0] if mpi else "no MPI library"
-    check_launch(os.environ, world_size=size, num_shards=num_shards, num_builders=num_builders, library=library)
+    size = size_of(mpi)
+    check_launch(
+        os.environ, world_size=size, num_shards=num_shards, num_builders=num_builders, library=library_name(mpi)
+    )
+    comm = mpi.COMM_WORLD if size > 1 else None
+    settings = settings_text(num_shards, num_builders, placement)
+    card = own_card(comm, mpi, settings=settings, token_file=folder and folder / TOKEN_FILE)
+    cards = exchange_cards(comm, card, timeout_s=timeout_s, clock=clock) if comm else [card]
+    check_settings(cards)
+    check_code(cards)
     deal = partial(assign, num_shards=num_shards, num_builders=num_builders, placement=placement)
-    if size == 1:
-        world = singleton(mpi.Get_processor_name() if mpi else None)
-        deal(world.hosts, overrides=[os.environ.get(ROLE_VARIABLE)])
-        return world
+    world = world_of(cards, deal([card.host for card in cards], overrides=[card.role or None for card in cards]), mpi)
+    if world.role == TRAINER:
+        check_interfaces(os.environ, here=[name for _, name in socket.if_nameindex()], hostname=world.hostname)
+    if folder is not None and not sees_token(folder / TOKEN_FILE, cards[0].token, clock=clock):
+        raise LaunchError(
+            f"{world.name} does not see the run folder {folder} of world rank 0 on {world.hosts[0]}: nothing of what "
+            f"that wrote was there within {SEEN_WITHIN_S:g} s. Name a folder on a file system that all hosts mount, by "
+            "the same path"
+        )
+    return world
+
+
+def settings_text(num_shards: int, num_builders: int, placement: Placement) -> str:
+    """What ranks must agree on."""
+    return f"index.num_shards={num_shards}, index.builders={num_builders}, {placement}"
+
+
+def own_card(comm: Any, mpi: Any, *, settings: str, token_file: Path | None = None) -> Card:
+    """This rank's card; the first rank leaves a token for the others, in `token_file`, before it is told."""
+    leads = comm is None or comm.Get_rank() == 0
+    return Card(
+        host=mpi.Get_processor_name() if mpi else socket.gethostname(),
+        role=os.environ.get(ROLE_VARIABLE, ""),
+        settings=settings,
+        code=code_name(),
+        token=leave_token(token_file) if leads and token_file is not None else "",
+    )
+
+
+def world_of(cards: Sequence[Card], roles: tuple[Role, ...], mpi: Any) -> World:
+    """The world of ranks with these cards and roles. Collective over all ranks, if there are several."""
+    hosts = tuple(card.host for card in cards)
+    if len(cards) == 1:
+        return World(world_rank=0, hosts=hosts, roles=roles)
     comm = mpi.COMM_WORLD
-    settings = f"index.num_shards={num_shards}, index.builders={num_builders}, {placement}"
-    card = "\n".join((mpi.Get_processor_name(), os.environ.get(ROLE_VARIABLE, ""), settings))
-    cards = [text.split("\n") for text in _exchange(comm, card, timeout_s=timeout_s, clock=clock)]
-    hosts, overrides, all_settings = zip(*cards, strict=True)
-    _check_agreement(all_settings)
-    roles = deal(hosts, overrides=[role or None for role in overrides])
     world_rank = comm.Get_rank()
     is_trainer = roles[world_rank] == TRAINER
     trainer_comm = comm.Split(0 if is_trainer else mpi.UNDEFINED, world_rank)
@@ -281,26 +340,3 @@ def polled_any(comm: Any, is_so: bool, *, timeout_s: float, waiting_for: str) ->
     request = comm.Iallreduce(claims, largest, op=MPI.MAX)
     wait_until(request.Test, timeout_s=timeout_s, waiting_for=waiting_for, clock=Clock(), fault=LaunchError)
     return bool(largest[0])
-
-
-def _exchange(comm: Any, card: str, *, timeout_s: float, clock: Clock | None) -> list[str]:
-    """Every rank's card, by rank."""
-    raw = card.encode()
-    if len(raw) > CARD_BYTES:
-        raise ConfigError(f"host name and {ROLE_VARIABLE} of this rank are longer than {CARD_BYTES} bytes: {card!r}")
-    mine = np.zeros(CARD_BYTES, np.uint8)
-    mine[: len(raw)] = np.frombuffer(raw, np.uint8)
-    cards = np.zeros((comm.Get_size(), CARD_BYTES), np.uint8)
-    request = comm.Iallgather(mine, cards)
-    waiting_for = f"all {comm.Get_size()} ranks to join the world"
-    wait_until(request.Test, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock or Clock(), fault=LaunchError)
-    return [card.tobytes().rstrip(b"\0").decode() for card in cards]
-
-
-def _check_agreement(settings: Sequence[str]) -> None:
-    for rank, setting in enumerate(settings):
-        if setting != settings[0]:
-            raise ConfigError(
-                f"world rank {rank} was started with {setting} but rank 0 with {settings[0]}: "
-                "give every process the same config"
-            )

@@ -261,7 +261,7 @@ def _take_part(make_plan: Callable[[], BuildPlan]) -> None:
         forget_last_world(plan.out)
         prepare_folder(plan)  # The others wait for this rank when they join.
     timeout_s = plan.config.runtime.wait_timeout_s
-    world = join_world(num_shards=0, placement="tail", timeout_s=timeout_s)
+    world = join_world(num_shards=0, placement="tail", folder=plan.out, timeout_s=timeout_s)
     world = replace(world, roles=(INDEX,) * world.world_size)  # Nobody trains here, and messages should not say so.
     with as_rank(world, folder=plan.out, stage=STAGE, threads=plan.config.runtime.threads_per_rank) as sinks:
         start, stop = _range_of(plan, world.world_rank, world.world_size)

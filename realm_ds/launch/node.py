@@ -41,8 +41,9 @@ def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool
     num_shards, num_builders = (config.index.num_shards, config.index.builders) if name == "pretrain" else (0, 0)
     timeout_s = config.runtime.wait_timeout_s
     world = join_world(
-        num_shards=num_shards, num_builders=num_builders, placement=config.index.placement, timeout_s=timeout_s
-    )
+        num_shards=num_shards, num_builders=num_builders, placement=config.index.placement, folder=folder,
+        timeout_s=timeout_s,
+    )  # fmt: skip
     log_file = log_path(folder, role=world.role, role_rank=world.role_rank)
     with as_rank(world, folder=folder, stage=name, threads=config.runtime.threads_per_rank) as sinks:
         with Pulse(sinks, log_file, stacks_after_s=config.runtime.stacks_after_s) as pulse:

@@ -22,7 +22,7 @@ DATA = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
 VERBS = (
     "", "demo", "prepare", "prepare demo", "prepare corpus", "prepare pretrain", "prepare qa", "prepare tokenizer",
     "prepare inspect", "ict", "pretrain", "qa", "qa train", "qa eval", "export", "config", "config explain",
-    "config show", "submit", "why", "bench", "bench search", "bench refresh", "bench scale", "bench data",
+    "config show", "submit", "why", "doctor", "bench", "bench search", "bench refresh", "bench scale", "bench data",
 )  # fmt: skip
 
 

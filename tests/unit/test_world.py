@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import mpi4py
 import pytest
 
-from realm_ds.comm.trainers import LOOPBACK, Trainers, choose_address, init_trainers, set_variables
+from realm_ds.comm.cards import Card, exchange_cards
+from realm_ds.comm.network import LOOPBACK, choose_address
+from realm_ds.comm.trainers import Trainers, init_trainers, set_variables
 from realm_ds.comm.world import (
     World,
-    _exchange,
     abort_under_srun,
     check_launch,
     is_launched,
@@ -190,8 +191,8 @@ def test_an_mpi_without_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_host_name_beyond_all_bounds_is_refused() -> None:
-    with pytest.raises(ConfigError, match="host name and REALM_ROLE of this rank are longer than 512 bytes: 'nnn"):
-        _exchange(None, "n" * 513, timeout_s=1, clock=None)
+    with pytest.raises(ConfigError, match="host name, REALM_ROLE and settings of this rank are longer than 1024 bytes"):
+        exchange_cards(SimpleNamespace(Get_size=lambda: 1, Get_rank=lambda: 0), Card(host="n" * 1025), timeout_s=1)
 
 
 def test_describing_a_world_needs_neither_mpi_nor_torch() -> None:
