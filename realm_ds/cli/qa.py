@@ -27,10 +27,20 @@ def qa_train(
 @verb
 def qa_eval(
     run: RunFolder = Path("runs/qa"), split: Split = "test",
+    against: Annotated[
+        Path | None, typer.Option(help="Another run folder: how far apart the two are on the same questions.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,
 ) -> None:  # fmt: skip
-    """What `qa train` scored on dev or test: exact match, F1, recall, the baselines beside them, and every field."""
-    from realm_ds.launch.scores import describe, read_scores
+    """What `qa train` scored on dev or test: exact match, F1, recall, the baselines beside them, and every field.
 
-    scores = read_scores(run.absolute(), split=split)
-    print(json.dumps(scores) if as_json else describe(scores))
+    Every score has its 95% interval. RUN/qa/SPLIT.jsonl has a line for each question.
+    """
+    from realm_ds.launch.scores import compare_runs, describe, describe_comparison, read_scores
+
+    if against is None:
+        scores = read_scores(run.absolute(), split=split)
+        print(json.dumps(scores) if as_json else describe(scores))
+    else:
+        compared = compare_runs(run.absolute(), against.absolute(), split=split)
+        print(json.dumps(compared) if as_json else describe_comparison(compared))

@@ -1,6 +1,6 @@
-"""Question answering, measured: predictions of a fine-tuned model, the baselines beside it, and their scores.
+"""Question answering, measured: predictions of a fine-tuned model and the baselines beside it, a row for each question.
 
-Training is train/qa.py's business; rules of scoring are answers.py's.
+Training is train/qa.py's business; rules of scoring are answers.py's, scores of many rows scores.py's.
 
 Shapes: B questions, K passages read for each, R pairs of a question and a passage, L tokens, W span widths.
 """
@@ -8,7 +8,6 @@ Shapes: B questions, K passages read for each, R pairs of a question and a passa
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +21,14 @@ from realm_ds.data.shards import Shards
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.eval.answers import is_right, token_f1
 from realm_ds.eval.corpus import CorpusIndex, embed_queries, passages_at, tensors
-from realm_ds.eval.retrieval import NOT_FOUND, RECALL_AT
+from realm_ds.eval.retrieval import NOT_FOUND
+from realm_ds.eval.scores import QA_RECALL_AT, Row
 from realm_ds.models.qa import QaModel
 from realm_ds.models.reader import best_spans, reader_logits
 
 SHOWN_PASSAGES = 5
 TOKENS_AT_ONCE = 4096
 """Padded wordpieces that the reader reads in one pass."""
-Row = dict[str, Any]
 Pair = tuple[Ids, Ids]
 """A question and the body of a passage, as wordpieces."""
 
@@ -123,7 +122,7 @@ def answer_questions(
     ids = tokenizer.encode_questions([question.question for question in questions])
     special = tokenizer.special
     queries_BP = embed_queries(model.query_tower, ids, special=special, max_tokens=sizes.question_tokens)
-    hits = corpus.search(queries_BP, num_hits=max(*RECALL_AT, sizes.read))
+    hits = corpus.search(queries_BP, num_hits=max(*QA_RECALL_AT, sizes.read))
     read = min(sizes.read, hits.places_BK.shape[1])
     random_BK = np.array(
         [[pick(len(corpus), seed, "random passage", q.id, place) for place in range(read)] for q in questions]
@@ -144,6 +143,7 @@ def answer_questions(
             majority=majority.get(question.field, majority[""]),
             retrieved=[passages[place] for place in hits.places_BK[number].tolist()],
             scores=hits.scores_BK[number],
+            num_read=read,
         )
         for number, question in enumerate(questions)
     ]
@@ -160,29 +160,6 @@ def majority_answers(questions: Sequence[Question]) -> dict[str, str]:
     return {field: min(counter, key=lambda answer: (-counter[answer], answer)) for field, counter in counts.items()}
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """Scores over all questions, and exact match and recall@5 of each field."""
-    fields = sorted({row["field"] for row in rows})
-    by_field = {field: [row for row in rows if row["field"] == field] for field in fields}
-    return {
-        "questions": len(rows),
-        "em": _mean(rows, "is_exact"),
-        "f1": _mean(rows, "f1"),
-        "em_no_retrieval": _mean(rows, "is_exact_no_retrieval"),
-        "em_majority": _mean(rows, "is_exact_majority"),
-        "recall": {k: _share_within(rows, "found_place", k) for k in RECALL_AT},
-        "answer_recall": {k: _share_within(rows, "answer_place", k) for k in RECALL_AT},
-        "fields": {
-            field: {
-                "questions": len(part),
-                "em": _mean(part, "is_exact"),
-                "recall_at_5": _share_within(part, "found_place", 5),
-            }
-            for field, part in by_field.items()
-        },
-    }
-
-
 def _row(
     question: Question,
     *,
@@ -191,6 +168,7 @@ def _row(
     majority: str,
     retrieved: Sequence[Passage],
     scores: np.ndarray,
+    num_read: int,
 ) -> Row:
     is_gold = [passage.uid in question.gold_uids for passage in retrieved]
     holds = [holds_answer(passage.text, question) for passage in retrieved]
@@ -208,6 +186,7 @@ def _row(
         # Where nobody has said which passages are gold, those that hold an answer are.
         "found_place": _first(is_gold if question.gold_uids else holds),
         "answer_place": _first(holds),
+        "is_answer_read": any(holds[:num_read]),
         "retrieved": [
             {
                 "uid": passage.uid,
@@ -235,11 +214,3 @@ def _text(prediction: Prediction, passages: Mapping[int, Passage], tokenizer: To
 
 def _first(flags: Sequence[bool]) -> int:
     return list(flags).index(True) if any(flags) else NOT_FOUND
-
-
-def _mean(rows: Sequence[Row], name: str) -> float:
-    return sum(float(row[name]) for row in rows) / len(rows)
-
-
-def _share_within(rows: Sequence[Row], name: str, k: int) -> float:
-    return sum(0 <= row[name] < k for row in rows) / len(rows)

@@ -18,6 +18,7 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import Question
 from realm_ds.errors import ConfigError, Preempted
+from realm_ds.eval.retrieval import RECALL_AT
 from realm_ds.factbook.prepare import QUICK_ENTITIES, prepare_demo
 from realm_ds.files import write_durably
 from realm_ds.launch.local import leaving_when_asked
@@ -214,5 +215,6 @@ def _last_step(run_folder: Path, stage: str) -> Result:
 
 
 def _by_cutoff(recall: dict[Any, float]) -> dict[int, float]:
-    """JSON has no whole numbers as keys."""
-    return {int(k): value for k, value in recall.items()}
+    """At the cut-offs that all stages report; JSON has no whole numbers as keys."""
+    by_k = {int(k): value for k, value in recall.items()}
+    return {k: by_k[k] for k in RECALL_AT}

@@ -13,7 +13,8 @@ from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.corpus import CorpusIndex
-from realm_ds.eval.qa import ReadingSizes, answer_questions, majority_answers, predict, summarise
+from realm_ds.eval.qa import ReadingSizes, answer_questions, majority_answers, predict
+from realm_ds.eval.scores import summarise
 from realm_ds.models.qa import FoundPassages, QaBatch, QaModel, QaObjective, body_tokens, build_qa_model
 from realm_ds.models.realm import build_model
 from realm_ds.models.towers import TokenBatch
@@ -212,19 +213,6 @@ def test_majority_answers_by_hand() -> None:
         asked("city", "Bern"),
     ]
     assert majority_answers(questions) == {"": "euro", "money": "euro", "city": "bern"}
-
-
-def test_scores_by_hand() -> None:
-    row = {"field": "a", "is_exact": True, "f1": 1.0, "is_exact_no_retrieval": False, "is_exact_majority": True}
-    rows = [
-        {**row, "found_place": 0, "answer_place": 4},
-        {**row, "is_exact": False, "f1": 0.5, "found_place": 5, "answer_place": -1},
-    ]
-    scores = summarise(rows)
-    assert (scores["em"], scores["f1"], scores["em_no_retrieval"], scores["em_majority"]) == (0.5, 0.75, 0.0, 1.0)
-    assert scores["recall"] == {1: 0.5, 5: 0.5, 20: 1.0}
-    assert scores["answer_recall"] == {1: 0.0, 5: 0.5, 20: 0.5}
-    assert scores["fields"] == {"a": {"questions": 2, "em": 0.5, "recall_at_5": 0.5}}
 
 
 def test_a_saved_model_answers_as_before(tiny: Tiny, tmp_path: Path) -> None:
