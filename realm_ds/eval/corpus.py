@@ -41,6 +41,13 @@ class CorpusIndex:
             queries_BP, num_hits=min(num_hits, len(self)), exclusion=exclude_nothing(len(queries_BP))
         )
 
+    def scores(self, queries_BP: np.ndarray, places_BK: np.ndarray) -> np.ndarray:
+        """Each query's inner products with passages at places of its own, float32 [B, K]."""
+        scores_BK = [
+            self.vectors_NP[places_K] @ query_P for query_P, places_K in zip(queries_BP, places_BK, strict=True)
+        ]
+        return np.stack(scores_BK)
+
     def bodies(self, places: np.ndarray) -> list[np.ndarray]:
         """Body wordpieces of the passages at these places."""
         return [body for _, body in self.passages.pairs(places)]

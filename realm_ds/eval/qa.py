@@ -2,27 +2,33 @@
 
 Training is train/qa.py's business, reading reading.py's; rules of scoring are answers.py's, scores scores.py's.
 
-Shapes: B questions, K passages read for each.
+Shapes: B questions, K passages found for each, P embedding.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from realm_ds.data.answers import holds_answer, normalise
+from realm_ds.data.batches import Ids
 from realm_ds.data.chance import pick
 from realm_ds.data.records import Passage, Question
 from realm_ds.data.shards import Shards
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.eval.answers import is_right, token_f1
+from realm_ds.eval.bm25 import Bm25
 from realm_ds.eval.corpus import CorpusIndex, embed_queries
 from realm_ds.eval.reading import ReadingSizes, SpanTexts, read_spans
 from realm_ds.eval.retrieval import NOT_FOUND
 from realm_ds.eval.scores import QA_RECALL_AT, Row
 from realm_ds.models.qa import QaModel
+from realm_ds.models.towers import Embedder
 
 SHOWN_PASSAGES = 5
+MOST_HITS = max(QA_RECALL_AT)
+Find = Callable[[Sequence[Question], np.ndarray, int], np.ndarray]
+"""Places [B, K] of passages for questions, their vectors [B, P] and a number of hits."""
 
 
 def answer_questions(
@@ -33,44 +39,104 @@ def answer_questions(
     shards: Shards,
     tokenizer: Tokenizer,
     sizes: ReadingSizes,
-    majority: Mapping[str, str],
-    seed: int,
+    find: Find | None = None,
 ) -> list[Row]:
-    """A row of results for each question: predictions with and without retrieval, and what was retrieved.
+    """A row of results for each question: the prediction, and what was retrieved.
 
-    Without retrieval the same reader reads random passages of the corpus, all equally likely.
+    `find` says where passages come from, the query tower's search where nothing is said. Wherever they come from, the
+    first of them are read with the tower's scores, as in training.
     """
     if not questions:  # A split with fewer questions than trainers.
         return []
-    ids = tokenizer.encode_questions([question.question for question in questions])
-    special = tokenizer.special
-    queries_BP = embed_queries(model.query_tower, ids, special=special, max_tokens=sizes.question_tokens)
-    hits = corpus.search(queries_BP, num_hits=max(*QA_RECALL_AT, sizes.read))
-    read = min(sizes.read, hits.places_BK.shape[1])
+    ids = _encode(questions, tokenizer)
+    queries_BP = _embed(model.query_tower, ids, tokenizer, sizes)
+    places_BK = (find or by_tower(corpus))(questions, queries_BP, max(MOST_HITS, sizes.read))
+    read = min(sizes.read, places_BK.shape[1])
+    scores_BK = corpus.scores(queries_BP, places_BK)
+    spans = read_spans(
+        model, ids, places_BK[:, :read], scores_BK[:, :read], corpus, special=tokenizer.special, sizes=sizes
+    )
+    passages = shards.passages_at(places_BK.ravel().tolist())
+    texts = SpanTexts(passages, tokenizer)
+    return [
+        {
+            **found_row(question, [passages[place] for place in places.tolist()], scores),
+            **_judged(texts.text(best[0]), question),
+            "is_answer_read": any(holds_answer(passages[place].text, question) for place in places[:read].tolist()),
+        }
+        for question, places, scores, best in zip(questions, places_BK, scores_BK, spans, strict=True)
+    ]
+
+
+def retrieve_for_questions(
+    tower: Embedder,
+    questions: Sequence[Question],
+    corpus: CorpusIndex,
+    *,
+    shards: Shards,
+    tokenizer: Tokenizer,
+    sizes: ReadingSizes,
+    find: Find | None = None,
+) -> list[Row]:
+    """A row for each question of what was retrieved, without reading it."""
+    queries_BP = _embed(tower, _encode(questions, tokenizer), tokenizer, sizes)
+    places_BK = (find or by_tower(corpus))(questions, queries_BP, MOST_HITS)
+    scores_BK = corpus.scores(queries_BP, places_BK)
+    passages = shards.passages_at(places_BK.ravel().tolist())
+    return [
+        found_row(question, [passages[place] for place in places.tolist()], scores)
+        for question, places, scores in zip(questions, places_BK, scores_BK, strict=True)
+    ]
+
+
+def baselines(
+    model: QaModel,
+    questions: Sequence[Question],
+    corpus: CorpusIndex,
+    *,
+    shards: Shards,
+    tokenizer: Tokenizer,
+    sizes: ReadingSizes,
+    majority: Mapping[str, str],
+    seed: int,
+) -> list[Row]:
+    """What to add to the row of each question: the prediction of the same reader over random passages of the corpus,
+    all equally likely, and whether the most common training answer would be right."""
+    if not questions:
+        return []
+    read = min(sizes.read, len(corpus))
     random_BK = np.array(
         [[pick(len(corpus), seed, "random passage", q.id, place) for place in range(read)] for q in questions]
     )
-    found = read_spans(
-        model, ids, hits.places_BK[:, :read], hits.scores_BK[:, :read], corpus, special=special, sizes=sizes
-    )
-    blind = read_spans(
-        model, ids, random_BK, np.zeros(random_BK.shape, dtype=np.float32), corpus, special=special, sizes=sizes
-    )
-    places = {spans[0].place for spans in (*found, *blind)} | set(hits.places_BK.ravel().tolist())
-    passages = shards.passages_at(places)
-    texts = SpanTexts(passages, tokenizer)
-    return [
-        _row(
-            question,
-            prediction=texts.text(found[number][0]),
-            blind=texts.text(blind[number][0]),
-            majority=majority.get(question.field, majority[""]),
-            retrieved=[passages[place] for place in hits.places_BK[number].tolist()],
-            scores=hits.scores_BK[number],
-            num_read=read,
+    alike_BK = np.zeros(random_BK.shape, dtype=np.float32)
+    special = tokenizer.special
+    spans = read_spans(
+        model, _encode(questions, tokenizer), random_BK, alike_BK, corpus, special=special, sizes=sizes
+    )  # fmt: skip
+    texts = SpanTexts(shards.passages_at([best[0].place for best in spans]), tokenizer)
+    rows = []
+    for question, best in zip(questions, spans, strict=True):
+        blind = texts.text(best[0])
+        rows.append(
+            {
+                "prediction_no_retrieval": blind,
+                "is_exact_no_retrieval": is_right(blind, question),
+                "is_exact_majority": is_right(majority.get(question.field, majority[""]), question),
+            }
         )
-        for number, question in enumerate(questions)
-    ]
+    return rows
+
+
+def by_tower(corpus: CorpusIndex) -> Find:
+    """The passages whose vectors are nearest."""
+    return lambda questions, queries_BP, num_hits: corpus.search(queries_BP, num_hits=num_hits).places_BK
+
+
+def by_words(bm25: Bm25) -> Find:
+    """The passages that BM25 finds."""
+    return lambda questions, queries_BP, num_hits: bm25.search(
+        [question.question for question in questions], num_hits=num_hits
+    )
 
 
 def majority_answers(questions: Sequence[Question]) -> dict[str, str]:
@@ -84,44 +150,45 @@ def majority_answers(questions: Sequence[Question]) -> dict[str, str]:
     return {field: min(counter, key=lambda answer: (-counter[answer], answer)) for field, counter in counts.items()}
 
 
-def _row(
-    question: Question,
-    *,
-    prediction: str,
-    blind: str,
-    majority: str,
-    retrieved: Sequence[Passage],
-    scores: np.ndarray,
-    num_read: int,
-) -> Row:
-    is_gold = [passage.uid in question.gold_uids for passage in retrieved]
+def found_row(question: Question, retrieved: Sequence[Passage], scores_K: np.ndarray) -> Row:
+    """What was retrieved for a question, best first, and where in it the first right passages stand."""
     holds = [holds_answer(passage.text, question) for passage in retrieved]
+    # Where nobody has said which passages are gold, those that hold an answer are.
+    is_gold = [passage.uid in question.gold_uids for passage in retrieved] if question.gold_uids else holds
     return {
         "id": question.id,
         "question": question.question,
         "field": question.field,
         "answers": list(question.answers),
-        "prediction": prediction,
-        "is_exact": is_right(prediction, question),
-        "f1": token_f1(prediction, question),
-        "prediction_no_retrieval": blind,
-        "is_exact_no_retrieval": is_right(blind, question),
-        "is_exact_majority": is_right(majority, question),
-        # Where nobody has said which passages are gold, those that hold an answer are.
-        "found_place": _first(is_gold if question.gold_uids else holds),
+        "found_place": _first(is_gold),
         "answer_place": _first(holds),
-        "is_answer_read": any(holds[:num_read]),
         "retrieved": [
             {
                 "uid": passage.uid,
                 "title": passage.title,
                 "text": passage.text,
-                "score": float(scores[place]),
-                "is_gold": is_gold[place] if question.gold_uids else holds[place],
+                "score": float(score),
+                "is_gold": is_right_one,
             }
-            for place, passage in enumerate(retrieved[:SHOWN_PASSAGES])
+            for passage, score, is_right_one in zip(retrieved[:SHOWN_PASSAGES], scores_K, is_gold, strict=False)
         ],
     }
+
+
+def _judged(prediction: str, question: Question) -> Row:
+    return {
+        "prediction": prediction,
+        "is_exact": is_right(prediction, question),
+        "f1": token_f1(prediction, question),
+    }
+
+
+def _encode(questions: Sequence[Question], tokenizer: Tokenizer) -> list[list[int]]:
+    return tokenizer.encode_questions([question.question for question in questions])
+
+
+def _embed(tower: Embedder, ids: Sequence[Ids], tokenizer: Tokenizer, sizes: ReadingSizes) -> np.ndarray:
+    return embed_queries(tower, ids, special=tokenizer.special, max_tokens=sizes.question_tokens)
 
 
 def _first(flags: Sequence[bool]) -> int:

@@ -32,6 +32,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 
     reader_oracle: some passage that was read holds an answer, so that a perfect reader would be right.
     answer_coverage: some passage of all that were retrieved does.
+    mrr: the mean of 1 / rank of the first right passage, 0 where it was not retrieved.
     """
     if not rows:
         raise DataError("there is no answered question to score; check that the question file is not empty")
@@ -78,6 +79,8 @@ def _values(rows: Sequence[Row]) -> dict[str, np.ndarray]:
         for score, member in SHARES.items()
         if member in rows[0]
     }
+    if "found_place" in rows[0]:
+        found["mrr"] = np.array([1 / (1 + row["found_place"]) if row["found_place"] >= 0 else 0.0 for row in rows])
     if "answer_place" in rows[0]:
         found["answer_coverage"] = np.array([row["answer_place"] >= 0 for row in rows], dtype=np.float64)
     return found

@@ -16,7 +16,7 @@ from realm_ds.data.question_files import load_questions, question_order
 from realm_ds.data.records import Question
 from realm_ds.data.redeal import StreamState
 from realm_ds.eval.corpus import CorpusIndex
-from realm_ds.eval.qa import answer_questions, majority_answers
+from realm_ds.eval.qa import answer_questions, baselines, majority_answers
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.eval.scores import Row, summarise
 from realm_ds.files import write_durably
@@ -78,16 +78,11 @@ def evaluate_split(
     settings, trainers = stage.config.qa, stage.trainers
     questions = load_questions(settings.folder / f"{split}.jsonl")
     own = questions[trainers.rank :: trainers.size]
-    rows = answer_questions(
-        model,
-        own,
-        corpus,
-        shards=stage.corpus,
-        tokenizer=stage.tokenizer,
-        sizes=_sizes(stage),
-        majority=majority_answers(train),
-        seed=stage.config.runtime.seed,
-    )
+    tools: dict[str, Any] = {"shards": stage.corpus, "tokenizer": stage.tokenizer, "sizes": _sizes(stage)}
+    seed, majority = stage.config.runtime.seed, majority_answers(train)
+    answered = answer_questions(model, own, corpus, **tools)
+    beside = baselines(model, own, corpus, **tools, majority=majority, seed=seed)
+    rows = [{**row, **baseline} for row, baseline in zip(answered, beside, strict=True)]
     every = _gather_rows(rows, trainers)
     in_order = [every[number % trainers.size][number // trainers.size] for number in range(len(questions))]
     scores = summarise(in_order)

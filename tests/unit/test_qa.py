@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from realm_ds.data.records import Question
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
-from realm_ds.eval.corpus import CorpusIndex, tensors
-from realm_ds.eval.qa import answer_questions, majority_answers
+from realm_ds.eval.bm25 import Bm25
+from realm_ds.eval.corpus import CorpusIndex, embed_queries, tensors
+from realm_ds.eval.qa import answer_questions, baselines, by_words, majority_answers, retrieve_for_questions
 from realm_ds.eval.reading import ReadingSizes, joint_tokens, read_spans
 from realm_ds.eval.scores import summarise
 from realm_ds.models.qa import FoundPassages, QaBatch, QaModel, QaObjective, body_tokens, build_qa_model
@@ -43,6 +45,9 @@ class Tiny:
     def model(self) -> QaModel:
         realm = build_model(self.config.model, vocab_size=self.tokenizer.vocab_size, max_tokens=48, seed=0)
         return build_qa_model(realm, span_hidden_size=8, max_span_tokens=4, seed=1)
+
+    def tools(self) -> dict[str, Any]:
+        return {"shards": self.shards, "tokenizer": self.tokenizer, "sizes": SIZES}
 
     def finder(self, **changes: object) -> PassageFinder:
         settings = self.settings.model_copy(update=changes)
@@ -191,12 +196,8 @@ def test_the_spans_read_are_those_of_a_loop_over_all_of_them_whatever_the_batch(
 
 def test_answered_questions_say_what_was_found_and_score_themselves(tiny: Tiny) -> None:
     model, questions = tiny.model(), tiny.questions["test"]
-    arguments = {
-        "shards": tiny.shards, "tokenizer": tiny.tokenizer, "sizes": SIZES,
-        "majority": majority_answers(tiny.questions["train"]), "seed": 5,
-    }  # fmt: skip
-    rows = answer_questions(model, questions, tiny.corpus, **arguments)
-    assert rows == answer_questions(model, questions, tiny.corpus, **arguments)
+    rows = answer_questions(model, questions, tiny.corpus, **tiny.tools())
+    assert rows == answer_questions(model, questions, tiny.corpus, **tiny.tools())
     by_uid = {passage.uid: passage for passage in tiny.passages}
     for row, question in zip(rows, questions, strict=True):
         assert row["id"] == question.id
@@ -204,11 +205,44 @@ def test_answered_questions_say_what_was_found_and_score_themselves(tiny: Tiny) 
         uids = [hit["uid"] for hit in row["retrieved"]]
         assert [hit["is_gold"] for hit in row["retrieved"]] == [uid in question.gold_uids for uid in uids]
         assert any(row["prediction"] in by_uid[uid].text for uid in uids[:3])
+        assert row["is_answer_read"] == any(question.answers[0] in by_uid[uid].text for uid in uids[:3])
     scores = summarise(rows)
     assert scores["questions"] == len(questions)
     assert scores["recall"][5] == np.mean([any(hit["is_gold"] for hit in row["retrieved"]) for row in rows])
     assert scores["recall"] == scores["answer_recall"]  # here only the gold passage holds the answer
     assert set(scores["fields"]) == {question.field for question in questions}
+
+
+def test_retrieval_alone_finds_the_same(tiny: Tiny) -> None:
+    model, questions = tiny.model(), tiny.questions["test"]
+    answered = answer_questions(model, questions, tiny.corpus, **tiny.tools())
+    found = retrieve_for_questions(model.query_tower, questions, tiny.corpus, **tiny.tools())
+    assert found == [{name: row[name] for name in found[0]} for row in answered]
+
+
+def test_passages_of_bm25_are_read_by_the_same_reader_with_the_towers_scores(tiny: Tiny) -> None:
+    pytest.importorskip("bm25s")
+    model, questions = tiny.model(), tiny.questions["test"]
+    rows = answer_questions(model, questions, tiny.corpus, **tiny.tools(), find=by_words(Bm25(tiny.passages)))
+    by_uid = {passage.uid: place for place, passage in enumerate(tiny.passages)}
+    ids = tiny.tokenizer.encode_questions([question.question for question in questions])
+    queries_BP = embed_queries(model.query_tower, ids, special=tiny.tokenizer.special, max_tokens=16)
+    for row, question, query_P in zip(rows, questions, queries_BP, strict=True):
+        first = tiny.passages[by_uid[row["retrieved"][0]["uid"]]]
+        assert set(question.field.split()) <= set(first.title.split())  # it is of the town and fact that are asked for
+        for hit in row["retrieved"]:
+            assert hit["score"] == pytest.approx(tiny.corpus.vectors_NP[by_uid[hit["uid"]]] @ query_P, rel=1e-4)
+    assert all(row["found_place"] == 0 for row in rows)
+
+
+def test_baselines_read_random_passages_and_know_the_majority(tiny: Tiny) -> None:
+    questions = tiny.questions["test"]
+    majority = {"": "nothing", questions[0].field: questions[0].answers[0]}
+    arguments = {**tiny.tools(), "majority": majority, "seed": 5}
+    rows = baselines(tiny.model(), questions, tiny.corpus, **arguments)
+    assert rows == baselines(tiny.model(), questions, tiny.corpus, **arguments)
+    assert rows != baselines(tiny.model(), questions, tiny.corpus, **{**arguments, "seed": 6})
+    assert [row["is_exact_majority"] for row in rows] == [q.answers == questions[0].answers for q in questions]
 
 
 def test_majority_answers_by_hand() -> None:

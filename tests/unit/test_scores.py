@@ -28,6 +28,7 @@ def test_scores_by_hand() -> None:
     scores = summarise(rows)
     assert (scores["em"], scores["f1"], scores["em_no_retrieval"], scores["em_majority"]) == (0.5, 0.75, 0.0, 1.0)
     assert (scores["reader_oracle"], scores["answer_coverage"]) == (0.0, 0.5)
+    assert scores["mrr"] == pytest.approx((1 + 1 / 6) / 2)
     assert scores["recall"] == {1: 0.5, 5: 0.5, 10: 1.0, 20: 1.0, 50: 1.0, 100: 1.0}
     assert scores["answer_recall"] == {1: 0.0, 5: 0.5, 10: 0.5, 20: 0.5, 50: 0.5, 100: 0.5}
     assert scores["fields"] == {"a": {"questions": 2, "em": 0.5, "recall_at_5": 0.5}}
