@@ -5,8 +5,6 @@
 Needs no GPU and no other process: weights are consolidated from the ZeRO shards of any stage.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -19,12 +17,12 @@ from torch import Tensor
 
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
+from realm_ds.data.sealed import MANIFEST, seal
 from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import publish_folder, recover_folder
 from realm_ds.index.passages import load_shard
-from realm_ds.index.store import IndexStore
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, strip_prefix
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder
@@ -34,9 +32,6 @@ from realm_ds.train.stage import starting_model
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-EXPORTED_VERSION = 0
-"""The index of an export is of its own towers; it has one version."""
 Say = Callable[[str], None]
 
 
@@ -67,7 +62,7 @@ def export_run(run_folder: Path, *, step: int | None, out: Path | None, say: Say
         say(f"embedding {corpus.count} passages")
         _write_index(realm.passage_tower, unfinished, config=config, corpus=corpus, tokenizer=tokenizer)
         (unfinished / "README.md").write_text(_card(config, corpus, source, realm), encoding="utf-8")
-        _write_manifest(unfinished, source=source)
+        seal(unfinished, source=str(source))
         publish_folder(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -108,24 +103,22 @@ def fill(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
 
 def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Shards, tokenizer: Tokenizer) -> None:
     """Vectors by the exported passage tower, and the passages that they are of."""
-    from realm_ds.train.recall import (
-        embed_passages,  # and faiss with it, which trainers, who write models too, need not
-    )
+    # Here, for faiss comes with them, which trainers, who write models too, need not.
+    from realm_ds.eval.exported import AnswerSettings, write_corpus
+    from realm_ds.eval.reading import ReadingSizes
+    from realm_ds.train.recall import embed_passages
 
     passages = load_shard(corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
     vectors_NP = embed_passages(tower, passages, config=config, special=tokenizer.special)
-    weights = (folder / PASSAGE_TOWER / "model.safetensors").read_bytes()
-    store = IndexStore(folder / "index", corpus_sha256=corpus.digest)
-    store.save(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=hashlib.sha256(weights).hexdigest(), start=0)
-    corpus.copy_to(folder / "passages")
-
-
-def _write_manifest(folder: Path, *, source: Path) -> None:
-    sums = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
-    (folder / MANIFEST).write_text(json.dumps({"source": str(source), "sha256": sums}, indent=1) + "\n")
+    sizes = ReadingSizes(
+        question_tokens=config.data.query_tokens, passage_tokens=config.data.passage_tokens,
+        read=config.pretrain.candidates,
+    )  # fmt: skip
+    settings = AnswerSettings(
+        sizes=sizes, null_passage=config.pretrain.null_passage, temperature=config.pretrain.temperature,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+    )  # fmt: skip
+    write_corpus(folder, corpus, vectors_NP, settings)
 
 
 def _card(config: RealmConfig, corpus: Shards, source: Path, realm: RealmModel) -> str:

@@ -13,6 +13,7 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.masking import MaskedExample, Masking, masked_examples
 from realm_ds.data.records import Example
 from realm_ds.data.redeal import StreamState
+from realm_ds.data.sealed import sha256
 from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.models.realm import RealmModel, build_model
@@ -21,7 +22,6 @@ from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.collate import Collator
 from realm_ds.train.engine import join
-from realm_ds.train.manifest import sha256
 from realm_ds.train.timing import StepTimer
 from realm_ds.train.writer import Writer
 

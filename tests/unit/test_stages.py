@@ -15,6 +15,7 @@ from realm_ds.config.load import RUN_CONFIG, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import write_questions
 from realm_ds.data.records import Question
+from realm_ds.data.sealed import seal
 from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
 from realm_ds.launch import stages
@@ -30,7 +31,7 @@ from realm_ds.launch.stages import (
 from realm_ds.observe.notice import Notice
 from realm_ds.tether import TAG_VARIABLE
 from realm_ds.train.export import export_run
-from realm_ds.train.manifest import seal, step_folder
+from realm_ds.train.manifest import step_folder
 from tests.support.tiny import make_data, make_held_out, tiny_config
 from tests.support.tiny_qa import make_questions
 
