@@ -12,6 +12,11 @@ from realm_ds.errors import ConfigError
 
 qa = group("Fine-tune on questions, and score the answers.")
 Split = Annotated[Literal["dev", "test"], typer.Option(help="Whose questions.")]
+QUESTIONS_HELP = 'A file of {"question", "answers"} lines, as `realm-ds prepare qa` writes it.'
+Questions = Annotated[Path | None, typer.Option(help=QUESTIONS_HELP)]
+WithBm25 = Annotated[bool, typer.Option("--bm25", help="Also with passages found by BM25, and how far apart they are.")]
+RowsFile = Annotated[Path | None, typer.Option("--rows", help="Write what was found here, a JSON line a question.")]
+AsJson = Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")]
 
 
 @qa.command("train")
@@ -31,20 +36,58 @@ def qa_eval(
     against: Annotated[
         Path | None, typer.Option(help="Another run folder: how far apart the two are on the same questions.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="Answer --questions with this fine-tuned export, or a run's.")
+    ] = None,
+    questions: Questions = None, bm25: WithBm25 = False, rows: RowsFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """What `qa train` scored on dev or test: exact match, F1, recall, the baselines beside them, and every field.
+    """What `qa train` scored on dev or test; or how a fine-tuned model answers any question file.
 
-    Every score has its 95% interval. RUN/qa/SPLIT.jsonl has a line for each question.
+    Exact match, F1, recall, the baselines beside them and every field, each with its 95% interval. RUN/qa/SPLIT.jsonl
+    has a line for each question.
+
+    \b
+        realm-ds qa eval --run runs/qa --split dev
+        realm-ds qa eval --run runs/qa --against runs/other
+        realm-ds qa eval --model runs/qa --questions WebQuestions/test.jsonl --bm25
     """
-    from realm_ds.launch.scores import compare_runs, describe, describe_comparison, read_scores
+    if (model is None) != (questions is None):
+        raise ConfigError("--model and --questions go together: an export, and the questions that it is to answer")
+    if model is not None and against is not None:
+        raise ConfigError("--against compares what two runs answered in training: leave --model and --questions out")
+    if model is None and (bm25 or rows is not None):
+        raise ConfigError("--bm25 and --rows are for questions that are answered now: give --model and --questions")
+    from realm_ds.launch.scores import compare_runs, describe, describe_comparison, describe_judged, read_scores
 
-    if against is None:
-        scores = read_scores(run.absolute(), split=split)
-        print(json.dumps(scores) if as_json else describe(scores))
-    else:
+    if model is not None and questions is not None:
+        from realm_ds.launch.judging import judge_answers
+
+        judged = judge_answers(model, questions, with_bm25=bm25, rows_file=rows)
+        print(json.dumps(judged) if as_json else describe_judged(judged))
+    elif against is not None:
         compared = compare_runs(run.absolute(), against.absolute(), split=split)
         print(json.dumps(compared) if as_json else describe_comparison(compared))
+    else:
+        scores = read_scores(run.absolute(), split=split)
+        print(json.dumps(scores) if as_json else describe(scores))
+
+
+@qa.command("retrieval")
+@verb
+def qa_retrieval(
+    model: Annotated[Path, typer.Option("--model", "-m", help="An export, or the folder of a run that has one.")],
+    questions: Annotated[Path, typer.Option(help=QUESTIONS_HELP)],
+    bm25: WithBm25 = False, rows: RowsFile = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """How often any export finds a passage with the answer, also before fine-tuning: recall at 1 to 100.
+
+    Right is a passage of the question's gold_uids or, where it has none, one that holds an answer.
+    """
+    from realm_ds.launch.judging import judge_retrieval
+    from realm_ds.launch.scores import describe_judged
+
+    judged = judge_retrieval(model, questions, with_bm25=bm25, rows_file=rows)
+    print(json.dumps(judged) if as_json else describe_judged(judged))
 
 
 @verb

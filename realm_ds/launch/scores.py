@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import CheckpointError
-from realm_ds.eval.confidence import CONFIDENCE, RESAMPLES
+from realm_ds.eval.confidence import CONFIDENCE, RESAMPLES, Comparison
 from realm_ds.eval.scores import Row, compare_rows
 
 INTERVALS = "intervals"
@@ -52,11 +52,13 @@ def compare_runs(run_folder: Path, other: Path, *, split: str) -> dict[str, Any]
     return {
         "questions": len(rows),
         "against": str(other),
-        "differences": {
-            score: {**asdict(found.difference), "p_value": found.p_value}
-            for score, found in compare_rows(rows, others).items()
-        },
+        "differences": as_numbers(compare_rows(rows, others)),
     }
+
+
+def as_numbers(compared: Mapping[str, Comparison]) -> dict[str, dict[str, float]]:
+    """Comparisons as JSON has them."""
+    return {score: {**asdict(found.difference), "p_value": found.p_value} for score, found in compared.items()}
 
 
 def describe(scores: Mapping[str, Any]) -> str:
@@ -71,15 +73,31 @@ def describe(scores: Mapping[str, Any]) -> str:
 
 def describe_comparison(compared: Mapping[str, Any]) -> str:
     """The same for a comparison; differences are percentage points."""
-    head = [f"{compared['questions']} questions, differences from {compared['against']} in percentage points", ""]
-    width = max(map(len, compared["differences"]))
+    head = f"{compared['questions']} questions, differences from {compared['against']} in percentage points\n"
+    return "\n".join([head, *_differences(compared["differences"])])
+
+
+def describe_judged(judged: Mapping[str, Any]) -> str:
+    """What judging.py found, with BM25 beside it or without."""
+    if "differences" not in judged:
+        return describe(judged)
+    return "\n".join(
+        [
+            "passages of the retriever", describe(judged["retriever"]), "\npassages of BM25", describe(judged["bm25"]),
+            "\nretriever minus BM25, in percentage points", *_differences(judged["differences"]),
+        ]
+    )  # fmt: skip
+
+
+def _differences(differences: Mapping[str, Any]) -> list[str]:
+    width = max(map(len, differences))
     lines = [
         f"{score:<{width}}  {100 * found['mean']:+6.1f}  [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
         f"  p = {found['p_value']:.4f}"
-        for score, found in compared["differences"].items()
+        for score, found in differences.items()
     ]
     tests = f"{CONFIDENCE:.0%} intervals by a paired bootstrap, p by a paired permutation test, {RESAMPLES:,} each"
-    return "\n".join([*head, *lines, "", tests])
+    return [*lines, "", tests]
 
 
 def _written_by(run_folder: Path) -> str:

@@ -21,8 +21,9 @@ CLI = Path(cli.__file__).parent
 DATA = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
 VERBS = (
     "", "demo", "prepare", "prepare demo", "prepare corpus", "prepare pretrain", "prepare qa", "prepare tokenizer",
-    "prepare inspect", "ict", "pretrain", "qa", "qa train", "qa eval", "export", "config", "config explain",
-    "config show", "submit", "why", "doctor", "bench", "bench search", "bench refresh", "bench scale", "bench data",
+    "prepare inspect", "ict", "pretrain", "qa", "qa train", "qa eval", "qa retrieval", "export", "config",
+    "config explain", "config show", "submit", "why", "doctor", "bench", "bench search", "bench refresh", "bench scale",
+    "bench data",
 )  # fmt: skip
 
 
@@ -223,6 +224,21 @@ def test_scores_are_read_back(tmp_path: Path) -> None:
     shown = "questions  3\nem         50.0%\n\nrecall\n  1  25.0%\n\nfields\n  area  questions 2, em 100.0%\n"
     assert _run("qa", "eval", "--run", run, "--split", "dev") == (0, shown, "")
     assert json.loads(_run("qa", "eval", "--run", run, "--split", "dev", "--json")[1]) == scores
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--model", "m"], "--model and --questions go together"),
+        (["--questions", "q"], "--model and --questions go together"),
+        (["--model", "m", "--questions", "q", "--against", "r"], "--against compares what two runs answered"),
+        (["--bm25"], "--bm25 and --rows are for questions that are answered now"),
+    ],
+)
+def test_options_of_evaluation_that_do_not_fit(options: list[str], complaint: str) -> None:
+    code, _, err = _run("qa", "eval", *options)
+    assert code == 2
+    assert complaint in err
 
 
 def test_a_demo_takes_the_next_free_folder_and_is_finished_where_it_was(calls) -> None:
