@@ -199,7 +199,7 @@ def test_faults_say_what_to_do(tmp_path: Path, save_step: SaveStep) -> None:
     [
         ('{"format": 2, "sha256": {"ze', r"manifest.json cannot be read"),
         ("\udcff", "manifest.json cannot be read .*utf-8"),
-        ('{"format": 2}', "manifest.json has no sha256 of the folder's files"),
+        ('{"format": 2}', "manifest.json has no sha256 of the checkpoint's files"),
         ('{"format": 2, "sha256": {}}', "has no sha256"),
         (
             '{"format": 1, "sha256": {"a": "b"}}',

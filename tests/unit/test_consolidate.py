@@ -1,4 +1,4 @@
-"""Whole weights from shards: as they were before they were cut, as DeepSpeed's own script has them, in little memory."""
+"""Whole weights from shards: as before they were cut, as DeepSpeed's own script has them, in little memory."""
 
 import json
 import subprocess
