@@ -5,6 +5,7 @@
 Needs no GPU and no other process: weights are consolidated from the ZeRO shards of any stage.
 """
 
+import hashlib
 import logging
 import os
 import shutil
@@ -17,21 +18,24 @@ from torch import Tensor
 
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
-from realm_ds.data.sealed import MANIFEST, seal
 from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import publish_folder, recover_folder
 from realm_ds.index.passages import load_shard
+from realm_ds.index.store import IndexStore
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, strip_prefix
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder
+from realm_ds.sealed import MANIFEST, seal
 from realm_ds.train import checkpoint
-from realm_ds.train.engine import consolidate
+from realm_ds.train.consolidate import consolidate
 from realm_ds.train.stage import starting_model
 
 log = logging.getLogger(__name__)
 
+EXPORTED_VERSION = 0
+"""The index of an export is of its own towers; it has one version."""
 Say = Callable[[str], None]
 
 
@@ -62,6 +66,7 @@ def export_run(run_folder: Path, *, step: int | None, out: Path | None, say: Say
         say(f"embedding {corpus.count} passages")
         _write_index(realm.passage_tower, unfinished, config=config, corpus=corpus, tokenizer=tokenizer)
         (unfinished / "README.md").write_text(_card(config, corpus, source, realm), encoding="utf-8")
+        _write_settings(unfinished, config=config, tokenizer=tokenizer)
         seal(unfinished, source=str(source))
         publish_folder(unfinished, out)
     finally:
@@ -103,22 +108,32 @@ def fill(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
 
 def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Shards, tokenizer: Tokenizer) -> None:
     """Vectors by the exported passage tower, and the passages that they are of."""
-    # Here, for faiss comes with them, which trainers, who write models too, need not.
-    from realm_ds.eval.exported import AnswerSettings, write_corpus
-    from realm_ds.eval.reading import ReadingSizes
-    from realm_ds.train.recall import embed_passages
+    from realm_ds.train.recall import (
+        embed_passages,  # and faiss with it, which trainers, who write models too, need not
+    )
 
     passages = load_shard(corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
     vectors_NP = embed_passages(tower, passages, config=config, special=tokenizer.special)
+    weights = (folder / PASSAGE_TOWER / "model.safetensors").read_bytes()
+    store = IndexStore(folder / "index", corpus_sha256=corpus.digest)
+    store.save(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=hashlib.sha256(weights).hexdigest(), start=0)
+    corpus.copy_to(folder / "passages")
+
+
+def _write_settings(folder: Path, *, config: RealmConfig, tokenizer: Tokenizer) -> None:
+    """What filling in masked words must do as pre-training did it."""
+    from realm_ds.eval.exported import AnswerSettings, write_settings
+    from realm_ds.eval.reading import ReadingSizes
+
     sizes = ReadingSizes(
         question_tokens=config.data.query_tokens, passage_tokens=config.data.passage_tokens,
-        read=config.pretrain.candidates,
+        read=config.pretrain.num_retrieved,
     )  # fmt: skip
     settings = AnswerSettings(
         sizes=sizes, null_passage=config.pretrain.null_passage, temperature=config.pretrain.temperature,
         tokenizer_fingerprint=tokenizer.fingerprint,
     )  # fmt: skip
-    write_corpus(folder, corpus, vectors_NP, settings)
+    write_settings(folder, settings)
 
 
 def _card(config: RealmConfig, corpus: Shards, source: Path, realm: RealmModel) -> str:

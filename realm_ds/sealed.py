@@ -1,6 +1,6 @@
-"""Folders with a manifest that vouches for every file: checkpoints, exports. What the files hold is not known here.
+"""A folder whose manifest vouches for every file in it: a checkpoint, an export. What the files hold is not known here.
 
-No torch: whether a run has anything left to do is asked before any process is started.
+No torch: whether a folder is whole is asked before any process is started.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 
 
 class OtherFormat(CheckpointError):
-    """A checkpoint of another version of this program, not damaged."""
+    """A folder of another version of this program, not damaged."""
 
 
 def seal(folder: Path, **facts: object) -> None:
