@@ -15,6 +15,7 @@ from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export, check_start, is_hf_realm
 from realm_ds.models.start import start_encoder, start_tower
 from realm_ds.models.towers import Embedder, bert_config
+from realm_ds.sealed import MANIFEST, check
 
 
 class RealmModel(nn.Module):
@@ -78,8 +79,10 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
 
 
 def load_export(realm: RealmModel, folder: Path) -> None:
-    """Fill `realm` from an export folder. Raises CheckpointError when it is absent or its shapes differ."""
+    """Fill `realm` from an export folder. Raises CheckpointError when it is absent, damaged, or its shapes differ."""
     check_export(folder)
+    if (folder / MANIFEST).is_file():  # best/ has none
+        check(folder, trusted=("index", "passages"))
     try:
         realm.query_tower.load_state_dict(Embedder.load(folder / QUERY_TOWER).state_dict())
         if not realm.shares_towers:
