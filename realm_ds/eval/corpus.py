@@ -5,14 +5,13 @@ Pre-training searches the sharded index of index/ instead.
 Shapes: N passages, B queries, K hits of each, P embedding.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from realm_ds.data.batches import Ids, Tokens, query_batch
-from realm_ds.data.records import Passage, SpecialIds
-from realm_ds.data.shards import Shards
+from realm_ds.data.records import SpecialIds
 from realm_ds.index.embedding import Embed
 from realm_ds.index.exclusion import exclude_nothing
 from realm_ds.index.factory import IndexSpec
@@ -76,13 +75,3 @@ def embed_queries(tower: Embedder, queries: Sequence[Ids], *, special: SpecialId
         for start in range(0, len(queries), QUERIES_AT_ONCE)
     ]
     return torch.cat(parts).numpy()
-
-
-def passages_at(shards: Shards, places: Iterable[int]) -> dict[int, Passage]:
-    """The passages at some places of the corpus, text included, in one pass over the tar shards."""
-    wanted = set(places)
-    if not wanted:
-        return {}
-    stop = max(wanted) + 1
-    read = enumerate(shards.passages(0, stop, verify=False))
-    return {place: passage for place, passage in read if place in wanted}

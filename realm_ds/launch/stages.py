@@ -33,8 +33,9 @@ from realm_ds.models.names import check_start
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
 from realm_ds.observe.trackers import check_tracker
+from realm_ds.sealed import check
 from realm_ds.tether import TAG_VARIABLE, is_realm_ds
-from realm_ds.train.manifest import check, lost_folders, saved_steps, step_folder
+from realm_ds.train.manifest import lost_folders, saved_steps, step_folder
 
 DEFAULT_TRAINERS = 2
 

@@ -1,7 +1,7 @@
 """The span reader's head and the two fine-tuning losses (ORQA, as REALM uses it). The encoder below it is encoder.py's.
 
 Shapes: B questions, K passages read for each, N passages retrieved for each, R rows of (question, passage) pairs,
-L tokens, W span widths (index w is a span of w + 1 tokens), E encoder width, H span width.
+L tokens, W span widths (index w is a span of w + 1 tokens), E encoder width, H span width, X best spans.
 A span is named by the position of its first token and by w; its last token is at start + w.
 """
 
@@ -68,24 +68,28 @@ def retriever_loss(logits_BN: Tensor, holds_answer_BN: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class BestSpans:
-    """The best span of each question: which of the K passages, first token, one past the last token."""
+    """The best spans of each question: which of the K passages, first token, one past the last token."""
 
-    passage_B: Tensor
-    start_B: Tensor
-    stop_B: Tensor
-    logit_B: Tensor
+    passage_BX: Tensor
+    start_BX: Tensor
+    stop_BX: Tensor
+    logit_BX: Tensor
 
 
-def best_spans(logits_BKLW: Tensor) -> BestSpans:
-    """The span with the highest logit over all read passages; there is no "no answer"."""
+def best_spans(logits_BKLW: Tensor, *, num_spans: int = 1) -> BestSpans:
+    """The spans with the highest logits over all read passages, best first; there is no "no answer".
+
+    All of them, where there are fewer than `num_spans`.
+    """
     _, _, num_tokens, num_widths = logits_BKLW.shape
-    logit_B, place_B = logits_BKLW.flatten(1).max(dim=1)
-    start_B = place_B // num_widths % num_tokens
+    logits_BY = logits_BKLW.flatten(1)
+    logit_BX, place_BX = logits_BY.topk(min(num_spans, logits_BY.shape[1]), dim=1)
+    start_BX = place_BX // num_widths % num_tokens
     return BestSpans(
-        passage_B=place_B // (num_widths * num_tokens),
-        start_B=start_B,
-        stop_B=start_B + place_B % num_widths + 1,
-        logit_B=logit_B,
+        passage_BX=place_BX // (num_widths * num_tokens),
+        start_BX=start_BX,
+        stop_BX=start_BX + place_BX % num_widths + 1,
+        logit_BX=logit_BX,
     )
 
 

@@ -29,7 +29,7 @@ from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, strip_pre
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder
 from realm_ds.train import checkpoint
-from realm_ds.train.engine import consolidate
+from realm_ds.train.consolidate import consolidate
 from realm_ds.train.stage import starting_model
 
 log = logging.getLogger(__name__)

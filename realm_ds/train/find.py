@@ -15,7 +15,7 @@ from realm_ds.data.answer_spans import AnswerSpans, find_answer_spans, gold_span
 from realm_ds.data.records import Question
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.eval.corpus import CorpusIndex, tensors
-from realm_ds.eval.qa import ReadingSizes, joint_tokens
+from realm_ds.eval.reading import ReadingSizes, joint_tokens
 from realm_ds.models.qa import FoundPassages, QaBatch, ReadPart
 
 READ_BUCKETS = 2

@@ -16,7 +16,8 @@ from realm_ds.data.question_files import load_questions, question_order
 from realm_ds.data.records import Question
 from realm_ds.data.redeal import StreamState
 from realm_ds.eval.corpus import CorpusIndex
-from realm_ds.eval.qa import ReadingSizes, Row, answer_questions, majority_answers, summarise
+from realm_ds.eval.qa import Row, answer_questions, majority_answers, summarise
+from realm_ds.eval.reading import ReadingSizes
 from realm_ds.files import write_durably
 from realm_ds.index.passages import load_shard
 from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model

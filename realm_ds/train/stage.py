@@ -19,9 +19,9 @@ from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
+from realm_ds.sealed import sha256
 from realm_ds.train.collate import Collator
 from realm_ds.train.engine import join
-from realm_ds.train.manifest import sha256
 from realm_ds.train.timing import StepTimer
 from realm_ds.train.writer import Writer
 

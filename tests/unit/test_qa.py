@@ -12,8 +12,9 @@ from realm_ds.data.records import Question
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
-from realm_ds.eval.corpus import CorpusIndex
-from realm_ds.eval.qa import ReadingSizes, answer_questions, majority_answers, predict, summarise
+from realm_ds.eval.corpus import CorpusIndex, tensors
+from realm_ds.eval.qa import answer_questions, majority_answers, summarise
+from realm_ds.eval.reading import ReadingSizes, joint_tokens, read_spans
 from realm_ds.models.qa import FoundPassages, QaBatch, QaModel, QaObjective, body_tokens, build_qa_model
 from realm_ds.models.realm import build_model
 from realm_ds.models.towers import TokenBatch
@@ -162,21 +163,29 @@ def test_a_question_may_ask_for_masked_words(tiny: Tiny) -> None:
     assert finder.question_ids[0].count(tiny.tokenizer.special.mask) == 2
 
 
-def test_predictions_do_not_depend_on_the_batch(tiny: Tiny) -> None:
+def test_the_spans_read_are_those_of_a_loop_over_all_of_them_whatever_the_batch(tiny: Tiny) -> None:
     model = tiny.model().eval()
     ids = tiny.tokenizer.encode_all([question.question for question in tiny.questions["dev"]])
-    places_BK = np.random.default_rng(3).integers(0, 72, size=(len(ids), 3))
+    places_BK = np.array([np.random.default_rng(number).permutation(72)[:3] for number in range(len(ids))])
     scores_BK = np.random.default_rng(4).standard_normal((len(ids), 3)).astype(np.float32)
-    tools = {"special": tiny.tokenizer.special, "sizes": SIZES}
-    together = predict(model, ids, places_BK, scores_BK, tiny.corpus, **tools)
-    alone = [
-        predict(model, [ids[n]], places_BK[n : n + 1], scores_BK[n : n + 1], tiny.corpus, **tools)[0]
-        for n in range(len(ids))
-    ]
-    assert together == alone
-    for row, prediction in enumerate(together):
-        assert prediction.place in places_BK[row]
-        assert 0 <= prediction.start < prediction.stop <= len(tiny.passages[prediction.place].body_ids)
+    tools = {"special": tiny.tokenizer.special, "sizes": SIZES, "num_spans": 5}
+    together = read_spans(model, ids, places_BK, scores_BK, tiny.corpus, **tools)
+    for row, spans in enumerate(together):
+        every = {}
+        for place, score in zip(places_BK[row].tolist(), scores_BK[row].tolist(), strict=True):
+            tokens, (first,) = joint_tokens(
+                [(ids[row], tiny.passages[place].body_ids)], special=tiny.tokenizer.special, sizes=SIZES
+            )
+            logits_RLW, possible_RLW = model.reader(tensors(tokens, torch.device("cpu")))
+            for _, start, width in possible_RLW.nonzero().tolist():
+                span = (place, start - int(first), start - int(first) + width + 1)
+                every[span] = logits_RLW[0, start, width].item() + score
+        total = np.logaddexp.reduce(list(every.values()))
+        found = {(span.place, span.start, span.stop): span.log_p for span in spans}
+        assert len(found) == 15
+        assert found == pytest.approx({span: every[span] - total for span in found}, abs=1e-4)
+        assert [span.log_p for span in spans] == sorted(found.values(), reverse=True)
+        assert spans[0].log_p == pytest.approx(max(every.values()) - total, abs=1e-4)
 
 
 def test_answered_questions_say_what_was_found_and_score_themselves(tiny: Tiny) -> None:

@@ -28,9 +28,10 @@ from realm_ds.launch.stages import (
     with_local_encoder,
 )
 from realm_ds.observe.notice import Notice
+from realm_ds.sealed import seal
 from realm_ds.tether import TAG_VARIABLE
 from realm_ds.train.export import export_run
-from realm_ds.train.manifest import seal, step_folder
+from realm_ds.train.manifest import step_folder
 from tests.support.tiny import make_data, make_held_out, tiny_config
 from tests.support.tiny_qa import make_questions
 

@@ -16,7 +16,7 @@ from realm_ds.errors import ConfigError, DataError, LaunchError
 from realm_ds.launch.failures import record_rank
 from realm_ds.launch.stages import check_inputs
 from realm_ds.observe.sinks import Sinks
-from realm_ds.train.manifest import seal
+from realm_ds.sealed import seal
 from tests.support.fake_slurm import FakeSlurm, install
 from tests.support.tiny import make_data, tiny_config
 
