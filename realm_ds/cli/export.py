@@ -22,6 +22,13 @@ def export(
     ] = "latest",
     out: Annotated[Path | None, typer.Option(help="Where to write; left out: RUN/export.")] = None,
     dtype: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision of the weights.")] = "fp32",
+    layout: Annotated[
+        Literal["realm", "hf-realm", "sentence-transformers"],
+        typer.Option(
+            help="realm: AutoModel and AutoModelForMaskedLM. hf-realm: REALM's own classes in transformers 4.16 to "
+            "4.57. sentence-transformers: the two towers for that library."
+        ),
+    ] = "realm",
     verify: Annotated[
         bool, typer.Option("--verify", help="Read it back and compare what it computes; exit code 1 if that differs.")
     ] = False,
@@ -36,8 +43,8 @@ def export(
     from realm_ds.train.export import export_run
 
     folder = export_run(
-        run.absolute(), step=_step(step), out=out and out.absolute(), dtype=dtype, verify=verify,
-        faiss_file=faiss_file, say=print,
+        run.absolute(), step=_step(step), out=out and out.absolute(), dtype=dtype, layout=layout,
+        verify=verify, faiss_file=faiss_file, say=print,
     )  # fmt: skip
     print(f"exported to {folder}")
 

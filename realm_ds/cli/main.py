@@ -17,7 +17,7 @@ from realm_ds.cli.export import export
 from realm_ds.cli.index import index
 from realm_ds.cli.plan import plan
 from realm_ds.cli.prepare import prepare
-from realm_ds.cli.qa import qa
+from realm_ds.cli.qa import ask, qa
 from realm_ds.cli.stage import DryRun, Resume, RunFolder, start_stage
 from realm_ds.errors import ConfigError
 
@@ -38,6 +38,7 @@ A run of your own, step by step:
     realm-ds watch RUN            how all its ranks do, from any host
     realm-ds export               a run's models as transformers folders
     realm-ds qa train             fine-tune on questions, answer dev and test
+    realm-ds ask "..."            ask what was trained
     realm-ds index search         ask the index by itself, without training
     realm-ds doctor               look at a launch before a big run
     realm-ds submit pretrain      a stage as a job of Slurm; resumes by itself
@@ -139,6 +140,7 @@ def watch(
 
 
 app.command()(export)
+app.command()(ask)
 app.command()(submit)
 app.command()(why)
 app.command()(doctor)

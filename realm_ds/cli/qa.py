@@ -1,4 +1,4 @@
-"""The verbs of question answering: fine-tune on questions, and score the answers."""
+"""The verbs of question answering: fine-tune on questions, score the answers, ask."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from realm_ds.cli.common import Overrides, Source, group, verb
+from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.stage import DryRun, Resume, RunFolder, start_stage
+from realm_ds.errors import ConfigError
 
 qa = group("Fine-tune on questions, and score the answers.")
 Split = Annotated[Literal["dev", "test"], typer.Option(help="Whose questions.")]
@@ -34,3 +35,35 @@ def qa_eval(
 
     scores = read_scores(run.absolute(), split=split)
     print(json.dumps(scores) if as_json else describe(scores))
+
+
+@verb
+def ask(
+    questions: Annotated[
+        list[str] | None, typer.Argument(metavar="[QUESTION]...", help="- reads them from stdin, one a line.")
+    ] = None,
+    model: Annotated[
+        Path, typer.Option("--model", "-m", help="An export, or the folder of a run that has one.")
+    ] = Path("runs/qa"),
+    jsonl: Annotated[
+        Path | None, typer.Option("--jsonl", help='Answer a file of {"question": TEXT} lines, - for stdin, as JSON.')
+    ] = None,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, max=100, help="Answers to each question.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line for each question.")] = False,
+) -> None:  # fmt: skip
+    """Ask a trained model: the answer, the passage that it stands in with the span marked, p(z|x), and the runners-up.
+
+    \b
+        realm-ds ask "What is the capital of Algeria?" --model runs/qa
+        realm-ds ask "The capital of Algeria is [MASK]." --model runs/pretrain/export
+        realm-ds ask --jsonl questions.jsonl --model runs/qa > answers.jsonl
+
+    A fine-tuned model answers questions; a pre-trained one fills in one [MASK]. A bad question is told and skipped;
+    exit code 1 if none had an answer.
+    """
+    from realm_ds.launch.ask import ask as ask_all
+
+    if questions and jsonl is not None:
+        raise ConfigError("give questions or --jsonl, not both")
+    if not ask_all(model, questions=questions or [], file=jsonl, top=top, as_json=as_json):
+        raise SystemExit(FAILED)

@@ -47,15 +47,6 @@ class Span:
     """Of the span and its passage among all spans of all passages read."""
 
 
-def pairs_of(questions: Sequence[Ids], places_BK: np.ndarray, corpus: CorpusIndex) -> list[Pair]:
-    """Every question with the body of each of its passages, K pairs after K pairs."""
-    return [
-        (question, body)
-        for question, places in zip(questions, places_BK, strict=True)
-        for body in corpus.bodies(places)
-    ]
-
-
 def joint_tokens(pairs: Sequence[Pair], *, special: SpecialIds, sizes: ReadingSizes) -> tuple[Tokens, np.ndarray]:
     """[CLS] question [SEP] body [SEP] of (question, body) pairs, and where each body begins."""
     cut = [(question[: sizes.question_tokens - 2], body[: sizes.passage_tokens - 2]) for question, body in pairs]
@@ -89,7 +80,11 @@ def read_spans(
     """
     model.eval()
     device = next(model.parameters()).device
-    pairs = pairs_of(questions, places_BK, corpus)
+    pairs = [
+        (question, body)
+        for question, places in zip(questions, places_BK, strict=True)
+        for body in corpus.bodies(places)
+    ]
     shape = (len(pairs), num_spans)
     logits_RX, scores_R = np.full(shape, -np.inf, dtype=np.float32), scores_BK.ravel()
     starts_RX, stops_RX = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)

@@ -22,8 +22,8 @@ from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import publish_folder, recover_folder
-from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, strip_prefix
-from realm_ds.models.realm import RealmModel, load_export
+from realm_ds.models.names import ENCODER, HF_EMBEDDER, PASSAGE_TOWER, QUERY_TOWER, strip_prefix
+from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder
 from realm_ds.sealed import read_facts, seal, sha256
 
@@ -37,12 +37,14 @@ EMBEDDED_AT_ONCE = 65_536
 """Passages whose tokens and vectors are in memory."""
 Say = Callable[[str], None]
 Dtype = Literal["fp32", "bf16", "fp16"]
+Layout = Literal["realm", "hf-realm", "sentence-transformers"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def export_run(
     run_folder: Path, *, step: int | Literal["best", "latest"] = "latest", out: Path | None = None,
-    dtype: Dtype = "fp32", verify: bool = False, faiss_file: bool = False, say: Say = log.info,
+    dtype: Dtype = "fp32", layout: Layout = "realm", verify: bool = False, faiss_file: bool = False,
+    say: Say = log.info,
 ) -> Path:  # fmt: skip
     """Export a run's newest checkpoint, that of a step, or its best models to `out`, by default RUN/export.
 
@@ -52,7 +54,10 @@ def export_run(
     """
     from realm_ds.train.export_card import card
     from realm_ds.train.export_check import compare, outputs, take_samples
+    from realm_ds.train.export_layouts import check_layout, read_layout, write_layout
     from realm_ds.train.export_source import fill_from, find_source
+
+    check_layout(layout, dtype=dtype, verify=verify)
 
     out = out or run_folder / "export"
     recover_folder(out)
@@ -76,11 +81,11 @@ def export_run(
         samples = take_samples(corpus, tokenizer=tokenizer, config=config) if verify else None
         expected = outputs(realm, samples) if samples else {}
         round_to(realm, dtype)
-        write_models(realm, unfinished, tokenizer_folder=config.data.tokenizer)
+        write_layout(realm, unfinished, layout=layout, config=config)
         realm.float()
         if samples:
             _forget(realm)
-            load_export(realm, unfinished)
+            read_layout(realm, unfinished, layout=layout)
             for line in compare(expected, outputs(realm, samples), dtype=dtype):
                 say(line)
         say(f"embedding {corpus.count} passages")
@@ -89,10 +94,20 @@ def export_run(
             _write_faiss_file(unfinished, width=realm.passage_tower.dense.out_features)
         text = card(
             config=config, corpus=corpus, source=source, realm=realm, code=_code(run_folder), dtype=dtype,
-            has_faiss_file=faiss_file, layout="realm",
+            has_faiss_file=faiss_file, layout=layout,
         )  # fmt: skip
         (unfinished / "README.md").write_text(text, encoding="utf-8")
-        seal(unfinished, kind=KIND, source=source.folder.name, step=source.step, stage=source.stage, dtype=dtype)
+        if layout == "realm":
+            _write_settings(unfinished, config=config, tokenizer=tokenizer)
+        seal(
+            unfinished,
+            kind=KIND,
+            layout=layout,
+            source=source.folder.name,
+            step=source.step,
+            stage=source.stage,
+            dtype=dtype,
+        )
         publish_folder(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -158,13 +173,30 @@ def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: 
     if torch.cuda.is_available():
         tower = tower.to("cuda")
     store = IndexStore(folder / "index", corpus_sha256=corpus.digest)
-    snapshot_sha256 = sha256(folder / PASSAGE_TOWER / "model.safetensors")
+    weights = (folder / name / "model.safetensors" for name in (PASSAGE_TOWER, HF_EMBEDDER))
+    snapshot_sha256 = sha256(next(path for path in weights if path.is_file()))
     num_parts = -(-corpus.count // EMBEDDED_AT_ONCE)
     for number in range(num_parts):
         passages = load_shard(corpus, shard_rank=number, num_shards=num_parts, max_tokens=config.data.passage_tokens)
         vectors_NP = embed_passages(tower, passages, config=config, special=tokenizer.special)
         store.save(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=snapshot_sha256, start=passages.start)
     corpus.copy_to(folder / "passages")
+
+
+def _write_settings(folder: Path, *, config: RealmConfig, tokenizer: Tokenizer) -> None:
+    """What filling in masked words must do as pre-training did it."""
+    from realm_ds.eval.exported import AnswerSettings, write_settings
+    from realm_ds.eval.reading import ReadingSizes
+
+    sizes = ReadingSizes(
+        question_tokens=config.data.query_tokens, passage_tokens=config.data.passage_tokens,
+        read=config.pretrain.num_retrieved,
+    )  # fmt: skip
+    settings = AnswerSettings(
+        sizes=sizes, null_passage=config.pretrain.null_passage, temperature=config.pretrain.temperature,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+    )  # fmt: skip
+    write_settings(folder, settings)
 
 
 def _write_faiss_file(folder: Path, *, width: int) -> None:

@@ -2,9 +2,7 @@
 
 from textwrap import indent
 
-import torch
-import transformers
-
+from realm_ds.comm.code import library_versions
 from realm_ds.config.load import dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Shards
@@ -42,6 +40,22 @@ vector = query_tower(TokenBatch(**{
 for place in np.argsort(-(vectors @ vector))[:5]:
     print(vectors[place] @ vector, passages[place]["title"], passages[place]["text"])
 """,
+    "hf-realm": """\
+from transformers import AutoTokenizer, RealmEmbedder, RealmKnowledgeAugEncoder, RealmScorer  # 4.16 to 4.57
+
+tokenizer = AutoTokenizer.from_pretrained("encoder")
+embedder = RealmEmbedder.from_pretrained("embedder")  # of passages
+scorer = RealmScorer.from_pretrained("scorer")  # one tower for both
+encoder = RealmKnowledgeAugEncoder.from_pretrained("encoder")
+""",
+    "sentence-transformers": """\
+from sentence_transformers import SentenceTransformer
+
+query_tower, passage_tower = SentenceTransformer("query_tower"), SentenceTransformer("passage_tower")
+queries = query_tower.encode(["what is the capital of iceland?"])
+passages = passage_tower.encode([("reykjavik", "it is the capital of iceland.")])
+print(query_tower.similarity(queries, passages))
+""",
 }
 """How to open each layout, in code that runs in the export's folder."""
 _FOLDERS = {
@@ -50,7 +64,16 @@ _FOLDERS = {
 | `encoder` | knowledge-augmented encoder, [CLS] x [SEP] passage [SEP] |
 | `tokenizer` | WordPiece, also in each model folder |
 """,
+    "hf-realm": """\
+| `embedder`, `scorer`, `encoder` | REALM as transformers had it until 4.57: the passage tower, both, the \
+knowledge-augmented encoder |
+""",
+    "sentence-transformers": """\
+| `query_tower`, `passage_tower` | the towers as sentence-transformers opens them |
+""",
 }
+_TWO_TOWERS = '"scorer")  # one tower for both', '"scorer", query_embedder=RealmEmbedder(embedder.config))'
+"""RealmScorer makes one tower of two unless it is told."""
 _FAISS = """\
 `index.faiss` has the same vectors in the same order: `faiss.read_index("index.faiss").search(vector[None], 5)`.
 
@@ -62,6 +85,8 @@ def card(
     has_faiss_file: bool,
 ) -> str:  # fmt: skip
     """The whole file."""
+    opening = OPENING[layout] if realm.shares_towers else OPENING[layout].replace(*_TWO_TOWERS)
+    versions = library_versions()
     num_parameters = sum(parameter.numel() for parameter in realm.parameters())
     measured = "".join(
         f"| {name.removeprefix('held_out_')} | {value:.4g} |\n" for name, value in source.metrics.items()
@@ -92,7 +117,7 @@ A vector is LayerNorm(W pooler_output + b); a passage's score for a query is the
 file is in `manifest.json`.
 
 ```python
-{OPENING[layout]}```
+{opening}```
 
 {_FAISS if has_faiss_file else ""}## Data
 
@@ -100,7 +125,7 @@ file is in `manifest.json`.
 
 ## Provenance
 
-Trained with {code}; exported with torch {torch.__version__} and transformers {transformers.__version__}. The settings \
+Trained with {code}; exported with torch {versions["torch"]} and transformers {versions["transformers"]}. The settings \
 of the run:
 
 {indent(dump(config), "    ")}"""

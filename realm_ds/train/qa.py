@@ -16,6 +16,7 @@ from realm_ds.data.question_files import load_questions, question_order
 from realm_ds.data.records import Question
 from realm_ds.data.redeal import StreamState
 from realm_ds.eval.corpus import CorpusIndex
+from realm_ds.eval.exported import AnswerSettings, write_qa_export
 from realm_ds.eval.qa import Row, answer_questions, majority_answers, summarise
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.files import write_durably
@@ -40,7 +41,8 @@ EVALUATED = ("dev", "test")
 def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
     """Train to qa.steps, then answer dev and test questions.
 
-    Writes `export/` (query tower and reader), `qa/SPLIT.json` (scores) and `qa/SPLIT.jsonl` (a row for each question).
+    Writes `export/` (query tower, reader and all that they answer from: eval/exported.py), `qa/SPLIT.json` (scores)
+    and `qa/SPLIT.jsonl` (a row for each question).
     """
     settings = stage.config.qa
     train = load_questions(settings.folder / "train.jsonl")
@@ -62,7 +64,14 @@ def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -
         return ending
     trained = _whole_copy(stage, engine, model)
     if stage.trainers.rank == 0:
-        trained.save(stage.folder / "export")
+        write_qa_export(
+            stage.folder / "export", trained, shards=stage.corpus, corpus=corpus,
+            tokenizer_folder=stage.config.data.tokenizer,
+            settings=AnswerSettings(
+                sizes=_sizes(stage), null_passage=False, temperature=1.0,
+                tokenizer_fingerprint=stage.tokenizer.fingerprint,
+            ),
+        )  # fmt: skip
     for split in EVALUATED:
         if stage.must_leave():  # The last checkpoint is there: what follows it can be done again.
             return Ending(step=ending.step, is_early=True)

@@ -20,6 +20,7 @@ from realm_ds.models.towers import Embedder
 from realm_ds.observe.sinks import metrics_path
 from realm_ds.sealed import check, seal
 from realm_ds.train import export as module
+from realm_ds.train import export_layouts
 from realm_ds.train.best import BestRecord
 from realm_ds.train.export import export_run, fill, unfilled, write_models
 from realm_ds.train.manifest import step_folder
@@ -170,7 +171,7 @@ def test_what_computes_something_else_is_not_exported(tmp_path: Path, monkeypatc
             realm.query_tower.dense.bias[0] += 1.0
         write_models(realm, folder, tokenizer_folder=tokenizer_folder)
 
-    monkeypatch.setattr(module, "write_models", write_wrong)
+    monkeypatch.setattr(export_layouts, "write_models", write_wrong)
     with pytest.raises(CheckpointError, match=r"query vectors differ by .* and 0.0 is allowed in fp32; nothing was"):
         export_run(tmp_path / "run", verify=True)
     assert not list((tmp_path / "run").glob("export*"))
@@ -252,7 +253,7 @@ def test_a_full_disk_leaves_the_export_before(tmp_path: Path, monkeypatch: pytes
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "model.safetensors")
 
-    monkeypatch.setattr(module, "write_models", full)
+    monkeypatch.setattr(export_layouts, "write_models", full)
     with pytest.raises(OSError, match="No space left"):
         export_run(tmp_path / "run", step=9)
     assert (out / "manifest.json").read_bytes() == before
@@ -266,3 +267,33 @@ def test_an_ict_run_says_what_it_did_not_train(tmp_path: Path) -> None:
     assert "the encoder is as the run began" not in (out / "README.md").read_text()
     (run / "config.yaml").write_text(dump(tiny_config(tmp_path, **{"ict.encoder_warmup": False})))
     assert "the encoder is as the run began with it" in (export_run(run) / "README.md").read_text()
+
+
+@pytest.mark.parametrize("share_towers", [True, False])
+def test_the_layout_of_googles_realm_is_verified_and_can_be_started_from(tmp_path: Path, share_towers: bool) -> None:
+    """Its own classes open it in tests/unit/test_hf_realm_write.py."""
+    realm, said = make_run(tmp_path, share_towers=share_towers), []
+    out = export_run(tmp_path / "run", out=tmp_path / "hf", layout="hf-realm", verify=True, say=said.append)
+    assert sum("equal bit for bit" in line for line in said) == 3
+    assert ("query_embedder=" in (out / "README.md").read_text()) != share_towers
+    changes = {"model.start_from": out, "model.share_towers": share_towers}
+    model = tiny_config(tmp_path, **changes).model
+    vocab_size = realm.query_tower.bert.config.vocab_size
+    again = build_model(model, vocab_size=vocab_size, max_tokens=48, seed=1)
+    assert torch.equal(again.query_tower.dense.weight, realm.query_tower.dense.weight)
+    path = out / "encoder" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=r"encoder/model.safetensors is damaged"):
+        build_model(model, vocab_size=vocab_size, max_tokens=48, seed=1)
+
+
+def test_towers_for_sentence_transformers(tmp_path: Path) -> None:
+    """The library itself opens them in tests/unit/test_sentence.py."""
+    make_run(tmp_path)
+    out = export_run(tmp_path / "run", layout="sentence-transformers")
+    assert (out / "passage_tower" / "modules.json").is_file()
+    assert ModelCard.load(out / "README.md").data.library_name == "sentence-transformers"
+    with pytest.raises(ConfigError, match="--verify reads back realm and hf-realm, not sentence-transformers: leave"):
+        export_run(tmp_path / "run", layout="sentence-transformers", verify=True)
+    with pytest.raises(ConfigError, match="opens parts of a model as float32, whatever they are: not bf16"):
+        export_run(tmp_path / "run", layout="sentence-transformers", dtype="bf16")
