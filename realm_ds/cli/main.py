@@ -13,6 +13,7 @@ from realm_ds.cli.bench import bench
 from realm_ds.cli.cluster import submit, why
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.doctor import doctor
+from realm_ds.cli.export import export
 from realm_ds.cli.index import index
 from realm_ds.cli.plan import plan
 from realm_ds.cli.prepare import prepare
@@ -113,20 +114,6 @@ def pretrain(
 
 @app.command()
 @verb
-def export(
-    run: RunFolder = Path("runs/pretrain"),
-    step: Annotated[int | None, typer.Option(help="Which checkpoint; left out: the newest.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write; left out: RUN/export.")] = None,
-) -> None:
-    """A run's towers and encoder as transformers folders, with index, passages and a model card."""
-    from realm_ds.train.export import export_run
-
-    folder = export_run(run.absolute(), step=step, out=out and out.absolute(), say=print)
-    print(f"exported to {folder}")
-
-
-@app.command()
-@verb
 def watch(
     run: Annotated[Path, typer.Argument(help="A run folder, or a demo's.")],
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
@@ -152,6 +139,7 @@ def watch(
         raise SystemExit(FAILED)
 
 
+app.command()(export)
 app.command()(ask)
 app.command()(submit)
 app.command()(why)

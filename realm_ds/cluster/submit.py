@@ -37,11 +37,11 @@ from realm_ds.config.base import StageName
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.config.sizes import JobSizes
-from realm_ds.data.sealed import MANIFEST
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.files import write_durably
 from realm_ds.launch.stages import check_inputs, has_finished, prepare_run_folder, with_local_encoder
 from realm_ds.launch.watch import SILENT_S, look
+from realm_ds.sealed import MANIFEST
 
 JOB_FOLDER = "job"
 JOBS_FILE = "jobs.jsonl"

@@ -76,7 +76,7 @@ class RealmForCloze(Answerer):
             self._query_tower, questions, special=self._special, max_tokens=self._sizes.question_tokens
         )
         num_null = int(settings.null_passage)
-        hits = corpus.search(queries_BP, num_hits=self._sizes.read - num_null)
+        hits = corpus.search(queries_BP, num_hits=self._sizes.read)
         scores_BC = np.concatenate([(queries_BP @ self._null_1P.T)[:, :num_null], hits.scores_BK], axis=1)
         p_z_BC = softmax(scores_BC / settings.temperature)
         p_y_BCV = self._read(questions, hits.places_BK, num_null=num_null)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from realm_ds.data.sealed import check, seal
 from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError
@@ -25,6 +24,7 @@ from realm_ds.files import publish_folder, recover_folder, write_durably
 from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore, PartFault, stored_parts
 from realm_ds.models.qa import QaModel
+from realm_ds.sealed import check, seal
 
 SETTINGS_FILE = "answering.json"
 TOKENIZER, PASSAGES, INDEX = "tokenizer", "passages", "index"
@@ -93,14 +93,18 @@ def find_export(folder: Path) -> Path:
     raise CheckpointError(f"{folder} holds no export with {SETTINGS_FILE}: {hint}")
 
 
-def write_corpus(folder: Path, shards: Shards, vectors_NP: np.ndarray, settings: AnswerSettings) -> None:
-    """What every export has beside its models and tokenizer. Raises IndexFault, DataError or OSError."""
+def write_corpus(folder: Path, shards: Shards, vectors_NP: np.ndarray) -> None:
+    """Passages and their vectors. Raises IndexFault, DataError or OSError."""
     vectors_NP = np.ascontiguousarray(vectors_NP)
-    # The vectors are their own snapshot: the tower that made them need not be kept.
+    # The vectors are their own snapshot: the tower that made them is trained on, and not kept.
     digest = hashlib.sha256(vectors_NP.data).hexdigest()
     store = IndexStore(folder / INDEX, corpus_sha256=shards.digest)
     store.save(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=digest, start=0)
     shards.copy_to(folder / PASSAGES)
+
+
+def write_settings(folder: Path, settings: AnswerSettings) -> None:
+    """Raises OSError."""
     write_durably(folder / SETTINGS_FILE, json.dumps(asdict(settings), indent=1) + "\n")
 
 
@@ -117,7 +121,8 @@ def write_qa_export(
     try:
         model.save(unfinished)
         shutil.copytree(tokenizer_folder, unfinished / TOKENIZER)
-        write_corpus(unfinished, shards, corpus.vectors_NP, settings)
+        write_corpus(unfinished, shards, corpus.vectors_NP)
+        write_settings(unfinished, settings)
         seal(unfinished, kind="qa")
         publish_folder(unfinished, out)
     except OSError as error:

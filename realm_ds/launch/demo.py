@@ -202,7 +202,7 @@ class _Demo:
     def _export(self, stage: str, bar: Bar) -> Path:
         from realm_ds.train.export import export_run
 
-        return export_run(self._folder / stage, step=None, out=None, say=lambda doing: bar.update(now=doing))
+        return export_run(self._folder / stage, say=lambda doing: bar.update(now=doing))
 
     def _keep(self) -> None:
         write_durably(self._folder / STAGES_FILE, json.dumps(self.results, indent=1) + "\n")

@@ -19,7 +19,7 @@ from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.index.store import VERSION_NAME, PartFault, check_snapshot
 from realm_ds.launch.index_store import snapshot_step
 from realm_ds.models.hf_realm import open_tower, read_config, weights_file
-from realm_ds.models.names import HF_EMBEDDER, PASSAGE_TOWER, QUERY_TOWER, check_export, is_hf_realm, strip_prefix
+from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER, check_export, hf_towers, is_hf_realm, strip_prefix
 from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import PROJECTION_FILE, Embedder
 
@@ -124,7 +124,7 @@ def _of_export(folder: Path) -> Towers:
 
 
 def _of_hf_realm(folder: Path) -> Towers:
-    config, path = read_config(folder / HF_EMBEDDER), weights_file(folder / HF_EMBEDDER)
+    config, path = read_config(hf_towers(folder)), weights_file(hf_towers(folder))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Towers(

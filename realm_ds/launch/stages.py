@@ -18,7 +18,6 @@ from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.config.stages import StageConfig
 from realm_ds.data.question_files import load_questions, refuse_regexes
-from realm_ds.data.sealed import check
 from realm_ds.data.shards import open_shards, passage_range, refuse_long_passages
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, DataError
@@ -34,6 +33,7 @@ from realm_ds.models.names import check_start
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
 from realm_ds.observe.trackers import check_tracker
+from realm_ds.sealed import check
 from realm_ds.tether import TAG_VARIABLE, is_realm_ds
 from realm_ds.train.manifest import lost_folders, saved_steps, step_folder
 

@@ -15,6 +15,7 @@ from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export, check_start, is_hf_realm
 from realm_ds.models.start import start_encoder, start_tower
 from realm_ds.models.towers import Embedder, bert_config
+from realm_ds.sealed import MANIFEST, check
 
 
 class RealmModel(nn.Module):
@@ -55,7 +56,8 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
     """A model with its starting weights: those of `start_from`, of `encoder`, or drawn from `seed`.
 
     Two towers that are not shared start equal: inner products of unrelated spaces would make the first index noise.
-    Raises CheckpointError if `start_from` is neither an export nor Google's REALM, or of another shape.
+    Raises CheckpointError if `start_from` is neither an export nor Google's REALM, damaged, or of another
+    shape.
     """
     torch.manual_seed(seed)
     realm = RealmModel(model, vocab_size=vocab_size, max_tokens=max_tokens)
@@ -66,6 +68,8 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
         realm.passage_tower.load_state_dict(realm.query_tower.state_dict())
     if model.start_from is not None:
         check_start(model.start_from)
+        if (model.start_from / MANIFEST).is_file():  # neither best/ nor a folder of others has one
+            check(model.start_from, trusted=("index", "passages"))
         fill = load_hf_realm if is_hf_realm(model.start_from) else load_export
         fill(realm, model.start_from)
     elif model.encoder is not None:

@@ -143,7 +143,7 @@ class Embedder(nn.Module):
         tower = cls(config, projection_size=width, norm_eps=float(norm_eps) if norm_eps else None, dropout=dropout)
         tower.bert = AutoModel.from_pretrained(folder, config=config, local_files_only=True)
         tower.load_state_dict(projection, strict=False)
-        return tower
+        return tower.float()  # what was exported in 16 bits may come back so
 
 
 def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:

@@ -1,13 +1,12 @@
-"""Folders of checkpoints: where they are, and which are whole. The manifest that vouches for their files is
-data/sealed.py's.
+"""Folders of checkpoints: which there are. What vouches for their files is sealed.py's business.
 
 No torch: whether a run has anything left to do is asked before any process is started.
 """
 
 from pathlib import Path
 
-from realm_ds.data.sealed import MANIFEST
 from realm_ds.files import SET_ASIDE
+from realm_ds.sealed import MANIFEST
 
 DAMAGED = "damaged-"
 """What stands before the name of a checkpoint that was found damaged, with a whole one before it."""

@@ -13,13 +13,13 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.masking import MaskedExample, Masking, masked_examples
 from realm_ds.data.records import Example
 from realm_ds.data.redeal import StreamState
-from realm_ds.data.sealed import sha256
 from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
+from realm_ds.sealed import sha256
 from realm_ds.train.collate import Collator
 from realm_ds.train.engine import join
 from realm_ds.train.timing import StepTimer

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from realm_ds.comm.world import World
-from realm_ds.data.sealed import MANIFEST
 from realm_ds.errors import DataError
 from realm_ds.files import write_durably
 from realm_ds.launch.failures import record_preemption
 from realm_ds.launch.node import leave_early
 from realm_ds.launch.rank import as_rank, run_as_rank
 from realm_ds.observe.notice import Notice
+from realm_ds.sealed import MANIFEST
 from realm_ds.train.manifest import step_folder
 
 

@@ -16,7 +16,6 @@ from typer.testing import CliRunner, Result
 
 from realm_ds.cli.main import app
 from realm_ds.data.batches import passage_batch
-from realm_ds.data.sealed import seal
 from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
@@ -24,13 +23,21 @@ from realm_ds.eval import answerer
 from realm_ds.eval.answerer import RealmForQA
 from realm_ds.eval.cloze import RealmForCloze
 from realm_ds.eval.corpus import embed_queries, embed_with, tensors
-from realm_ds.eval.exported import SETTINGS_FILE, AnswerSettings, open_export, write_corpus, write_qa_export
+from realm_ds.eval.exported import (
+    SETTINGS_FILE,
+    AnswerSettings,
+    open_export,
+    write_corpus,
+    write_qa_export,
+    write_settings,
+)
 from realm_ds.eval.qa import answer_questions
 from realm_ds.eval.reading import ReadingSizes, joint_tokens
 from realm_ds.launch.ask import ask
 from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.observe.answers import Answer, Answered, Source, show_answers
+from realm_ds.sealed import seal
 from realm_ds.train.export import write_models
 from tests.support.tiny import make_data, tiny_config
 from tests.support.tiny_qa import make_corpus, make_questions
@@ -71,7 +78,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     )  # fmt: skip
     write_models(realm, cloze, tokenizer_folder=folder / "tokenizer")
     cloze_settings = replace(settings, null_passage=True, temperature=0.5)
-    write_corpus(cloze, shards, corpus.vectors_NP, cloze_settings)
+    write_corpus(cloze, shards, corpus.vectors_NP)
+    write_settings(cloze, cloze_settings)
     seal(cloze, source="step-9")
     return Exports(
         folder=folder, tokenizer=tokenizer, shards=shards, qa=qa, cloze=cloze, realm=realm, settings=cloze_settings
@@ -139,7 +147,7 @@ def test_a_masked_word_is_filled_in_by_the_sum_over_passages(exports: Exports) -
     query_P = embed_queries(realm.query_tower, [ids], special=tokenizer.special, max_tokens=16)[0]
     null_P = embed_with(realm.passage_tower)(passage_batch([((), ())], special=tokenizer.special, max_tokens=32))[0]
     passages = list(exports.shards.passages())
-    places = np.argsort(-(opened.corpus.vectors_NP @ query_P))[:2]  # the null passage is the third candidate
+    places = np.argsort(-(opened.corpus.vectors_NP @ query_P))[:3]
     scores = [float(query_P @ null_P), *(float(opened.corpus.vectors_NP[place] @ query_P) for place in places)]
     weights = np.exp(np.array(scores) / 0.5)
     weights /= weights.sum()

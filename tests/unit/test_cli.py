@@ -193,7 +193,7 @@ def test_the_other_verbs_hand_on_their_options(calls, tmp_path: Path) -> None:
     assert _run("prepare", "demo", run, "--seed", "5")[0] == 0
     demo, export, check, prepare = calls
     assert demo == ("run_demo", {"arguments": (tmp_path,), "seed": 3, "quick": True, "overrides": [], "resume": False})
-    assert (export[1]["step"], export[1]["out"]) == (40, None)
+    assert (export[1]["step"], export[1]["out"], export[1]["verify"]) == (40, None, False)
     assert check == ("check_is_free", {"arguments": (tmp_path,)})
     assert (prepare[1]["arguments"], prepare[1]["seed"]) == ((tmp_path,), 5)
 
@@ -282,6 +282,8 @@ def test_other_errors_are_one_line_and_code_1(calls, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(sys.modules["realm_ds.train.export"], "export_run", fail)
     assert _run("export", "--run", str(tmp_path)) == (1, "", "realm-ds: no checkpoint in runs/a: train first\n")
+    said = (2, "", "realm-ds: --step newest: give the number of a step, best or latest\n")
+    assert _run("export", "--run", str(tmp_path), "--step", "newest") == said
 
 
 def test_a_file_in_the_way_of_a_run_folder_is_one_line(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from realm_ds.data.sealed import MANIFEST, seal
 from realm_ds.data.shards import open_shards
 from realm_ds.errors import CheckpointError, DataError
 from realm_ds.eval.bm25 import Bm25
@@ -19,6 +18,7 @@ from realm_ds.launch.judging import judge_answers, judge_retrieval
 from realm_ds.launch.scores import describe_judged
 from realm_ds.models.qa import READER, QaModel, build_qa_model
 from realm_ds.models.realm import build_model
+from realm_ds.sealed import MANIFEST, seal
 from tests.support.tiny import make_data, tiny_config
 from tests.support.tiny_qa import make_corpus, make_questions
 

@@ -15,7 +15,6 @@ from realm_ds.cli.common import verb
 from realm_ds.comm.loopback import LoopbackHub
 from realm_ds.comm.trainers import Trainers
 from realm_ds.comm.world import singleton
-from realm_ds.data.sealed import MANIFEST
 from realm_ds.errors import REQUEUE, CheckpointError, IndexFault, Preempted
 from realm_ds.files import write_durably
 from realm_ds.index.client import IndexClient
@@ -32,6 +31,7 @@ from realm_ds.launch.failures import (
 from realm_ds.launch.local import leaving_when_asked
 from realm_ds.launch.stages import prepare_run_folder
 from realm_ds.observe.notice import NOTICES, Notice
+from realm_ds.sealed import MANIFEST
 from realm_ds.train.manifest import step_folder
 from tests.support.tiny import tiny_config
 

@@ -15,7 +15,6 @@ from realm_ds.config.load import RUN_CONFIG, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import write_questions
 from realm_ds.data.records import Question
-from realm_ds.data.sealed import seal
 from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
 from realm_ds.launch import stages
@@ -29,6 +28,7 @@ from realm_ds.launch.stages import (
     with_local_encoder,
 )
 from realm_ds.observe.notice import Notice
+from realm_ds.sealed import seal
 from realm_ds.tether import TAG_VARIABLE
 from realm_ds.train.export import export_run
 from realm_ds.train.manifest import step_folder
@@ -346,7 +346,7 @@ def test_an_export_replaces_only_an_export(tmp_path: Path, files: tuple[str, ...
     for name in files:
         (out / name).touch()
     with pytest.raises(ConfigError, match="precious is there and is no export, so it is not overwritten: name another"):
-        export_run(tmp_path / "run", step=None, out=out)
+        export_run(tmp_path / "run", out=out)
     assert sorted(path.name for path in out.iterdir()) == sorted(files)
 
 

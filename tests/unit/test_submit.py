@@ -12,11 +12,11 @@ from realm_ds.cluster.pipeline import plan_pipeline, submit_pipeline
 from realm_ds.cluster.submit import Request, check_is_shared, is_done, jobs_of, plan_job, show_plan, submit_job
 from realm_ds.config.load import dump, load
 from realm_ds.config.sizes import JobSizes
-from realm_ds.data.sealed import seal
 from realm_ds.errors import ConfigError, DataError, LaunchError
 from realm_ds.launch.failures import record_rank
 from realm_ds.launch.stages import check_inputs
 from realm_ds.observe.sinks import Sinks
+from realm_ds.sealed import seal
 from tests.support.fake_slurm import FakeSlurm, install
 from tests.support.tiny import make_data, tiny_config
 

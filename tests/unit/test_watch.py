@@ -11,13 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from realm_ds.cli.main import app
-from realm_ds.data.sealed import MANIFEST
 from realm_ds.errors import ConfigError, IndexFault
 from realm_ds.files import write_durably
 from realm_ds.launch.failures import forget_last_world, read_records, record_error, record_preemption, record_rank
 from realm_ds.launch.watch import SILENT_S, keep_looking, look
 from realm_ds.observe.sinks import Sinks
 from realm_ds.observe.table import headline, print_once, show
+from realm_ds.sealed import MANIFEST
 from realm_ds.train.manifest import step_folder
 
 HOST = "node1"

@@ -1,6 +1,6 @@
-"""Folders with a manifest that vouches for every file: checkpoints, exports. What the files hold is not known here.
+"""A folder whose manifest vouches for every file in it: a checkpoint, an export. What the files hold is not known here.
 
-No torch: whether a run has anything left to do is asked before any process is started.
+No torch: whether a folder is whole is asked before any process is started.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 
 
 class OtherFormat(CheckpointError):
-    """A checkpoint of another version of this program, not damaged."""
+    """A folder of another version of this program, not damaged."""
 
 
 def seal(folder: Path, **facts: object) -> None:
@@ -47,6 +47,14 @@ def check(folder: Path, *, trusted: Collection[str] = ()) -> dict[str, Any]:
         if name.split("/")[0] not in trusted and sha256(path) != expected:
             raise CheckpointError(f"{path} is damaged (its sha256 is not the manifest's)")
     return manifest
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What a manifest tells beside its sums; nothing where there is none, or one that cannot be read."""
+    try:
+        return {name: value for name, value in _read_manifest(folder).items() if name != "sha256"}
+    except CheckpointError:
+        return {}
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
