@@ -49,6 +49,14 @@ def check(folder: Path, *, trusted: Collection[str] = ()) -> dict[str, Any]:
     return manifest
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What a manifest tells beside its sums; nothing where there is none, or one that cannot be read."""
+    try:
+        return {name: value for name, value in _read_manifest(folder).items() if name != "sha256"}
+    except CheckpointError:
+        return {}
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:

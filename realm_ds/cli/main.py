@@ -13,6 +13,7 @@ from realm_ds.cli.bench import bench
 from realm_ds.cli.cluster import submit, why
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.doctor import doctor
+from realm_ds.cli.importing import import_
 from realm_ds.cli.index import index
 from realm_ds.cli.plan import plan
 from realm_ds.cli.prepare import prepare
@@ -36,6 +37,7 @@ A run of your own, step by step:
     realm-ds pretrain             REALM: trainers and index ranks in one MPI world
     realm-ds watch RUN            how all its ranks do, from any host
     realm-ds export               a run's models as transformers folders
+    realm-ds import               Google's REALM as an export of ours
     realm-ds qa train             fine-tune on questions, answer dev and test
     realm-ds index search         ask the index by itself, without training
     realm-ds doctor               look at a launch before a big run
@@ -154,6 +156,7 @@ def watch(
 app.command()(submit)
 app.command()(why)
 app.command()(doctor)
+app.command("import")(import_)
 
 
 @config_app.command("explain")
