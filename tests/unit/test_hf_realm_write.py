@@ -20,16 +20,17 @@ from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, LaunchError
 from realm_ds.eval.corpus import CorpusIndex, embed_queries
-from realm_ds.eval.qa import ReadingSizes, predict
+from realm_ds.eval.reading import ReadingSizes, read_spans
 from realm_ds.index.passages import load_shard
+from realm_ds.models.hf_realm import BERT_SIZES
 from realm_ds.models.hf_realm_qa import read_hf_qa, write_hf_qa
 from realm_ds.models.hf_realm_write import write_hf_realm
 from realm_ds.models.objectives import MarginalObjective
 from realm_ds.models.qa import QaModel, build_qa_model
-from realm_ds.models.realm import RealmModel, build_model
+from realm_ds.models.realm import RealmModel, build_model, open_hf_realm
 from realm_ds.models.towers import TokenBatch
 from tests.support.hf_realm import SIZES, same_weights, small_realm
-from tests.support.oracle import expected, oracle_batch
+from tests.support.oracle import ORACLE, expected, oracle_batch
 from tests.support.tiny import make_data
 
 READ, QUESTION_TOKENS, PASSAGE_TOKENS = 3, 40, 60
@@ -87,6 +88,21 @@ def test_a_model_comes_back_to_the_bit(data: Path, tmp_path: Path, share_towers:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         assert (again / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
     assert load_tokenizer(folder / "scorer").fingerprint == load_tokenizer(data / "tokenizer").fingerprint
+
+
+def test_a_model_of_transformers_comes_back_to_the_bit(data: Path, tmp_path: Path) -> None:
+    """What transformers saved itself, read and written: all that a vector or a loss goes through."""
+    write_hf_realm(open_hf_realm(ORACLE), tmp_path, tokenizer_folder=data / "tokenizer")
+    for theirs, ours, idle in (("embedder", "scorer", ".cls.predictions."), ("encoder", "encoder", ".pooler.")):
+        before = load_file(ORACLE / theirs / "model.safetensors")
+        after = load_file(tmp_path / ours / "model.safetensors")
+        used = [name for name in before if idle not in name]
+        assert set(before) == set(after)
+        assert all(torch.equal(after[name], before[name]) for name in used)
+        assert len(used) > 30
+    config = json.loads((tmp_path / "scorer" / "config.json").read_text())
+    before = json.loads((ORACLE / "embedder" / "config.json").read_text())
+    assert all(before[name] == config[name] for name in (*BERT_SIZES, "retriever_proj_size", "pad_token_id"))
 
 
 def test_answering_comes_back_to_the_bit(data: Path, tmp_path: Path) -> None:
@@ -231,6 +247,7 @@ def answers(answering: QaModel, corpus: CorpusIndex, tokenizer: Tokenizer) -> li
     ids, special = tokenizer.encode_questions(QUESTIONS), tokenizer.special
     queries_BP = embed_queries(answering.query_tower, ids, special=special, max_tokens=QUESTION_TOKENS)
     hits = corpus.search(queries_BP, num_hits=READ)
-    found = predict(answering, ids, hits.places_BK, hits.scores_BK, corpus, special=special, sizes=sizes)
+    best = read_spans(answering, ids, hits.places_BK, hits.scores_BK, corpus, special=special, sizes=sizes)
+    found = [spans[0] for spans in best]
     bodies = corpus.bodies(np.array([span.place for span in found]))
     return [tokenizer.decode(body[span.start : span.stop].tolist()) for span, body in zip(found, bodies, strict=True)]
