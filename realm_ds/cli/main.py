@@ -14,6 +14,7 @@ from realm_ds.cli.cluster import submit, why
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.doctor import doctor
 from realm_ds.cli.export import export
+from realm_ds.cli.importing import import_
 from realm_ds.cli.index import index
 from realm_ds.cli.plan import plan
 from realm_ds.cli.prepare import prepare
@@ -37,6 +38,7 @@ A run of your own, step by step:
     realm-ds pretrain             REALM: trainers and index ranks in one MPI world
     realm-ds watch RUN            how all its ranks do, from any host
     realm-ds export               a run's models as transformers folders
+    realm-ds import               Google's REALM as an export of ours
     realm-ds qa train             fine-tune on questions, answer dev and test
     realm-ds ask "..."            ask what was trained
     realm-ds index search         ask the index by itself, without training
@@ -144,6 +146,7 @@ app.command()(ask)
 app.command()(submit)
 app.command()(why)
 app.command()(doctor)
+app.command("import")(import_)
 
 
 @config_app.command("explain")

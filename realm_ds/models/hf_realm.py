@@ -214,8 +214,16 @@ def read_weights(folder: Path) -> Weights:
     path = weights_file(folder)
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+            state = dict(load_file(path))
+        else:
+            state = dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # Of two libraries, which raise many kinds; torch refuses whatever is no weight.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(f"the weights in {folder} cannot be read ({reason}): copy them again") from error
+    for name, value in state.items():
+        if not value.is_floating_point() and not name.endswith(BUFFERS):
+            raise CheckpointError(
+                f"{path} has {name!r} as {value.dtype}, which is no kind of weight that is read here: take a "
+                "checkpoint of float32, bfloat16 or float16"
+            )
+    return state

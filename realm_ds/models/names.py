@@ -12,6 +12,8 @@ QUERY_TOWER, PASSAGE_TOWER, ENCODER = "query_tower", "passage_tower", "encoder"
 """Folders of an export, and the names of the three networks in every state dict."""
 HF_EMBEDDER, HF_SCORER, HF_ENCODER = "embedder", "scorer", "encoder"
 """Folders of Google's REALM in transformers' layout (models/hf_realm.py)."""
+TF_ENCODER = "bert"
+"""What Google calls the encoder's folder, beside its embedder/ (models/tf_realm.py)."""
 HEAD_PARTS = (
     "cls", "generator_predictions", "generator_lm_head", "vocab_transform", "vocab_layer_norm", "vocab_projector",
 )  # fmt: skip

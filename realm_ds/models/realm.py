@@ -10,9 +10,9 @@ from transformers import AutoModel, PreTrainedConfig
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError
 from realm_ds.models.encoder import KnowledgeAugEncoder
-from realm_ds.models.hf_realm import BERT_SIZES, read_hf_realm
+from realm_ds.models.hf_realm import BERT_SIZES, read_config, read_hf_realm
 from realm_ds.models.hub import encoder_folder
-from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export, check_start, is_hf_realm
+from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export, check_start, hf_towers, is_hf_realm
 from realm_ds.models.start import start_encoder, start_tower
 from realm_ds.models.towers import Embedder, bert_config
 from realm_ds.sealed import MANIFEST, check
@@ -118,6 +118,26 @@ def load_hf_realm(realm: RealmModel, folder: Path) -> None:
         realm.encoder.load_state_dict(found.encoder)
     except RuntimeError as error:
         raise CheckpointError(f"{folder} does not hold the weights of Google's REALM: {_first_line(error)}") from error
+
+
+def open_hf_realm(folder: Path) -> RealmModel:
+    """Google's REALM, in the sizes that its own settings say; its towers are one where their weights are.
+
+    Raises CheckpointError where no run could take it.
+    """
+    check_start(folder)
+    theirs = read_config(hf_towers(folder))
+    model = ModelConfig(
+        num_layers=theirs["num_hidden_layers"], hidden_size=theirs["hidden_size"],
+        num_heads=theirs["num_attention_heads"], intermediate_size=theirs["intermediate_size"],
+        projection_size=theirs["retriever_proj_size"], projection_norm_eps=theirs["layer_norm_eps"],
+        share_towers=False, dropout=0.0, start_from=folder,
+    )  # fmt: skip
+    realm = build_model(model, vocab_size=theirs["vocab_size"], max_tokens=theirs["max_position_embeddings"], seed=0)
+    passage = realm.passage_tower.state_dict()
+    if all(torch.equal(passage[name], value) for name, value in realm.query_tower.state_dict().items()):
+        realm.passage_tower = realm.query_tower
+    return realm.eval()
 
 
 def _first_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ DOORS = {
     "pydantic": {"config"},
     "yaml": {"config"},
     "tensorboard": {"observe"},
+    "tensorflow": {"models/tf_realm.py"},
     "rich": {"observe"},
     "mpi4py": {"comm"},
     "webdataset": {"data/elsewhere.py"},
@@ -42,7 +43,7 @@ TORCH_DOORS = {
     "bench/memory_jobs.py", "planning/measuring.py",
 }  # fmt: skip
 """Tensors are the models' language: what trains, embeds and evaluates them speaks it. Config, data and cli do not."""
-ONLY_INSIDE_FUNCTIONS = {"tensorboard", "rich", "matplotlib", "mpi4py", "pyarrow", "spacy"}
+ONLY_INSIDE_FUNCTIONS = {"tensorboard", "tensorflow", "rich", "matplotlib", "mpi4py", "pyarrow", "spacy"}
 FORBIDDEN = {"pickle", "cPickle", "dill", "shelve", "marshal"}
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80
 

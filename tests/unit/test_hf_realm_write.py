@@ -20,18 +20,19 @@ from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, LaunchError
 from realm_ds.eval.corpus import CorpusIndex, embed_queries
-from realm_ds.eval.qa import ReadingSizes, predict
+from realm_ds.eval.reading import ReadingSizes, read_spans
 from realm_ds.index.passages import load_shard
+from realm_ds.models.hf_realm import BERT_SIZES
 from realm_ds.models.hf_realm_qa import read_hf_qa, write_hf_qa
 from realm_ds.models.hf_realm_write import write_hf_realm
 from realm_ds.models.objectives import MarginalObjective
 from realm_ds.models.qa import QaModel, build_qa_model
-from realm_ds.models.realm import RealmModel, build_model
+from realm_ds.models.realm import RealmModel, build_model, open_hf_realm
 from realm_ds.models.towers import TokenBatch
-from tests.support.oracle import expected, oracle_batch
+from tests.support.hf_realm import SIZES, same_weights, small_realm
+from tests.support.oracle import ORACLE, expected, oracle_batch
 from tests.support.tiny import make_data
 
-SIZES = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "projection_size": 8}
 READ, QUESTION_TOKENS, PASSAGE_TOKENS = 3, 40, 60
 QUESTIONS = ("the river of brest is called", "the museum of kiel", "delft has a mayor called", "jena", "tower of leon")
 """Of known words: transformers' reader drops what is [UNK] from a question."""
@@ -44,19 +45,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def model(data: Path, **settings: Any) -> RealmModel:
-    """Weights that tell one input from another, as fresh ones hardly do."""
-    vocab_size = load_tokenizer(data / "tokenizer").vocab_size
-    config = ModelConfig(**{**SIZES, "share_towers": False, **settings})
-    realm = build_model(config, vocab_size=vocab_size, max_tokens=64, seed=0).eval()
-    with torch.no_grad():
-        for parameter in realm.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return realm
-
-
 def qa_model(data: Path) -> QaModel:
-    realm = model(data, share_towers=True)
+    realm = small_realm(data, share_towers=True)
     answering = build_qa_model(realm, span_hidden_size=12, max_span_tokens=4, seed=1).eval()
     with torch.no_grad():
         for parameter in answering.reader.scorer.parameters():
@@ -86,32 +76,40 @@ def written_qa(data: Path, folder: Path, answering: QaModel) -> Path:
     return folder
 
 
-def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
-    states = first.state_dict(), second.state_dict()
-    return states[0].keys() == states[1].keys() and all(
-        torch.equal(states[1][name], states[0][name]) for name in states[0]
-    )
-
-
 @pytest.mark.parametrize("share_towers", [True, False])
 def test_a_model_comes_back_to_the_bit(data: Path, tmp_path: Path, share_towers: bool) -> None:
-    realm = model(data, share_towers=share_towers)
+    realm = small_realm(data, share_towers=share_towers)
     folder = written(data, tmp_path / "first", realm)
     start = ModelConfig(**{**SIZES, "share_towers": share_towers, "start_from": folder})
     vocab_size = realm.query_tower.bert.config.vocab_size
     back = build_model(start, vocab_size=vocab_size, max_tokens=64, seed=3)
-    assert same(back, realm)
+    assert same_weights(back, realm)
     again = written(data, tmp_path / "again", back)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         assert (again / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
     assert load_tokenizer(folder / "scorer").fingerprint == load_tokenizer(data / "tokenizer").fingerprint
 
 
+def test_a_model_of_transformers_comes_back_to_the_bit(data: Path, tmp_path: Path) -> None:
+    """What transformers saved itself, read and written: all that a vector or a loss goes through."""
+    write_hf_realm(open_hf_realm(ORACLE), tmp_path, tokenizer_folder=data / "tokenizer")
+    for theirs, ours, idle in (("embedder", "scorer", ".cls.predictions."), ("encoder", "encoder", ".pooler.")):
+        before = load_file(ORACLE / theirs / "model.safetensors")
+        after = load_file(tmp_path / ours / "model.safetensors")
+        used = [name for name in before if idle not in name]
+        assert set(before) == set(after)
+        assert all(torch.equal(after[name], before[name]) for name in used)
+        assert len(used) > 30
+    config = json.loads((tmp_path / "scorer" / "config.json").read_text())
+    before = json.loads((ORACLE / "embedder" / "config.json").read_text())
+    assert all(before[name] == config[name] for name in (*BERT_SIZES, "retriever_proj_size", "pad_token_id"))
+
+
 def test_answering_comes_back_to_the_bit(data: Path, tmp_path: Path) -> None:
     answering = qa_model(data)
     folder = written_qa(data, tmp_path, answering)
     back, vectors_NP = read_hf_qa(folder / "openqa")
-    assert same(back, answering)
+    assert same_weights(back, answering)
     assert np.array_equal(vectors_NP.numpy(), corpus_of(data)[0].vectors_NP)
     assert (back.reader.scorer.max_span_tokens, back.query_tower.norm_eps) == (4, 1e-12)
     reader = load_file(folder / "reader" / "model.safetensors")
@@ -144,11 +142,11 @@ def test_what_is_no_model_that_answers(data: Path, tmp_path: Path) -> None:
 )
 def test_what_transformers_cannot_compute(data: Path, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        written(data, tmp_path, model(data, **settings))
+        written(data, tmp_path, small_realm(data, **settings))
 
 
 def test_other_encoders_are_refused(data: Path, tmp_path: Path) -> None:
-    realm = model(data)
+    realm = small_realm(data)
     realm.encoder.mlm.config = copy.copy(realm.encoder.mlm.config)
     realm.encoder.mlm.config.num_hidden_layers = 3
     with pytest.raises(ConfigError, match="towers and encoder are of different sizes"):
@@ -166,7 +164,7 @@ def theirs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[s
     except LaunchError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("theirs")
-    written(data, folder / "pretrained", model(data))
+    written(data, folder / "pretrained", small_realm(data))
     written_qa(data, folder / "qa", qa_model(data))
     (folder / "qa" / "questions.json").write_text(json.dumps(QUESTIONS))
     read = {f"read_{name}": part for name, part in _read().items()}
@@ -211,7 +209,7 @@ def test_transformers_misses_no_weight(data: Path, theirs: Theirs) -> None:
 @torch.no_grad()
 def test_transformers_computes_the_same_before_fine_tuning(data: Path, theirs: Theirs) -> None:
     _, seen = theirs
-    realm, batch = model(data), oracle_batch(expected())
+    realm, batch = small_realm(data), oracle_batch(expected())
     query_BP = realm.query_tower(batch.queries)
     passage_BCP = torch.cat([realm.passage_tower(bucket) for bucket in batch.passages])[batch.passage_rows_BC]
     np.testing.assert_allclose(seen["query_vectors"], query_BP, atol=1e-5)
@@ -222,7 +220,7 @@ def test_transformers_computes_the_same_before_fine_tuning(data: Path, theirs: T
 
 
 @torch.no_grad()
-def test_transformers_reads_the_same(data: Path, theirs: Theirs) -> None:
+def test_transformers_reads_the_same_weights(data: Path, theirs: Theirs) -> None:
     """All spans of every width, those within passages alone."""
     _, seen = theirs
     read = _read()
@@ -237,7 +235,7 @@ def test_transformers_reads_the_same(data: Path, theirs: Theirs) -> None:
     assert 0 < possible.sum() < possible.numel()
 
 
-def test_transformers_answers_the_same(data: Path, theirs: Theirs) -> None:
+def test_transformers_answers_the_same_weights(data: Path, theirs: Theirs) -> None:
     info, _ = theirs
     answering, (corpus, _), tokenizer = qa_model(data), corpus_of(data), load_tokenizer(data / "tokenizer")
     assert info["answers"] == answers(answering, corpus, tokenizer)
@@ -249,6 +247,7 @@ def answers(answering: QaModel, corpus: CorpusIndex, tokenizer: Tokenizer) -> li
     ids, special = tokenizer.encode_questions(QUESTIONS), tokenizer.special
     queries_BP = embed_queries(answering.query_tower, ids, special=special, max_tokens=QUESTION_TOKENS)
     hits = corpus.search(queries_BP, num_hits=READ)
-    found = predict(answering, ids, hits.places_BK, hits.scores_BK, corpus, special=special, sizes=sizes)
+    best = read_spans(answering, ids, hits.places_BK, hits.scores_BK, corpus, special=special, sizes=sizes)
+    found = [spans[0] for spans in best]
     bodies = corpus.bodies(np.array([span.place for span in found]))
     return [tokenizer.decode(body[span.start : span.stop].tolist()) for span, body in zip(found, bodies, strict=True)]
