@@ -39,15 +39,17 @@ def ask(
 
     Raises ConfigError where nothing is asked, DataError for a file that cannot be read, CheckpointError for the model.
     """
-    out, typed = out or sys.stdout, sys.stdin.isatty()
-    if not questions and file is None and typed:
+    out, at_terminal = out or sys.stdout, sys.stdin.isatty()
+    if not questions and file is None and at_terminal:
         raise ConfigError("nothing is asked: give a question, --jsonl FILE, or questions on standard input, one a line")
     answerer = open_answerer(model)
     lines = _lines(questions or (STDIN,)) if file is None else _json_lines(file)
+    # Who types a question waits for its answer; what is there already is answered many at once.
+    is_typed = at_terminal and (STDIN in questions or str(file) == STDIN)
     num_asked = num_skipped = 0
     with ExitStack() as stack:
         bar = stack.enter_context(Progress()).stage("asking", unit="questions") if file is not None else None
-        for line, answered in _answered(answerer, lines, top=top, at_once=1 if typed else QUESTIONS_AT_ONCE):
+        for line, answered in _answered(answerer, lines, top=top, at_once=1 if is_typed else QUESTIONS_AT_ONCE):
             num_asked += 1
             num_skipped += bool(answered.problem)
             if as_json or file is not None:

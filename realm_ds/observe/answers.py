@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from realm_ds.observe.inspection import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
     from rich.text import Text
 
 WIDEST = 100
@@ -58,13 +58,12 @@ def show_answers(answered: Answered, *, out: TextIO) -> None:
     from rich.console import Console
 
     console = Console(file=out, highlight=False, markup=False, emoji=False)
-    for part in _parts(answered, console):
-        console.print(part, width=min(WIDEST, console.width) if console.is_terminal else WIDEST)
+    for line in _lines(answered, console):
+        console.print(line, soft_wrap=True)
     out.flush()
 
 
-def _parts(answered: Answered, console: "Console") -> Iterator["RenderableType"]:
-    from rich.padding import Padding
+def _lines(answered: Answered, console: "Console") -> Iterator["Text"]:
     from rich.text import Text
 
     yield Text(printable(answered.question), "bold")
@@ -76,7 +75,10 @@ def _parts(answered: Answered, console: "Console") -> Iterator["RenderableType"]
         if number == 0:
             yield Text.assemble("  ", text, f"  {answer.p:.1%}")
             yield Text(f"    {source}", "dim")
-            yield Padding(_marked(answer, console), (0, 0, 0, 4), expand=False)
+            width = min(WIDEST, console.width) if console.is_terminal else WIDEST
+            for line in _marked(answer, console).wrap(console, width - 4):
+                line.rstrip()
+                yield Text.assemble("    ", line)
         else:
             yield Text.assemble("  or ", text, f"  {answer.p:.1%}  ", (f"({source})", "dim"))
     yield Text()
