@@ -202,11 +202,9 @@ def test_a_run_that_goes_on_has_not_failed(run: Path) -> None:
 def test_a_job_that_its_script_has_given_up_has_failed(run: Path) -> None:
     record_preemption(run, step=2)
     (run / "restarts").write_text("4 123-45\n")
-    say(
-        run, "\nrealm: job 12 failed with exit code 1 on node1, now:\nstarted again 3 times without getting any further"
-    )
+    say(run, "\nrealm: job 12 failed with exit code 1 on node1, now:\nqueued again 4 times without getting any further")
     answer = explain(run, ask=no_slurm)
-    assert (answer.has_failed, answer.what) == (True, "started again 3 times without getting any further")
+    assert (answer.has_failed, answer.what) == (True, "queued again 4 times without getting any further")
     assert "12, queued again 4 times without getting any further" in describe(answer)
 
 
