@@ -4,6 +4,7 @@ How it is submitted is submit.py's business.
 """
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from realm_ds.cluster.scripts import EVAL, EXPORT, INDEX, PREPARE, STAGES, Component
 from realm_ds.comm import roles
 from realm_ds.config.base import StageName
-from realm_ds.config.load import RUN_CONFIG, load
+from realm_ds.config.load import RUN_CONFIG, load, load_for
 from realm_ds.config.schema import RealmConfig
 from realm_ds.config.sizes import JobSizes
 from realm_ds.errors import ConfigError, DataError
@@ -62,21 +63,19 @@ def refuse_what_is_ignored(request: Request, shape: Sequence[Component]) -> None
         raise ConfigError(f"{settings} would be ignored: {name} takes no settings; leave that out")
 
 
-def checked_config(request: Request, stage: StageName, shape: Sequence[Component]) -> RealmConfig:
+def checked_config(request: Request, stage: StageName, shape: Sequence[Component], *, array: str = "") -> RealmConfig:
     """Of a job that trains: its settings, once they go with its data and with the split into roles."""
-    source = request.source
-    if source is None and (request.run / RUN_CONFIG).is_file():
-        source = str(request.run)
     overrides = [*request.overrides, *_shards(request, shape)]
-    config = with_local_encoder(load(source, overrides))
+    config = with_local_encoder(load_for(request.run, request.source, overrides))
     if stage == "pretrain":
         _check_roles(config, shape)
-    try:
-        check_inputs(stage, _without_late_start(config) if request.after else config, runs_here=False)
-    except DataError as error:
-        if not request.data_may_be_late:
-            raise
-        print(f"realm-ds: not there yet: {error}\n(the job looks again when it starts)", file=sys.stderr, flush=True)
+    read = _without_late_start(config) if request.after else config
+    if stage == "qa" and array:
+        for data in _data_sets(request, array):
+            qa = config.qa.model_copy(update={"data": data})
+            _check_inputs(request, stage, read.model_copy(update={"qa": qa}))
+    else:
+        _check_inputs(request, stage, read)
     return config
 
 
@@ -93,13 +92,46 @@ def check_source(request: Request) -> None:
 
 def commands_in(given: Mapping[str, str]) -> Path:
     """The file of what to prepare, as prepare.sbatch would find it."""
-    path = Path(given.get(COMMANDS) or os.environ.get(COMMANDS) or "prepare.txt").absolute()
+    path = Path(_variable(given, COMMANDS) or "prepare.txt").absolute()
     if not path.is_file():
         raise ConfigError(
             f"{path} of what to prepare is no file: name by --prepare one with a line for each thing, such as: corpus "
             "dump.xml --tokenizer data/tokenizer --out data/corpus --resume"
         )
     return path
+
+
+def _data_sets(request: Request, array: str) -> list[Path]:
+    """Of an array of qa.sbatch, whose tasks are each data set with each seed."""
+    sets = [Path(word).expanduser().absolute() for word in _variable(request.environment, "DATA_SETS").split()]
+    num_seeds = len((_variable(request.environment, "SEEDS") or "0").split())
+    last = max(map(int, re.findall(r"\d+", re.sub(r"[:%]\d+", "", array))), default=0)
+    if last >= len(sets) * num_seeds:
+        raise ConfigError(
+            f"--array={array} has a task {last}, but {len(sets)} data sets and {num_seeds} seeds are tasks 0 to "
+            f"{len(sets) * num_seeds - 1}: name them by --env DATA_SETS='data/nq data/wq' --env SEEDS='0 1 2'"
+            if sets
+            else f"--array={array} of qa is over data sets: name them by --env DATA_SETS='data/nq data/wq'"
+        )
+    names = [path.name for path in sets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"two of DATA_SETS are called {twice[0]}, and so would be their run folders: rename one")
+    return sets
+
+
+def _variable(given: Mapping[str, str], name: str) -> str:
+    """One of the script's, which has ours as well."""
+    return given.get(name) or os.environ.get(name, "")
+
+
+def _check_inputs(request: Request, stage: StageName, config: RealmConfig) -> None:
+    try:
+        check_inputs(stage, config, runs_here=False)
+    except DataError as error:
+        if not request.data_may_be_late:
+            raise
+        print(f"realm-ds: not there yet: {error}\n(the job looks again when it starts)", file=sys.stderr, flush=True)
 
 
 def _shards(request: Request, shape: Sequence[Component]) -> list[str]:

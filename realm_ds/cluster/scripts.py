@@ -21,7 +21,7 @@ STAGES: dict[str, StageName] = {"ict": "ict", "pretrain": "pretrain", HETJOB: "p
 SITE_FILE = "site.sh"
 SITE_VARIABLE = "REALM_SITE"
 """Where the scripts look for it, before they look into slurm/."""
-_SHORT = {"N": "nodes", "n": "ntasks"}
+_SHORT = {"N": "nodes", "n": "ntasks", "a": "array"}
 _HETJOB_LINES = ("hetjob", "packjob")
 
 
@@ -64,6 +64,11 @@ def components(text: str, sizes: JobSizes) -> tuple[Component, ...]:
     first = _component(asked[0], _sized(sizes.nodes, sizes.tasks_per_node), sizes.sbatch)
     index = _sized(sizes.index_nodes, sizes.index_tasks_per_node)
     return (first, *(_component(options, index, sizes.index_sbatch) for options in asked[1:]))
+
+
+def array_in(text: str, sizes: JobSizes) -> str:
+    """The tasks of an array as sbatch takes them, such as 0-5; empty if the job is none."""
+    return {**_directives(text)[0], **_parse(sizes.sbatch)}.get("array", "")
 
 
 def sbatch_options(sizes: JobSizes, *, is_hetjob: bool) -> list[str]:
@@ -164,7 +169,7 @@ def _directives(text: str) -> list[dict[str, str]]:
 
 
 def _parse(words: Sequence[str]) -> dict[str, str]:
-    """Long options and -N, -n by their long names; what has no value is left out."""
+    """Long options and -N, -n, -a by their long names; what has no value is left out."""
     found, words = {}, list(words)
     for place, word in enumerate(words):
         after = words[place + 1] if place + 1 < len(words) else ""

@@ -34,6 +34,7 @@ from realm_ds.cluster.scripts import (
     SITE_VARIABLE,
     STAGES,
     Component,
+    array_in,
     components,
     sbatch_options,
     script_path,
@@ -93,11 +94,12 @@ def plan_job(request: Request) -> Job:
     """Check all that can be checked before anything is written. Raises ConfigError, DataError, CheckpointError."""
     script = script_path(request.name)
     site = site_path(request.site, environment=os.environ)
-    shape = components(script.read_text(encoding="utf-8"), request.sizes)
+    text = script.read_text(encoding="utf-8")
+    shape, array = components(text, request.sizes), array_in(text, request.sizes)
     stage = STAGES.get(request.name)
     refuse_what_is_ignored(request, shape)
     _dependency(request.after)
-    config = checked_config(request, stage, shape) if stage is not None else None
+    config = checked_config(request, stage, shape, array=array) if stage is not None else None
     folder = request.run / JOB_FOLDER
     environment = {
         "RUN": str(request.run),

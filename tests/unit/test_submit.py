@@ -147,6 +147,31 @@ def test_other_scripts_take_variables(fake: FakeSlurm, request_: Request, data: 
         assert plan_job(late).environment["CONFIG"] == ""
 
 
+def test_an_array_is_checked_with_each_of_its_data_sets(
+    fake: FakeSlurm, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nq").symlink_to(data / "qa")
+    wanted = Request(
+        name="qa", run=tmp_path / "runs", source=str(data / "my.yaml"), overrides=("qa.data=null",),
+        sizes=JobSizes(sbatch=("--array=0-2:2,3%1",)), environment={"DATA_SETS": f"nq {data}/qa", "SEEDS": "0 1"},
+    )  # fmt: skip
+    assert plan_job(wanted).config.qa.data is None  # type: ignore[union-attr]
+
+    def told(message: str, *, array: str = "--array=0-3", error: type[Exception] = ConfigError, **sets: str) -> None:
+        environment = {**wanted.environment, **sets}
+        with pytest.raises(error, match=message):
+            plan_job(replace(wanted, sizes=JobSizes(sbatch=(array,)), environment=environment))
+
+    told("array=0-4 has a task 4, but 2 data sets and 2 seeds are tasks 0 to 3: name them by --env D", array="-a0-4")
+    told("two of DATA_SETS are called qa, and so would be their run folders: rename one", DATA_SETS=f"qa {data}/qa")
+    told("/wq/train.jsonl cannot be read", error=DataError, DATA_SETS="nq wq")
+    told("array=0-3 of qa is over data sets: name them by --env DATA_SETS='data/nq data/wq'", DATA_SETS="")
+    monkeypatch.setenv("DATA_SETS", "wq nq")
+    told("/wq/train.jsonl cannot be read", error=DataError, DATA_SETS="")  # the script would take them as well
+    with pytest.raises(ConfigError, match="qa.data is not set"):
+        plan_job(replace(wanted, sizes=JobSizes()))
+
+
 def test_what_is_prepared_is_known_by_its_line(fake: FakeSlurm, request_: Request, tmp_path: Path) -> None:
     commands = tmp_path / "commands.txt"
     commands.write_bytes(b"# all\ncorpus a.xml \n\nqa b.jsonl")
@@ -206,6 +231,12 @@ def test_what_is_prepared_is_known_by_its_line(fake: FakeSlurm, request_: Reques
             {"name": "eval", "sizes": JobSizes(), "source": None},
             ConfigError,
             "no folder .*a run of runs that have answered questions: name it by --run, or by --after the job that",
+        ),
+        ({"source": None}, ConfigError, "a run is no run yet: name its settings with --config: a YAML file or a rec"),
+        (
+            {"name": "index", "sizes": JobSizes(), "source": None},
+            ConfigError,
+            "2 settings are wrong:\n  data.corpus is missing",
         ),
         ({"name": "index", "sizes": JobSizes(), "overrides": ("index.vector=1",)}, ConfigError, "mean index.vectors"),
         (
