@@ -57,7 +57,7 @@ class _Gathered:
 
     def nested(self) -> dict[str, Any]:
         """The settings as pydantic takes them."""
-        tree: dict[str, Any] = {}
+        tree: dict[str, Any] = {section: {} for section, *_ in required_fields()}  # so that a missing one has its name
         for key, value in self.values.items():
             branch = tree
             for part in key[:-1]:
@@ -69,6 +69,18 @@ class _Gathered:
 def load(source: str | Path | None, overrides: Sequence[str] = (), *, cwd: Path | None = None) -> RealmConfig:
     """Settings of `source` (a YAML file, a recipe's name or a run folder) with overrides on top."""
     return _checked(_gather(source, overrides, cwd or Path.cwd()))
+
+
+def load_for(run: Path, source: str | Path | None, overrides: Sequence[str] = ()) -> RealmConfig:
+    """What load() gives; without a source, of the settings that the run folder has already."""
+    if source is None:
+        if not (run / RUN_CONFIG).is_file():
+            raise ConfigError(
+                f"{run} is no run yet: name its settings with --config: a YAML file or a recipe (realm-base is the "
+                "paper's model and wants GPUs, demo a small one, demo-quick a tiny one)"
+            )
+        source = run
+    return load(source, overrides)
 
 
 def show(source: str | Path, overrides: Sequence[str] = ()) -> str:

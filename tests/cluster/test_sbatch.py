@@ -136,6 +136,26 @@ def test_a_job_that_is_cancelled_does_not_come_back(slurm: Slurm, folder: Path) 
     assert slurm.wait(job, timeout_s=START_S)["JobState"] == "CANCELLED"
 
 
+def test_a_task_of_an_array_that_is_asked_to_end_leaves_the_others(slurm: Slurm, folder: Path) -> None:
+    """Of tasks, one has the id that is Slurm's for all of them: that of the last."""
+    script = folder / "sleeper.sbatch"
+    script.write_text(SLEEPER)
+    job = slurm.sbatch(f"--output={folder}/%A_%a.log", "--array=0-1", str(script), env={"RUN": str(folder / "array")})
+    slurm.wait_until(
+        lambda: all(f"{job}_{task}.0" in slurm.run("squeue", "--steps", "-h") for task in (0, 1)), "its steps",
+        timeout_s=START_S,
+    )  # fmt: skip
+    last = f"{job}_1"
+    assert slurm.job(last)["JobId"] == str(job)
+    slurm.run("scancel", "--batch", "--signal=USR1", last)
+    slurm.wait_until(lambda: slurm.job(last)["Restarts"] == "1", "its next start", timeout_s=NOTICED_S)
+    assert (slurm.job(f"{job}_0")["JobState"], slurm.job(f"{job}_0")["Restarts"]) == ("RUNNING", "0")
+    assert "asked to end" not in (folder / f"{job}_0.log").read_text()
+    slurm.run("scancel", str(job))
+    for task in (f"{job}_0", last):
+        slurm.wait_until(lambda task=task: slurm.job(task)["JobState"] == "CANCELLED", "its end", timeout_s=START_S)
+
+
 def submit(slurm: Slurm, folder: Path, name: str, *options: str, **variables: str) -> int:
     """A script of slurm/, with options of sbatch and with variables; their files are in `folder`."""
     for variable in {"CONFIG", "RUN"} & variables.keys():

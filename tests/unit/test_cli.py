@@ -139,6 +139,7 @@ def test_every_function_behind_a_verb_exists() -> None:
         tree = ast.parse(Path(spec.origin).read_text())
         names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         assigned = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        assigned += [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
         names |= {name.id for target in assigned for name in ast.walk(target) if isinstance(name, ast.Name)}
         assert name in names, f"cli imports {name} from {module}, which has none"
 
