@@ -219,7 +219,7 @@ def test_ranks_that_never_came(run: Path) -> None:
             "failed",
             "the ranks could not be started: bash: python: command not found",
         )
-        assert answer.remedy == "mend site.sh (modules, environment, MPI plugin)"
+        assert answer.remedy.startswith("mend site.sh (modules, environment, MPI plugin); realm-ds doctor")
 
 
 def test_a_run_that_failed_before_it_had_a_config(run: Path) -> None:
