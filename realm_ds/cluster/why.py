@@ -32,7 +32,7 @@ _REMEDIES: dict[Kind, str] = {
     "time": f"{_GO_ON}, or raise --time. If it could not save in time, let the script's --signal come earlier",
     "preempted": f"{_GO_ON}; with #SBATCH --requeue Slurm does that by itself",
     "cancelled": _GO_ON,
-    "start": "mend site.sh (modules, environment, MPI plugin); realm-ds doctor, started as the job starts, looks at them",
+    "start": "mend site.sh (modules, environment, MPI plugin); realm-ds doctor looks at them, started as the job is",
     "rank": "the log of that rank has its last words",
 }
 _ENDED_BADLY = {"FAILED", "BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
