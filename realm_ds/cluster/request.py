@@ -21,6 +21,8 @@ from realm_ds.launch.stages import check_inputs, with_local_encoder
 
 COMMANDS = "COMMANDS"
 """The variable of prepare.sbatch that names the file of what it is to do."""
+_ARRAYS = (PREPARE, "qa")
+"""Whose tasks are parts of one job: lines to prepare; data sets and seeds, each with a folder of its own."""
 _LATER = "or by --after the job that makes it"
 
 
@@ -50,9 +52,14 @@ def preparing(request: Request, commands: Path) -> Request:
     return replace(request, environment={COMMANDS: str(commands), **request.environment})
 
 
-def refuse_what_is_ignored(request: Request, shape: Sequence[Component]) -> None:
-    """Options and settings that the script does nothing with."""
+def refuse_what_is_ignored(request: Request, shape: Sequence[Component], *, array: str = "") -> None:
+    """Options and settings that the script does nothing with, or nothing good."""
     name, each = request.name, request.sizes.index_per_node
+    if array and name not in _ARRAYS:
+        raise ConfigError(
+            f"--array={array} would have several jobs write into {request.run}: only {' and '.join(_ARRAYS)} are arrays; "
+            "for several runs submit each with a --run of its own"
+        )
     if each is not None and (STAGES.get(name) != "pretrain" or len(shape) > 1):
         raise ConfigError(
             f"index_per_node={each} would be ignored: {name} has no index ranks beside trainers; leave it out"

@@ -97,7 +97,7 @@ def plan_job(request: Request) -> Job:
     text = script.read_text(encoding="utf-8")
     shape, array = components(text, request.sizes), array_in(text, request.sizes)
     stage = STAGES.get(request.name)
-    refuse_what_is_ignored(request, shape)
+    refuse_what_is_ignored(request, shape, array=array)
     _dependency(request.after)
     config = checked_config(request, stage, shape, array=array) if stage is not None else None
     folder = request.run / JOB_FOLDER

@@ -245,6 +245,11 @@ def test_what_is_prepared_is_known_by_its_line(fake: FakeSlurm, request_: Reques
             "prepare.txt of what to prepare is no file: name by --prepare one with a line for each thing, such as: cor",
         ),
         ({"name": "ict"}, ConfigError, "index_per_node=1 would be ignored: ict has no index ranks beside trainers"),
+        (
+            {"sizes": JobSizes(sbatch=("--array=0-3",))},
+            ConfigError,
+            "--array=0-3 would have several jobs write into .*a run: only prepare and qa are arrays; for several runs",
+        ),
         ({"after": "abc"}, ConfigError, "--after abc: give job ids, 12 or 12:13, or a condition of Slurm's such as"),
         ({"sizes": JobSizes(sbatch=("mem=0",))}, ConfigError, "'mem=0' is no option of sbatch: write --sbatch=--mem=0"),
         ({"overrides": ("data.corpus=/nowhere",)}, DataError, "/nowhere"),
