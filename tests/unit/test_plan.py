@@ -406,6 +406,8 @@ def test_a_plan_that_works_has_no_warning() -> None:
 
 
 SMALL = Layout(nodes=1, trainers_per_node=1, index_per_node=1)
+TINY = ("model.num_layers=1", "model.hidden_size=16", "model.num_heads=1", "model.intermediate_size=16",
+        "data.query_tokens=16", "data.passage_tokens=16", "pretrain.candidates=2")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -423,7 +425,7 @@ SMALL = Layout(nodes=1, trainers_per_node=1, index_per_node=1)
         ((), {"layout": SMALL}, r"a rebuild takes .* trainers wait .* Set refresh.every_steps=\d+"),
         (("pretrain.micro_batch_size=1",), {"passages": 10**11},
          r"index ranks work .* start more of them, or index.factory=auto, which looks at fewer passages$"),
-        (("pretrain.micro_batch_size=64", "model.num_layers=1", "model.hidden_size=16", "model.num_heads=1"),
+        (("pretrain.micro_batch_size=64", *TINY),
          {"hardware": "cpu-2-core", "layout": SMALL, "passages": 900_000}, r"index ranks work .* start more of them$"),
         (("pretrain.micro_batch_size=1", "index.factory=auto"), {"passages": 10**11},
          r"if every passage is looked at, as the plan has it; index.factory=auto looks at fewer: start more"),
