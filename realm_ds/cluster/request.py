@@ -57,8 +57,8 @@ def refuse_what_is_ignored(request: Request, shape: Sequence[Component], *, arra
     name, each = request.name, request.sizes.index_per_node
     if array and name not in _ARRAYS:
         raise ConfigError(
-            f"--array={array} would have several jobs write into {request.run}: only {' and '.join(_ARRAYS)} are arrays; "
-            "for several runs submit each with a --run of its own"
+            f"--array={array} would have several jobs write into {request.run}: only {' and '.join(_ARRAYS)} are "
+            "arrays; for several runs submit each with a --run of its own"
         )
     if each is not None and (STAGES.get(name) != "pretrain" or len(shape) > 1):
         raise ConfigError(
