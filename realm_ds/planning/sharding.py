@@ -1,8 +1,7 @@
 """What DeepSpeed's settings make of a trainer: bytes of each parameter that it holds, and what trainers send each
 other.
 
-As DeepSpeed 0.19.8 was found to do it (docs/experiments.md), not as its papers have it. Traffic is for its own
-settings where the JSON does not say reduce_bucket_size, overlap_comm or stage3_max_reuse_distance.
+As DeepSpeed 0.19.8 was found to do it (docs/experiments.md), not as its papers have it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,8 +16,8 @@ STAGE3_BUFFERS = 4
 """Bytes that a trainer holds under ZeRO-3 for each of the JSON's reduce_bucket_size, in 16 bits as in 32."""
 DEFAULT_BUCKET = 500_000_000
 """DeepSpeed's own reduce_bucket_size, in numbers."""
-DEFAULT_REUSE = 1_000_000_000
-"""DeepSpeed's own stage3_max_reuse_distance, in numbers."""
+DEFAULT_KEPT = 1_000_000_000
+"""DeepSpeed's own stage3_max_live_parameters and stage3_max_reuse_distance, in numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +44,10 @@ class Sharding:
     """Numbers that are combined at a time."""
     overlaps: bool
     """Whether gradients are combined while others are still computed."""
-    reuse: int = DEFAULT_REUSE
-    """ZeRO-3 keeps gathered weights that are needed again before so many numbers of others are."""
+    live: int = DEFAULT_KEPT
+    """Numbers of gathered weights up to which ZeRO-3 fetches ahead; what it comes across meanwhile, it keeps."""
+    reuse: int = DEFAULT_KEPT
+    """It also keeps those that are needed again before so many numbers of others are."""
     optimizer_on: str = "none"
     parameters_on: str = "none"
     """Where states and weights are kept instead: none, cpu or nvme."""
@@ -61,7 +62,8 @@ class Sharding:
             is_16bit=any(is_on(deepspeed_json, section) for section in ("bf16", "fp16")),
             bucket=int(zero.get("reduce_bucket_size", DEFAULT_BUCKET)),
             overlaps=stage == 3 if overlaps is None else bool(overlaps),
-            reuse=int(zero.get("stage3_max_reuse_distance", DEFAULT_REUSE)),
+            live=int(zero.get("stage3_max_live_parameters", DEFAULT_KEPT)),
+            reuse=int(zero.get("stage3_max_reuse_distance", DEFAULT_KEPT)),
             optimizer_on=offload_device(deepspeed_json, "optimizer"),
             parameters_on=offload_device(deepspeed_json, "param"),
         )  # fmt: skip
@@ -106,7 +108,9 @@ class Sharding:
 
     def gathered_bytes(self, parameters: int) -> float:
         """Of other trainers' weights, at most, that are here at a time."""
-        return min(self.reuse, parameters) * self.number_bytes * self._others if self.stage == 3 else 0.0
+        return (
+            min(max(self.live, self.reuse), parameters) * self.number_bytes * self._others if self.stage == 3 else 0.0
+        )
 
     def sent_bytes(self, trained: Trained) -> float:
         """By each trainer in an optimizer step."""
@@ -134,10 +138,13 @@ class Sharding:
             return
         yield both, micro_batches
         passed = 2 * (trained.towers * trained.tower_passes + trained.encoder * trained.encoder_passes)
+        are_kept = both <= self.live or passed <= self.reuse
         for parameters, passes in (
             (trained.towers, trained.tower_passes), (trained.encoder, trained.encoder_passes),
         ):  # fmt: skip
-            if parameters > self.reuse:  # given back layer by layer
+            if are_kept:
+                yield parameters, micro_batches
+            elif parameters <= self.reuse:  # kept from pass to pass, but not until the backward pass
+                yield parameters, micro_batches * 2
+            else:  # given back layer by layer
                 yield parameters, micro_batches * 2 * passes
-            else:  # kept from pass to pass, and to the backward pass if that is near
-                yield parameters, micro_batches * (1 if passed <= self.reuse else 2)

@@ -216,11 +216,12 @@ def test_what_trainers_exchange() -> None:
 
 def test_weights_are_gathered_again_where_they_are_needed_late() -> None:
     trained = Trained(towers=10, encoder=30, micro_batches=2, tower_passes=3, encoder_passes=4)
-    for reuse, rounds in ((300, 40), (299, 2 * 40), (29, 2 * 10 + 2 * 4 * 30), (9, 2 * 3 * 10 + 2 * 4 * 30)):
-        zero = {"stage": 3, "stage3_max_reuse_distance": reuse}
+    again, always = 2 * 10 + 2 * 4 * 30, 2 * 3 * 10 + 2 * 4 * 30
+    for live, reuse, rounds in ((40, 0, 40), (0, 300, 40), (39, 299, 2 * 40), (0, 29, again), (0, 9, always)):
+        zero = {"stage": 3, "stage3_max_live_parameters": live, "stage3_max_reuse_distance": reuse}
         sharding = Sharding.of({"zero_optimization": zero}, trainers=4)
         assert sharding.sent_bytes(trained) == 2 * (40 + rounds) * 4 * 3 / 4
-        assert sharding.gathered_bytes(40) == min(reuse, 40) * 4 * 3 / 4
+        assert sharding.gathered_bytes(40) == min(max(live, reuse), 40) * 4 * 3 / 4
     assert replace(sharding, stage=2).gathered_bytes(40) == 0
 
 
