@@ -162,7 +162,9 @@ def is_launched(environ: Mapping[str, str]) -> bool:
         # An interactive shell (`srun --pty bash`) is a step too, of one task, and Slurm's PMI gives that a rank.
         sizes = [environ.get(variable, "") for variable in SIZE_VARIABLES]
         return any(size.isdigit() and int(size) > 1 for size in sizes)
-    return any(variable in environ for variable in LAUNCHED_VARIABLES)
+    # DeepSpeed's own launcher, and torchrun: no MPI world, as check_launch says. We must not start one for each of theirs.
+    is_one_of_many = "LOCAL_RANK" in environ and environ.get("WORLD_SIZE", "1") != "1"
+    return is_one_of_many or any(variable in environ for variable in LAUNCHED_VARIABLES)
 
 
 def launched_rank(environ: Mapping[str, str]) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from realm_ds.comm.world import World, abort_under_srun
-from realm_ds.errors import Preempted, RealmError
+from realm_ds.errors import REQUEUE, Preempted, RealmError
 from realm_ds.launch.failures import record_death, record_error, record_rank
 from realm_ds.observe.logs import start_logs
 from realm_ds.observe.sinks import Sinks
@@ -119,6 +119,8 @@ def leave_a_keeper(folder: Path) -> None:
     kill_own_session()  # what the rank started and left holds the launcher's pipes, and it would wait for their end
     if code < 0:
         record_death(folder, -code, pid=rank)
+    if code not in (0, REQUEUE):
+        _end_deepspeed_helper()
     os._exit(code if code >= 0 else 128 - code)
 
 
@@ -150,6 +152,15 @@ def limit_threads(threads: int) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)
+
+
+def _end_deepspeed_helper() -> None:
+    """With `deepspeed --launcher mpich` our parent is a helper that ends with 0 whatever we end with, so that hydra would
+    let the other ranks wait for this one. Of a helper that is killed it takes notice."""
+    helper = os.getppid()
+    with suppress(OSError):
+        if b"launcher_helper.py" in Path(f"/proc/{helper}/cmdline").read_bytes():
+            os.kill(helper, signal.SIGKILL)
 
 
 def _leave(code: int) -> NoReturn:
