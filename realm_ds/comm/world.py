@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -223,6 +224,19 @@ def abort_under_srun(code: int) -> None:
     mpi = sys.modules.get("mpi4py.MPI")
     if "SLURM_STEP_ID" in os.environ and mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
         mpi.COMM_WORLD.Abort(code)
+
+
+def abort_under_hydra(code: int) -> None:
+    """Have the mpiexec of MPICH or Intel end all ranks now, if it has started this one: for a process that does not
+    speak MPI itself, after the one that did has died.
+
+    Hydra takes no notice of a rank that dies on another host than mpiexec's, nor does it see how one ends that
+    DeepSpeed's helper of `--launcher mpich` has started: that always ends with 0.
+    """
+    socket_of_rank = os.environ.get("PMI_FD", "")
+    if "MPI_LOCALRANKID" in os.environ and socket_of_rank.isdigit():  # Slurm has such a socket, but another protocol
+        with suppress(OSError):
+            os.write(int(socket_of_rank), f"cmd=abort exitcode={code}\n".encode())
 
 
 def join_world(

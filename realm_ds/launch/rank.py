@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from realm_ds.comm.world import World, abort_under_srun
+from realm_ds.comm.world import World, abort_under_hydra, abort_under_srun
 from realm_ds.errors import REQUEUE, Preempted, RealmError
 from realm_ds.launch.failures import record_death, record_error, record_rank
 from realm_ds.observe.logs import start_logs
@@ -53,7 +53,7 @@ def run_as_rank(folder: Path, job: Callable[[], None]) -> None:
         _tell(folder, error)
         code = 1
     if code:
-        # The keeper passes the code on, at which mpiexec and `srun -K1` end the other ranks.
+        # The keeper passes the code on, at which launchers end the other ranks.
         _leave(code)
     for number in _PASSED_ON:
         # The job is done. At the interpreter's end signals have their default meaning again: a late one (launchers
@@ -120,7 +120,7 @@ def leave_a_keeper(folder: Path) -> None:
     if code < 0:
         record_death(folder, -code, pid=rank)
     if code not in (0, REQUEUE):
-        _end_deepspeed_helper()
+        abort_under_hydra(code if code >= 0 else 128 - code)
     os._exit(code if code >= 0 else 128 - code)
 
 
@@ -152,15 +152,6 @@ def limit_threads(threads: int) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)
-
-
-def _end_deepspeed_helper() -> None:
-    """With `deepspeed --launcher mpich` our parent is a helper that ends with 0 whatever we end with, so that hydra would
-    let the other ranks wait for this one. Of a helper that is killed it takes notice."""
-    helper = os.getppid()
-    with suppress(OSError):
-        if b"launcher_helper.py" in Path(f"/proc/{helper}/cmdline").read_bytes():
-            os.kill(helper, signal.SIGKILL)
 
 
 def _leave(code: int) -> NoReturn:

@@ -3,11 +3,13 @@ the same, and each leaves nothing when a rank dies or it is told to end. What ru
 """
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from tests.support.nodes import Node, some_nodes
 from tests.support.slurm import Slurm
 from tests.support.ssh import SSH_CONFIG, start_sshd, why_no_ssh
 from tests.support.tiny import make_data, tiny_config
-from tests.support.worlds import REPOSITORY, mpiexec, world_environment
+from tests.support.worlds import mpiexec, world_environment
 
 pytestmark = pytest.mark.launcher
 
@@ -46,6 +48,16 @@ LIBRARY = "libmpi.so.40"
 """Open MPI's, of whatever version."""
 LONG = "pretrain.steps=100000"
 
+JOB = """\
+#!/usr/bin/env bash
+#SBATCH --nodes=2 --ntasks-per-node=2
+set -e
+scontrol show hostnames | sed 's/$/ slots=2/' >job-hosts.txt
+{deepspeed} --hostfile job-hosts.txt --no_ssh_check --master_addr "$(hostname)" --launcher slurm \
+    --launcher_args "-K1 --mpi=pmi2" {rank}
+srun -K1 --mpi=pmi2 --multi-prog roles.conf
+"""
+
 
 @dataclass
 class Site:
@@ -67,7 +79,7 @@ class Site:
         """Its exit code. It must end by then, and nothing but sshd may run on the nodes soon after."""
         try:
             code = launcher.wait(within_s)
-            wait_until(lambda: not self.left(), f"an end of {self.left()}", timeout_s=5.0)
+            wait_until(lambda: not self.left(), "an end of all that it started", timeout_s=NOTICED_S)
             return code
         except (subprocess.TimeoutExpired, AssertionError) as error:
             raise AssertionError(f"{error}\n{self.output()}") from error
@@ -94,14 +106,19 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("launchers")
+    make_data(folder)
+    (folder / "tiny.yaml").write_text(dump(tiny_config(folder, **{"pretrain.steps": STEPS})))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(folder: Path) -> Iterator[Site]:
     missing = why_no_ssh()
     if missing:
         pytest.skip(missing)
-    folder = tmp_path_factory.mktemp("launchers")
     (folder / "ssh").mkdir()
-    make_data(folder)
-    (folder / "tiny.yaml").write_text(dump(tiny_config(folder, **{"pretrain.steps": STEPS})))
     with some_nodes(["node1", "node2"], folder, binds={SSH_CONFIG: folder / "ssh"}) as nodes:
         start_sshd(nodes, folder / "ssh", folder)
         (folder / "hosts.txt").write_text("".join(f"{node.name} slots=2\n" for node in nodes))
@@ -133,7 +150,22 @@ def test_mpiexec_starts_each_role_as_a_program_of_its_own(site: Site, expected: 
     assert {rank["host"] for rank in read_records(site.folder / "mpmd/ranks") if rank["role"] == "index"} == {"node1"}
 
 
-@pytest.mark.parametrize("launcher", ["mpich", "impi", "openmpi"])
+@pytest.mark.slurm
+def test_deepspeed_and_multi_prog_start_one_world_in_a_job_of_slurm(slurm: Slurm, folder: Path) -> None:
+    script, log = folder / "job.sh", folder / "job.log"
+    (folder / "roles.conf").write_text(
+        "".join(
+            f"{ranks} env REALM_ROLE={role} {shlex.join([*RANK, *verb('multi-prog')])}\n"
+            for ranks, role in (("0-1", "index"), ("2-3", "trainer"))
+        )
+    )
+    script.write_text(JOB.format(deepspeed=BIN / "deepspeed", rank=shlex.join([SCRIPT, *verb("srun")])))
+    job = slurm.sbatch(f"--chdir={folder}", f"--output={log}", str(script))
+    assert slurm.wait(job, timeout_s=2 * END_S)["JobState"] == "COMPLETED", log.read_text()
+    assert check_world(folder / "srun") == check_world(folder / "multi-prog")
+
+
+@pytest.mark.parametrize("launcher", ["mpich", "openmpi"])
 def test_a_killed_rank_ends_the_world(site: Site, launcher: str) -> None:
     run = site.folder / f"{launcher} killed"
     started = site.start(*deepspeed(launcher, *verb(run.name, LONG)))
@@ -144,10 +176,9 @@ def test_a_killed_rank_ends_the_world(site: Site, launcher: str) -> None:
     assert read_records(run / "failures")[0]["pid"] == killed["pid"]
 
 
-@pytest.mark.parametrize("launcher", ["mpich", "openmpi"])
-def test_ctrl_c_ends_the_world(site: Site, launcher: str) -> None:
-    run = site.folder / f"{launcher} interrupted"
-    started = site.start(*deepspeed(launcher, *verb(run.name, LONG)))
+def test_ctrl_c_ends_the_world(site: Site) -> None:
+    run = site.folder / "interrupted"
+    started = site.start(*deepspeed("impi", *verb(run.name, LONG)))
     wait_for_step(site, started, run)
     os.killpg(started.pid, signal.SIGINT)
     assert site.end(started, within_s=NOTICED_S) != 0, site.output()
@@ -180,7 +211,7 @@ def check_world(run: Path) -> list[tuple[object, ...]]:
     """Every logged step of every trainer of a run, whose ranks were one world on both nodes."""
     ranks = read_records(run / "ranks")
     assert sorted(rank["world_rank"] for rank in ranks) == [0, 1, 2, 3]
-    assert sorted(rank["host"] for rank in ranks) == ["node1", "node1", "node2", "node2"]
+    assert sorted(Counter(rank["host"] for rank in ranks).values()) == [2, 2]
     for role, count in ROLES.items():
         assert sorted(rank["role_rank"] for rank in ranks if rank["role"] == role) == list(range(count))
     paths = [metrics_path(run, role="trainer", role_rank=number) for number in range(ROLES["trainer"])]
