@@ -163,7 +163,7 @@ def is_launched(environ: Mapping[str, str]) -> bool:
         # An interactive shell (`srun --pty bash`) is a step too, of one task, and Slurm's PMI gives that a rank.
         sizes = [environ.get(variable, "") for variable in SIZE_VARIABLES]
         return any(size.isdigit() and int(size) > 1 for size in sizes)
-    # DeepSpeed's own launcher, and torchrun: no MPI world, as check_launch says. We must not start one for each of theirs.
+    # DeepSpeed's own launcher and torchrun make no MPI world, as check_launch says; each of theirs must not start one.
     is_one_of_many = "LOCAL_RANK" in environ and environ.get("WORLD_SIZE", "1") != "1"
     return is_one_of_many or any(variable in environ for variable in LAUNCHED_VARIABLES)
 
@@ -325,7 +325,7 @@ def check_launch(
                 f"{variable}={launched}: the launcher started {launched} processes, but each is an MPI world of its "
                 f"own (size 1, {library}), because launcher and MPI do not understand each other: under Slurm use "
                 "`srun --mpi=pmi2` (Open MPI: --mpi=pmix), else the mpiexec that belongs to this MPI, with deepspeed "
-                "`--launcher openmpi|mpich|slurm`"
+                "`--launcher openmpi|mpich|impi|slurm`"
             )
     if num_shards:
         least = num_shards + num_builders + 1

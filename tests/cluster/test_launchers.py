@@ -1,5 +1,5 @@
-"""Launchers other than sbatch's scripts, as docs/launching.md has them: each makes one world over two nodes, which trains
-the same, and each leaves nothing when a rank dies or it is told to end. What runs alone is shared: two trainers, two shards.
+"""Launchers other than the scripts of slurm/, as docs/launching.md has them: each makes one world over two nodes, which
+trains the same, and leaves nothing when a rank is killed or somebody presses Ctrl-C.
 """
 
 import os
