@@ -69,6 +69,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
     return seen
 
 
+def test_the_option_that_deepspeed_puts_before_the_verb_does_not_hide_what_is_wrong(
+    calls: list[tuple[str, dict[str, object]]],
+) -> None:
+    code, _, errors = _run("--local_rank=1", "pretrain", "--config", "demo-quick", *DATA)
+    assert (code, errors) == (0, "")
+    assert [name for name, _ in calls] == ["show_stage"]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb: str) -> None:
     code, out, _ = _run(*verb.split(), "--help")
