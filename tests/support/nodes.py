@@ -93,6 +93,10 @@ class Node:
         assert result.returncode == 0, f"{' '.join(arguments)} on {self.name}: {result.returncode}\n{result.stdout}"
         return result.stdout
 
+    def processes(self) -> list[str]:
+        """Command lines of what runs there now, but for its first process."""
+        return self.run("ps", "-e", "-o", "args=").splitlines()[1:-1]
+
 
 @contextmanager
 def some_nodes(names: Sequence[str], folder: Path, *, binds: Mapping[Path, Path] | None = None) -> Iterator[list[Node]]:
