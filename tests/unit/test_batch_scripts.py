@@ -84,7 +84,7 @@ ALL = ["-K1", "--mpi=pmi2"]
           "--het-group=1", "--cpus-per-task=9", "env", "REALM_ROLE=index", "OMP_NUM_THREADS=9", *RANK,
           "pretrain", "--run", "{run}", "index.num_shards=6", "a.b=c"]),
         ("export", {}, [*ALL, *RANK, "export", "--run", "{run}"]),
-        ("export", {"STEP": "best", "DTYPE": "bf16", "LAYOUT": "hf-realm", "OUT": "my out", "VERIFY": "yes"},
+        ("export", {"CHECKPOINT": "best", "DTYPE": "bf16", "LAYOUT": "hf-realm", "OUT": "my out", "VERIFY": "yes"},
          [*ALL, *RANK, "export", "--run", "{run}", "--step", "best", "--dtype", "bf16", "--layout", "hf-realm", "--out",
           "my out", "--verify"]),
         ("export", {"FAISS_FILE": "yes"}, [*ALL, *RANK, "export", "--run", "{run}", "--faiss-file"]),
