@@ -9,7 +9,7 @@ from realm_ds.cli.common import FAILED, Overrides, Source, verb
 from realm_ds.errors import ConfigError
 
 if TYPE_CHECKING:
-    from realm_ds.cluster.submit import Request
+    from realm_ds.cluster.request import Request
     from realm_ds.config.sizes import JobSizes
 
 
@@ -24,7 +24,10 @@ def submit(
         ),
     ],
     overrides: Overrides = None, config: Source = None,
-    run: Annotated[Path | None, typer.Option("--run", "-r", help="The run folder. Left out: runs/NAME.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", "-r", help="The run folder. Left out: runs/NAME; export, eval and index need it."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")] = False,
     nodes: Annotated[int | None, typer.Option(min=1, help="Left out, as all sizes: as the script says.")] = None,
     tasks_per_node: Annotated[int | None, typer.Option(min=1, help="Ranks on a node, index ranks included.")] = None,
@@ -67,9 +70,11 @@ def submit(
 
     Scripts and site.sh are those in ./slurm, or else those that come with realm-ds.
     """
-    from realm_ds.cluster.submit import Request, check_is_shared
+    from realm_ds.cluster.request import Request
+    from realm_ds.cluster.submit import check_is_shared
     from realm_ds.config.sizes import JobSizes
 
+    _refuse_strangers(name, sizes=sizes, prepare=prepare)
     given = {
         "nodes": nodes, "tasks_per_node": tasks_per_node, "index_per_node": index_per_node, "index_nodes": index_nodes,
         "index_tasks_per_node": index_tasks_per_node, "gpus_per_node": gpus_per_node, "time": time,
@@ -77,11 +82,10 @@ def submit(
         "index_sbatch": tuple(index_sbatch or ()) or None,
     }  # fmt: skip
     request = Request(
-        name=name, run=(run or Path("runs") / name).absolute(), source=config, overrides=tuple(overrides or ()),
+        name=name, run=_run_folder(name, run), source=config, overrides=tuple(overrides or ()),
         sizes=JobSizes(**{key: value for key, value in given.items() if value is not None}), after=after, site=site,
         environment=_variables(env or []), resume=resume, data_may_be_late=bool(after),
     )  # fmt: skip
-    _refuse_strangers(name, sizes=sizes, prepare=prepare)
     check_is_shared(request.run)
     if name == "pipeline":
         _submit_pipeline(request, sizes, prepare, dry_run=dry_run)
@@ -112,7 +116,8 @@ def why(
 
 
 def _submit_one(request: "Request", prepare: Path | None, *, dry_run: bool) -> None:
-    from realm_ds.cluster.submit import describe, is_done, plan_job, preparing, show_plan, submit_job
+    from realm_ds.cluster.request import preparing
+    from realm_ds.cluster.submit import describe, is_done, plan_job, show_plan, submit_job
 
     job = plan_job(request if prepare is None else preparing(request, prepare))
     if dry_run:
@@ -146,6 +151,17 @@ def _submit_pipeline(request: "Request", sizes: Path | None, prepare: Path | Non
         print(f"  cancel      scancel {numbers}\n  go on       the same line again")
     else:
         print("nothing is left to do")
+
+
+def _run_folder(name: str, given: Path | None) -> Path:
+    from realm_ds.cluster.scripts import EVAL, EXPORT, INDEX, STAGES
+
+    of_others = {
+        EXPORT: "the run to export", EVAL: "the folder of the runs that qa has made", INDEX: "where to write the index",
+    }  # fmt: skip
+    if given is None and name in of_others:
+        raise ConfigError(f"submit {name} needs --run: {of_others[name]}")
+    return (given or Path("runs") / STAGES.get(name, name)).absolute()
 
 
 def _variables(words: list[str]) -> dict[str, str]:

@@ -57,3 +57,14 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
             raise SystemExit(INTERRUPTED) from None
 
     return run
+
+
+def refuse_without_effect(context: typer.Context, *names: str, because: str) -> None:
+    """Raise ConfigError if any of the options was given, by the names of their parameters, `because` none is heeded."""
+    given = [
+        parameter.metavar if parameter.param_type_name == "argument" and parameter.metavar else parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name).name != "DEFAULT"  # type: ignore[union-attr]
+    ]
+    if given:
+        raise ConfigError(f"{', '.join(given)} would be ignored: {because}")

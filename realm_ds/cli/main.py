@@ -68,6 +68,13 @@ def main() -> None:
     app(prog_name="realm-ds")
 
 
+@app.callback(help=_ABOUT)
+def either_way(
+    local_rank: Annotated[int | None, typer.Option("--local_rank", hidden=True)] = None,
+) -> None:
+    """DeepSpeed's own launcher puts --local_rank before the verb, which then says how to launch instead."""
+
+
 @app.command()
 @verb
 def demo(

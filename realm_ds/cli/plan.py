@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from realm_ds.cli.common import Overrides, Source, verb
+from realm_ds.cli.common import Overrides, Source, refuse_without_effect, verb
 from realm_ds.errors import ConfigError
 
 
 @verb
 def plan(
-    overrides: Overrides = None, config: Source = None,
+    context: typer.Context, overrides: Overrides = None, config: Source = None,
     nodes: Annotated[int, typer.Option(help="Of one kind.")] = 1,
     trainers_per_node: Annotated[int, typer.Option(help="Trainers on each.")] = 1,
     index_per_node: Annotated[
@@ -39,7 +39,7 @@ def plan(
     fit or will wait, and what to change. How near it is to measurements: realm-ds bench plan.
     """
     from realm_ds.config.hardware import dump_hardware, load_hardware
-    from realm_ds.config.load import load
+    from realm_ds.config.load import load_incomplete
     from realm_ds.files import write_durably
     from realm_ds.planning.inputs import inputs_of, layout_of
     from realm_ds.planning.plan import make_plan
@@ -51,14 +51,22 @@ def plan(
     if study is not None:
         from realm_ds.planning.study import write_study
 
+        beside = set(context.params) - {"study", "hardware"}
+        refuse_without_effect(context, *beside, because="--study has settings, sizes and a corpus of its own")
         print(write_study(study, hardware=hardware))
         return
-    settings = load(config, overrides or [])
+    if config is None:
+        raise ConfigError(
+            "a plan needs settings and the size of a corpus: realm-ds plan --config realm-base --passages 13353718 (a "
+            "recipe, a YAML file or a run folder; the data may be yet to come)"
+        )
+    settings, _ = load_incomplete(config, overrides or [])
     layout = layout_of(
         settings, nodes=nodes, trainers_per_node=trainers_per_node, index_per_node=index_per_node,
         builders_per_node=builders_per_node,
     )  # fmt: skip
     if measure:
+        refuse_without_effect(context, "hardware", because="--measure takes the figures of this machine")
         from realm_ds.planning.measuring import measure_hardware
 
         profile, hardware = measure_hardware(Path.cwd()), "this machine"

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from realm_ds.cli.common import FAILED, verb
-from realm_ds.cli.prepare_options import Workers, refuse_without_effect
+from realm_ds.cli.common import FAILED, refuse_without_effect, verb
+from realm_ds.cli.prepare_options import Workers
 
 
 @verb

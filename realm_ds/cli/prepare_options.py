@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from realm_ds.errors import ConfigError
-
 if TYPE_CHECKING:
     from realm_ds.prepare.corpus import Cutting
 
@@ -27,17 +25,6 @@ OnDamage = Annotated[
     Literal["stop", "skip"], typer.Option(help="A damaged file, behind what is whole of it: stop, or go on.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and write nothing.")]
-
-
-def refuse_without_effect(context: typer.Context, *names: str, because: str) -> None:
-    """Raise ConfigError if any of the options was given, by the names of their parameters, `because` none is heeded."""
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name in names and context.get_parameter_source(parameter.name).name != "DEFAULT"  # type: ignore[union-attr]
-    ]
-    if given:
-        raise ConfigError(f"{', '.join(given)} would be ignored: {because}")
 
 
 def make_cutting(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from realm_ds.cli.common import verb
+from realm_ds.cli.common import refuse_without_effect, verb
 from realm_ds.cli.prepare_options import (
     DropTitle,
     DryRun,
@@ -18,7 +18,6 @@ from realm_ds.cli.prepare_options import (
     TitleField,
     Workers,
     make_cutting,
-    refuse_without_effect,
 )  # fmt: skip
 from realm_ds.errors import ConfigError
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from realm_ds.cli.common import verb
-from realm_ds.cli.prepare_options import DryRun, Resume, Workers, refuse_without_effect
+from realm_ds.cli.common import refuse_without_effect, verb
+from realm_ds.cli.prepare_options import DryRun, Resume, Workers
 from realm_ds.errors import ConfigError
 
 QuestionFormat = Literal["auto", "nq_open", "webquestions", "curatedtrec", "triviaqa", "squad", "jsonl", "csv"]

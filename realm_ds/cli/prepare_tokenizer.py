@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from realm_ds.cli.common import verb
-from realm_ds.cli.prepare_options import DryRun, Format, OnDamage, TextField, TitleField, refuse_without_effect
+from realm_ds.cli.common import refuse_without_effect, verb
+from realm_ds.cli.prepare_options import DryRun, Format, OnDamage, TextField, TitleField
 from realm_ds.errors import ConfigError
 
 

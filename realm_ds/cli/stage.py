@@ -28,30 +28,18 @@ def start_stage(
     dry_run: bool,
 ) -> None:  # fmt: skip
     """Run a stage of training, or print what would be run."""
+    from realm_ds.config.load import load_for
+
     run = run.absolute()
     if resume and source is None and not (run / "config.yaml").is_file():
         raise ConfigError(f"{run} holds no run to resume: start it without --resume")
-    load_config = functools.partial(_settings, source, overrides or [], run)
+    load_config = functools.partial(load_for, run, source, overrides or [])
     if dry_run:
         _print_plan(stage, load_config(), run, resume)
         return
     from realm_ds.launch.stages import show_stage
 
     show_stage(stage, load_config=load_config, run_folder=run, resume=resume)
-
-
-def _settings(source: str | None, overrides: list[str], run: Path) -> "RealmConfig":
-    """The config as asked for; without one, that of a run folder that has one already."""
-    from realm_ds.config.load import RUN_CONFIG, load
-
-    if source is None:
-        if not (run / RUN_CONFIG).is_file():
-            raise ConfigError(
-                f"{run} is no run yet: name its settings with --config: a YAML file or a recipe (realm-base is the "
-                "paper's model and wants GPUs, demo a small one, demo-quick a tiny one)"
-            )
-        source = str(run)
-    return load(source, overrides)
 
 
 def _print_plan(stage: Any, config: "RealmConfig", run: Path, resume: bool) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from realm_ds.cluster.request import Request, preparing
 from realm_ds.cluster.scripts import EXPORT, HETJOB, PREPARE, STAGES
 from realm_ds.cluster.slurm import live_jobs
-from realm_ds.cluster.submit import Job, Request, is_done, jobs_of, plan_job, preparing, submit_job
+from realm_ds.cluster.submit import Job, is_done, jobs_of, plan_job, submit_job
 from realm_ds.config.sizes import JobSizes
 from realm_ds.errors import ConfigError, LaunchError
 
@@ -29,6 +30,7 @@ class Step:
     name: str
     job: Job
     is_done: bool
+    """It, and every step before it: what comes of one is what the next begins with."""
 
 
 def plan_pipeline(request: Request, *, sizes: Mapping[str, JobSizes], prepare: Path | None = None) -> list[Step]:
@@ -44,9 +46,7 @@ def plan_pipeline(request: Request, *, sizes: Mapping[str, JobSizes], prepare: P
         previous = next((step for step in reversed(steps) if not step.is_done), None)
         after = f"afterok:JOB-OF-{previous.name}" if previous is not None else request.after
         job = plan_job(replace(wanted, after=after))
-        # An export is of the newest checkpoint: where that is yet to come, so is the export.
-        trains_before = previous is not None and previous.job.request.run == wanted.run
-        steps.append(Step(name=name, job=job, is_done=is_done(job) and not trains_before))
+        steps.append(Step(name=name, job=job, is_done=previous is None and is_done(job)))
     return steps
 
 
@@ -82,11 +82,13 @@ def _requests(request: Request, sizes: Mapping[str, JobSizes], prepare: Path | N
 
     def of(script: str, folder: str, *, start: Path | None = None) -> Request:
         own = _sizes_of(script, request.sizes, sizes)
+        wanted = replace(
+            request, name=script, run=run / folder, sizes=own, resume=(run / folder / "config.yaml").is_file()
+        )
+        if script not in STAGES:
+            return replace(wanted, source=None, overrides=())
         settings = (f"model.start_from={start}",) if start is not None else ()
-        return replace(
-            request, name=script, run=run / folder, sizes=own, overrides=(*request.overrides, *settings),
-            resume=(run / folder / "config.yaml").is_file(),
-        )  # fmt: skip
+        return replace(wanted, overrides=(*request.overrides, *settings))
 
     if prepare is not None:
         yield PREPARE, preparing(of(PREPARE, PREPARE), prepare)

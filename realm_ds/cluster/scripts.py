@@ -15,13 +15,13 @@ from realm_ds.errors import ConfigError
 
 NAMES = ("prepare", "ict", "pretrain", "pretrain-hetjob", "export", "qa", "eval", "index")
 """Each is NAME.sbatch."""
-PREPARE, EXPORT, HETJOB = "prepare", "export", "pretrain-hetjob"
+PREPARE, EXPORT, EVAL, INDEX, HETJOB = "prepare", "export", "eval", "index", "pretrain-hetjob"
 STAGES: dict[str, StageName] = {"ict": "ict", "pretrain": "pretrain", HETJOB: "pretrain", "qa": "qa"}
 """Those that train, and what."""
 SITE_FILE = "site.sh"
 SITE_VARIABLE = "REALM_SITE"
 """Where the scripts look for it, before they look into slurm/."""
-_SHORT = {"N": "nodes", "n": "ntasks"}
+_SHORT = {"N": "nodes", "n": "ntasks", "a": "array"}
 _HETJOB_LINES = ("hetjob", "packjob")
 
 
@@ -59,20 +59,20 @@ def components(text: str, sizes: JobSizes) -> tuple[Component, ...]:
         if not option.startswith("-"):  # sbatch would take it for the script
             raise ConfigError(f"{option!r} is no option of sbatch: write --sbatch=--mem=0")
     asked = _directives(text)
-    if len(asked) == 1 and sizes.index_nodes is not None:
-        raise ConfigError(
-            f"index_nodes={sizes.index_nodes} are nodes of another kind, and the script has one: submit {HETJOB}, or "
-            "leave --index-nodes out"
-        )
-    first = _component(asked[0], sizes.nodes, sizes.tasks_per_node, sizes.sbatch)
-    rest = [
-        _component(options, sizes.index_nodes, sizes.index_tasks_per_node, sizes.index_sbatch) for options in asked[1:]
-    ]
-    return (first, *rest)
+    if len(asked) == 1:
+        _refuse_index_nodes(sizes)
+    first = _component(asked[0], _sized(sizes.nodes, sizes.tasks_per_node), sizes.sbatch)
+    index = _sized(sizes.index_nodes, sizes.index_tasks_per_node)
+    return (first, *(_component(options, index, sizes.index_sbatch) for options in asked[1:]))
+
+
+def array_in(text: str, sizes: JobSizes) -> str:
+    """The tasks of an array as sbatch takes them, such as 0-5; empty if the job is none."""
+    return {**_directives(text)[0], **_parse(sizes.sbatch)}.get("array", "")
 
 
 def sbatch_options(sizes: JobSizes, *, is_hetjob: bool) -> list[str]:
-    """Sizes as options; of a heterogeneous job the index nodes' behind a colon."""
+    """Sizes as options; of a heterogeneous job the index nodes' behind a colon, without which all would be for both."""
     named = {
         "nodes": sizes.nodes, "ntasks-per-node": sizes.tasks_per_node, "gpus-per-node": sizes.gpus_per_node,
         "time": sizes.time, "partition": sizes.partition, "account": sizes.account, "qos": sizes.qos,
@@ -82,12 +82,30 @@ def sbatch_options(sizes: JobSizes, *, is_hetjob: bool) -> list[str]:
         return options
     # What is everybody's (limit, account) is said again: whether components inherit it depends on Slurm's version.
     named |= {"nodes": sizes.index_nodes, "ntasks-per-node": sizes.index_tasks_per_node, "gpus-per-node": None}
-    index = [*_options(named), *sizes.index_sbatch]
-    return [*options, ":", *index] if index else options
+    return [*options, ":", *_options(named), *sizes.index_sbatch]
 
 
 def _options(named: Mapping[str, object]) -> list[str]:
     return [f"--{name}={value}" for name, value in named.items() if value is not None]
+
+
+def _sized(nodes: int | None, tasks_per_node: int | None) -> dict[str, str]:
+    """What is given of a component's sizes, by the names of sbatch's options."""
+    given = {"nodes": nodes, "ntasks-per-node": tasks_per_node}
+    return {name: str(number) for name, number in given.items() if number is not None}
+
+
+def _refuse_index_nodes(sizes: JobSizes) -> None:
+    given = {
+        "index_nodes": sizes.index_nodes, "index_tasks_per_node": sizes.index_tasks_per_node,
+        "index_sbatch": " ".join(sizes.index_sbatch) or None,
+    }  # fmt: skip
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name}={value} is for nodes of another kind, and the script has one kind: submit {HETJOB} (of a "
+                f"pipeline, give index_nodes), or leave {name} out"
+            )
 
 
 def _find(name: str) -> Path:
@@ -102,19 +120,27 @@ def _find(name: str) -> Path:
     )
 
 
-def _component(
-    asked: Mapping[str, str], nodes: int | None, tasks_per_node: int | None, further: Sequence[str]
-) -> Component:
-    asked = {**asked, **_parse(further)}
-    num_nodes = nodes or _number("nodes", asked.get("nodes", "1"))
-    if tasks_per_node is not None:
-        return Component(nodes=num_nodes, tasks_per_node=tasks_per_node)
-    if "ntasks-per-node" in asked or "ntasks" not in asked:
-        tasks = _number("ntasks-per-node", asked.get("ntasks-per-node", "1"))
-        return Component(nodes=num_nodes, tasks_per_node=tasks)
+def _component(asked: Mapping[str, str], sized: Mapping[str, str], further: Sequence[str]) -> Component:
+    """What the script asks for, over that the sizes, and over both the further options, as sbatch takes them."""
+    said = _parse(further)
+    for name, others in (("nodes", ["nodes"]), ("ntasks-per-node", ["ntasks-per-node", "ntasks"])):
+        twice = [other for other in others if name in sized and other in said]
+        if twice:
+            raise ConfigError(
+                f"{twice[0]}={said[twice[0]]} for sbatch, but {name}={sized[name]}: leave one of them out"
+            )
+    asked = {**asked, **sized, **said}
+    num_nodes = _number("nodes", asked.get("nodes", "1"))
+    per_node = _number("ntasks-per-node", asked.get("ntasks-per-node", "1"))
+    if "ntasks" not in asked:
+        return Component(nodes=num_nodes, tasks_per_node=per_node)
+    # Where both are said, ntasks is how many there are, and ntasks-per-node the most that a node gets.
     tasks = _number("ntasks", asked["ntasks"])
-    if tasks % num_nodes:
-        raise ConfigError(f"ntasks={tasks} cannot be the same on all {num_nodes} nodes: give --tasks-per-node")
+    if tasks % num_nodes or ("ntasks-per-node" in asked and tasks > num_nodes * per_node):
+        most = f" of at most {per_node}" if "ntasks-per-node" in asked else ""
+        raise ConfigError(
+            f"ntasks={tasks} cannot be the same on all {num_nodes} nodes{most}: give --tasks-per-node alone"
+        )
     return Component(nodes=num_nodes, tasks_per_node=tasks // num_nodes)
 
 
@@ -143,7 +169,7 @@ def _directives(text: str) -> list[dict[str, str]]:
 
 
 def _parse(words: Sequence[str]) -> dict[str, str]:
-    """Long options and -N, -n by their long names; what has no value is left out."""
+    """Long options and -N, -n, -a by their long names; what has no value is left out."""
     found, words = {}, list(words)
     for place, word in enumerate(words):
         after = words[place + 1] if place + 1 < len(words) else ""

@@ -1,4 +1,4 @@
-"""Submits one job: looks at what it would read, makes its run folder, hands its script to Slurm.
+"""Submits one job: makes its run folder, hands its script to Slurm. What is checked of it before is request.py's.
 
     RUN/config.yaml, code.txt          as the stage itself writes them
     RUN/job/NAME.sbatch, site.sh       what runs, as it was when it was submitted
@@ -13,11 +13,19 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from realm_ds.cluster.request import (
+    COMMANDS,
+    Request,
+    check_source,
+    checked_config,
+    commands_in,
+    refuse_what_is_ignored,
+)
 from realm_ds.cluster.scripts import (
     EXPORT,
     HETJOB,
@@ -26,20 +34,18 @@ from realm_ds.cluster.scripts import (
     SITE_VARIABLE,
     STAGES,
     Component,
+    array_in,
     components,
     sbatch_options,
     script_path,
     site_path,
 )
 from realm_ds.cluster.slurm import live_jobs, submit
-from realm_ds.comm.roles import INDEX, TRAINER, assign
-from realm_ds.config.base import StageName
-from realm_ds.config.load import RUN_CONFIG, dump, load
+from realm_ds.config.load import RUN_CONFIG, dump
 from realm_ds.config.schema import RealmConfig
-from realm_ds.config.sizes import JobSizes
-from realm_ds.errors import ConfigError, DataError
+from realm_ds.errors import ConfigError
 from realm_ds.files import write_durably
-from realm_ds.launch.stages import check_inputs, has_finished, prepare_run_folder, with_local_encoder
+from realm_ds.launch.stages import has_finished, prepare_run_folder
 from realm_ds.launch.watch import SILENT_S, look
 from realm_ds.sealed import MANIFEST
 
@@ -48,27 +54,6 @@ JOBS_FILE = "jobs.jsonl"
 MOUNTS = Path("/proc/self/mounts")
 _IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 _EACH_NODES_OWN = ("/tmp", "/var/tmp")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A job as it is asked for."""
-
-    name: str
-    """Of its script."""
-    run: Path
-    source: str | None = None
-    """Of its config; None is the run folder's own."""
-    overrides: tuple[str, ...] = ()
-    sizes: JobSizes = field(default_factory=JobSizes)
-    after: str = ""
-    """Jobs that must have succeeded before, 12 or 12:13; or a condition of Slurm's own, afterany:12."""
-    site: Path | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Further variables for the script."""
-    resume: bool = False
-    data_may_be_late: bool = False
-    """An earlier job may have yet to make what it reads: what is missing is told, and the job looks itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +94,13 @@ def plan_job(request: Request) -> Job:
     """Check all that can be checked before anything is written. Raises ConfigError, DataError, CheckpointError."""
     script = script_path(request.name)
     site = site_path(request.site, environment=os.environ)
-    shape = components(script.read_text(encoding="utf-8"), request.sizes)
+    text = script.read_text(encoding="utf-8")
+    shape, array = components(text, request.sizes), array_in(text, request.sizes)
     stage = STAGES.get(request.name)
-    config = _checked_config(request, stage, shape) if stage is not None else None
-    folder = request.run / JOB_FOLDER
+    refuse_what_is_ignored(request, shape, array=array)
     _dependency(request.after)
+    config = checked_config(request, stage, shape, array=array) if stage is not None else None
+    folder = request.run / JOB_FOLDER
     environment = {
         "RUN": str(request.run),
         "CONFIG": str(request.run) if stage is not None else _whole(request.source),
@@ -121,6 +108,10 @@ def plan_job(request: Request) -> Job:
         SITE_VARIABLE: str(folder / SITE_FILE),
         **request.environment,
     }  # fmt: skip
+    if request.name == PREPARE:
+        environment[COMMANDS] = str(commands_in(request.environment))
+    elif stage is None:
+        check_source(request)
     return Job(
         request=request, after=request.after, script=script, site=site, config=config, shape=shape,
         environment=environment,
@@ -133,22 +124,10 @@ def is_done(job: Job) -> bool:
     if job.request.name == EXPORT:
         return (run / EXPORT / MANIFEST).is_file()
     if job.request.name == PREPARE:
-        commands = Path(job.environment.get("COMMANDS", "prepare.txt"))
-        number = len(commands.read_text(encoding="utf-8").splitlines()) if commands.is_file() else 1
-        return all((run / JOB_FOLDER / f"done-{line + 1}").exists() for line in range(number))
+        return _has_prepared(Path(job.environment[COMMANDS]), run)
     if stage is None or job.config is None:
         return False
     return (run / "qa" / "test.json").is_file() if stage == "qa" else has_finished(stage, job.config, run)
-
-
-def preparing(request: Request, commands: Path) -> Request:
-    """A request for prepare.sbatch, with the file of what it is to do."""
-    if not commands.is_file():
-        raise ConfigError(
-            f"--prepare={commands} is no file: name one with a line for each thing to prepare, such as: corpus "
-            "dump.xml --tokenizer data/tokenizer --out data/corpus --resume"
-        )
-    return replace(request, environment={"COMMANDS": str(commands.absolute()), **request.environment})
 
 
 def submit_job(job: Job) -> str:
@@ -162,8 +141,9 @@ def submit_job(job: Job) -> str:
     if job.site != folder / SITE_FILE:
         write_durably(folder / SITE_FILE, job.site.read_bytes())
     number = submit(job.arguments, environment={**os.environ, **job.environment})
+    again = replace(job, after="")  # what it waits for now will be long over
     record = {
-        "job": number, "name": request.name, "time": time.time(), "log": str(job.log(number)), "line": job.line,
+        "job": number, "name": request.name, "time": time.time(), "log": str(job.log(number)), "line": again.line,
     }  # fmt: skip
     with (folder / JOBS_FILE).open("a", encoding="utf-8") as jobs:
         jobs.write(json.dumps(record) + "\n")
@@ -228,74 +208,18 @@ def check_is_shared(run: Path, *, mounts: Path = MOUNTS) -> None:
             )  # fmt: skip
 
 
-def _checked_config(request: Request, stage: StageName, shape: Sequence[Component]) -> RealmConfig:
-    source = request.source
-    if source is None and (request.run / RUN_CONFIG).is_file():
-        source = str(request.run)
-    overrides = [*request.overrides, *_shards(request, stage, shape)]
-    config = with_local_encoder(load(source, overrides))
-    if stage == "pretrain":
-        _check_roles(config, shape)
-    try:
-        check_inputs(stage, _without_late_start(config) if request.after else config, runs_here=False)
-    except DataError as error:
-        if not request.data_may_be_late:
-            raise
-        print(f"realm-ds: not there yet: {error}\n(the job looks again when it starts)", file=sys.stderr, flush=True)
-    return config
-
-
-def _shards(request: Request, stage: StageName, shape: Sequence[Component]) -> list[str]:
-    """How many index ranks there are and where, where sizes say it: then settings may not say otherwise."""
-    each = request.sizes.index_per_node
-    if each is not None and (stage != "pretrain" or len(shape) > 1):
-        raise ConfigError(
-            f"index_per_node={each} would be ignored: {request.name} has no index ranks beside trainers; leave it out"
-        )
-    if len(shape) > 1:
-        sized = [f"index.num_shards={shape[1].num_tasks}"]
-    elif each is not None:
-        sized = [f"index.num_shards={shape[0].nodes * each}", "index.placement=per_node"]
-    else:
-        sized = []
-    for setting in sized:
-        name = setting.partition("=")[0]
-        given = [override for override in request.overrides if override.startswith(f"{name}=")]
-        if given and given[-1] != setting:
-            raise ConfigError(f"{given[-1]}, but the sizes of the job say {setting}: leave one of the two out")
-    return sized
-
-
-def _check_roles(config: RealmConfig, shape: Sequence[Component]) -> None:
-    """The split that the ranks will make, made here: an impossible one is told before the job has waited in a queue."""
-    hosts = [f"node{node}" for node in range(1, shape[0].nodes + 1) for _ in range(shape[0].tasks_per_node)]
-    roles = None
-    if len(shape) > 1:
-        hosts += [f"index{node}" for node in range(1, shape[1].nodes + 1) for _ in range(shape[1].tasks_per_node)]
-        roles = [TRAINER] * shape[0].num_tasks + [INDEX] * shape[1].num_tasks
-    settings = config.index
-    try:
-        assign(
-            hosts, num_shards=settings.num_shards, num_builders=settings.builders, placement=settings.placement,
-            overrides=roles,
-        )  # fmt: skip
-    except ConfigError as error:
-        if roles is not None:
-            raise
-        raise ConfigError(f"{error}; or say by --index-per-node how many index ranks each node has") from error
+def _has_prepared(commands: Path, run: Path) -> bool:
+    """Whether each line has been done as it is now; prepare.sbatch keeps those it has done."""
+    for number, line in enumerate(commands.read_bytes().split(b"\n"), start=1):
+        mark = run / JOB_FOLDER / f"done-{number}"
+        if not re.match(rb"\s*(#|$)", line) and not (mark.is_file() and mark.read_bytes() == line + b"\n"):
+            return False
+    return True
 
 
 def _roles(config: RealmConfig) -> str:
     """The split that was checked, over what scripts set by themselves; all else is in RUN/config.yaml."""
     return f"index.num_shards={config.index.num_shards} index.placement={config.index.placement}"
-
-
-def _without_late_start(config: RealmConfig) -> RealmConfig:
-    """The config without weights to start from that an earlier job has yet to write."""
-    start = config.model.start_from
-    if start is None or start.exists():
-        return config
-    return config.model_copy(update={"model": config.model.model_copy(update={"start_from": None})})
 
 
 def _check_is_not_live(job: Job) -> None:

@@ -32,7 +32,7 @@ _REMEDIES: dict[Kind, str] = {
     "time": f"{_GO_ON}, or raise --time. If it could not save in time, let the script's --signal come earlier",
     "preempted": f"{_GO_ON}; with #SBATCH --requeue Slurm does that by itself",
     "cancelled": _GO_ON,
-    "start": "mend site.sh (modules, environment, MPI plugin)",
+    "start": "mend site.sh (modules, environment, MPI plugin); realm-ds doctor looks at them, started as the job is",
     "rank": "the log of that rank has its last words",
 }
 _ENDED_BADLY = {"FAILED", "BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
@@ -105,9 +105,11 @@ def explain(
     is_over = attempt.given_up or state is None or not state.is_live
     if cause is not None and cause.kind == "start" and not (is_over and answer.state == "starting"):
         cause = None  # a line that looks like it: the ranks are there, or may still come
-    if state is not None and state.is_live and state.state != "RUNNING":
-        waits = f"job {job} waits ({state.reason or state.state})"
-        return replace(answer, state="starting", what=waits, also=f"before that: {cause.what}" if cause else "")
+    if _waits(state):
+        before = f"before that: {cause.what}" if cause else ""
+        return replace(answer, state="starting", what=_of_silent_job(job, state), also=before)
+    if job and log is None and answer.state == "starting":
+        return replace(answer, what=_of_silent_job(job, state))
     if cause is not None:
         return _of_cause(answer, cause, run, log)
     if state is not None and state.state in _ENDED_BADLY:
@@ -153,6 +155,9 @@ def _run(folder: Path) -> Path:
     logs = [(log.stat().st_mtime, part) for part in parts if (log := _newest_log(part)) is not None]
     if logs:
         return max(logs)[1]
+    submitted = [part for part in parts if jobs_of(part)]
+    if submitted:  # and none has begun: the first is what all others wait for
+        return submitted[0]
     try:
         return run_in(folder)[0]
     except ConfigError:
@@ -162,9 +167,11 @@ def _run(folder: Path) -> Path:
 
 
 def _last_started(jobs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The newest that has said anything: those behind it in the queue tell nothing."""
+    """The newest that has said anything: those behind it in the queue tell nothing. If none has, the newest that
+    trains: an export waits for it."""
     started = [record for record in jobs if Path(str(record.get("log", ""))).is_file()]
-    return (started or jobs or [{}])[-1]
+    trained = [record for record in jobs if record["name"] in STAGES]
+    return (started or trained or jobs or [{}])[-1]
 
 
 def _log_of(record: Mapping[str, Any]) -> Path | None:
@@ -234,10 +241,21 @@ def _of_other_job(answer: Answer, record: Mapping[str, Any], attempt: Attempt, s
     ended_badly = attempt.given_up or (state is not None and state.state in _ENDED_BADLY)
     if cause is not None or ended_badly or said.startswith("realm-ds: "):
         return replace(_of_words(answer, attempt, state), also=f"while it did {name}")
-    if state is not None and state.is_live:
-        says = f"{name} says: {said}" if said else f"{name} has said nothing yet"
-        return replace(answer, state="running" if state.state == "RUNNING" else "starting", what=says)
+    if (state is None and not attempt.lines) or (state is not None and state.is_live):
+        says = f"{name} says: {said}" if said else _of_silent_job(answer.job, state)
+        return replace(answer, state="starting" if state is None or _waits(state) else "running", what=says)
     return replace(answer, state="done", what=f"{name} has said: {said}" if said else "")
+
+
+def _waits(state: JobState | None) -> bool:
+    return state is not None and state.is_live and state.state != "RUNNING"
+
+
+def _of_silent_job(job: str, state: JobState | None) -> str:
+    if state is not None and _waits(state):
+        return f"job {job} waits ({state.reason or state.state})"
+    runs = " and runs" if state is not None and state.is_live else ""
+    return f"job {job} was submitted{runs}, and has said nothing yet"
 
 
 def _is_complete(record: Mapping[str, Any]) -> bool:

@@ -38,15 +38,19 @@ def exchange_cards(comm: Any, card: Card, *, timeout_s: float, clock: Clock | No
     size, clock = comm.Get_size(), clock or Clock()
     cards = np.zeros((size, CARD_BYTES), np.uint8)
     cards[comm.Get_rank()] = _packed(card)
+    sent = None
     if comm.Get_rank() == 0:
         _collect(comm, cards, timeout_s=timeout_s, clock=clock)
         waiting_for = f"all {size} ranks to hear of each other"
     else:
-        comm.Isend(cards[comm.Get_rank()].copy(), dest=0, tag=CARD_TAG)
+        # Held until it is there: Open MPI reads what it sends only once it has connected.
+        sent = comm.Isend(cards[comm.Get_rank()].copy(), dest=0, tag=CARD_TAG)
         waiting_for = f"world rank 0 to hear of all {size} ranks and tell this one"
         timeout_s += LATER_S
     wait_until(comm.Ibcast(cards, root=0).Test, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock,
                fault=LaunchError)  # fmt: skip
+    if sent is not None:
+        sent.Wait()
     return [Card(**json.loads(raw.tobytes().rstrip(b"\0"))) for raw in cards]
 
 

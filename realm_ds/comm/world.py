@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -162,7 +163,9 @@ def is_launched(environ: Mapping[str, str]) -> bool:
         # An interactive shell (`srun --pty bash`) is a step too, of one task, and Slurm's PMI gives that a rank.
         sizes = [environ.get(variable, "") for variable in SIZE_VARIABLES]
         return any(size.isdigit() and int(size) > 1 for size in sizes)
-    return any(variable in environ for variable in LAUNCHED_VARIABLES)
+    # DeepSpeed's own launcher and torchrun make no MPI world, as check_launch says; each of theirs must not start one.
+    is_one_of_many = "LOCAL_RANK" in environ and environ.get("WORLD_SIZE", "1") != "1"
+    return is_one_of_many or any(variable in environ for variable in LAUNCHED_VARIABLES)
 
 
 def launched_rank(environ: Mapping[str, str]) -> int:
@@ -221,6 +224,19 @@ def abort_under_srun(code: int) -> None:
     mpi = sys.modules.get("mpi4py.MPI")
     if "SLURM_STEP_ID" in os.environ and mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
         mpi.COMM_WORLD.Abort(code)
+
+
+def abort_under_hydra(code: int) -> None:
+    """Have the mpiexec of MPICH or Intel end all ranks now, if it has started this one: for a process that does not
+    speak MPI itself, after the one that did has died.
+
+    Hydra takes no notice of a rank that dies on another host than mpiexec's, nor does it see how one ends that
+    DeepSpeed's helper of `--launcher mpich` has started: that always ends with 0.
+    """
+    socket_of_rank = os.environ.get("PMI_FD", "")
+    if "MPI_LOCALRANKID" in os.environ and socket_of_rank.isdigit():  # Slurm has such a socket, but another protocol
+        with suppress(OSError):
+            os.write(int(socket_of_rank), f"cmd=abort exitcode={code}\n".encode())
 
 
 def join_world(
@@ -309,7 +325,7 @@ def check_launch(
                 f"{variable}={launched}: the launcher started {launched} processes, but each is an MPI world of its "
                 f"own (size 1, {library}), because launcher and MPI do not understand each other: under Slurm use "
                 "`srun --mpi=pmi2` (Open MPI: --mpi=pmix), else the mpiexec that belongs to this MPI, with deepspeed "
-                "`--launcher openmpi|mpich|slurm`"
+                "`--launcher openmpi|mpich|impi|slurm`"
             )
     if num_shards:
         least = num_shards + num_builders + 1

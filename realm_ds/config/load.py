@@ -26,6 +26,8 @@ RUN_CONFIG = "config.yaml"
 """The resolved settings in a run folder."""
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 """A model on the hub, such as org/model; a folder of that name comes first."""
+NOT_GIVEN = Path("/not/given")
+"""No folder has this name."""
 RECIPE_KEY = "recipe"
 """Top-level key of a config file: the recipe it starts from."""
 
@@ -57,7 +59,7 @@ class _Gathered:
 
     def nested(self) -> dict[str, Any]:
         """The settings as pydantic takes them."""
-        tree: dict[str, Any] = {}
+        tree: dict[str, Any] = {section: {} for section, *_ in required_fields()}  # so that a missing one has its name
         for key, value in self.values.items():
             branch = tree
             for part in key[:-1]:
@@ -71,13 +73,31 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), *, cwd: Path 
     return _checked(_gather(source, overrides, cwd or Path.cwd()))
 
 
-def show(source: str | Path, overrides: Sequence[str] = ()) -> str:
-    """What load() gives, as YAML. Settings without a default may be missing, as in a recipe: then they are named."""
+def load_for(run: Path, source: str | Path | None, overrides: Sequence[str] = ()) -> RealmConfig:
+    """What load() gives; without a source, of the settings that the run folder has already."""
+    if source is None:
+        if not (run / RUN_CONFIG).is_file():
+            raise ConfigError(
+                f"{run} is no run yet: name its settings with --config: a YAML file or a recipe (realm-base is the "
+                "paper's model and wants GPUs, demo a small one, demo-quick a tiny one)"
+            )
+        source = run
+    return load(source, overrides)
+
+
+def load_incomplete(source: str | Path, overrides: Sequence[str] = ()) -> tuple[RealmConfig, list[Key]]:
+    """As load(), but settings without a default may be missing, as in a recipe: those that are hold NOT_GIVEN."""
     gathered = _gather(source, overrides, Path.cwd())
     missing = [key for key in required_fields() if key not in gathered.values]
     for key in missing:
-        gathered.values[key] = Path("/")  # whatever: only its name is shown
-    tree = _checked(gathered).model_dump(mode="json")
+        gathered.values[key] = NOT_GIVEN
+    return _checked(gathered), missing
+
+
+def show(source: str | Path, overrides: Sequence[str] = ()) -> str:
+    """What load_incomplete() gives, as YAML; what is missing is named."""
+    config, missing = load_incomplete(source, overrides)
+    tree = config.model_dump(mode="json")
     for *sections, name in missing:
         functools.reduce(dict.__getitem__, sections, tree).pop(name)
     needed = ", ".join(map(".".join, missing))

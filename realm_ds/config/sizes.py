@@ -6,10 +6,10 @@ What the jobs train is schema.py's. Slurm's words for these are cluster/scripts.
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from realm_ds.config.base import Count, Section
 from realm_ds.errors import ConfigError
@@ -22,7 +22,7 @@ class JobSizes(Section):
     """Nodes; of a heterogeneous job those of the trainers."""
     tasks_per_node: Count | None = None
     """Ranks on each of them, index and builder ranks included."""
-    index_per_node: Annotated[int, Field(ge=1)] | None = None
+    index_per_node: Count | None = None
     """How many of these are index ranks: index.num_shards is set to so many times the nodes."""
     index_nodes: Count | None = None
     """Nodes for index ranks alone: pre-training is then a heterogeneous job (pretrain-hetjob)."""

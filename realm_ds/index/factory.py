@@ -16,10 +16,14 @@ LARGEST_FLAT = 1_000_000
 LARGEST_UNCOMPRESSED = 10_000_000
 """auto: up to so many, cells alone make search fast enough; beyond, their vectors take the room."""
 _CELLS = re.compile(r"IVF(\d+)")
-_CODES = re.compile(r"(?<!O)(?:PQ|RQ|LSQ)\d+(?:x(\d+))?")
+_CODES = re.compile(r"(?<!O)(?:PQ|RQ|LSQ)(\d+)(?:x(\d+))?")
 _ROTATION = re.compile(r"OPQ|PCAR?W?(\d+)")
 _CODE_BITS = 8
 """Of a code where the factory string does not say it, and of the codes that OPQ learns its rotation with."""
+_SCALARS = re.compile(r"SQ(?:bf|fp)?(\d+)")
+_REDUCED = re.compile(r"PCAR?W?(\d+)")
+_GRAPH = re.compile(r"(?:^|,)(HNSW|NSG)(\d*)")
+_DEFAULT_LINKS = 32
 _EXACT = {("Flat", "fp32"), ("SQfp16", "fp16"), ("Flat", "fp16")}
 
 
@@ -50,11 +54,15 @@ def spec_of(index: IndexConfig) -> IndexSpec:
 
 def audits_of(index: IndexConfig, *, num_passages: int) -> int:
     """One search of how many is to be audited: 0 where every shard of such a corpus looks at all of its passages."""
-    factory = index.factory
-    if factory == AUTO:
-        largest = -(-num_passages // index.num_shards)
-        factory, _ = choose_factory(largest, width=1, train_passages=index.train_passages)
+    factory = factory_of(index, shard_passages=-(-num_passages // index.num_shards), width=1)
     return 0 if is_exact(factory, index.vectors) else index.audit_every
+
+
+def factory_of(index: IndexConfig, *, shard_passages: int, width: int) -> str:
+    """What index.factory comes to in a shard of so many passages."""
+    if index.factory != AUTO:
+        return index.factory
+    return choose_factory(shard_passages, width=width, train_passages=index.train_passages)[0]
 
 
 def choose_factory(num_passages: int, *, width: int, train_passages: int = 262_144) -> tuple[str, str]:
@@ -78,11 +86,23 @@ def is_exact(factory: str, vectors: VectorType) -> bool:
     return (factory, vectors) in _EXACT
 
 
+def code_bytes(factory: str, width: int) -> float:
+    """Of a passage in an index of this factory: its code, in cells its number, in a graph its links."""
+    reduced, codes, scalars = _REDUCED.search(factory), _CODES.search(factory), _SCALARS.search(factory)
+    width = int(reduced[1]) if reduced else width
+    bits = int(codes[1]) * int(codes[2] or _CODE_BITS) if codes else width * int(scalars[1] if scalars else 32)
+    graph = _GRAPH.search(factory)
+    links = int(graph[2] or _DEFAULT_LINKS) if graph else 0
+    if graph and graph[1] == "HNSW":
+        links = 2 * links + 4  # twice as many in its lowest layer; four more for where they are
+    return bits / 8 + 8 * bool(_CELLS.search(factory)) + 4 * links
+
+
 def least_passages(factory: str) -> int:
     """With fewer passages than this FAISS cannot train the factory's cells, codes or rotation."""
     needed = [1]
     needed += [int(found[1]) for found in _CELLS.finditer(factory)]
-    needed += [2 ** int(found[1] or _CODE_BITS) for found in _CODES.finditer(factory)]
+    needed += [2 ** int(found[2] or _CODE_BITS) for found in _CODES.finditer(factory)]
     needed += [int(found[1] or 2**_CODE_BITS) for found in _ROTATION.finditer(factory)]
     return max(needed)
 

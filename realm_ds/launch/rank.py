@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from realm_ds.comm.world import World, abort_under_srun
-from realm_ds.errors import Preempted, RealmError
+from realm_ds.comm.world import World, abort_under_hydra, abort_under_srun
+from realm_ds.errors import REQUEUE, Preempted, RealmError
 from realm_ds.launch.failures import record_death, record_error, record_rank
 from realm_ds.observe.logs import start_logs
 from realm_ds.observe.sinks import Sinks
@@ -53,7 +53,7 @@ def run_as_rank(folder: Path, job: Callable[[], None]) -> None:
         _tell(folder, error)
         code = 1
     if code:
-        # The keeper passes the code on, at which mpiexec and `srun -K1` end the other ranks.
+        # The keeper passes the code on, at which launchers end the other ranks.
         _leave(code)
     for number in _PASSED_ON:
         # The job is done. At the interpreter's end signals have their default meaning again: a late one (launchers
@@ -119,6 +119,8 @@ def leave_a_keeper(folder: Path) -> None:
     kill_own_session()  # what the rank started and left holds the launcher's pipes, and it would wait for their end
     if code < 0:
         record_death(folder, -code, pid=rank)
+    if code not in (0, REQUEUE):
+        abort_under_hydra(code if code >= 0 else 128 - code)
     os._exit(code if code >= 0 else 128 - code)
 
 

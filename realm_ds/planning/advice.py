@@ -8,8 +8,9 @@ from pathlib import Path
 
 from realm_ds.config.schema import RealmConfig
 from realm_ds.errors import ConfigError
+from realm_ds.index.factory import AUTO, factory_of, is_exact
 from realm_ds.planning.memory import GIB, Held
-from realm_ds.planning.plan import Plan, Run, index_per_node_that_keeps_pace, make_plan
+from realm_ds.planning.plan import Plan, layout_that_keeps_pace, make_plan, not_modelled
 
 FULL = 0.92
 """Of a memory: what is beyond goes to fragments, libraries and other programs."""
@@ -54,13 +55,13 @@ def _precision(plan: Plan) -> Iterator[str]:
 
 
 def _memory(plan: Plan) -> Iterator[str]:
-    run, hardware = plan.run, plan.run.hardware
+    hardware = plan.run.hardware
     if hardware.kind == "gpu":
         room = FULL * hardware.device_gib.value * GIB
         if plan.trainer.device_bytes > room:
             yield (
                 f"a trainer needs {_gib(plan.trainer)} of a GPU's {hardware.device_gib.value:.0f} GiB: "
-                + _remedy(run, room)
+                + _remedy(plan, room)
             )
         for name, held in (("an index rank", plan.index), ("a builder rank", plan.builder)):
             if held and held.device_bytes > room:
@@ -79,10 +80,14 @@ def _memory(plan: Plan) -> Iterator[str]:
 def _waits(plan: Plan) -> Iterator[str]:
     step_s = plan.step.step_s
     if plan.search.busy_s > step_s:
-        yield (
-            f"index ranks work {in_time(plan.search.busy_s)} for the queries of a step of {in_time(step_s)}: start "
-            "more of them, or index.factory=auto, which looks at fewer passages"
-        )
+        said = f"index ranks work {in_time(plan.search.busy_s)} for the queries of a step of {in_time(step_s)}"
+        if plan.search.is_approximate:
+            yield (
+                f"{said} if every passage is looked at, as the plan has it; index.factory="
+                f"{plan.run.config.index.factory} looks at fewer: start more of them if trainers do wait for answers"
+            )
+        else:
+            yield f"{said}: start more of them{_fewer_passages(plan)}"
     elif plan.search_wait_s:
         steps = -(-plan.search.search_s // step_s)
         yield (
@@ -90,14 +95,30 @@ def _waits(plan: Plan) -> Iterator[str]:
             f"pretrain.search_ahead={steps:.0f}"
         )
     if plan.refresh_wait_s:
-        layout, pace = plan.run.layout, plan.keeping_pace_steps
-        wanted = index_per_node_that_keeps_pace(plan)
-        more = f", or {wanted} index ranks a node instead of {layout.index_per_node}" if wanted else ""
+        pace = plan.keeping_pace_steps
         yield (
             f"a rebuild takes {in_time(plan.refresh.refresh_s)} and is wanted {plan.adopt_after_steps} steps after its "
             f"launch: trainers wait {in_time(plan.refresh_wait_s)} for each. Set refresh.every_steps="
-            f"{max(pace, plan.every_steps)} refresh.adopt_after_steps={pace}{more}"
+            f"{max(pace, plan.every_steps)} refresh.adopt_after_steps={pace}{_more_ranks(plan)}"
         )
+
+
+def _fewer_passages(plan: Plan) -> str:
+    """Of an exact index: the other remedy, if it is one for shards of this size."""
+    run = plan.run
+    index = run.config.index.model_copy(update={"factory": AUTO})
+    own = -(-run.passages // run.layout.index_ranks)
+    factory = factory_of(index, shard_passages=own, width=run.config.model.projection_size)
+    return "" if is_exact(factory, index.vectors) else ", or index.factory=auto, which looks at fewer passages"
+
+
+def _more_ranks(plan: Plan) -> str:
+    layout, wanted = plan.run.layout, layout_that_keeps_pace(plan)
+    if wanted is None:
+        return ""
+    if layout.builders:
+        return f", or {wanted.builders_per_node} builder ranks a node instead of {layout.builders_per_node}"
+    return f", or {wanted.index_per_node} index ranks a node instead of {layout.index_per_node}"
 
 
 def _saving(plan: Plan) -> Iterator[str]:
@@ -110,8 +131,9 @@ def _saving(plan: Plan) -> Iterator[str]:
         )
 
 
-def _remedy(run: Run, room: float) -> str:
+def _remedy(plan: Plan, room: float) -> str:
     """The first change, from the cheapest on, with which a trainer fits."""
+    run = plan.run
     for overrides in _lighter(run.config):
         config = run.config.model_copy(
             update={
@@ -120,13 +142,15 @@ def _remedy(run: Run, room: float) -> str:
             }
         )
         try:
-            fits = make_plan(replace(run, config=config)).trainer.device_bytes <= room
+            lighter = make_plan(replace(run, config=config))
         except ConfigError:  # two settings that do not go together
             continue
-        if fits:
-            return " ".join(
+        if lighter.trainer.device_bytes <= room:
+            settings = " ".join(
                 f"{section}.{name}={value}" for section, changes in overrides.items() for name, value in changes.items()
             )
+            left_out = [said for said in not_modelled(lighter) if said not in not_modelled(plan)]
+            return f"{settings} (not modelled: {'; '.join(left_out)})" if left_out else settings
     return "no setting that was tried makes it fit; train a smaller model, or shorter sequences"
 
 

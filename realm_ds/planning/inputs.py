@@ -5,6 +5,7 @@ them.
 from pathlib import Path
 
 from realm_ds.config.hardware import HardwareProfile
+from realm_ds.config.load import NOT_GIVEN
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.places import MANIFEST
 from realm_ds.data.shards import open_shards
@@ -24,9 +25,11 @@ def inputs_of(config: RealmConfig, layout: Layout, hardware: HardwareProfile, *,
     Raises ConfigError if neither tells how many passages there are.
     """
     if passages is None and not _is_here(config.data.corpus):
+        given = config.data.corpus != NOT_GIVEN
+        corpus = f"data.corpus={config.data.corpus} is not here" if given else "there is no data.corpus"
         raise ConfigError(
-            f"data.corpus={config.data.corpus} is not here to count its passages: name it with data.corpus=FOLDER, or "
-            "give their number: --passages 13353718"
+            f"{corpus} to count its passages: name it with data.corpus=FOLDER, or give their number: --passages "
+            "13353718"
         )
     has_shards = _is_here(config.data.corpus) and config.data.pretrain is not None and _is_here(config.data.pretrain)
     return Run(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from realm_ds.config.hardware import HardwareProfile
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.records import NUM_SPECIAL
-from realm_ds.index.factory import is_exact
+from realm_ds.index.factory import code_bytes, factory_of, is_exact, spec_of
 from realm_ds.models.sizes import EncoderSizes
 from realm_ds.planning.layout import Layout
 from realm_ds.planning.lengths import Lengths
@@ -30,8 +30,6 @@ ENTRY_BYTES = 40
 TOKEN_BYTES = 2
 RECORD_BYTES = 2_048
 """Of a sentence that waits to be shuffled."""
-CODES_SHARE = 0.25
-"""Of an approximate index, beside the exact vectors that it is re-ranked with: codes and cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +69,7 @@ def trainer_held(
     device = {
         "gradients": sharding.gradient_bytes * parameters,
         "activations": activation_bytes(config, sizes, work, number_bytes=sharding.number_bytes),
-        "collectives": float(sharding.buffer_bytes(parameters)),
+        "collectives": sharding.buffer_bytes(parameters) + sharding.gathered_bytes(parameters),
         "query towers": float(LIVE_VERSIONS * sizes.tower_parameters(config.model.projection_size) * FLOAT32),
     }
     host = {"libraries": profile.process_gib.value * GIB, "shuffling": 2.0 * config.data.shuffle_records * RECORD_BYTES}
@@ -107,14 +105,18 @@ def index_held(
     profile: HardwareProfile,
 ) -> Held:
     """What an index rank holds at the end of a rebuild."""
-    own = -(-passages // layout.index_ranks)
-    vectors = LIVE_VERSIONS * own * config.model.projection_size * DTYPE_BYTES[config.index.vectors]
-    factory = config.index.factory
-    codes = 0.0 if is_exact(factory, config.index.vectors) else CODES_SHARE * vectors
-    host = {**_passages(lengths, own), "libraries": profile.process_gib.value * GIB, "vectors": float(vectors)}
-    device = {"codes": codes} if codes else {}
-    if profile.kind == "gpu":
-        device["index"] = float(vectors)  # what FAISS searches; the exact vectors stay with the host
+    own, width = -(-passages // layout.index_ranks), config.model.projection_size
+    vectors = float(own * width * DTYPE_BYTES[config.index.vectors])
+    factory = factory_of(config.index, shard_passages=own, width=width)
+    host = {**_passages(lengths, own), "libraries": profile.process_gib.value * GIB}
+    if is_exact(factory, config.index.vectors):
+        host["vectors"] = searched = LIVE_VERSIONS * vectors
+    else:
+        # Those of a version that is built are there in any case.
+        host["vectors"] = vectors * (LIVE_VERSIONS if spec_of(config.index).keeps_exact else 1)
+        host["codes"] = searched = LIVE_VERSIONS * own * code_bytes(factory, width)
+    # FAISS searches a copy; what it was made from stays with the host.
+    device = {"index": searched} if profile.kind == "gpu" else {}
     if not layout.builders:
         device |= _embedding(config, sizes)
         host["snapshot"] = float(snapshot_bytes(config, sizes))

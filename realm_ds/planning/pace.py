@@ -9,11 +9,12 @@ from realm_ds.config.hardware import Figure, HardwareProfile
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.records import NUM_SPECIAL
 from realm_ds.index.client import TWO_PHASE_BYTES
+from realm_ds.index.factory import factory_of, is_exact
 from realm_ds.models.sizes import EncoderSizes
 from realm_ds.planning.cost import CostModel, Replies, predict
 from realm_ds.planning.layout import Layout
 from realm_ds.planning.lengths import Lengths
-from realm_ds.planning.sharding import Sharding
+from realm_ds.planning.sharding import Sharding, Trained
 from realm_ds.planning.work import FLOAT32, StepWork, Work, parameters_of, rebuild_work, step_work
 
 FITTED_WIDTH = 128
@@ -73,6 +74,8 @@ class SearchPace:
     """By each trainer, to and from each index rank, in a step."""
     answered_bytes: float
     replies: Replies
+    is_approximate: bool
+    """Which the seconds above do not know of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +108,15 @@ def step_pace(
     work = step_work(config, sizes, lengths, sharding)
     network_s = device.seconds(work.network)
     towers, encoder = parameters_of(config, sizes)
-    passes = work.micro_batches * (work.queries.passes + work.passages.passes), work.micro_batches * work.joint.passes
-    sent = sharding.sent_bytes(towers=towers, encoder=encoder, tower_passes=passes[0], encoder_passes=passes[1])
-    exchange_s = _exchange_s(sent, sharding.messages(towers + encoder), device.profile, layout)
-    hidden_s = BACKWARD_SHARE * network_s if sharding.overlaps else 0.0
+    trained = Trained(
+        towers=towers, encoder=encoder, micro_batches=work.micro_batches,
+        tower_passes=work.queries.passes + work.passages.passes, encoder_passes=work.joint.passes,
+    )  # fmt: skip
+    sent = sharding.sent_bytes(trained)
+    exchange_s = _exchange_s(sent, sharding.messages(trained), device.profile, layout)
+    # Below stage 2 gradients are combined in the last micro-batch alone.
+    exchanging = 1.0 if sharding.stage >= 2 else 1.0 / work.micro_batches
+    hidden_s = BACKWARD_SHARE * exchanging * network_s if sharding.overlaps else 0.0
     return StepPace(
         network_s=network_s, update_s=device.seconds(work.update), exchange_s=max(0.0, exchange_s - hidden_s),
         sent_bytes=sent, work=work,
@@ -116,7 +124,7 @@ def step_pace(
 
 
 def search_pace(config: RealmConfig, lengths: Lengths, *, passages: int, device: Device, layout: Layout) -> SearchPace:
-    """Of all trainers' queries of one step. Every passage is looked at: an approximate index looks at fewer."""
+    """Of all trainers' queries of one step, as if every passage were looked at."""
     width, hits, shards = config.model.projection_size, config.pretrain.num_retrieved, layout.index_ranks
     queries = config.pretrain.micro_batch_size * config.pretrain.gradient_accumulation_steps
     tokens = round(float(lengths.passages_N.mean())) - NUM_SPECIAL
@@ -130,9 +138,11 @@ def search_pace(config: RealmConfig, lengths: Lengths, *, passages: int, device:
     )  # fmt: skip
     busy_ms = model.per_scanned * layout.trainers * queries * passages / min(shards * threads, cores)
     sent_tokens = queries * hits * tokens / (1 if replies == "whole" else shards)
+    factory = factory_of(config.index, shard_passages=-(-passages // shards), width=width)
     return SearchPace(
         search_s=search_ms / 1e3, busy_s=busy_ms / 1e3, asked_bytes=queries * width * FLOAT32,
         answered_bytes=queries * hits * HIT_BYTES + 2 * sent_tokens, replies=replies,
+        is_approximate=not is_exact(factory, config.index.vectors),
     )  # fmt: skip
 
 
@@ -160,13 +170,14 @@ def snapshot_bytes(config: RealmConfig, sizes: EncoderSizes) -> int:
 
 
 def _exchange_s(sent: float, messages: int, profile: HardwareProfile, layout: Layout) -> float:
-    """Around a ring of all trainers: within nodes over their links, and through each node's network."""
+    """As many bytes as around a ring of all trainers, within nodes over their links and through each node's network, in
+    as many hops as a tree has, which is how large groups exchange what is small."""
     if layout.trainers == 1:
         return 0.0
     inside_s = sent / profile.link.value
     if layout.nodes == 1:
         return inside_s
-    hops = 2 * math.ceil(math.log2(layout.trainers))
+    hops = math.ceil(math.log2(layout.trainers))
     return max(inside_s, sent / profile.network.value) + messages * hops * profile.latency_s.value
 
 

@@ -89,10 +89,13 @@ class Plan:
 
     @property
     def network_bytes(self) -> float:
-        """Of each node in a step, out: gradients and weights, queries and answers."""
+        """Out of each node in a step: gradients and weights, which a ring takes through every node once; queries and
+        answers between ranks of two nodes."""
         layout = self.run.layout
-        asked = self.search.asked_bytes + self.search.answered_bytes
-        return self.step.sent_bytes + layout.trainers_per_node * layout.index_ranks * asked
+        if layout.nodes == 1:
+            return 0.0
+        pairs = layout.trainers_per_node * (layout.index_ranks - layout.index_per_node)
+        return self.step.sent_bytes + pairs * (self.search.asked_bytes + self.search.answered_bytes)
 
     @property
     def keeping_pace_steps(self) -> int:
@@ -130,14 +133,31 @@ def make_plan(run: Run) -> Plan:
     )  # fmt: skip
 
 
-def index_per_node_that_keeps_pace(plan: Plan) -> int | None:
-    """The fewest index ranks of a node with which a version is built when it is due, trainers as they are; None if not
-    even one for each device that trainers leave free is enough. On a cpu node every further rank takes cores from the
-    others."""
+def layout_that_keeps_pace(plan: Plan) -> Layout | None:
+    """With the fewest ranks that embed (builder ranks where there are any, else index ranks) with which a version is
+    built when it is due, others as they are; None if not even one for each device that the others leave free is enough.
+    On a cpu node every further rank takes cores from the others."""
     layout = plan.run.layout
-    for number in range(1, plan.run.hardware.devices - layout.trainers_per_node + 1):
-        layout = replace(layout, index_per_node=number, builders_per_node=0)
-        tried = make_plan(replace(plan.run, layout=layout))
-        if not tried.refresh_wait_s and not tried.search_wait_s:
-            return number
+    free = plan.run.hardware.devices - layout.trainers_per_node
+    if layout.builders:
+        tries = [replace(layout, builders_per_node=number) for number in range(1, free - layout.index_per_node + 1)]
+    else:
+        tries = [replace(layout, index_per_node=number) for number in range(1, free + 1)]
+    for tried in tries:
+        made = make_plan(replace(plan.run, layout=tried))
+        if not made.refresh_wait_s and not made.search_wait_s:
+            return tried
     return None
+
+
+def not_modelled(plan: Plan) -> list[str]:
+    """What the settings ask for and the plan reckons without."""
+    sharding, run = plan.sharding, plan.run
+    kept_on = {"optimizer states": sharding.optimizer_on, "weights": sharding.parameters_on}
+    offloaded = [f"{what} on {device}" for what, device in kept_on.items() if device != "none"]
+    said = [f"the time that offloading takes ({', '.join(offloaded)}): steps are longer"] if offloaded else []
+    if plan.search.is_approximate:
+        said.append(f"that index.factory={run.config.index.factory} looks at fewer passages: searches are shorter")
+    if run.config.runtime.compile:
+        said.append("runtime.compile: steps are shorter")
+    return said

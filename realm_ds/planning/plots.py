@@ -17,7 +17,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#555555"
 SIZE_INCHES = (11.0, 3.6)
 
 
-def draw_study(path: Path, rows: Sequence["Row"]) -> None:
+def draw_study(path: Path, rows: Sequence["Row"], *, every_steps: int) -> None:
     """Time of a step and its parts, of a rebuild, and what the whole run costs; an SVG, the same bytes each time.
 
     Raises ConfigError where matplotlib is not installed.
@@ -40,9 +40,9 @@ def draw_study(path: Path, rows: Sequence["Row"]) -> None:
         })  # fmt: skip
         _curves(rebuilds, gpus, "seconds", {
             "a rebuild": ([plan.refresh.refresh_s for plan in plans], BLUE, "o-"),
-            "500 steps": ([500 * plan.mean_step_s for plan in plans], ORANGE, "x--"),
+            f"{every_steps} steps": ([every_steps * plan.mean_step_s for plan in plans], ORANGE, "x--"),
         })  # fmt: skip
-        _curves(costs, gpus, "for 200,000 steps", {
+        _curves(costs, gpus, f"for {plans[0].run.config.pretrain.steps:,} steps", {
             "hours": ([plan.hours for plan in plans], BLUE, "o-"),
             "node-hours": ([plan.node_hours for plan in plans], ORANGE, "x--"),
         })  # fmt: skip

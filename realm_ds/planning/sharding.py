@@ -4,7 +4,7 @@ other.
 As DeepSpeed 0.19.8 was found to do it (docs/experiments.md), not as its papers have it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,20 @@ STAGE3_BUFFERS = 4
 """Bytes that a trainer holds under ZeRO-3 for each of the JSON's reduce_bucket_size, in 16 bits as in 32."""
 DEFAULT_BUCKET = 500_000_000
 """DeepSpeed's own reduce_bucket_size, in numbers."""
+DEFAULT_KEPT = 1_000_000_000
+"""DeepSpeed's own stage3_max_live_parameters and stage3_max_reuse_distance, in numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Parameters of what is trained, and how a step goes through them."""
+
+    towers: int
+    encoder: int
+    micro_batches: int
+    tower_passes: int
+    """Forward passes of a micro-batch."""
+    encoder_passes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +44,10 @@ class Sharding:
     """Numbers that are combined at a time."""
     overlaps: bool
     """Whether gradients are combined while others are still computed."""
+    live: int = DEFAULT_KEPT
+    """Numbers of gathered weights up to which ZeRO-3 fetches ahead; what it comes across meanwhile, it keeps."""
+    reuse: int = DEFAULT_KEPT
+    """It also keeps those that are needed again before so many numbers of others are."""
     optimizer_on: str = "none"
     parameters_on: str = "none"
     """Where states and weights are kept instead: none, cpu or nvme."""
@@ -37,11 +55,15 @@ class Sharding:
     @classmethod
     def of(cls, deepspeed_json: Mapping[str, Any], *, trainers: int) -> "Sharding":
         """What checked settings ask for."""
-        zero = deepspeed_json.get("zero_optimization", {})
+        zero, stage = deepspeed_json.get("zero_optimization", {}), zero_stage(deepspeed_json)
+        overlaps = zero.get("overlap_comm")
         return cls(
-            stage=zero_stage(deepspeed_json), trainers=trainers,
+            stage=stage, trainers=trainers,
             is_16bit=any(is_on(deepspeed_json, section) for section in ("bf16", "fp16")),
-            bucket=int(zero.get("reduce_bucket_size", DEFAULT_BUCKET)), overlaps=bool(zero.get("overlap_comm", False)),
+            bucket=int(zero.get("reduce_bucket_size", DEFAULT_BUCKET)),
+            overlaps=stage == 3 if overlaps is None else bool(overlaps),
+            live=int(zero.get("stage3_max_live_parameters", DEFAULT_KEPT)),
+            reuse=int(zero.get("stage3_max_reuse_distance", DEFAULT_KEPT)),
             optimizer_on=offload_device(deepspeed_json, "optimizer"),
             parameters_on=offload_device(deepspeed_json, "param"),
         )  # fmt: skip
@@ -84,18 +106,45 @@ class Sharding:
             return STAGE3_BUFFERS * bucket
         return self.number_bytes * bucket if self.trainers > 1 and self.stage else 0
 
-    def sent_bytes(self, *, towers: int, encoder: int, tower_passes: int, encoder_passes: int) -> float:
-        """By each trainer in an optimizer step; parameters and forward passes of both kinds of network."""
-        if self.trainers == 1:
-            return 0.0
-        others = (self.trainers - 1) / self.trainers
-        combined = (towers + encoder) * self.number_bytes
-        if self.stage < 3:
-            return 2 * combined * others  # gradients are scattered and added, then results gathered
-        # ZeRO-3 gathers the weights of every pass, forward and backward.
-        gathered = 2 * (towers * tower_passes + encoder * encoder_passes) * self.number_bytes
-        return (combined + gathered) * others
+    def gathered_bytes(self, parameters: int) -> float:
+        """Of other trainers' weights, at most, that are here at a time."""
+        return (
+            min(max(self.live, self.reuse), parameters) * self.number_bytes * self._others if self.stage == 3 else 0.0
+        )
 
-    def messages(self, parameters: int) -> int:
-        """Collectives of one optimizer step, at least."""
-        return 0 if self.trainers == 1 else 2 * -(-parameters // max(1, min(self.bucket, parameters)))
+    def sent_bytes(self, trained: Trained) -> float:
+        """By each trainer in an optimizer step."""
+        return sum(times * parameters for parameters, times in self._rounds(trained)) * self.number_bytes * self._others
+
+    def messages(self, trained: Trained) -> int:
+        """Rounds through all trainers in an optimizer step, at least: one to gather or to scatter, two to combine."""
+        if self.trainers == 1:
+            return 0
+        return sum(times * -(-parameters // max(1, self.bucket)) for parameters, times in self._rounds(trained))
+
+    @property
+    def _others(self) -> float:
+        """Of a tensor that is divided, the share that other trainers have."""
+        return (self.trainers - 1) / self.trainers
+
+    def _rounds(self, trained: Trained) -> Iterator[tuple[int, int]]:
+        """Parameters, and how often a step sends them around."""
+        both, micro_batches = trained.towers + trained.encoder, trained.micro_batches
+        if self.stage < 3:
+            # Stages 1 and 2 combine all gradients everywhere too, though a trainer keeps its own part only; stage 2 has
+            # no room to add up the others', so it does so for every micro-batch.
+            yield both, 2 * (micro_batches if self.stage == 2 else 1)
+            yield both, 1 if self.stage else 0
+            return
+        yield both, micro_batches
+        passed = 2 * (trained.towers * trained.tower_passes + trained.encoder * trained.encoder_passes)
+        are_kept = both <= self.live or passed <= self.reuse
+        for parameters, passes in (
+            (trained.towers, trained.tower_passes), (trained.encoder, trained.encoder_passes),
+        ):  # fmt: skip
+            if are_kept:
+                yield parameters, micro_batches
+            elif parameters <= self.reuse:  # kept from pass to pass, but not until the backward pass
+                yield parameters, micro_batches * 2
+            else:  # given back layer by layer
+                yield parameters, micro_batches * 2 * passes

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from realm_ds.config.hardware import load_hardware
-from realm_ds.config.load import load
+from realm_ds.config.hardware import HardwareProfile, load_hardware
+from realm_ds.config.load import load_incomplete
+from realm_ds.errors import ConfigError
 from realm_ds.files import write_durably
 from realm_ds.models.sizes import encoder_sizes
 from realm_ds.planning.advice import in_time
@@ -23,16 +24,12 @@ BATCH = 512
 LARGEST_MICRO_BATCH = 16
 """Queries of a trainer at a time."""
 NUM_GPUS = (8, 16, 32, 64, 128, 256, 512)
+GPUS_PER_NODE = 8
 TRAINERS_PER_NODE = 4
 INDEX_PER_NODE = (1, 2, 3, 4)
 EVERY_STEPS = 500
 """The paper's interval, which the index must keep."""
-SETTINGS = (
-    "data.corpus=/corpus",
-    "data.tokenizer=/tokenizer",
-    "runtime.deepspeed=zero2-bf16",
-    "index.embed_dtype=bf16",
-)
+SETTINGS = ("runtime.deepspeed=zero2-bf16", "index.embed_dtype=bf16")
 MARK_BEGIN, MARK_END = "<!-- realm-ds plan --study: begin -->", "<!-- realm-ds plan --study: end -->"
 TABLE_FILE, PLOT_FILE = "scaling.md", "scaling.svg"
 
@@ -50,7 +47,13 @@ class Row:
 
 def study(hardware: str = "h100") -> list[Row]:
     """Of each size the split with the fewest index ranks that keep the paper's interval, or as many as there are."""
-    return [_row(num_gpus, hardware) for num_gpus in NUM_GPUS]
+    profile = load_hardware(hardware)
+    if profile.kind != "gpu" or profile.devices != GPUS_PER_NODE:
+        raise ConfigError(
+            f"--hardware {hardware} has {profile.devices} {'GPUs' if profile.kind == 'gpu' else 'cores'} a node, but "
+            f"the study is of nodes of {GPUS_PER_NODE} GPUs: name such a profile, as h100 or a100-80gb"
+        )
+    return [_row(num_gpus, profile) for num_gpus in NUM_GPUS]
 
 
 def write_study(folder: Path, *, hardware: str) -> str:
@@ -66,7 +69,7 @@ def write_study(folder: Path, *, hardware: str) -> str:
         before, _, rest = path.read_text(encoding="utf-8").partition(MARK_BEGIN)
         after = rest.partition(MARK_END)[2]
     folder.mkdir(parents=True, exist_ok=True)
-    draw_study(folder / PLOT_FILE, rows)
+    draw_study(folder / PLOT_FILE, rows, every_steps=EVERY_STEPS)
     write_durably(path, f"{before}{MARK_BEGIN}\n{text}\n{MARK_END}{after}")
     return text
 
@@ -81,7 +84,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _row(num_gpus: int, hardware: str) -> Row:
+def _row(num_gpus: int, hardware: HardwareProfile) -> Row:
     tried = [_plan(num_gpus, hardware, index_per_node) for index_per_node in INDEX_PER_NODE]
     best = next((plan for plan in tried if not plan.refresh_wait_s and not plan.search_wait_s), tried[-1])
     least = best.keeping_pace_steps
@@ -92,13 +95,12 @@ def _row(num_gpus: int, hardware: str) -> Row:
     return Row(num_gpus=num_gpus, plan=best, least_every_steps=least)
 
 
-def _plan(num_gpus: int, hardware: str, index_per_node: int) -> Plan:
-    profile = load_hardware(hardware)
-    nodes = num_gpus // profile.devices
+def _plan(num_gpus: int, hardware: HardwareProfile, index_per_node: int) -> Plan:
+    nodes = num_gpus // GPUS_PER_NODE
     trainers = nodes * TRAINERS_PER_NODE
     own = BATCH // trainers
     micro_batch = min(own, LARGEST_MICRO_BATCH)
-    config = load(
+    config, _ = load_incomplete(
         "realm-base",
         [
             *SETTINGS, f"pretrain.micro_batch_size={micro_batch}",
@@ -110,7 +112,7 @@ def _plan(num_gpus: int, hardware: str, index_per_node: int) -> Plan:
     sizes = encoder_sizes(config.model, vocabulary=VOCABULARY, max_tokens=config.data.joint_tokens)
     lengths = Lengths.longest(config.data)
     return make_plan(
-        Run(config=config, layout=layout, hardware=profile, sizes=sizes, lengths=lengths, passages=PASSAGES)
+        Run(config=config, layout=layout, hardware=hardware, sizes=sizes, lengths=lengths, passages=PASSAGES)
     )
 
 

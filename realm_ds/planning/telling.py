@@ -7,7 +7,7 @@ from typing import Any
 from realm_ds.config.hardware import HardwareProfile
 from realm_ds.planning.advice import in_time, warnings
 from realm_ds.planning.memory import GIB
-from realm_ds.planning.plan import Plan
+from realm_ds.planning.plan import Plan, not_modelled
 
 WIDTH = 15
 SMALL_GIB = 0.05
@@ -32,12 +32,12 @@ def describe(plan: Plan, *, name: str) -> str:
                          f"launched every {plan.every_steps}"),
         _line("in pace", f"refresh.every_steps={max(plan.every_steps, plan.keeping_pace_steps)} "
                          f"refresh.adopt_after_steps={plan.keeping_pace_steps} with these index ranks"),
-        _line("network", f"{_size(plan.network_bytes)} out of each node in a step, "
-                         f"{_size(plan.refresh.snapshot_bytes)} for a snapshot"),
+        _line("network", f"{_network(plan)}, {_size(plan.refresh.snapshot_bytes)} for a snapshot"),
         _line("disk", f"{_size(plan.storage.checkpoint)} a checkpoint, {_size(plan.storage.version)} an index version, "
                       f"{_size(plan.storage.kept)} at most"),
         _line("time", f"{plan.hours:,.1f} hours for {run.config.pretrain.steps:,} steps: {plan.node_hours:,.0f} "
                       "node-hours"),
+        *(_line("not modelled", said) for said in not_modelled(plan)),
     ]  # fmt: skip
     return "\n".join([*lines, *_warned(warnings(plan))])
 
@@ -62,6 +62,7 @@ def as_json(plan: Plan, *, name: str) -> dict[str, Any]:
         "storage_bytes": asdict(plan.storage),
         "hours": plan.hours,
         "node_hours": plan.node_hours,
+        "not_modelled": not_modelled(plan),
         "warnings": warnings(plan),
     }
 
@@ -101,6 +102,12 @@ def _step_parts(plan: Plan) -> dict[str, float]:
         "forward and backward": plan.step.network_s, "update": plan.step.update_s, "exchange": plan.step.exchange_s,
         "waiting for answers": plan.search_wait_s, "waiting for rebuilds": plan.refresh_wait_s / plan.every_steps,
     }  # fmt: skip
+
+
+def _network(plan: Plan) -> str:
+    if plan.run.layout.nodes == 1:
+        return f"{_size(plan.step.sent_bytes)} by each trainer in a step, all within the node"
+    return f"{_size(plan.network_bytes)} out of each node in a step"
 
 
 def _trust(hardware: HardwareProfile) -> str:

@@ -4,7 +4,7 @@ How long a machine takes for it is pace.py's business.
 Shapes: N sampled sequences, D drawn batches, B queries, K retrieved passages.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,6 +72,9 @@ def step_work(config: RealmConfig, sizes: EncoderSizes, lengths: Lengths, shardi
     network = Work()
     for cost, padded in trained:
         network += _pass(cost, padded, sizes, is_16bit=sharding.is_16bit, times=TRAINING)
+        if config.runtime.activation_checkpointing:  # the layers once more, without what stands on them
+            layers, hidden = replace(cost, per_sequence=0.0, per_mask=0.0), replace(padded, masks=0.0)
+            network += _pass(layers, hidden, sizes, is_16bit=sharding.is_16bit, times=1)
     # The snapshot's own tower embeds the queries to search with; its weights are float32.
     network += _pass(tower, queries, sizes, is_16bit=False, times=1)
     network += Work(operations=HOST_OPERATIONS)

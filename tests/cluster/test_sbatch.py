@@ -1,12 +1,14 @@
 """The scripts in slurm/ as they are, by sbatch, over several nodes: whole runs, and what comes between."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from realm_ds.config.load import dump
 from realm_ds.observe.sinks import last_of_each_step, metrics_path, read_events
+from tests.support.nodes import Node
 from tests.support.slurm import Slurm
 from tests.support.tiny import make_data, tiny_config
 from tests.support.tiny_qa import make_questions
@@ -85,10 +87,17 @@ def test_a_run_goes_on_by_itself_and_ends_as_the_one_that_nothing_came_between(
         what()
         slurm.wait_until(lambda: int(slurm.job(job)["Restarts"]) > starts, "its next start", timeout_s=NOTICED_S)
 
+    def reach_time_limit() -> None:
+        with standing_still(slurm.worker("node1"), run):  # Slurm looks at limits every 30 s: all would be done by then
+            slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=3")  # minutes, and that before it jobs are told
+            told = "asked to end; telling the ranks"
+            slurm.wait_until(lambda: told in log(folder, job), "it to be told of its end", timeout_s=NOTICED_S)
+        slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+
     comes_between(slurm.worker("node4").power_off, after_step=3)
     assert "node4" in log(folder, job)
     comes_between(lambda: slurm.run("scontrol", "requeue", str(job)), after_step=5)
-    comes_between(lambda: slurm.run("scancel", "--batch", "--signal=USR1", str(job)), after_step=8)
+    comes_between(reach_time_limit, after_step=7)
     assert last_step(run) < STEPS, "all was done before its time was over"
     assert slurm.wait(job, timeout_s=START_S)["JobState"] == "COMPLETED", log(folder, job)
     assert slurm.wait(jobs["whole"], timeout_s=START_S)["JobState"] == "COMPLETED"
@@ -127,12 +136,43 @@ def test_a_job_that_is_cancelled_does_not_come_back(slurm: Slurm, folder: Path) 
     assert slurm.wait(job, timeout_s=START_S)["JobState"] == "CANCELLED"
 
 
+def test_a_task_of_an_array_that_is_asked_to_end_leaves_the_others(slurm: Slurm, folder: Path) -> None:
+    """Of tasks, one has the id that is Slurm's for all of them: that of the last."""
+    script = folder / "sleeper.sbatch"
+    script.write_text(SLEEPER)
+    job = slurm.sbatch(f"--output={folder}/%A_%a.log", "--array=0-1", str(script), env={"RUN": str(folder / "array")})
+    slurm.wait_until(
+        lambda: all(f"{job}_{task}.0" in slurm.run("squeue", "--steps", "-h") for task in (0, 1)), "its steps",
+        timeout_s=START_S,
+    )  # fmt: skip
+    last = f"{job}_1"
+    assert slurm.job(last)["JobId"] == str(job)
+    slurm.run("scancel", "--batch", "--signal=USR1", last)
+    slurm.wait_until(lambda: slurm.job(last)["Restarts"] == "1", "its next start", timeout_s=NOTICED_S)
+    assert (slurm.job(f"{job}_0")["JobState"], slurm.job(f"{job}_0")["Restarts"]) == ("RUNNING", "0")
+    assert "asked to end" not in (folder / f"{job}_0.log").read_text()
+    slurm.run("scancel", str(job))
+    for task in (f"{job}_0", last):
+        slurm.wait_until(lambda task=task: slurm.job(task)["JobState"] == "CANCELLED", "its end", timeout_s=START_S)
+
+
 def submit(slurm: Slurm, folder: Path, name: str, *options: str, **variables: str) -> int:
     """A script of slurm/, with options of sbatch and with variables; their files are in `folder`."""
     for variable in {"CONFIG", "RUN"} & variables.keys():
         variables[variable] = str(folder / variables[variable])
     script = str(REPOSITORY / "slurm" / f"{name}.sbatch")
     return slurm.sbatch(f"--output={folder}/%j.log", *options, script, env=variables)
+
+
+@contextmanager
+def standing_still(node: Node, run: Path) -> Iterator[None]:
+    """The ranks that a run has on a node, meanwhile."""
+    ranks = f"^[^ ]*python.*{run}"
+    node.run("pkill", "--signal=STOP", "--full", ranks)
+    try:
+        yield
+    finally:
+        node.run("pkill", "--signal=CONT", "--full", ranks)
 
 
 def sizes(nodes: int, tasks: int) -> list[str]:

@@ -86,8 +86,8 @@ class Slurm:
         """Submits; the job's id."""
         return int(self.run("sbatch", "--parsable", *arguments, env=env, cwd=cwd).split()[-1].split(";")[0])
 
-    def job(self, job: int) -> dict[str, str]:
-        """What the controller knows of a job."""
+    def job(self, job: int | str) -> dict[str, str]:
+        """What the controller knows of a job, or of a task of an array such as 12_1."""
         return dict(re.findall(r"(\S+?)=(\S*)", self.run("scontrol", "show", "job", "--oneliner", str(job))))
 
     def wait(self, job: int, *, timeout_s: float) -> dict[str, str]:

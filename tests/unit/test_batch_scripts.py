@@ -15,16 +15,25 @@ FAKES = {
     "srun": (
         'if [ "$*" = --mpi=list ]; then printf "MPI plugin types are...\\n\\tnone\\n\\tpmi2\\n"; else eval "$STEP"; fi'
     ),
-    "squeue": 'echo "$STATE"',
+    "squeue": 'eval "echo $STATE"',
     "scancel": "",
     "scontrol": "",
     "sinfo": 'printf "%s\\n" "$NODES"',
-    "python": 'case "$*" in -c*) echo "$MPI_LIBRARY" ;; *why*) echo "trainer 0: out of cheese"; exit 1 ;; esac',
+    "sleep": "",
+    "python": (
+        'case "$*" in -c*) echo "$MPI_LIBRARY" ;; *why*) echo "trainer 0: out of cheese"; exit 1 ;; '
+        '*eval*) eval "$EVAL" ;; esac'
+    ),
 }
+BUSY = """
+case ,$SILENT, in *,{command},*) echo "{command}: error: Unable to contact slurm controller" >&2; exit 1 ;; esac
+[ "$(grep -c '^{command} ' {folder}/calls)" -gt "${{TOO_BUSY:-0}}" ] || exit 1
+"""
+"""What Slurm's commands begin with: those in SILENT have no answer, of all others as many calls as TOO_BUSY says."""
 JOB = {
     "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "4",
     "MPI_LIBRARY": "MPICH Version: 5.0", "NODES": "node1 idle", "STEP": "", "STATE": "RUNNING",
-    "REALM_SITE": str(SLURM / "site.sh"),
+    "SILENT": "", "EVAL": "", "REALM_SITE": str(SLURM / "site.sh"),
 }  # fmt: skip
 HETJOB = {
     "SLURM_JOB_NODELIST_HET_GROUP_1": "node[3-5]", "SLURM_NTASKS_HET_GROUP_1": "6",
@@ -37,6 +46,8 @@ class Outcome:
 
     def __init__(self, folder: Path, name: str, **variables: str) -> None:
         for command, body in FAKES.items():
+            if command in ("squeue", "scancel", "scontrol", "sinfo"):
+                body = BUSY.format(command=command, folder=folder) + body
             fake = folder / "bin" / command
             fake.parent.mkdir(exist_ok=True)
             fake.write_text(
@@ -73,7 +84,7 @@ ALL = ["-K1", "--mpi=pmi2"]
           "--het-group=1", "--cpus-per-task=9", "env", "REALM_ROLE=index", "OMP_NUM_THREADS=9", *RANK,
           "pretrain", "--run", "{run}", "index.num_shards=6", "a.b=c"]),
         ("export", {}, [*ALL, *RANK, "export", "--run", "{run}"]),
-        ("export", {"STEP": "best", "DTYPE": "bf16", "LAYOUT": "hf-realm", "OUT": "my out", "VERIFY": "yes"},
+        ("export", {"CHECKPOINT": "best", "DTYPE": "bf16", "LAYOUT": "hf-realm", "OUT": "my out", "VERIFY": "yes"},
          [*ALL, *RANK, "export", "--run", "{run}", "--step", "best", "--dtype", "bf16", "--layout", "hf-realm", "--out",
           "my out", "--verify"]),
         ("export", {"FAISS_FILE": "yes"}, [*ALL, *RANK, "export", "--run", "{run}", "--faiss-file"]),
@@ -110,6 +121,15 @@ def test_an_array_that_is_too_long(tmp_path: Path) -> None:
     assert "realm: task 4 of the array, but DATA_SETS x SEEDS is 2 x 2" in outcome.log
 
 
+def test_threads_are_those_of_each_component_or_as_you_say(tmp_path: Path) -> None:
+    outcome = Outcome(tmp_path, "pretrain-hetjob", OMP_NUM_THREADS="2", **HETJOB)
+    assert [word for word in outcome.of("srun")[0] if word.startswith("OMP_")] == ["OMP_NUM_THREADS=2"] * 2
+    without = {name: value for name, value in HETJOB.items() if "CPUS" not in name}
+    outcome = Outcome(tmp_path, "pretrain-hetjob", **without)
+    assert outcome.code == 0, outcome.log
+    assert [word for word in outcome.of("srun")[0] if "cpus" in word or "OMP_" in word] == []
+
+
 def test_prepare_does_each_line_once(tmp_path: Path) -> None:
     (tmp_path / "prepare.txt").write_text("corpus 'my dump.xml' -o c --resume\nqa nq.jsonl --out nq\n")
     start = [*ALL, "python", "-m", "realm_ds", "prepare"]
@@ -117,17 +137,44 @@ def test_prepare_does_each_line_once(tmp_path: Path) -> None:
     assert Outcome(tmp_path, "prepare", SLURM_ARRAY_TASK_ID="2").of("srun") == lines[1:]
     assert Outcome(tmp_path, "prepare").of("srun") == lines[:1]
     assert Outcome(tmp_path, "prepare").of("srun") == []
+    (tmp_path / "prepare.txt").write_text("# another\n\nqa wq.jsonl --out wq")
+    assert Outcome(tmp_path, "prepare").of("srun") == [[*start, "qa", "wq.jsonl", "--out", "wq"]]
+    assert Outcome(tmp_path, "prepare").of("srun") == []
+
+
+def test_prepare_says_what_it_lacks(tmp_path: Path) -> None:
+    outcome = Outcome(tmp_path, "prepare")
+    assert outcome.code == 1
+    assert f"nothing to prepare in COMMANDS=prepare.txt, seen from {tmp_path}: name a file" in outcome.log
+    (tmp_path / "prepare.txt").write_text("qa nq.jsonl --out nq\n")
+    for task in ("0", "2"):
+        outcome = Outcome(tmp_path, "prepare", SLURM_ARRAY_TASK_ID=task)
+        assert (outcome.code, outcome.of("srun")) == (1, [])
+        assert f"task {task} of the array, but prepare.txt has 1 lines" in outcome.log
+
+
+def test_prepare_is_queued_again_however_often(tmp_path: Path) -> None:
+    """How far a line is shows in its --out, outside the run folder."""
+    (tmp_path / "prepare.txt").write_text("corpus dump.xml --out c --resume\n")
+    for restarts in range(6):
+        assert Outcome(tmp_path, "prepare", STEP="exit 75", SLURM_RESTART_COUNT=str(restarts)).code == 75
 
 
 def test_eval_collects_the_scores_below_a_folder(tmp_path: Path) -> None:
     for run in ("qa/one", "qa/two"):
         (tmp_path / run / "qa").mkdir(parents=True)
         (tmp_path / run / "qa/test.json").touch()
-    outcome = Outcome(tmp_path, "eval", RUN="qa")
+    outcome = Outcome(tmp_path, "eval", RUN="qa", EVAL="echo 7 of 9")
     assert outcome.code == 0, outcome.log
     asked = [call for call in outcome.of("python") if "eval" in call]
     assert [call[call.index("--run") + 1] for call in asked] == [f"{tmp_path}/qa/one", f"{tmp_path}/qa/two"]
-    assert (tmp_path / "qa/scores.txt").read_text() == f"{tmp_path}/qa/one\n\n{tmp_path}/qa/two\n\n"
+    scores = f"{tmp_path}/qa/one\n7 of 9\n\n{tmp_path}/qa/two\n7 of 9\n\n"
+    assert (tmp_path / "qa/scores.txt").read_text() == scores
+    failed = Outcome(tmp_path, "eval", RUN="qa", EVAL='case "$*" in *two*) exit 3 ;; esac; echo 8 of 9')
+    assert failed.code == 3
+    assert f"there are no scores of {tmp_path}/qa/two: its realm-ds qa eval has failed, see above" in failed.log
+    assert (tmp_path / "qa/why.txt").is_file()
+    assert (tmp_path / "qa/scores.txt").read_text() == scores
     empty = Outcome(tmp_path, "eval", RUN="empty")
     assert empty.code == 1
     assert f"no run in {tmp_path}/empty has answered its test questions: submit qa.sbatch first" in empty.log
@@ -170,6 +217,67 @@ def test_a_lost_node_is_no_fault_of_the_job(tmp_path: Path) -> None:
     assert outcome.of("sinfo")[0][2] == "--nodes=node[1-2]"
 
 
+def test_a_task_of_an_array_speaks_for_itself_alone(tmp_path: Path) -> None:
+    """The id of the one that starts last is that of all."""
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    step = f"kill -USR1 $PPID; until grep -q scancel {tmp_path}/calls; do :; done; exit 75"
+    outcome = Outcome(tmp_path, "ict", STEP=step, **array)
+    assert outcome.of("scancel") == [["--signal=USR1", "7_2"]]
+    assert outcome.of("scontrol") == [["requeue", "7_2"]]
+    assert {call[1] for call in outcome.of("squeue")} == {"--jobs=7_2"}
+    assert "realm: asked to end; queueing job 7_2 again" in outcome.log
+
+
+@pytest.mark.parametrize("busy", ["squeue", "scontrol", "sinfo", "scancel"])
+def test_a_controller_that_is_busy_is_asked_again(tmp_path: Path, busy: str) -> None:
+    step = (
+        "exit 137"
+        if busy == "sinfo"
+        else f"kill -USR1 $PPID; until grep -q scancel {tmp_path}/calls; do :; done; exit 75"
+    )
+    outcome = Outcome(tmp_path, "ict", STEP=step, TOO_BUSY="2", NODES="node2 down")
+    assert len(outcome.of(busy)) >= 3
+    assert outcome.of("scontrol") == [["requeue", "7"]] * 3, outcome.log
+    assert outcome.code == 75
+    assert not (tmp_path / "runs/ict/why.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("silent", "code", "says"),
+    [
+        ("squeue", 75, "asked to end, but Slurm does not say whether job 7 still runs, so it is not queued again: "),
+        (
+            "scontrol",
+            75,
+            "asked to end, but Slurm does not queue job 7 again: scontrol: error: Unable to contact slurm ",
+        ),
+        ("sinfo", 3, "trainer 0: out of cheese"),
+    ],
+)
+def test_a_controller_that_is_silent_leaves_a_reason(tmp_path: Path, silent: str, code: int, says: str) -> None:
+    outcome = Outcome(tmp_path, "ict", STEP=f"exit {code}", SILENT=silent)
+    assert outcome.code == code
+    assert len(outcome.of(silent)) == 3
+    assert says in (tmp_path / "runs/ict/why.txt").read_text()
+    assert says in outcome.log
+
+
+def test_ranks_are_told_also_where_slurm_does_not_say_how_the_job_is(tmp_path: Path) -> None:
+    step = f"kill -USR1 $PPID; until grep -q scancel {tmp_path}/calls; do :; done"
+    outcome = Outcome(tmp_path, "ict", STEP=step, SILENT="squeue")
+    assert (outcome.code, outcome.of("scancel")) == (0, [["--signal=USR1", "7"]])
+    outcome = Outcome(tmp_path, "ict", STEP=step, SILENT="scancel")
+    assert "realm: they cannot be told: scancel: error: Unable to contact slurm controller" in outcome.log
+
+
+def test_a_job_that_is_queued_again_after_all_has_not_failed(tmp_path: Path) -> None:
+    """The answer came too late, not the request."""
+    state = f"$(grep -q scontrol {tmp_path}/calls && echo PENDING || echo RUNNING)"
+    outcome = Outcome(tmp_path, "ict", STEP="exit 75", SILENT="scontrol", STATE=state)
+    assert outcome.code == 75
+    assert not (tmp_path / "runs/ict/why.txt").exists()
+
+
 def test_a_fault_is_told_at_the_end_of_the_log_and_first_in_the_file(tmp_path: Path) -> None:
     Outcome(tmp_path, "ict", STEP="exit 3", SLURM_JOB_ID="6")
     outcome = Outcome(tmp_path, "ict", STEP="exit 3")
@@ -189,7 +297,7 @@ def test_going_in_circles_ends(tmp_path: Path) -> None:
         assert Outcome(tmp_path, "ict", STEP="exit 75", SLURM_RESTART_COUNT=str(restarts)).code == 75
     outcome = Outcome(tmp_path, "ict", SLURM_RESTART_COUNT="8")
     assert (outcome.code, outcome.of("srun"), outcome.of("scontrol")) == (1, [], [])
-    assert "started again 3 times without getting any further (MAX_IDLE_RESTARTS)" in outcome.log
+    assert "queued again 4 times without getting any further (MAX_IDLE_RESTARTS=3)" in outcome.log
     assert Outcome(tmp_path, "ict", SLURM_RESTART_COUNT="0").code == 0  # Submitted anew.
 
 

@@ -70,6 +70,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
     return seen
 
 
+def test_the_option_that_deepspeed_puts_before_the_verb_does_not_hide_what_is_wrong(
+    calls: list[tuple[str, dict[str, object]]],
+) -> None:
+    code, _, errors = _run("--local_rank=1", "pretrain", "--config", "demo-quick", *DATA)
+    assert (code, errors) == (0, "")
+    assert [name for name, _ in calls] == ["show_stage"]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb: str) -> None:
     code, out, _ = _run(*verb.split(), "--help")
@@ -140,6 +148,7 @@ def test_every_function_behind_a_verb_exists() -> None:
         tree = ast.parse(Path(spec.origin).read_text())
         names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         assigned = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        assigned += [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
         names |= {name.id for target in assigned for name in ast.walk(target) if isinstance(name, ast.Name)}
         assert name in names, f"cli imports {name} from {module}, which has none"
 

@@ -168,6 +168,8 @@ def test_settings_that_do_not_fit_each_other() -> None:
 def test_a_missing_setting_is_explained() -> None:
     with pytest.raises(ConfigError, match=r"data\.tokenizer is missing \(Folder of a .*give it .*data.tokenizer=VALUE"):
         load(None, ["data.corpus=x"])
+    with pytest.raises(ConfigError, match=r"2 settings are wrong:\n  data\.corpus is missing \("):
+        load(None)
 
 
 def test_a_section_is_not_a_value() -> None:

@@ -14,6 +14,7 @@ from realm_ds.index.factory import (
     IndexSpec,
     audits_of,
     choose_factory,
+    code_bytes,
     is_exact,
     least_passages,
     parameters_of,
@@ -147,6 +148,18 @@ def test_only_what_is_approximate_is_audited():
     assert audits_of(IndexConfig(audit_every=7, factory="SQ8"), num_passages=10) == 7
     assert audits_of(IndexConfig(audit_every=7, factory="auto", num_shards=2), num_passages=2_000_000) == 0
     assert audits_of(IndexConfig(audit_every=7, factory="auto", num_shards=2), num_passages=2_000_001) == 7
+
+
+@pytest.mark.parametrize("factory", [*FACTORIES, "PQ8x4", "RQ2x4", "NSG8", "HNSW8,SQ4", "PCA4,SQ8", "HNSW"])
+def test_bytes_of_a_passage_are_those_that_faiss_adds(factory: str):
+    vectors_NP = np.random.default_rng(0).standard_normal((400, 8)).astype("f4")
+    sizes = []
+    for number in (200, 400):
+        index = faiss.index_factory(8, factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors_NP)
+        index.add(vectors_NP[:number])
+        sizes.append(len(faiss.serialize_index(index)))
+    assert (sizes[1] - sizes[0]) / 200 == pytest.approx(code_bytes(factory, 8), rel=0.06)
 
 
 def test_what_is_exact_and_how_wide_auto_looks():

@@ -33,8 +33,8 @@ from realm_ds.planning.lengths import Lengths, in_buckets
 from realm_ds.planning.measuring import with_figures
 from realm_ds.planning.memory import HIDDEN_KEPT, INTERMEDIATE_KEPT
 from realm_ds.planning.pace import Device
-from realm_ds.planning.plan import Plan, index_per_node_that_keeps_pace, make_plan
-from realm_ds.planning.sharding import Sharding
+from realm_ds.planning.plan import Plan, layout_that_keeps_pace, make_plan, not_modelled
+from realm_ds.planning.sharding import Sharding, Trained
 from realm_ds.planning.study import MARK_BEGIN, MARK_END, study, table
 from realm_ds.planning.telling import as_json, describe
 from realm_ds.planning.work import HIDDEN_MOVED, INTERMEDIATE_MOVED, OPERATIONS_OF_A_LAYER, Work
@@ -202,17 +202,99 @@ def test_bytes_of_a_parameter_with_four_trainers(shape: str, expected: float) ->
 
 
 def test_what_trainers_exchange() -> None:
-    from realm_ds.config.deepspeed import load_deepspeed
+    """Of 40 parameters and two micro-batches, in rounds of all of them: what DeepSpeed was counted to start."""
+    trained = Trained(towers=10, encoder=30, micro_batches=2, tower_passes=3, encoder_passes=4)
+    for stage, rounds in ((0, 2), (1, 2 + 1), (2, 2 * 2 + 1), (3, 2 + 2)):
+        sharding = Sharding.of({"zero_optimization": {"stage": stage, "reduce_bucket_size": 20}}, trainers=4)
+        assert sharding.sent_bytes(trained) == rounds * 40 * 4 * 3 / 4
+        assert sharding.messages(trained) == (2 * 2 + 2 * (1 + 2) if stage == 3 else 2 * rounds)
+        half = replace(sharding, is_16bit=True)
+        assert half.sent_bytes(trained) == sharding.sent_bytes(trained) / 2
+        alone = replace(sharding, trainers=1)
+        assert alone.sent_bytes(trained) == alone.messages(trained) == 0
 
-    passes = {"towers": 10, "encoder": 30, "tower_passes": 3, "encoder_passes": 4}
-    sent = {
-        shape: Sharding.of(load_deepspeed(Path(shape)), trainers=4).sent_bytes(**passes)
-        for shape in ("zero0", "zero2", "zero2-bf16", "zero3-bf16")
-    }
-    assert sent["zero0"] == sent["zero2"] == 2 * 40 * 4 * 3 / 4
-    assert sent["zero2-bf16"] == sent["zero2"] / 2
-    assert sent["zero3-bf16"] == (40 + 2 * (30 + 120)) * 2 * 3 / 4
-    assert Sharding.of(load_deepspeed(None), trainers=1).sent_bytes(**passes) == 0
+
+def test_weights_are_gathered_again_where_they_are_needed_late() -> None:
+    trained = Trained(towers=10, encoder=30, micro_batches=2, tower_passes=3, encoder_passes=4)
+    again, always = 2 * 10 + 2 * 4 * 30, 2 * 3 * 10 + 2 * 4 * 30
+    for live, reuse, rounds in ((40, 0, 40), (0, 300, 40), (39, 299, 2 * 40), (0, 29, again), (0, 9, always)):
+        zero = {"stage": 3, "stage3_max_live_parameters": live, "stage3_max_reuse_distance": reuse}
+        sharding = Sharding.of({"zero_optimization": zero}, trainers=4)
+        assert sharding.sent_bytes(trained) == 2 * (40 + rounds) * 4 * 3 / 4
+        assert sharding.gathered_bytes(40) == min(max(live, reuse), 40) * 4 * 3 / 4
+    assert replace(sharding, stage=2).gathered_bytes(40) == 0
+
+
+def test_gradients_are_combined_meanwhile_where_the_json_or_deepspeed_says_so() -> None:
+    for zero, overlaps in (
+        ({"stage": 2}, False), ({"stage": 3}, True), ({"stage": 3, "overlap_comm": False}, False),
+        ({"stage": 1, "overlap_comm": True}, True),
+    ):  # fmt: skip
+        assert Sharding.of({"zero_optimization": zero}, trainers=2).overlaps is overlaps
+
+
+def test_activations_computed_again_take_a_third_more() -> None:
+    kept, again = (
+        plan(*GOOD, f"runtime.activation_checkpointing={is_on}").step.work.network for is_on in ("false", "true")
+    )
+    layers = 4 / 3 * (kept.flops_16bit - _heads(plan(*GOOD)))
+    assert again.flops_16bit == pytest.approx(layers + _heads(plan(*GOOD)))
+    assert again.flops_fp32 == kept.flops_fp32
+    steps = [plan(*GOOD, f"runtime.activation_checkpointing={is_on}").step.network_s for is_on in ("false", "true")]
+    assert steps[1] / steps[0] == pytest.approx(4 / 3, rel=0.05)
+
+
+def _heads(made: Plan) -> float:
+    """Operations of what stands on the layers, forward and backward."""
+    work, sizes = made.step.work, made.run.sizes
+    tower, encoder = sizes.tower_cost(made.run.config.model.projection_size), sizes.encoder_cost
+    return 3 * (tower.per_sequence * (work.queries.rows + work.passages.rows) + encoder.per_mask * work.joint.masks)
+
+
+def test_what_leaves_a_node() -> None:
+    """Gradients once, and three fourths of the queries and answers of its two trainers and eight index ranks."""
+    made = plan(*GOOD, layout=Layout(nodes=4, trainers_per_node=2, index_per_node=2))
+    of_a_pair = made.search.asked_bytes + made.search.answered_bytes
+    assert made.network_bytes == made.step.sent_bytes + 2 * 8 * 3 / 4 * of_a_pair
+    alone = plan(*GOOD, layout=Layout(nodes=1, trainers_per_node=2, index_per_node=2))
+    assert alone.network_bytes == 0
+    assert "all within the node" in describe(alone, name="h100")
+
+
+def test_an_approximate_index_holds_codes() -> None:
+    """13,353,718 passages on 8 shards: too many for auto to look at all of them, few enough for whole vectors."""
+    layout = Layout(nodes=8, trainers_per_node=4, index_per_node=1)
+    own = -(-WIKIPEDIA // 8)
+    for overrides, code, vectors in (
+        (("index.factory=Flat",), 512, 2 * 512),
+        (("index.factory=auto",), 512 + 8, 2 * 512),
+        (("index.factory=PQ32",), 32, 2 * 512),
+        (("index.factory=PQ32", "index.rerank=0", "index.audit_every=0"), 32, 512),
+    ):
+        index = plan(*GOOD, *overrides, layout=layout).index
+        assert index.device["index"] == 2 * own * code
+        assert index.host["vectors"] == own * vectors
+        assert index.host.get("codes", 0) == (2 * own * code if code != 512 else 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((), ()),
+        (("runtime.deepspeed=zero3-bf16-offload",), ("offloading takes (optimizer states on cpu, weights on cpu)",)),
+        (("index.factory=SQ8", "runtime.compile=true"), ("index.factory=SQ8 looks at fewer", "runtime.compile")),
+        (("index.factory=auto",), ()),
+    ],
+)
+def test_what_the_plan_reckons_without_is_said(overrides: tuple[str, ...], said: tuple[str, ...]) -> None:
+    made = plan(*GOOD, *overrides)
+    found = not_modelled(made)
+    assert len(found) == len(said)
+    for words, sentence in zip(said, found, strict=True):
+        assert words in sentence
+    text = describe(made, name="h100")
+    assert text.count("not modelled") == len(said)
+    assert as_json(made, name="h100")["not_modelled"] == found
 
 
 def test_padding_by_hand() -> None:
@@ -261,14 +343,29 @@ def test_index_ranks_that_keep_pace() -> None:
         return plan(*GOOD, later, "pretrain.micro_batch_size=16", layout=layout)
 
     late = made(1, 500)
-    wanted = index_per_node_that_keeps_pace(late)
-    assert wanted is not None
+    layout = layout_that_keeps_pace(late)
+    assert layout is not None
+    wanted = layout.index_per_node
     assert late.refresh_wait_s > 0
     for number, keeps in ((wanted, True), (wanted - 1, False)):
         assert (made(number, 500).refresh_wait_s == 0) is keeps
     # A node has eight devices, and ranks that share one take turns.
-    assert index_per_node_that_keeps_pace(made(1, 500, trainers=8 - wanted + 1)) is None
-    assert index_per_node_that_keeps_pace(made(4, 250)) is None
+    assert layout_that_keeps_pace(made(1, 500, trainers=8 - wanted + 1)) is None
+    assert layout_that_keeps_pace(made(4, 250)) is None
+
+
+def test_builder_ranks_that_keep_pace() -> None:
+    def made(number: int) -> Plan:
+        layout = Layout(nodes=8, trainers_per_node=2, index_per_node=2, builders_per_node=number)
+        return plan(*GOOD, "refresh.adopt_after_steps=500", layout=layout)
+
+    late = made(1)
+    layout = layout_that_keeps_pace(late)
+    assert layout is not None
+    assert layout.index_per_node == 2
+    assert late.refresh_wait_s > made(layout.builders_per_node).refresh_wait_s == 0
+    said = f", or {layout.builders_per_node} builder ranks a node instead of 1"
+    assert any(sentence.endswith(said) for sentence in warnings(late)), warnings(late)
 
 
 def test_builder_ranks_embed_instead_of_shards() -> None:
@@ -310,6 +407,8 @@ def test_a_plan_that_works_has_no_warning() -> None:
 
 
 SMALL = Layout(nodes=1, trainers_per_node=1, index_per_node=1)
+TINY = ("model.num_layers=1", "model.hidden_size=16", "model.num_heads=1", "model.intermediate_size=16",
+        "data.query_tokens=16", "data.passage_tokens=16", "pretrain.candidates=2")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -325,7 +424,12 @@ SMALL = Layout(nodes=1, trainers_per_node=1, index_per_node=1)
         (("index.embed_batch_tokens=9000000",), {}, r"an index rank needs .* lower index.embed_batch_tokens"),
         ((), {"passages": 4 * 10**9, "layout": SMALL}, r"ranks of a node need .* of its 1900 GiB: more nodes"),
         ((), {"layout": SMALL}, r"a rebuild takes .* trainers wait .* Set refresh.every_steps=\d+"),
-        (("pretrain.micro_batch_size=1",), {"passages": 10**11}, r"index ranks work .* start more of them"),
+        (("pretrain.micro_batch_size=1",), {"passages": 10**11},
+         r"index ranks work .* start more of them, or index.factory=auto, which looks at fewer passages$"),
+        (("pretrain.micro_batch_size=64", *TINY),
+         {"hardware": "cpu-2-core", "layout": SMALL, "passages": 900_000}, r"index ranks work .* start more of them$"),
+        (("pretrain.micro_batch_size=1", "index.factory=auto"), {"passages": 10**11},
+         r"if every passage is looked at, as the plan has it; index.factory=auto looks at fewer: start more"),
         (("pretrain.search_ahead=0",), {}, r"more than the steps that it is sent ahead: pretrain.search_ahead=1$"),
         (("pretrain.save_every_steps=1",), {}, r"a checkpoint takes .* raise pretrain.save_every_steps"),
     ],
@@ -341,6 +445,12 @@ def test_the_remedy_for_memory_fits_when_taken() -> None:
     (sentence,) = [each for each in warnings(full) if "a trainer needs" in each]
     remedy = sentence.rpartition(": ")[2].split()
     assert not any("a trainer needs" in each for each in warnings(plan(*GOOD, "pretrain.micro_batch_size=64", *remedy)))
+
+
+def test_a_remedy_that_takes_time_which_is_not_planned_says_so() -> None:
+    found = warnings(plan(*GOOD, "model.num_layers=400", "pretrain.micro_batch_size=1", layout=SMALL))
+    (sentence,) = [each for each in found if "a trainer needs" in each]
+    assert re.search(r"deepspeed=zero3-bf16-offload .*\(not modelled: the time that offloading takes", sentence)
 
 
 def test_nothing_helps_a_model_that_is_too_large() -> None:
@@ -413,6 +523,8 @@ def test_passages_and_lengths_come_from_shards_that_are_here(tmp_path: Path) -> 
     ("options", "said"),
     [
         (("--nodes", 8), "data.corpus=/none is not here .* --passages 13353718"),
+        (("--measure", "--hardware", "h100"), "--hardware would be ignored: --measure takes"),
+        (("--study", "x", "--nodes", 2), r"\[SETTING=VALUE\]..., --config, --nodes would be ignored: --study has"),
         (
             ("--passages", 9, "--nodes", 3),
             "index.num_shards=16 cannot be shared evenly by 3 nodes.*--index-per-node.*=18",
@@ -426,6 +538,18 @@ def test_passages_and_lengths_come_from_shards_that_are_here(tmp_path: Path) -> 
 )
 def test_what_cannot_be_planned(options: tuple[object, ...], said: str) -> None:
     assert re.search(said, run("--config", "realm-base", *NOWHERE, *options, code=2))
+
+
+def test_a_plan_needs_no_data() -> None:
+    assert "9,000 passages, longest lengths" in run("--config", "realm-base", "--index-per-node", 1, "--passages", 9000)
+    assert "there is no data.corpus to count its passages" in run("--config", "realm-base", code=2)
+    assert "needs settings and the size of a corpus: realm-ds plan --config" in run(code=2)
+
+
+def test_a_study_is_of_nodes_of_eight_gpus(tmp_path: Path) -> None:
+    said = run("--study", tmp_path, "--hardware", "cpu-2-core", code=2)
+    assert "--hardware cpu-2-core has 2 cores a node, but the study is of nodes of 8 GPUs" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_layouts_share_the_settings_ranks() -> None:

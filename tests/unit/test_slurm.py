@@ -109,6 +109,8 @@ def test_a_script_says_how_large_it_is() -> None:
         nodes=1, tasks_per_node=2
     )
     assert components("#!/bin/sh\n", JobSizes()) == (Component(nodes=1, tasks_per_node=1),)
+    # Of tasks in all and tasks of a node sbatch takes the first, and the second as the most that a node gets.
+    assert components(SCRIPT, JobSizes(nodes=2, sbatch=("--ntasks=6",))) == (Component(nodes=2, tasks_per_node=3),)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,16 @@ def test_a_script_says_how_large_it_is() -> None:
         (
             "#SBATCH -N2\n",
             JobSizes(index_nodes=2),
-            "index_nodes=2 are nodes of another kind, .* submit pretrain-hetjob",
+            "index_nodes=2 is for nodes of another kind, .* submit pretrain-hetjob .of a pipeline, give index_nodes.",
+        ),
+        ("#SBATCH -N2\n", JobSizes(index_tasks_per_node=2), "index_tasks_per_node=2 is for nodes of another kind"),
+        ("#SBATCH -N2\n", JobSizes(index_sbatch=("--mem=0",)), "index_sbatch=--mem=0 is for .* leave index_sbatch out"),
+        (SCRIPT, JobSizes(nodes=2, sbatch=("-n10",)), "ntasks=10 cannot be the same on all 2 nodes of at most 4: give"),
+        (SCRIPT, JobSizes(nodes=2, sbatch=("--nodes=5",)), "nodes=5 for sbatch, but nodes=2: leave one of them out"),
+        (
+            HETJOB,
+            JobSizes(index_tasks_per_node=2, index_sbatch=("-n6",)),
+            "ntasks=6 for sbatch, but ntasks-per-node=2: leave one of them out",
         ),
     ],
 )
@@ -133,7 +144,11 @@ def test_sizes_as_options() -> None:
     first = ["--nodes=2", "--gpus-per-node=a100:4", "--time=1:00", "--mem=0"]
     assert sbatch_options(sizes, is_hetjob=False) == first
     assert sbatch_options(sizes, is_hetjob=True) == [*first, ":", "--nodes=1", "--time=1:00"]
-    assert sbatch_options(JobSizes(nodes=2), is_hetjob=True) == ["--nodes=2"]
+    assert sbatch_options(JobSizes(nodes=2), is_hetjob=True) == [
+        "--nodes=2",
+        ":",
+    ]  # else the index's would be two as well
+    assert sbatch_options(JobSizes(index_nodes=1), is_hetjob=True) == [":", "--nodes=1"]
 
 
 def test_a_file_of_sizes(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from realm_ds.cli.main import app
 from realm_ds.cluster.pipeline import plan_pipeline, submit_pipeline
-from realm_ds.cluster.submit import Request, check_is_shared, is_done, jobs_of, plan_job, show_plan, submit_job
+from realm_ds.cluster.request import Request, preparing
+from realm_ds.cluster.submit import check_is_shared, is_done, jobs_of, plan_job, show_plan, submit_job
 from realm_ds.config.load import dump, load
 from realm_ds.config.sizes import JobSizes
 from realm_ds.errors import ConfigError, DataError, LaunchError
@@ -43,7 +44,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     monkeypatch.chdir(tmp_path)
     scripts = tmp_path / "slurm"
     scripts.mkdir()
-    for name in ("prepare", "ict", "pretrain", "export", "qa", "index"):
+    for name in ("prepare", "ict", "pretrain", "export", "qa", "eval", "index"):
         (scripts / f"{name}.sbatch").write_text("#!/bin/sh\n#SBATCH --nodes=1 --ntasks-per-node=2\n")
     (scripts / "pretrain-hetjob.sbatch").write_text("#SBATCH -N1\n#SBATCH hetjob\n#SBATCH -N1\n")
     (scripts / "site.sh").write_text("# ours\n")
@@ -91,6 +92,8 @@ def test_a_job_gets_its_run_folder_and_is_submitted(fake: FakeSlurm, request_: R
     }  # fmt: skip
     (record,) = jobs_of(run)
     assert (record["job"], record["name"], record["log"]) == ("101", "pretrain", f"{run}/job/pretrain-101.log")
+    assert "--nodes=2" in record["line"]
+    assert "--dependency" not in record["line"]  # it would submit it again: 7 and 8 are over by then
     with (run / "job" / "jobs.jsonl").open("a") as file:
         file.write('{"job": "9"}\n[]\n{"jo')  # not ours, and half a line
     assert jobs_of(run) == [record]
@@ -123,6 +126,10 @@ def test_a_heterogeneous_job_counts_its_index_nodes(fake: FakeSlurm, request_: R
     assert job.arguments[2:-1] == [
         "--nodes=2", "--ntasks-per-node=2", "--time=5", ":", "--nodes=1", "--ntasks-per-node=3", "--time=5",
     ]  # fmt: skip
+    with pytest.raises(
+        ConfigError, match="index_per_node=1 would be ignored: pretrain-hetjob has no index ranks beside"
+    ):
+        plan_job(replace(request_, name="pretrain-hetjob", sizes=sizes.over(JobSizes(index_per_node=1))))
 
 
 def test_other_scripts_take_variables(fake: FakeSlurm, request_: Request, data: Path) -> None:
@@ -131,7 +138,54 @@ def test_other_scripts_take_variables(fake: FakeSlurm, request_: Request, data: 
     assert job.config is None
     assert job.environment["SETTINGS"] == "index.vectors=fp16"
     assert (job.environment["CONFIG"], job.environment["TOWER"]) == (str(data / "my.yaml"), "x")
-    assert plan_job(replace(wanted, source="demo")).environment["CONFIG"] == "demo"
+    recipe = replace(
+        wanted, source="demo", overrides=(f"data.corpus={data}", f"data.tokenizer={data}"), sizes=JobSizes()
+    )
+    assert plan_job(recipe).environment["CONFIG"] == "demo"
+    for name in ("index", "export", "eval"):  # behind the job that makes what it begins with
+        late = Request(name=name, run=request_.run, after="7")
+        assert plan_job(late).environment["CONFIG"] == ""
+
+
+def test_an_array_is_checked_with_each_of_its_data_sets(
+    fake: FakeSlurm, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nq").symlink_to(data / "qa")
+    wanted = Request(
+        name="qa", run=tmp_path / "runs", source=str(data / "my.yaml"), overrides=("qa.data=null",),
+        sizes=JobSizes(sbatch=("--array=0-2:2,3%1",)), environment={"DATA_SETS": f"nq {data}/qa", "SEEDS": "0 1"},
+    )  # fmt: skip
+    assert plan_job(wanted).config.qa.data is None  # type: ignore[union-attr]
+
+    def told(message: str, *, array: str = "--array=0-3", error: type[Exception] = ConfigError, **sets: str) -> None:
+        environment = {**wanted.environment, **sets}
+        with pytest.raises(error, match=message):
+            plan_job(replace(wanted, sizes=JobSizes(sbatch=(array,)), environment=environment))
+
+    told("array=0-4 has a task 4, but 2 data sets and 2 seeds are tasks 0 to 3: name them by --env D", array="-a0-4")
+    told("two of DATA_SETS are called qa, and so would be their run folders: rename one", DATA_SETS=f"qa {data}/qa")
+    told("/wq/train.jsonl cannot be read", error=DataError, DATA_SETS="nq wq")
+    told("array=0-3 of qa is over data sets: name them by --env DATA_SETS='data/nq data/wq'", DATA_SETS="")
+    monkeypatch.setenv("DATA_SETS", "wq nq")
+    told("/wq/train.jsonl cannot be read", error=DataError, DATA_SETS="")  # the script would take them as well
+    with pytest.raises(ConfigError, match="qa.data is not set"):
+        plan_job(replace(wanted, sizes=JobSizes()))
+
+
+def test_what_is_prepared_is_known_by_its_line(fake: FakeSlurm, request_: Request, tmp_path: Path) -> None:
+    commands = tmp_path / "commands.txt"
+    commands.write_bytes(b"# all\ncorpus a.xml \n\nqa b.jsonl")
+    wanted = preparing(Request(name="prepare", run=request_.run), commands)
+    job = plan_job(wanted)
+    assert job.environment["COMMANDS"] == str(commands)
+    assert not is_done(job)
+    marks = request_.run / "job"
+    marks.mkdir(parents=True)
+    (marks / "done-2").write_text("corpus a.xml \n")
+    (marks / "done-4").write_text("qa a.jsonl\n")
+    assert not is_done(job)  # that was another line
+    (marks / "done-4").write_text("qa b.jsonl\n")
+    assert is_done(job)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +207,49 @@ def test_other_scripts_take_variables(fake: FakeSlurm, request_: Request, data: 
             ConfigError,
             "index.placement=tail, but the sizes of the job say index.placement=per_node: leave one of the two out",
         ),
+        (
+            {"name": "export", "source": None},
+            ConfigError,
+            "index_per_node=1 would be ignored: export has no index ranks",
+        ),
+        (
+            {"name": "export", "sizes": JobSizes()},
+            ConfigError,
+            "--config .*my.yaml would be ignored: export takes no set",
+        ),
+        (
+            {"name": "eval", "sizes": JobSizes(), "source": None, "overrides": ("a.b=c", "d=e")},
+            ConfigError,
+            "a.b=c d=e would be ignored: eval takes no settings; leave that out",
+        ),
+        (
+            {"name": "export", "sizes": JobSizes(), "source": None},
+            ConfigError,
+            "a run is no run folder, it has no config.yaml: name by --run the one to export, or by --after the job",
+        ),
+        (
+            {"name": "eval", "sizes": JobSizes(), "source": None},
+            ConfigError,
+            "no folder .*a run of runs that have answered questions: name it by --run, or by --after the job that",
+        ),
+        ({"source": None}, ConfigError, "a run is no run yet: name its settings with --config: a YAML file or a rec"),
+        (
+            {"name": "index", "sizes": JobSizes(), "source": None},
+            ConfigError,
+            "2 settings are wrong:\n  data.corpus is missing",
+        ),
+        ({"name": "index", "sizes": JobSizes(), "overrides": ("index.vector=1",)}, ConfigError, "mean index.vectors"),
+        (
+            {"name": "prepare", "sizes": JobSizes(), "source": None},
+            ConfigError,
+            "prepare.txt of what to prepare is no file: name by --prepare one with a line for each thing, such as: cor",
+        ),
         ({"name": "ict"}, ConfigError, "index_per_node=1 would be ignored: ict has no index ranks beside trainers"),
+        (
+            {"sizes": JobSizes(sbatch=("--array=0-3",))},
+            ConfigError,
+            "--array=0-3 would have several jobs write into .*a run: only prepare and qa are arrays; for several runs",
+        ),
         ({"after": "abc"}, ConfigError, "--after abc: give job ids, 12 or 12:13, or a condition of Slurm's such as"),
         ({"sizes": JobSizes(sbatch=("mem=0",))}, ConfigError, "'mem=0' is no option of sbatch: write --sbatch=--mem=0"),
         ({"overrides": ("data.corpus=/nowhere",)}, DataError, "/nowhere"),
@@ -281,6 +377,8 @@ def test_a_pipeline_goes_on_where_it_was(fake: FakeSlurm, data: Path, tmp_path: 
     checkpoint(wanted.run / "pretrain", "pretrain", 2)
     for stage in ("ict", "pretrain"):  # the second of these is of another checkpoint than the last
         export(wanted.run / stage)
+    (wanted.run / "qa/qa").mkdir()
+    (wanted.run / "qa/qa/test.json").touch()  # and so is this: it was of fewer steps of pre-training
     steps = plan_pipeline(wanted, sizes={})
     assert [step.name for step in steps if step.is_done] == ["ict", "ict export"]
     fake.answer("sbatch", error="sbatch: error: over your limit", code=1)
@@ -311,7 +409,13 @@ def test_submitting_is_told(fake: FakeSlurm, data: Path, tmp_path: Path) -> None
         (["zzz"], "zzz is no job: there are prepare, ict,"),
         (["ict", "--sizes", "s.yaml"], "--sizes is for submit pipeline: give ict its own, --nodes and the like"),
         (["ict", "--prepare", "p.txt"], "--prepare is for submit prepare and submit pipeline: ict prepares nothing"),
-        (["prepare", "--prepare", "none"], "--prepare=none is no file: name one with a line for each thing"),
+        (
+            ["prepare", "--prepare", "none"],
+            "/none of what to prepare is no file: name by --prepare one with a line for",
+        ),
+        (["export"], "submit export needs --run: the run to export"),
+        (["eval"], "submit eval needs --run: the folder of the runs that qa has made"),
+        (["index"], "submit index needs --run: where to write the index"),
         (["ict", "--env", "a b"], "--env a b: write NAME=VALUE, a variable that the script's head lists"),
     ],
 )
@@ -319,6 +423,12 @@ def test_misuse_is_one_line_and_code_2(fake: FakeSlurm, line: list[str], says: s
     code, _, err = run_cli("submit", *line)
     assert code == 2
     assert says in err
+
+
+def test_a_run_folder_is_that_of_the_stage(fake: FakeSlurm, data: Path, tmp_path: Path) -> None:
+    code, out, err = run_cli("submit", "pretrain-hetjob", "-c", str(data / "my.yaml"), "--dry-run")
+    assert code == 0, err
+    assert f"pretrain-hetjob in {tmp_path}/runs/pretrain, 1 x 1 + 1 x 1 ranks" in out
 
 
 def test_no_slurm_is_said(fake: FakeSlurm, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,11 +202,9 @@ def test_a_run_that_goes_on_has_not_failed(run: Path) -> None:
 def test_a_job_that_its_script_has_given_up_has_failed(run: Path) -> None:
     record_preemption(run, step=2)
     (run / "restarts").write_text("4 123-45\n")
-    say(
-        run, "\nrealm: job 12 failed with exit code 1 on node1, now:\nstarted again 3 times without getting any further"
-    )
+    say(run, "\nrealm: job 12 failed with exit code 1 on node1, now:\nqueued again 4 times without getting any further")
     answer = explain(run, ask=no_slurm)
-    assert (answer.has_failed, answer.what) == (True, "started again 3 times without getting any further")
+    assert (answer.has_failed, answer.what) == (True, "queued again 4 times without getting any further")
     assert "12, queued again 4 times without getting any further" in describe(answer)
 
 
@@ -221,7 +219,7 @@ def test_ranks_that_never_came(run: Path) -> None:
             "failed",
             "the ranks could not be started: bash: python: command not found",
         )
-        assert answer.remedy == "mend site.sh (modules, environment, MPI plugin)"
+        assert answer.remedy.startswith("mend site.sh (modules, environment, MPI plugin); realm-ds doctor")
 
 
 def test_a_run_that_failed_before_it_had_a_config(run: Path) -> None:
@@ -258,6 +256,28 @@ def test_of_a_pipeline_the_part_that_spoke_last(run: Path, tmp_path: Path) -> No
     os.utime(pipeline / "ict" / "job" / "ict-11.log", (5, 5))
     say(pipeline / "pretrain", TIME_LIMIT)
     assert explain(pipeline, ask=no_slurm).folder == f"{pipeline}/pretrain"
+
+
+def test_of_a_pipeline_that_was_only_submitted_the_first_job(tmp_path: Path) -> None:
+    for number, (part, name) in enumerate([("ict", "ict"), ("ict", "export"), ("qa", "qa")], start=11):
+        (tmp_path / part / "job").mkdir(parents=True, exist_ok=True)
+        (tmp_path / part / "config.yaml").touch()
+        with (tmp_path / part / "job" / "jobs.jsonl").open("a") as jobs:
+            log = f"{tmp_path}/{part}/job/{name}-{number}.log"
+            jobs.write(json.dumps({"job": str(number), "name": name, "log": log}) + "\n")
+    silent = "has not started: job {} was submitted, and has said nothing yet\n"
+    assert describe(explain(tmp_path, ask=no_slurm)).startswith(f"{tmp_path}/ict {silent.format(11)}")
+    waits = explain(tmp_path, ask=lambda job: state("PENDING", "Priority"))
+    assert (waits.state, waits.what) == ("starting", "job 11 waits (Priority)")
+
+    (tmp_path / "prepare" / "job").mkdir(parents=True)
+    record = {"job": "10", "name": "prepare", "log": f"{tmp_path}/prepare/job/prepare-10.log"}
+    (tmp_path / "prepare" / "job" / "jobs.jsonl").write_text(json.dumps(record))
+    assert describe(explain(tmp_path, ask=no_slurm)).startswith(f"{tmp_path}/prepare {silent.format(10)}")
+    waits = explain(tmp_path, ask=lambda job: state("PENDING", "Resources"))
+    assert (waits.state, waits.what) == ("starting", "job 10 waits (Resources)")
+    runs = explain(tmp_path, ask=lambda job: state("RUNNING"))
+    assert (runs.state, runs.what) == ("running", "job 10 was submitted and runs, and has said nothing yet")
 
 
 def test_a_run_without_slurm(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from realm_ds.comm.network import LOOPBACK, choose_address
 from realm_ds.comm.trainers import Trainers, init_trainers, set_variables
 from realm_ds.comm.world import (
     World,
+    abort_under_hydra,
     abort_under_srun,
     check_launch,
     is_launched,
@@ -121,6 +122,8 @@ def test_a_script_in_an_allocation_may_train_alone_but_not_with_shards() -> None
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, False),  # a batch script
         ({"PMI_RANK": "0", "PMI_SIZE": "1"}, True),  # mpiexec -n 1
         ({"OMPI_COMM_WORLD_RANK": "3"}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}, True),  # deepspeed by itself, or over pdsh: to be refused
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, False),
         ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}, True),
         ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False),  # srun --pty bash, srun -n1
         ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "PMI_RANK": "0", "PMI_SIZE": "1"}, False),  # MpiDefault
@@ -129,6 +132,25 @@ def test_a_script_in_an_allocation_may_train_alone_but_not_with_shards() -> None
 )
 def test_a_rank_is_told_from_a_shell(environ: dict[str, str], launched: bool) -> None:
     assert is_launched(environ) == launched
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"MPI_LOCALRANKID": "0"}, b"cmd=abort exitcode=137\n"),
+        ({"MPI_LOCALRANKID": "0", "PMI_FD": "1000000"}, b""),  # it is not open
+        ({}, b""),  # Slurm's pmi2, which speaks otherwise
+    ],
+)
+def test_hydra_is_told_of_a_death(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], said: bytes) -> None:
+    ours, ranks = socket.socketpair()
+    monkeypatch.delenv("MPI_LOCALRANKID", raising=False)
+    for name, value in ({"PMI_FD": str(ranks.fileno())} | environ).items():
+        monkeypatch.setenv(name, value)
+    with ours, ranks:
+        abort_under_hydra(137)
+        ranks.shutdown(socket.SHUT_WR)
+        assert ours.recv(100) == said
 
 
 def test_shards_without_a_launcher_say_how_to_launch() -> None:

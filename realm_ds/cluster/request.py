@@ -1,0 +1,185 @@
+"""A job as it is asked for, and what is checked of it before anything is written: what it reads, roles over its nodes.
+
+How it is submitted is submit.py's business.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from realm_ds.cluster.scripts import EVAL, EXPORT, INDEX, PREPARE, STAGES, Component
+from realm_ds.comm import roles
+from realm_ds.config.base import StageName
+from realm_ds.config.load import RUN_CONFIG, load, load_for
+from realm_ds.config.schema import RealmConfig
+from realm_ds.config.sizes import JobSizes
+from realm_ds.errors import ConfigError, DataError
+from realm_ds.launch.stages import check_inputs, with_local_encoder
+
+COMMANDS = "COMMANDS"
+"""The variable of prepare.sbatch that names the file of what it is to do."""
+_ARRAYS = (PREPARE, "qa")
+"""Whose tasks are parts of one job: lines to prepare; data sets and seeds, each with a folder of its own."""
+_LATER = "or by --after the job that makes it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A job as it is asked for."""
+
+    name: str
+    """Of its script."""
+    run: Path
+    source: str | None = None
+    """Of its config; None is the run folder's own."""
+    overrides: tuple[str, ...] = ()
+    sizes: JobSizes = field(default_factory=JobSizes)
+    after: str = ""
+    """Jobs that must have succeeded before, 12 or 12:13; or a condition of Slurm's own, afterany:12."""
+    site: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Further variables for the script."""
+    resume: bool = False
+    data_may_be_late: bool = False
+    """An earlier job may have yet to make what it reads: what is missing is told, and the job looks itself."""
+
+
+def preparing(request: Request, commands: Path) -> Request:
+    """A request for prepare.sbatch, with the file of what it is to do."""
+    return replace(request, environment={COMMANDS: str(commands), **request.environment})
+
+
+def refuse_what_is_ignored(request: Request, shape: Sequence[Component], *, array: str = "") -> None:
+    """Options and settings that the script does nothing with, or nothing good."""
+    name, each = request.name, request.sizes.index_per_node
+    if array and name not in _ARRAYS:
+        raise ConfigError(
+            f"--array={array} would have several jobs write into {request.run}: only {' and '.join(_ARRAYS)} are "
+            "arrays; for several runs submit each with a --run of its own"
+        )
+    if each is not None and (STAGES.get(name) != "pretrain" or len(shape) > 1):
+        raise ConfigError(
+            f"index_per_node={each} would be ignored: {name} has no index ranks beside trainers; leave it out"
+        )
+    source = () if request.source is None else (f"--config {request.source}",)
+    settings = " ".join((*source, *request.overrides))
+    if name in (PREPARE, EXPORT, EVAL) and settings:
+        raise ConfigError(f"{settings} would be ignored: {name} takes no settings; leave that out")
+
+
+def checked_config(request: Request, stage: StageName, shape: Sequence[Component], *, array: str = "") -> RealmConfig:
+    """Of a job that trains: its settings, once they go with its data and with the split into roles."""
+    overrides = [*request.overrides, *_shards(request, shape)]
+    config = with_local_encoder(load_for(request.run, request.source, overrides))
+    if stage == "pretrain":
+        _check_roles(config, shape)
+    read = _without_late_start(config) if request.after else config
+    if stage == "qa" and array:
+        for data in _data_sets(request, array):
+            qa = config.qa.model_copy(update={"data": data})
+            _check_inputs(request, stage, read.model_copy(update={"qa": qa}))
+    else:
+        _check_inputs(request, stage, read)
+    return config
+
+
+def check_source(request: Request) -> None:
+    """Of jobs that do not train: what they begin with is there, unless an earlier job makes it."""
+    run, is_there = request.run, (request.run / RUN_CONFIG).is_file()
+    if request.name == INDEX and (request.source is not None or is_there or not request.after):
+        load(request.source or (run if is_there else None), request.overrides)
+    if request.name == EXPORT and not is_there and not request.after:
+        raise ConfigError(f"{run} is no run folder, it has no {RUN_CONFIG}: name by --run the one to export, {_LATER}")
+    if request.name == EVAL and not run.is_dir() and not request.after:
+        raise ConfigError(f"no folder {run} of runs that have answered questions: name it by --run, {_LATER}")
+
+
+def commands_in(given: Mapping[str, str]) -> Path:
+    """The file of what to prepare, as prepare.sbatch would find it."""
+    path = Path(_variable(given, COMMANDS) or "prepare.txt").absolute()
+    if not path.is_file():
+        raise ConfigError(
+            f"{path} of what to prepare is no file: name by --prepare one with a line for each thing, such as: corpus "
+            "dump.xml --tokenizer data/tokenizer --out data/corpus --resume"
+        )
+    return path
+
+
+def _data_sets(request: Request, array: str) -> list[Path]:
+    """Of an array of qa.sbatch, whose tasks are each data set with each seed."""
+    sets = [Path(word).expanduser().absolute() for word in _variable(request.environment, "DATA_SETS").split()]
+    num_seeds = len((_variable(request.environment, "SEEDS") or "0").split())
+    last = max(map(int, re.findall(r"\d+", re.sub(r"[:%]\d+", "", array))), default=0)
+    if last >= len(sets) * num_seeds:
+        raise ConfigError(
+            f"--array={array} has a task {last}, but {len(sets)} data sets and {num_seeds} seeds are tasks 0 to "
+            f"{len(sets) * num_seeds - 1}: name them by --env DATA_SETS='data/nq data/wq' --env SEEDS='0 1 2'"
+            if sets
+            else f"--array={array} of qa is over data sets: name them by --env DATA_SETS='data/nq data/wq'"
+        )
+    names = [path.name for path in sets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"two of DATA_SETS are called {twice[0]}, and so would be their run folders: rename one")
+    return sets
+
+
+def _variable(given: Mapping[str, str], name: str) -> str:
+    """One of the script's, which has ours as well."""
+    return given.get(name) or os.environ.get(name, "")
+
+
+def _check_inputs(request: Request, stage: StageName, config: RealmConfig) -> None:
+    try:
+        check_inputs(stage, config, runs_here=False)
+    except DataError as error:
+        if not request.data_may_be_late:
+            raise
+        print(f"realm-ds: not there yet: {error}\n(the job looks again when it starts)", file=sys.stderr, flush=True)
+
+
+def _shards(request: Request, shape: Sequence[Component]) -> list[str]:
+    """How many index ranks there are and where, where sizes say it: then settings may not say otherwise."""
+    each = request.sizes.index_per_node
+    if len(shape) > 1:
+        sized = [f"index.num_shards={shape[1].num_tasks}"]
+    elif each is not None:
+        sized = [f"index.num_shards={shape[0].nodes * each}", "index.placement=per_node"]
+    else:
+        sized = []
+    for setting in sized:
+        name = setting.partition("=")[0]
+        given = [override for override in request.overrides if override.startswith(f"{name}=")]
+        if given and given[-1] != setting:
+            raise ConfigError(f"{given[-1]}, but the sizes of the job say {setting}: leave one of the two out")
+    return sized
+
+
+def _check_roles(config: RealmConfig, shape: Sequence[Component]) -> None:
+    """The split that the ranks will make, made here: an impossible one is told before the job has waited in a queue."""
+    hosts = [f"node{node}" for node in range(1, shape[0].nodes + 1) for _ in range(shape[0].tasks_per_node)]
+    given = None
+    if len(shape) > 1:
+        hosts += [f"index{node}" for node in range(1, shape[1].nodes + 1) for _ in range(shape[1].tasks_per_node)]
+        given = [roles.TRAINER] * shape[0].num_tasks + [roles.INDEX] * shape[1].num_tasks
+    settings = config.index
+    try:
+        roles.assign(
+            hosts, num_shards=settings.num_shards, num_builders=settings.builders, placement=settings.placement,
+            overrides=given,
+        )  # fmt: skip
+    except ConfigError as error:
+        if given is not None:
+            raise
+        raise ConfigError(f"{error}; or say by --index-per-node how many index ranks each node has") from error
+
+
+def _without_late_start(config: RealmConfig) -> RealmConfig:
+    """The config without weights to start from that an earlier job has yet to write."""
+    start = config.model.start_from
+    if start is None or start.exists():
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"start_from": None})})
