@@ -9,6 +9,10 @@ class ConfigError(RealmError):
     """A setting, or a combination of settings and launch, that cannot work."""
 
 
+class FolderTaken(ConfigError):
+    """A run folder that holds a run which is not this one's to write into, not even that it could not start."""
+
+
 class DataError(RealmError):
     """A file of data that is absent, damaged, empty or made for something else."""
 

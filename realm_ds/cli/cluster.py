@@ -74,7 +74,7 @@ def submit(
     from realm_ds.cluster.submit import check_is_shared
     from realm_ds.config.sizes import JobSizes
 
-    _refuse_strangers(name, sizes=sizes, prepare=prepare)
+    _refuse_strangers(name, sizes=sizes, prepare=prepare, resume=resume)
     given = {
         "nodes": nodes, "tasks_per_node": tasks_per_node, "index_per_node": index_per_node, "index_nodes": index_nodes,
         "index_tasks_per_node": index_tasks_per_node, "gpus_per_node": gpus_per_node, "time": time,
@@ -172,11 +172,11 @@ def _variables(words: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _refuse_strangers(name: str, *, sizes: Path | None, prepare: Path | None) -> None:
+def _refuse_strangers(name: str, *, sizes: Path | None, prepare: Path | None, resume: bool) -> None:
     from difflib import get_close_matches
 
     from realm_ds.cluster.pipeline import PIPELINE
-    from realm_ds.cluster.scripts import NAMES, PREPARE
+    from realm_ds.cluster.scripts import NAMES, PREPARE, STAGES
 
     if name not in (*NAMES, PIPELINE):
         close = get_close_matches(name, (*NAMES, PIPELINE), n=1)
@@ -186,3 +186,5 @@ def _refuse_strangers(name: str, *, sizes: Path | None, prepare: Path | None) ->
         raise ConfigError(f"--sizes is for submit {PIPELINE}: give {name} its own, --nodes and the like")
     if name not in (PIPELINE, PREPARE) and prepare is not None:
         raise ConfigError(f"--prepare is for submit {PREPARE} and submit {PIPELINE}: {name} prepares nothing")
+    if name not in STAGES and resume:
+        raise ConfigError(f"--resume is for submit {', '.join(STAGES)}: {name} goes on by itself where it can")

@@ -26,7 +26,7 @@ def doctor(
     """Look at a launch before a big run. Start it as the run will be, or alone on one machine.
 
     \b
-        srun -K1 --mpi=pmi2 python -m mpi4py -m realm_ds doctor --config my.yaml --run runs/pretrain
+        srun -N 8 --ntasks-per-node=8 -K1 --mpi=pmi2 python -m mpi4py -m realm_ds doctor --config my.yaml --run runs/p1
 
     Looks at MPI, hosts and roles, code and libraries, network, cores and limits, memory, GPUs, disks, data and clocks.
     Says what to mend; exit code 1 if something must be mended first. Without --config roles and data are left out.

@@ -48,7 +48,7 @@ A run of your own, step by step:
 
 Every setting has help: realm-ds config explain. Any setting can be given at the end of a line: pretrain.steps=500
 
-On a cluster start the same line once per rank: srun -K1 python -m mpi4py -m realm_ds pretrain ...
+On a cluster start the same line once per rank: srun -K1 --mpi=pmi2 python -m mpi4py -m realm_ds pretrain ...
 """
 
 app = typer.Typer(

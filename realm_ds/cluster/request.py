@@ -23,6 +23,11 @@ COMMANDS = "COMMANDS"
 """The variable of prepare.sbatch that names the file of what it is to do."""
 _ARRAYS = (PREPARE, "qa")
 """Whose tasks are parts of one job: lines to prepare; data sets and seeds, each with a folder of its own."""
+_OPTIONS = {
+    "RUN": "--run", "CONFIG": "--config", "SETTINGS": "settings, a.b=c", "REALM_SITE": "--site",
+    "INDEX_PER_NODE": "--index-per-node",
+}  # fmt: skip
+"""Variables of the scripts that are made of what is given by these, and checked."""
 _LATER = "or by --after the job that makes it"
 
 
@@ -64,10 +69,15 @@ def refuse_what_is_ignored(request: Request, shape: Sequence[Component], *, arra
         raise ConfigError(
             f"index_per_node={each} would be ignored: {name} has no index ranks beside trainers; leave it out"
         )
+    for variable in _OPTIONS.keys() & request.environment.keys():
+        raise ConfigError(f"--env {variable}: give it by {_OPTIONS[variable]}, so that it is checked")
     source = () if request.source is None else (f"--config {request.source}",)
     settings = " ".join((*source, *request.overrides))
     if name in (PREPARE, EXPORT, EVAL) and settings:
         raise ConfigError(f"{settings} would be ignored: {name} takes no settings; leave that out")
+    parted = [override for override in request.overrides if len(override.split()) > 1]
+    if parted and name not in STAGES:  # a stage's are in its run folder by then
+        raise ConfigError(f"{parted[0]!r}: the script takes settings as words: write it into the file of --config")
 
 
 def checked_config(request: Request, stage: StageName, shape: Sequence[Component], *, array: str = "") -> RealmConfig:

@@ -233,7 +233,8 @@ def _check_is_not_live(job: Job) -> None:
                 f"{run} is job {state.job}'s, {state.state} {state.nodes or state.reason}".rstrip()
                 + f": wait for its end, or end it (scancel {state.job}), or queue behind it (--after {state.job})"
             )
-    if awaited or not (run / RUN_CONFIG).is_file():
+    waits_for_it = any(job in trained or (run / JOB_FOLDER / f"{job}.log").exists() for job in awaited)
+    if waits_for_it or not (run / RUN_CONFIG).is_file():
         return
     ages_s = {rank.name: rank.age_s for rank in look(run).ranks if rank.state in ("works", "waits")}
     for name, age_s in ages_s.items():

@@ -98,7 +98,8 @@ def explain(
     if (run / RUN_CONFIG).is_file():
         view = look(run)
         answer = replace(answer, state=view.state, what=view.why)
-    if attempt.given_up and cause is None:
+    # Of a rank that kept what it did, srun says only that its code was not 0.
+    if attempt.given_up and (cause is None or (cause.kind == "rank" and answer.state == "preempted")):
         return _of_words(answer, attempt, state)
     if answer.state in ("done", "preempted"):
         return answer

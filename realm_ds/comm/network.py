@@ -54,16 +54,16 @@ def interfaces() -> dict[str, list[str]]:
 
 
 def check_interfaces(environ: Mapping[str, str], *, here: Sequence[str], hostname: str) -> None:
-    """Raise ConfigError if a variable names network interfaces of which one is not `here`: torch would say "unable to
-    find address", or wait."""
-    for variable, is_there in ((GLOO_VARIABLE, _is_one), (NCCL_VARIABLE, _fits_one)):
-        for name in filter(None, environ.get(variable, "").split(",")):
-            if not is_there(name, here):
-                raise ConfigError(
-                    f"{variable}={environ[variable]}: {hostname} has no network interface {name}, it has "
-                    f"{', '.join(here)}: set it to one of these that the other hosts are reached by, or unset it; "
-                    "where hosts differ, each has a value of its own (slurm/site.sh)"
-                )
+    """Raise ConfigError if a variable names no network interface that is `here`: torch would say "unable to find
+    address", or wait."""
+    for variable, lacks in ((GLOO_VARIABLE, _lacking_for_gloo), (NCCL_VARIABLE, _lacking_for_nccl)):
+        missing = lacks(environ.get(variable, ""), here)
+        if missing:
+            raise ConfigError(
+                f"{variable}={environ[variable]}: {hostname} has no network interface {missing}, it has "
+                f"{', '.join(here)}: set it to one of these that the other hosts are reached by, or unset it; "
+                "where hosts differ, each has a value of its own (slurm/site.sh)"
+            )
 
 
 def gloo_address(
@@ -84,14 +84,15 @@ def gloo_address(
         return LOOPBACK  # what gloo falls back to
 
 
-def _is_one(name: str, here: Sequence[str]) -> bool:
-    return name in here
+def _lacking_for_gloo(value: str, here: Sequence[str]) -> str:
+    """The first that is not here: gloo wants all of those that are named."""
+    return next((name for name in value.split(",") if name and name not in here), "")
 
 
-def _fits_one(pattern: str, here: Sequence[str]) -> bool:
-    """By NCCL's rules: the begin of a name, after = all of it, after ^ what is not to be used."""
-    if pattern.startswith("^"):
-        return True
-    if pattern.startswith("="):
-        return pattern[1:] in here
-    return any(name.startswith(pattern) for name in here)
+def _lacking_for_nccl(value: str, here: Sequence[str]) -> str:
+    """What is named, if none of it is here. By NCCL's rules names are begins of names, behind = whole ones, and those
+    behind ^ are not to be used."""
+    names = [name for name in value.removeprefix("=").split(",") if name]
+    is_exact = value.startswith("=")
+    fits = any(own == name if is_exact else own.startswith(name) for name in names for own in here)
+    return "" if not names or value.startswith("^") or fits else " or ".join(names)

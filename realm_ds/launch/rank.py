@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from realm_ds.comm.world import World, abort_under_hydra, abort_under_srun
-from realm_ds.errors import REQUEUE, Preempted, RealmError
+from realm_ds.errors import REQUEUE, FolderTaken, Preempted, RealmError
 from realm_ds.launch.failures import record_death, record_error, record_rank
 from realm_ds.observe.logs import start_logs
 from realm_ds.observe.sinks import Sinks
@@ -168,6 +168,9 @@ def _flush() -> None:
 
 def _tell(folder: Path, error: BaseException) -> None:
     """One line for people; the way there, for those who mend it, goes to the log (or here, where there is none yet)."""
+    if isinstance(error, FolderTaken):
+        print(error, file=sys.stderr, flush=True)
+        return
     record = record_error(folder, error, pid=os.getpid())
     who = f"{record['role']} {record['role_rank']}" if "role" in record else f"pid {record['pid']}"
     if not isinstance(error, RealmError) or logging.getLogger().handlers:

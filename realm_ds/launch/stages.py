@@ -20,7 +20,7 @@ from realm_ds.config.stages import StageConfig
 from realm_ds.data.question_files import load_questions, refuse_regexes
 from realm_ds.data.shards import open_shards, passage_range, refuse_long_passages
 from realm_ds.data.tokenizer import load_tokenizer
-from realm_ds.errors import CheckpointError, ConfigError, DataError
+from realm_ds.errors import CheckpointError, ConfigError, DataError, FolderTaken
 from realm_ds.files import write_durably
 from realm_ds.index.factory import spec_of
 from realm_ds.launch.failures import forget_last_world, read_records
@@ -28,6 +28,7 @@ from realm_ds.launch.local import leaving_when_asked, run_world, world_command
 from realm_ds.launch.node import run_rank
 from realm_ds.launch.offload import check_offload
 from realm_ds.launch.rank import run_as_rank
+from realm_ds.launch.watch import writes_on
 from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import check_start
 from realm_ds.observe.notice import Notice
@@ -66,6 +67,7 @@ def launch_stage(
         if resume and has_finished(stage, config, run_folder):
             print(_nothing_left(stage, config, run_folder), file=sys.stderr, flush=True)
             return
+        refuse_to_join_in(run_folder)
         prepare_run_folder(run_folder, config, resume=resume)
         run_world(
             rank_arguments(stage, run_folder=run_folder, resume=resume),
@@ -234,6 +236,7 @@ def _take_part(
         # The others wait for this rank when they join.
         config = with_local_encoder(config)
         check_inputs(stage, config, others_wait_s=config.runtime.wait_timeout_s)
+        refuse_to_join_in(run_folder)
         prepare_run_folder(run_folder, config, resume=resume)
         forget_last_world(run_folder)
     run_rank(stage, config=config, folder=run_folder, resume=resume, notice=notice)
@@ -303,21 +306,31 @@ def prepare_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -
 def check_run_folder(run_folder: Path, config: RealmConfig, *, resume: bool) -> None:
     """Raise ConfigError or CheckpointError where a run cannot start in this folder, or not go on in it."""
     path = run_folder / RUN_CONFIG
-    _check_is_not_live(run_folder)
+    _check_is_not_live_here(run_folder)
     has_run = bool(saved_steps(run_folder) or lost_folders(run_folder))
     if has_run and not resume:
-        raise ConfigError(f"{run_folder} holds a run already: add --resume to go on with it, or name another folder")
+        raise FolderTaken(f"{run_folder} holds a run already: add --resume to go on with it, or name another folder")
     if resume and not has_run and not path.is_file():
         raise CheckpointError(f"{run_folder} holds no run to resume: start it without --resume")
     if has_run and path.is_file():
         _check_same_model(path, config)
 
 
-def _check_is_not_live(run_folder: Path) -> None:
-    """Two worlds in one folder would write over each other. What runs on other hosts cannot be seen from here."""
+def refuse_to_join_in(run_folder: Path) -> None:
+    """Raise FolderTaken where a world on other hosts writes in this folder: two would write over each other."""
+    rank = writes_on(run_folder)
+    if rank is not None:
+        raise FolderTaken(
+            f"{run_folder} is being trained: {rank.name} on {rank.host} goes on writing. Wait for its end, or "
+            "end its job"
+        )
+
+
+def _check_is_not_live_here(run_folder: Path) -> None:
+    """As refuse_to_join_in, of this host, where it can be seen at once."""
     for rank in read_records(run_folder / "ranks"):
         if rank["host"] == socket.gethostname() and is_realm_ds(rank["pid"]):
-            raise ConfigError(
+            raise FolderTaken(
                 f"{run_folder} is being trained: {rank['role']} {rank['role_rank']} is process {rank['pid']} of this "
                 f"machine. Wait for its end, or ask it to save and end: kill -TERM {rank['pid']}"
             )

@@ -15,12 +15,14 @@ from realm_ds.config.base import StageName
 from realm_ds.config.load import RUN_CONFIG
 from realm_ds.errors import ConfigError
 from realm_ds.launch.failures import PREEMPTED_FILE, explain_end, explain_preemption, read_records
+from realm_ds.observe.pulse import EVERY_S
 from realm_ds.observe.sinks import metrics_path, parse_event
 from realm_ds.observe.table import RankView, RunState, RunView
 from realm_ds.tether import lives as is_alive
 
 SILENT_S = 60.0
 """A rank of another host that has written nothing for so long, where one every five seconds is due, is lost."""
+LOOK_EVERY_S = 0.5
 TAIL_BYTES = 65_536
 """Of the end of a file of events: more than a rank writes between two logged steps."""
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -59,6 +61,29 @@ def keep_looking(folder: Path, *, every_s: float, sleep: Callable[[float], None]
         if view.is_over:
             return
         sleep(every_s)
+
+
+def writes_on(
+    run: Path, *, host: str | None = None, now: float | None = None, sleep: Callable[[float], None] = time.sleep
+) -> RankView | None:
+    """A rank on another host that goes on writing in the run's folder, if there is one. Takes seconds where some have
+    written of late and not said that they ended: they may have been killed."""
+    host, now = host or socket.gethostname(), time.time() if now is None else now
+    if (run / PREEMPTED_FILE).is_file() or any((run / "failures").glob("*.json")):
+        return None
+    suspects = []
+    for rank in (_rank(run, card, now=now, host=host, lives=is_alive) for card in _cards(run)):
+        path = metrics_path(run, role=rank.role, role_rank=rank.role_rank)
+        wrote_lately = rank.age_s is not None and rank.age_s < 3 * EVERY_S
+        if rank.host != host and rank.state in ("works", "waits") and wrote_lately:
+            suspects.append((rank, path, path.stat().st_size))
+    looks = int(2 * EVERY_S / LOOK_EVERY_S) if suspects else 0
+    for _ in range(looks):
+        sleep(LOOK_EVERY_S)
+        for rank, path, size in suspects:
+            if path.stat().st_size > size:
+                return rank
+    return None
 
 
 def run_in(folder: Path) -> tuple[Path, list[str]]:

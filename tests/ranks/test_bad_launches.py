@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 from realm_ds.comm.code import PACKAGE
-from tests.support.worlds import run_ranks, world_environment
+from realm_ds.config.load import dump
+from realm_ds.sealed import seal
+from realm_ds.train.manifest import step_folder
+from tests.support.tiny import make_data, tiny_config
+from tests.support.worlds import mpiexec, run_ranks, world_environment
 
 WITHIN_S = 30.0
 
@@ -60,6 +64,34 @@ def test_singletons_under_a_launcher_that_mpi_did_not_understand(verb: str, tmp_
         assert told[1] == (0, "")  # one speaks for all
     assert "OMPI_COMM_WORLD_SIZE=2: the launcher started 2 processes, but each is an MPI world of its own" in words
     assert "srun --mpi=pmi2" in words
+
+
+def test_a_start_that_is_refused_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    config, run = tmp_path / "tiny.yaml", tmp_path / "run"
+    config.write_text(dump(tiny_config(tmp_path)))
+    (step_folder(run, 2)).mkdir(parents=True)
+    seal(step_folder(run, 2))
+    command = [
+        mpiexec(),
+        "-n",
+        "1",
+        sys.executable,
+        "-m",
+        "mpi4py",
+        "-m",
+        "realm_ds",
+        "pretrain",
+        "--config",
+        str(config),
+    ]
+    done = subprocess.run(
+        [*command, "--run", str(run)], env=world_environment("taken", {}), capture_output=True, text=True,
+        timeout=WITHIN_S,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"{run} holds a run already: add --resume" in done.stderr
+    assert [path.name for path in run.iterdir()] == ["checkpoints"]
 
 
 def test_too_few_ranks() -> None:

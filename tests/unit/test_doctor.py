@@ -272,9 +272,9 @@ def test_data_that_a_host_reads(tmp_path: Path) -> None:
 def test_interfaces_by_gloos_and_nccls_rules() -> None:
     here = ["lo", "eth0", "ib0"]
     check_interfaces({"GLOO_SOCKET_IFNAME": "eth0,ib0"}, here=here, hostname="a")
-    for good in ("", "ib", "^docker", "=eth0"):
+    for good in ("", "ib", "^docker", "=eth0", "^lo,docker0", "^=lo,docker0", "eth,en", "en,ib", "=eth0,eth1"):
         check_interfaces({"NCCL_SOCKET_IFNAME": good}, here=here, hostname="a")
-    for bad in ({"GLOO_SOCKET_IFNAME": "eth"}, {"NCCL_SOCKET_IFNAME": "=eth"}, {"NCCL_SOCKET_IFNAME": "en"}):
+    for bad in ({"GLOO_SOCKET_IFNAME": "eth"}, {"NCCL_SOCKET_IFNAME": "=eth"}, {"NCCL_SOCKET_IFNAME": "en,et0"}):
         with pytest.raises(ConfigError, match="a has no network interface =?e.*it has lo, eth0, ib0"):
             check_interfaces(bad, here=here, hostname="a")
 

@@ -25,9 +25,11 @@ from realm_ds.launch.stages import (
     launch_stage,
     num_processes,
     prepare_run_folder,
+    refuse_to_join_in,
     with_local_encoder,
 )
 from realm_ds.observe.notice import Notice
+from realm_ds.observe.table import RankView
 from realm_ds.sealed import seal
 from realm_ds.tether import TAG_VARIABLE
 from realm_ds.train.export import export_run
@@ -61,6 +63,14 @@ def test_a_run_that_is_live_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mo
         prepare_run_folder(tmp_path, config, resume=True)
     record_rank(tmp_path, world_rank=0, role="trainer", role_rank=0, host="elsewhere")
     prepare_run_folder(tmp_path, config, resume=True)
+    refuse_to_join_in(tmp_path)
+    elsewhere = RankView(
+        world_rank=0, role="trainer", role_rank=0, host="elsewhere", state="works", age_s=1.0, waiting_for="",
+        waited_s=0.0, queries_per_s=None, figures={},
+    )  # fmt: skip
+    monkeypatch.setattr(stages, "writes_on", lambda run: elsewhere)
+    with pytest.raises(ConfigError, match="is being trained: trainer 0 on elsewhere goes on writing. Wait for its end"):
+        refuse_to_join_in(tmp_path)
 
 
 def test_a_run_goes_on_with_its_own_model(tmp_path: Path) -> None:

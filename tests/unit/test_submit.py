@@ -250,6 +250,16 @@ def test_what_is_prepared_is_known_by_its_line(fake: FakeSlurm, request_: Reques
             ConfigError,
             "--array=0-3 would have several jobs write into .*a run: only prepare and qa are arrays; for several runs",
         ),
+        (
+            {"environment": {"RUN": "/elsewhere"}},
+            ConfigError,
+            "--env RUN: give it by --run, so that it is checked",
+        ),
+        (
+            {"name": "index", "sizes": JobSizes(), "overrides": ("data.corpus=/my data",)},
+            ConfigError,
+            "'data.corpus=/my data': the script takes settings as words: write it into the file of --config",
+        ),
         ({"after": "abc"}, ConfigError, "--after abc: give job ids, 12 or 12:13, or a condition of Slurm's such as"),
         ({"sizes": JobSizes(sbatch=("mem=0",))}, ConfigError, "'mem=0' is no option of sbatch: write --sbatch=--mem=0"),
         ({"overrides": ("data.corpus=/nowhere",)}, DataError, "/nowhere"),
@@ -314,6 +324,8 @@ def test_a_run_that_others_train_is_left_alone(fake: FakeSlurm, request_: Reques
         sinks.write("step", step=1, steps=4)
     with pytest.raises(ConfigError, match="is being trained: trainer 0 wrote something 5 s ago. Wait for its end"):
         submit_job(job)
+    with pytest.raises(ConfigError, match="is being trained"):
+        submit_job(replace(job, after="99"))  # of another run
     with Sinks(request_.run, role="trainer", role_rank=0, stage="pretrain", clock=time.time) as sinks:
         sinks.write("ended")
     submit_job(job)
@@ -412,6 +424,10 @@ def test_submitting_is_told(fake: FakeSlurm, data: Path, tmp_path: Path) -> None
         (
             ["prepare", "--prepare", "none"],
             "/none of what to prepare is no file: name by --prepare one with a line for",
+        ),
+        (
+            ["export", "--run", "r", "--resume"],
+            "--resume is for submit ict, pretrain, pretrain-hetjob, qa: export goes on by itself where it can",
         ),
         (["export"], "submit export needs --run: the run to export"),
         (["eval"], "submit eval needs --run: the folder of the runs that qa has made"),

@@ -14,7 +14,8 @@ from realm_ds.cli.main import app
 from realm_ds.errors import ConfigError, IndexFault
 from realm_ds.files import write_durably
 from realm_ds.launch.failures import forget_last_world, read_records, record_error, record_preemption, record_rank
-from realm_ds.launch.watch import SILENT_S, keep_looking, look
+from realm_ds.launch.watch import SILENT_S, keep_looking, look, writes_on
+from realm_ds.observe.pulse import EVERY_S
 from realm_ds.observe.sinks import Sinks
 from realm_ds.observe.table import headline, print_once, show
 from realm_ds.sealed import MANIFEST
@@ -170,3 +171,29 @@ def test_the_verb(run: Path) -> None:
     result = runner.invoke(app, ["watch", str(run / "nothing")])
     assert result.exit_code == 2
     assert "nothing is no folder, so it holds no run" in result.stderr
+
+
+def test_a_rank_elsewhere_that_goes_on_writing_is_seen(run: Path) -> None:
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            write(run, "index", (NOW, "alive", {}))
+
+    def unexpected(seconds: float) -> None:
+        raise AssertionError("nothing to wait for")
+
+    found = writes_on(run, host="node2", now=NOW, sleep=sleep)
+    assert found is not None
+    assert (found.name, found.host, len(naps)) == ("index 0", HOST, 3)
+    assert writes_on(run, host="node2", now=NOW, sleep=naps.append) is None  # killed, it seems
+    assert sum(naps[3:]) >= EVERY_S
+    assert writes_on(run, host="node2", now=NOW + 60, sleep=unexpected) is None
+    assert writes_on(run, host=HOST, now=NOW, sleep=unexpected) is None
+    write(run, "trainer", (NOW, "ended", {}))
+    write(run, "index", (NOW, "ended", {}))
+    assert writes_on(run, host="node2", now=NOW, sleep=unexpected) is None
+    write(run, "index", (NOW, "joined", {}))
+    record_preemption(run, step=2)
+    assert writes_on(run, host="node2", now=NOW, sleep=unexpected) is None

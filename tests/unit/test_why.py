@@ -208,6 +208,15 @@ def test_a_job_that_its_script_has_given_up_has_failed(run: Path) -> None:
     assert "12, queued again 4 times without getting any further" in describe(answer)
 
 
+def test_a_job_that_could_not_be_queued_again_has_failed(run: Path) -> None:
+    record_preemption(run, step=2)
+    say(run, "srun: error: node1: task 0: Exited with exit code 75")
+    assert not explain(run, ask=no_slurm).has_failed
+    say(run, "\nrealm: job 12 failed with exit code 75 on node1, now:\nasked to end, but Slurm does not queue it again")
+    answer = explain(run, ask=no_slurm)
+    assert (answer.has_failed, answer.what) == (True, "asked to end, but Slurm does not queue it again")
+
+
 def test_ranks_that_never_came(run: Path) -> None:
     for path in (run / "ranks").iterdir():
         path.unlink()
