@@ -112,7 +112,6 @@ def test_answers_are_distinct_spans_of_their_passages_as_the_evaluation_finds_th
     asked = make_questions(exports.folder)["test"]
     rows = answer_questions(
         QaModel.load(exports.qa), asked, opened.corpus, shards=opened.shards, tokenizer=opened.tokenizer, sizes=SIZES,
-        majority={"": ""}, seed=0,
     )  # fmt: skip
     passages = {passage.uid: passage for passage in exports.shards.passages()}
     together = realm.answer([question.question for question in asked], top=4)
