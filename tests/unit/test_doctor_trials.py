@@ -99,6 +99,7 @@ def test_rank_0_has_done_before_the_others_give_up() -> None:
     facts, trials = trial.conduct(world, hub.mailbox(0), facts_here(0, port), clock=quick.clock)
     assert list(facts) == list(range(7))
     assert all(one.fault for one in (*trials.dials, *(link.tried for link in trials.links)))
+    assert trials.links[0].tried.fault == "rank 0 waited 10 s for world rank 4 to answer a ping"
     assert trials.num_skipped > 0
     wanted = len(choose_dials(world, facts)) + 3 + 6  # a link of four leads to the rank that told nothing
     assert len(trials.dials) + len(trials.links) + len(trials.skews_s) + trials.num_skipped == wanted

@@ -287,7 +287,7 @@ def _try_link(mailbox: Mailbox, source: int, to: int, *, clock: Clock) -> Tried:
         return _measure(mailbox, to, clock=clock)
     order = TryLink(number=next(_NUMBERS), to=to)
     mailbox.send(order, to=source)
-    return _outcome(mailbox, source, order.number, deadline=clock.now() + 2 * LINK_TIMEOUT_S, clock=clock)
+    return _outcome(mailbox, source, order.number, since=clock.now(), timeout_s=2 * LINK_TIMEOUT_S, clock=clock)
 
 
 def _dial_all(mailbox: Mailbox, dials: Sequence[Dial], *, clock: Clock) -> tuple[Dial, ...]:
@@ -301,28 +301,31 @@ def _dial_all(mailbox: Mailbox, dials: Sequence[Dial], *, clock: Clock) -> tuple
         for one, order in zip(dials, orders, strict=True)
         if one.source == mailbox.rank
     }
-    deadline = clock.now() + (DIALS_EACH + 1) * DIAL_TIMEOUT_S
+    since, timeout_s = clock.now(), (DIALS_EACH + 1) * DIAL_TIMEOUT_S
     for one, order in zip(dials, orders, strict=True):
         if order.number not in faults:
-            faults[order.number] = _outcome(mailbox, one.source, order.number, deadline=deadline, clock=clock).fault
+            outcome = _outcome(mailbox, one.source, order.number, since=since, timeout_s=timeout_s, clock=clock)
+            faults[order.number] = outcome.fault
     return tuple(replace(one, fault=faults[order.number]) for one, order in zip(dials, orders, strict=True))
 
 
-def _outcome(mailbox: Mailbox, rank: int, number: int, *, deadline: float, clock: Clock) -> Tried:
+def _outcome(mailbox: Mailbox, rank: int, number: int, *, since: float, timeout_s: float, clock: Clock) -> Tried:
     waiting_for = f"world rank {rank} to measure"
     try:
-        return _answer_to(number, Tried, mailbox, rank, deadline=deadline, waiting_for=waiting_for, clock=clock)
+        return _answer_to(
+            number, Tried, mailbox, rank, since=since, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock
+        )
     except IndexFault as error:
         return Tried(fault=str(error))
 
 
 def _measure(mailbox: Mailbox, to: int, *, clock: Clock) -> Tried:
     """Latency of one way, and bytes a second of large messages."""
-    deadline = clock.now() + LINK_TIMEOUT_S
+    since = clock.now()
     few, many = np.zeros(8, np.uint8), np.zeros(BULK_BYTES, np.uint8)
     try:
-        pings_s = [_ping(mailbox, to, few, deadline=deadline, clock=clock)[0] for _ in range(PINGS)]
-        bulks_s = [_ping(mailbox, to, many, deadline=deadline, clock=clock)[0] for _ in range(NUM_BULKS)]
+        pings_s = [_ping(mailbox, to, few, since=since, clock=clock)[0] for _ in range(PINGS)]
+        bulks_s = [_ping(mailbox, to, many, since=since, clock=clock)[0] for _ in range(NUM_BULKS)]
     except IndexFault as error:
         return Tried(fault=str(error))
     round_trip_s = median(pings_s)  # a large message goes one way, and a pong comes back
@@ -331,33 +334,43 @@ def _measure(mailbox: Mailbox, to: int, *, clock: Clock) -> Tried:
 
 def _skew(mailbox: Mailbox, rank: int, *, clock: Clock) -> float:
     """From the quickest of a few exchanges: half of what it took is the most that this can be off by."""
-    deadline = clock.now() + LINK_TIMEOUT_S
+    since = clock.now()
     best_s, skew_s = float("inf"), float("nan")
     with contextlib.suppress(IndexFault):
         for _ in range(PINGS):
-            took_s, middle, theirs = _ping(mailbox, rank, np.zeros(8, np.uint8), deadline=deadline, clock=clock)
+            took_s, middle, theirs = _ping(mailbox, rank, np.zeros(8, np.uint8), since=since, clock=clock)
             if took_s < best_s:
                 best_s, skew_s = took_s, theirs - middle
     return skew_s
 
 
-def _ping(mailbox: Mailbox, to: int, load: np.ndarray, *, deadline: float, clock: Clock) -> tuple[float, float, float]:
+def _ping(mailbox: Mailbox, to: int, load: np.ndarray, *, since: float, clock: Clock) -> tuple[float, float, float]:
     """How long it took, the wall clock's time in the middle of that, and what the other's clock said."""
     ping = Ping(number=next(_NUMBERS), load=load)
     sent_at, sent_time = clock.now(), time.time()
     mailbox.send(ping, to=to)
     waiting_for = f"world rank {to} to answer a ping"
-    pong = _answer_to(ping.number, Pong, mailbox, to, deadline=deadline, waiting_for=waiting_for, clock=clock)
+    pong = _answer_to(
+        ping.number, Pong, mailbox, to, since=since, timeout_s=LINK_TIMEOUT_S, waiting_for=waiting_for, clock=clock
+    )
     took_s = clock.now() - sent_at
     return took_s, sent_time + took_s / 2, pong.time
 
 
 def _answer_to(
-    number: int, kind: type[Numbered], mailbox: Mailbox, rank: int, *, deadline: float, waiting_for: str, clock: Clock
+    number: int,
+    kind: type[Numbered],
+    mailbox: Mailbox,
+    rank: int,
+    *,
+    since: float,
+    timeout_s: float,
+    waiting_for: str,
+    clock: Clock,
 ) -> Numbered:
     """The answer to this question; those to earlier ones are dropped."""
     while True:
-        left_s = max(deadline - clock.now(), 0.0)
-        answer = mailbox.receive(kind, source=rank, timeout_s=left_s, waiting_for=waiting_for)
+        waited_s = clock.now() - since
+        answer = mailbox.receive(kind, source=rank, timeout_s=timeout_s, waiting_for=waiting_for, waited_s=waited_s)
         if answer.number == number:
             return answer
