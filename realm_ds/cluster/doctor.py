@@ -147,6 +147,11 @@ def _judge_cards(
     hosts, overrides = [card.host for card in cards], [card.role or None for card in cards]
     if config is not None and len(cards) == 1 and not is_launched(os.environ):
         wanted = _counts(config, stage)
+        least = sum(wanted.values()) + 1
+        if "SLURM_STEP_ID" in os.environ and least > 1:
+            text = f"srun has started one task, and the run needs {least} ranks or more"
+            fix = "unless this is a shell in a job: give srun -N and --ntasks-per-node as the run will have them"
+            return [*checks, Check(name="roles", state="warn", found=text, fix=fix)], (TRAINER,)
         started = f"{num_processes(stage, config)} ranks: {wanted[INDEX]} index, {wanted[BUILDER]} builder"
         text = f"no launcher: a run here would start {started}, the others train"
         return [*checks, Check(name="roles", state="ok", found=text)], (TRAINER,)

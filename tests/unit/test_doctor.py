@@ -17,7 +17,8 @@ import pytest
 from realm_ds.cluster.checks import judge_hosts, judge_launch, judge_network, look
 from realm_ds.cluster.checks.facts import Devices
 from realm_ds.cluster.checks.trial import Dial, Link, Trials, Tried, choose_dials
-from realm_ds.cluster.doctor import examine, nearest
+from realm_ds.cluster.doctor import _judge_cards, examine, nearest
+from realm_ds.comm.cards import Card
 from realm_ds.comm.code import code_name
 from realm_ds.comm.network import check_interfaces, gloo_address
 from realm_ds.comm.shared_folder import leave_token, sees_token
@@ -318,6 +319,15 @@ def test_the_launchers_number_of_a_process() -> None:
     assert launched_rank({}) == 0
     assert launched_rank({"OMPI_COMM_WORLD_RANK": "3"}) == 3
     assert launched_rank({"SLURM_PROCID": "2"}) == 2
+
+
+def test_one_task_of_srun_is_told_from_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    cards, config = [Card(host="node1")], tiny_config(tmp_path)
+    roles = _judge_cards(cards, config=config, stage="pretrain")[0][-1]
+    assert (roles.state, roles.found) == ("warn", "srun has started one task, and the run needs 3 ranks or more")
+    assert "give srun -N and --ntasks-per-node" in roles.fix
+    assert _judge_cards(cards, config=config, stage="ict")[0][-1].state == "ok"
 
 
 def test_alone_with_a_config_it_says_what_a_run_would_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
