@@ -17,6 +17,7 @@ from realm_ds.config.load import RUN_CONFIG, load, load_for
 from realm_ds.config.schema import RealmConfig
 from realm_ds.config.sizes import JobSizes
 from realm_ds.errors import ConfigError, DataError
+from realm_ds.launch.index_store import refuse_other_folder
 from realm_ds.launch.stages import check_inputs, with_local_encoder
 
 COMMANDS = "COMMANDS"
@@ -97,8 +98,10 @@ def checked_config(request: Request, stage: StageName, shape: Sequence[Component
 
 
 def check_source(request: Request) -> None:
-    """Of jobs that do not train: what they begin with is there, unless an earlier job makes it."""
+    """Of jobs that do not train: what they begin with is there, unless an earlier job makes it; and nothing in the way."""
     run, is_there = request.run, (request.run / RUN_CONFIG).is_file()
+    if request.name == INDEX:
+        refuse_other_folder(run, option="--run")
     if request.name == INDEX and (request.source is not None or is_there or not request.after):
         load(request.source or (run if is_there else None), request.overrides)
     if request.name == EXPORT and not is_there and not request.after:

@@ -240,6 +240,11 @@ def test_what_is_prepared_is_known_by_its_line(fake: FakeSlurm, request_: Reques
         ),
         ({"name": "index", "sizes": JobSizes(), "overrides": ("index.vector=1",)}, ConfigError, "mean index.vectors"),
         (
+            {"name": "index", "sizes": JobSizes(), "run": Path("slurm")},
+            ConfigError,
+            "slurm is no index and not empty .it holds eval.sbatch.: name another folder with --run",
+        ),
+        (
             {"name": "prepare", "sizes": JobSizes(), "source": None},
             ConfigError,
             "prepare.txt of what to prepare is no file: name by --prepare one with a line for each thing, such as: cor",
