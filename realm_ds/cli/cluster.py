@@ -1,6 +1,7 @@
 """`realm-ds submit` and `realm-ds why`: a run as a job of a cluster, and the cause when it failed."""
 
 from pathlib import Path
+from time import time as clock
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -110,7 +111,8 @@ def why(
     from realm_ds.cluster.why import describe, explain
 
     answer = explain(run.absolute(), log=log and log.absolute(), code=code)
-    print(to_json(answer) if as_json else describe(answer))
+    now = clock() if code is None else None  # a script keeps what it is told: "2 min ago" would soon be wrong
+    print(to_json(answer) if as_json else describe(answer, now=now))
     if answer.has_failed:
         raise SystemExit(FAILED)
 

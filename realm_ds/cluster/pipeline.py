@@ -83,8 +83,9 @@ def _requests(request: Request, sizes: Mapping[str, JobSizes], prepare: Path | N
     def of(script: str, folder: str, *, start: Path | None = None) -> Request:
         own = _sizes_of(script, request.sizes, sizes)
         wanted = replace(
-            request, name=script, run=run / folder, sizes=own, resume=(run / folder / "config.yaml").is_file()
-        )
+            request, name=script, run=run / folder, sizes=own, resume=(run / folder / "config.yaml").is_file(),
+            in_pipeline=True,
+        )  # fmt: skip
         if script not in STAGES:
             return replace(wanted, source=None, overrides=())
         settings = (f"model.start_from={start}",) if start is not None else ()

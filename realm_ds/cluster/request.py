@@ -51,6 +51,8 @@ class Request:
     resume: bool = False
     data_may_be_late: bool = False
     """An earlier job may have yet to make what it reads: what is missing is told, and the job looks itself."""
+    in_pipeline: bool = False
+    """A line for several jobs submits it, also again."""
 
 
 def preparing(request: Request, commands: Path) -> Request:
@@ -98,7 +100,8 @@ def checked_config(request: Request, stage: StageName, shape: Sequence[Component
 
 
 def check_source(request: Request) -> None:
-    """Of jobs that do not train: what they begin with is there, unless an earlier job makes it; and nothing in the way."""
+    """Of jobs that do not train: what they begin with is there, unless an earlier job makes it; an index has its folder
+    for itself."""
     run, is_there = request.run, (request.run / RUN_CONFIG).is_file()
     if request.name == INDEX:
         refuse_other_folder(run, option="--run")

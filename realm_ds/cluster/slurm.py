@@ -91,8 +91,8 @@ def _of_scontrol(job: str, text: str) -> JobState | None:
     for line in text.splitlines():
         facts = dict(re.findall(r"(?:^|\s)(JobState|Reason|NodeList)=(\S*)", line))
         if "JobState" in facts:
-            nodes = facts.get("NodeList", "").replace("(null)", "")
-            found.append(JobState(job=job, state=facts["JobState"], reason=_said(facts.get("Reason", "")), nodes=nodes))
+            reason, nodes = _said(facts.get("Reason", "")), _said(facts.get("NodeList", ""))
+            found.append(JobState(job=job, state=facts["JobState"], reason=reason, nodes=nodes))
     return _worst(found)
 
 
@@ -101,7 +101,7 @@ def _of_sacct(job: str, text: str) -> JobState | None:
     for line in text.splitlines():
         state, reason, nodes = [*line.split("|"), "", ""][:3]
         if state:  # "CANCELLED by 1000"
-            found.append(JobState(job=job, state=state.split()[0], reason=_said(reason), nodes=nodes))
+            found.append(JobState(job=job, state=state.split()[0], reason=_said(reason), nodes=_said(nodes)))
     return _worst(found)
 
 
@@ -111,8 +111,8 @@ def _worst(states: Sequence[JobState]) -> JobState | None:
     return next(iter(live or bad or states), None)
 
 
-def _said(reason: str) -> str:
-    return "" if reason in ("None", "(null)") else reason
+def _said(word: str) -> str:
+    return "" if word in ("None", "(null)", "None assigned") else word
 
 
 def _words(stderr: str) -> str:

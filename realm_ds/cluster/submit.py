@@ -144,6 +144,7 @@ def submit_job(job: Job) -> str:
     again = replace(job, after="")  # what it waits for now will be long over
     record = {
         "job": number, "name": request.name, "time": time.time(), "log": str(job.log(number)), "line": again.line,
+        "in_pipeline": request.in_pipeline,
     }  # fmt: skip
     with (folder / JOBS_FILE).open("a", encoding="utf-8") as jobs:
         jobs.write(json.dumps(record) + "\n")
