@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from realm_ds.cluster.scripts import EVAL, EXPORT, INDEX, PREPARE, STAGES, Component
+from realm_ds.cluster.scripts import EVAL, EXPORT, INDEX, PREPARE, PREPARE_VERBS, STAGES, Component
 from realm_ds.comm import roles
 from realm_ds.config.base import StageName
 from realm_ds.config.load import RUN_CONFIG, load, load_for
@@ -114,13 +114,20 @@ def check_source(request: Request) -> None:
 
 
 def commands_in(given: Mapping[str, str]) -> Path:
-    """The file of what to prepare, as prepare.sbatch would find it."""
+    """The file of what to prepare, as prepare.sbatch would find it, its lines looked at."""
     path = Path(_variable(given, COMMANDS) or "prepare.txt").absolute()
     if not path.is_file():
         raise ConfigError(
             f"{path} of what to prepare is no file: name by --prepare one with a line for each thing, such as: corpus "
             "dump.xml --tokenizer data/tokenizer --out data/corpus --resume"
         )
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        word = (line.split() or ["#"])[0]
+        if not word.startswith("#") and word not in PREPARE_VERBS:
+            raise ConfigError(
+                f"{path}, line {number}: {word} is nothing to prepare: begin it with one of "
+                f"{', '.join(PREPARE_VERBS)}, as after `realm-ds prepare`"
+            )
     return path
 
 

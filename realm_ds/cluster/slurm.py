@@ -1,4 +1,4 @@
-"""The one door to Slurm: sbatch, squeue, scontrol and sacct, as processes with a deadline.
+"""The one door to Slurm: sbatch, squeue, scancel, scontrol and sacct, as processes with a deadline.
 
 Not submitit: it submits pickled functions and knows no heterogeneous jobs, while here whoever reads the batch script
 knows what runs, and can submit it without us.
@@ -66,6 +66,13 @@ def live_jobs(jobs: Sequence[str]) -> list[JobState]:
         if job is not None and job not in found:
             found[job] = JobState(job=job, state=state, reason=_said(reason), nodes=nodes)
     return [found[job] for job in jobs if job in found]
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """Take jobs from the queue, or end them. Raises LaunchError where Slurm does not."""
+    done = _ask(["scancel", *jobs])
+    if done.returncode:
+        raise LaunchError(f"scancel failed: {_words(done.stderr)}")
 
 
 def state_of(job: str) -> JobState | None:

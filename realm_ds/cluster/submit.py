@@ -275,4 +275,9 @@ def _file_system(path: Path, mounts: Path) -> str:
 def show_plan(job: Job) -> str:
     """The config and the line, for people to read."""
     config = f"# {job.request.run / RUN_CONFIG}\n{dump(job.config)}\n" if job.config is not None else ""
-    return f"{config}# {summary(job)}\n# {job.script}, with {job.site}:\n{job.line}"
+    return f"{config}{show_line(job)}"
+
+
+def show_line(job: Job) -> str:
+    """What would be submitted, without its config."""
+    return f"# {summary(job)}\n# {job.script}, with {job.site}:\n{job.line}"

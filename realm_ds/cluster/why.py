@@ -4,6 +4,7 @@ Reads files alone, whole or not, on any host; where Slurm is at hand it is asked
 """
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from realm_ds.errors import ConfigError
 from realm_ds.launch.failures import PREEMPTED_FILE, causes, is_death, name_of, read_records
 from realm_ds.launch.watch import look, run_in
 from realm_ds.observe.logs import log_path
-from realm_ds.observe.table import RunState
+from realm_ds.observe.table import RunState, RunView
 from realm_ds.train.manifest import saved_steps
 
 RESTARTS_FILE = "restarts"
@@ -38,6 +39,8 @@ _REMEDIES: dict[Kind, str] = {
 }
 _CLOCKS_AGREE_S = 5.0
 """Of hosts and file servers. Whoever starts a job again, Slurm included, takes longer."""
+_ASK_EVERY_S = 30.0
+"""Slurm's controller, by whoever only watches."""
 _LOG_NAME = re.compile(rf"(?:({'|'.join(NAMES)})-)?(\d+)")
 _ENDED_BADLY = {"FAILED", "BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 
@@ -143,6 +146,26 @@ def describe(answer: Answer, *, now: float | None = None) -> str:
     what = f": {answer.what}" if answer.what else ""
     return "\n".join([f"{answer.folder} {_STATE_WORDS[answer.state]}{what}"]
                      + [f"  {name:<6} {text}" for name, text in rows.items() if text])  # fmt: skip
+
+
+def looking_at_jobs(
+    *, ask: Callable[[str], JobState | None] = state_of, clock: Callable[[], float] = time.monotonic
+) -> Callable[[Path], RunView]:
+    """`look`, which tells of a run that has not started how its job is: one that is gone will not start."""
+    asked_at, told = -math.inf, Answer(folder="", state="starting", what="")
+
+    def look_at_job(folder: Path) -> RunView:
+        nonlocal asked_at, told
+        view = look(folder)
+        if view.state != "starting":
+            return view
+        if clock() - asked_at >= _ASK_EVERY_S:
+            asked_at, told = clock(), explain(Path(view.folder), ask=ask)
+        if told.has_failed:
+            return replace(view, state=told.state, why=told.what, is_over=True)
+        return replace(view, why=told.what or view.why)
+
+    return look_at_job
 
 
 def as_json(answer: Answer) -> str:

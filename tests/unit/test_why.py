@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from realm_ds.cli.main import app
 from realm_ds.cluster.slurm import JobState
 from realm_ds.cluster.slurm_log import Cause, cause_in, cause_of, last_attempt, last_words
-from realm_ds.cluster.why import Answer, describe, explain
+from realm_ds.cluster.why import Answer, describe, explain, looking_at_jobs
 from realm_ds.errors import ConfigError, IndexFault
 from realm_ds.launch.failures import record_death, record_error, record_preemption, record_rank
+from realm_ds.launch.watch import keep_looking
 from realm_ds.observe.sinks import Sinks
 
 NODE_FAILURE = """\
@@ -270,6 +271,21 @@ def test_a_job_that_is_cancelled_before_it_starts_has_failed(tmp_path: Path, nam
     answer = explain(tmp_path, ask=lambda job: state("FAILED"))
     assert (answer.has_failed, answer.what) == (True, "the job ended as FAILED")
     assert explain(tmp_path, ask=lambda job: state("PENDING")).what == "job 12 waits (PENDING)"
+
+
+def test_who_watches_sees_how_a_job_is_that_has_not_started(tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "config.yaml").touch()
+    record = {"job": "12", "name": "pretrain", "log": f"{tmp_path}/job/pretrain-12.log"}
+    (tmp_path / "job" / "jobs.jsonl").write_text(json.dumps(record))
+    states = iter([state("PENDING", "Priority"), state("CANCELLED")])
+    now = iter([0.0, 0.0, 29.0, 30.0, 30.0])
+    look = looking_at_jobs(ask=lambda job: next(states), clock=lambda: next(now))
+    views = list(keep_looking(tmp_path, every_s=2, sleep=lambda s: None, look=look))
+    waits, gone = ("starting", "job 12 waits (Priority)"), ("failed", "job 12 was cancelled before it started")
+    assert [(view.state, view.why) for view in views] == [waits, waits, gone]
+    record_rank(tmp_path, world_rank=0, role="trainer", role_rank=0, host="node1")
+    assert look(tmp_path).state == "running"
 
 
 def test_what_submits_it_again_is_told(run: Path) -> None:
