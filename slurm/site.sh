@@ -35,7 +35,7 @@ realm_begin() {
     realm_nodes=$SLURM_JOB_NODELIST${SLURM_JOB_NODELIST_HET_GROUP_1:+,$SLURM_JOB_NODELIST_HET_GROUP_1}
     realm_asked="" realm_heard=""
     trap realm_pass_on USR1 TERM
-    echo "realm: job $realm_job, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $realm_nodes, in $RUN"
+    echo "realm: job $realm_job, start $((${SLURM_RESTART_COUNT:-0} + 1)), at $(date -Iseconds), on $realm_nodes, in $RUN"
     log=$(readlink "/proc/$$/fd/1")
     if [[ -f $log && $log != "$RUN"/job/* ]]; then # realm-ds why looks for it there
         ln -sfn -- "$log" "$RUN/job/$SLURM_JOB_ID.log"

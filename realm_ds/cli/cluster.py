@@ -1,6 +1,7 @@
 """`realm-ds submit` and `realm-ds why`: a run as a job of a cluster, and the cause when it failed."""
 
 from pathlib import Path
+from time import time as clock
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,7 +59,7 @@ def submit(
     site: Annotated[Path | None, typer.Option(help="Left out: $REALM_SITE, or site.sh beside the script.")] = None,
     after: Annotated[str, typer.Option(help="Start when these jobs have succeeded: 12 or 12:13.")] = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check, print the settings and the line, submit nothing.")
+        bool, typer.Option("--dry-run", help="Check, print the line (of one job its settings too), submit nothing.")
     ] = False,
 ) -> None:  # fmt: skip
     """Submit a stage to Slurm: its settings are checked here, its run folder is made, and it resumes by itself.
@@ -110,7 +111,8 @@ def why(
     from realm_ds.cluster.why import describe, explain
 
     answer = explain(run.absolute(), log=log and log.absolute(), code=code)
-    print(to_json(answer) if as_json else describe(answer))
+    now = clock() if code is None else None  # a script keeps what it is told: "2 min ago" would soon be wrong
+    print(to_json(answer) if as_json else describe(answer, now=now))
     if answer.has_failed:
         raise SystemExit(FAILED)
 
@@ -130,7 +132,7 @@ def _submit_one(request: "Request", prepare: Path | None, *, dry_run: bool) -> N
 
 def _submit_pipeline(request: "Request", sizes: Path | None, prepare: Path | None, *, dry_run: bool) -> None:
     from realm_ds.cluster.pipeline import SIZED, plan_pipeline, submit_pipeline
-    from realm_ds.cluster.submit import show_plan, summary
+    from realm_ds.cluster.submit import show_line, summary
     from realm_ds.config.sizes import load_sizes
 
     own: dict[str, JobSizes] = load_sizes(sizes, names=SIZED) if sizes is not None else {}
@@ -139,8 +141,9 @@ def _submit_pipeline(request: "Request", sizes: Path | None, prepare: Path | Non
         if step.is_done:
             print(f"{step.name}: done before")
         elif dry_run:
-            print(f"\n{step.name}:\n{show_plan(step.job)}")
+            print(f"\n{step.name}:\n{show_line(step.job)}")
     if dry_run:
+        print("\n# --dry-run of one job, such as `realm-ds submit pretrain`, shows its settings")
         return
     submitted = submit_pipeline(steps, run=request.run)
     for step, number in submitted:

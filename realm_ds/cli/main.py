@@ -131,19 +131,21 @@ def watch(
 ) -> None:
     """A live table of all ranks of a run: what each does and waits for, step times, the index and its rebuild.
 
-    Reads the run folder alone, so it works from any host, and afterwards. Ends when the run does; exit code 1 if the
-    run failed or is dead.
+    Reads the run folder, so it works from any host, and afterwards; of a run that has not started Slurm is asked, if it
+    is here. Ends when the run does; exit code 1 if the run failed or is dead.
     """
     import dataclasses
 
-    from realm_ds.launch.watch import keep_looking, look
+    from realm_ds.cluster.why import looking_at_jobs
+    from realm_ds.launch.watch import keep_looking
     from realm_ds.observe.table import print_once, show
 
+    look = looking_at_jobs()
     if as_json or once:
         view = look(run.absolute())
         print(json.dumps(dataclasses.asdict(view), default=dict)) if as_json else print_once(view)
     else:
-        view = show(keep_looking(run.absolute(), every_s=every_s))
+        view = show(keep_looking(run.absolute(), every_s=every_s, look=look))
     if view.state in ("failed", "dead"):
         raise SystemExit(FAILED)
 

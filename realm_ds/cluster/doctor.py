@@ -4,7 +4,8 @@ What is looked at is in checks/. A launch that cannot work is a finding here, wh
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from realm_ds.cluster.checks.facts import Facts
 from realm_ds.cluster.checks.judge_hosts import judge_hosts
 from realm_ds.cluster.checks.judge_launch import judge_launch, roles_text, tried
 from realm_ds.cluster.checks.judge_network import judge_network
-from realm_ds.cluster.checks.trial import KINDS, Listener, answer, conduct, first_ranks
+from realm_ds.cluster.checks.trial import FACTS_TIMEOUT_S, KINDS, Listener, answer, conduct, first_ranks, trainer_firsts
 from realm_ds.comm.cards import Card, check_code, check_settings, exchange_cards
+from realm_ds.comm.mailbox import Mailbox
 from realm_ds.comm.roles import BUILDER, INDEX, TRAINER, Role, assign
+from realm_ds.comm.shared_folder import leave_token, new_token
 from realm_ds.comm.world import (
     World,
     is_launched,
@@ -29,39 +32,92 @@ from realm_ds.comm.world import (
 )
 from realm_ds.config.base import StageName
 from realm_ds.config.schema import RealmConfig
-from realm_ds.errors import ConfigError, LaunchError
+from realm_ds.errors import ConfigError, LaunchError, RealmError
 from realm_ds.launch.stages import num_processes
 from realm_ds.observe.checks import Check
 
 CODE = "code"
-TOKEN_FILE = ".realm-ds-doctor"
 JOIN_TIMEOUT_S = 60.0
-FACTS_TIMEOUT_S = 60.0
-"""After the slowest look of rank 0, which has a deadline of its own."""
 SEEN_TIMEOUT_S = 10.0
+PART_TIMEOUT_S = 20.0
+"""Of rank 0, twice at most; the others wait longer, and do not end the world before it has told what it found."""
 
 
 def examine(*, load_config: Callable[[], RealmConfig | None], stage: StageName, run: Path | None) -> list[Check] | None:
     """What was found, on the rank that tells it; None on all others. Collective over the launch.
 
-    Returns once the others have left, unless they hang: then their world is ended by the exit code.
+    Returns once the others have left, unless they hang: then their world is ended by the exit code. Raises LaunchError
+    on a rank that rank 0 does not hear of.
     """
     try:
         mpi = start_mpi()
     except ConfigError as error:  # singletons, or no threads: each process is told alone, and one speaks
         return [Check(name="one world", state="fail", found=str(error))] if launched_rank(os.environ) == 0 else None
-    config, size = load_config(), size_of(mpi)
+    config, comm = load_config(), mpi.COMM_WORLD if size_of(mpi) > 1 else None
+    leads = comm is None or comm.Get_rank() == 0
     place = None if run is None else nearest(run)
+    with _token_left(place if leads else None) as (token, run_fault):
+        settings = "no --config" if config is None else _settings(config, stage)
+        card = own_card(mpi, settings=settings, token=token)
+        try:
+            cards = exchange_cards(comm, card, timeout_s=JOIN_TIMEOUT_S) if comm else [card]
+        except LaunchError as error:
+            if not leads:
+                raise
+            return [Check(name="one world", state="fail", found=str(error))]
+        return _judge(mpi, cards, config=config, stage=stage, place=place, run_fault=run_fault)
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
+@contextmanager
+def _token_left(place: Path | None) -> Iterator[tuple[str, Check | None]]:
+    """What rank 0 leaves there for the others to see, until all is done, and what is wrong if not even it can."""
+    token, fault = "", None
+    if place is not None:
+        token = new_token()
+        try:
+            leave_token(_token_file(place, token), token=token)
+        except OSError as error:
+            token, found = "", f"{place} cannot be written: {error.strerror or error}"
+            fault = Check(name="run folder", state="fail", found=found, fix="name another folder with --run")
     try:
-        cards, run_fault = _join(mpi, size, config=config, stage=stage, place=place)
-    except LaunchError as error:
-        return [Check(name="one world", state="fail", found=str(error))]
+        yield token, fault
+    finally:
+        if place is not None and token:
+            with suppress(OSError):
+                _token_file(place, token).unlink(missing_ok=True)
+
+
+def _token_file(place: Path, token: str) -> Path:
+    """Another for each doctor: two may look at one folder."""
+    return place / f".realm-ds-doctor-{token}"
+
+
+def _settings(config: RealmConfig, stage: StageName) -> str:
+    wanted = _counts(config, stage)
+    return settings_text(wanted[INDEX], wanted[BUILDER], config.index.placement)
+
+
+def _judge(
+    mpi: Any,
+    cards: Sequence[Card],
+    *,
+    config: RealmConfig | None,
+    stage: StageName,
+    place: Path | None,
+    run_fault: Check | None,
+) -> list[Check] | None:
+    """What `examine` returns of a launch whose ranks have heard of each other."""
     agreed, roles = _judge_cards(cards, config=config, stage=stage)
-    world = world_of(cards, roles or (TRAINER,) * size, mpi)
+    world = world_of(cards, roles or (TRAINER,) * len(cards), mpi)
     if any(check.state == "fail" for check in agreed if check.name == CODE):
         # Ranks that speak differently cannot be asked any more.
-        _part(world, None)
-        return agreed if world.world_rank == 0 else None
+        left = _part(world)
+        return [*agreed, *left] if world.world_rank == 0 else None
     facts, trials_checks = _look_and_try(world, mpi, config=config, place=place, token=cards[0].token)
     if facts is None:
         return None
@@ -72,30 +128,6 @@ def examine(*, load_config: Callable[[], RealmConfig | None], stage: StageName, 
         wants_data=config is not None, run_fault=run_fault,
     )  # fmt: skip
     return [*checks, *trials_checks, *hosts]
-
-
-def nearest(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
-
-
-def _join(
-    mpi: Any, size: int, *, config: RealmConfig | None, stage: StageName, place: Path | None
-) -> tuple[list[Card], Check | None]:
-    """Every rank's card, and what is wrong with the run's place if not even rank 0 can write there."""
-    comm = mpi.COMM_WORLD if size > 1 else None
-    settings = "no --config"
-    if config is not None:
-        wanted = _counts(config, stage)
-        settings = settings_text(wanted[INDEX], wanted[BUILDER], config.index.placement)
-    fault = None
-    try:
-        card = own_card(comm, mpi, settings=settings, token_file=place and place / TOKEN_FILE)
-    except OSError as error:
-        card = own_card(comm, mpi, settings=settings)
-        found = f"{place} cannot be written: {error.strerror or error}"
-        fault = Check(name="run folder", state="fail", found=found, fix="name another folder with --run")
-    return exchange_cards(comm, card, timeout_s=JOIN_TIMEOUT_S) if comm else [card], fault
 
 
 def _counts(config: RealmConfig, stage: StageName) -> dict[Role, int]:
@@ -115,6 +147,11 @@ def _judge_cards(
     hosts, overrides = [card.host for card in cards], [card.role or None for card in cards]
     if config is not None and len(cards) == 1 and not is_launched(os.environ):
         wanted = _counts(config, stage)
+        least = sum(wanted.values()) + 1
+        if "SLURM_STEP_ID" in os.environ and least > 1:
+            text = f"srun has started one task, and the run needs {least} ranks or more"
+            fix = "unless this is a shell in a job: give srun -N and --ntasks-per-node as the run will have them"
+            return [*checks, Check(name="roles", state="warn", found=text, fix=fix)], (TRAINER,)
         started = f"{num_processes(stage, config)} ranks: {wanted[INDEX]} index, {wanted[BUILDER]} builder"
         text = f"no launcher: a run here would start {started}, the others train"
         return [*checks, Check(name="roles", state="ok", found=text)], (TRAINER,)
@@ -145,7 +182,8 @@ def _look_and_try(
     """On rank 0 all facts and what came of the trials; None elsewhere."""
     mailbox = world.mailbox(KINDS, timeout_s=JOIN_TIMEOUT_S)
     is_first = world.world_rank in first_ranks(world.hosts)
-    listener = Listener(world.world_rank) if is_first and len(set(world.hosts)) > 1 else None
+    listeners = trainer_firsts(world)
+    listener = Listener(world.world_rank) if world.world_rank in listeners and len(listeners) > 1 else None
     looks: dict[str, Callable[[], Any]] = {
         "software": partial(look.software, mpi),
         "network": partial(look.network, world=world, environ=os.environ, port=listener.port if listener else 0),
@@ -155,26 +193,35 @@ def _look_and_try(
     if is_first:
         looks["host"] = partial(look.host, environ=os.environ)
         if place is not None and token:
-            looks["run"] = partial(look.run_folder, place / TOKEN_FILE, token, timeout_s=SEEN_TIMEOUT_S)
+            looks["run"] = partial(look.run_folder, _token_file(place, token), token, timeout_s=SEEN_TIMEOUT_S)
         if config is not None:
             looks["data"] = partial(look.data, config, timeout_s=look.LOOK_TIMEOUT_S)
     mine = look.look_around(world_rank=world.world_rank, looks=looks)
     if world.world_rank > 0:
         answer(mailbox, mine)
-        _part(world, listener)
+        _part(world, listener=listener)
         return None, []
     facts, trials = conduct(world, mailbox, mine, timeout_s=FACTS_TIMEOUT_S)
-    if place is not None and token:
-        (place / TOKEN_FILE).unlink(missing_ok=True)
+    checks = judge_network(world, facts, trials)
     if len(facts) == world.world_size:
-        mailbox.flush(timeout_s=JOIN_TIMEOUT_S)
-        _part(world, listener)
-    return facts, judge_network(world, facts, trials)
+        checks += _part(world, mailbox=mailbox, listener=listener)
+    return facts, checks
 
 
-def _part(world: World, listener: Listener | None) -> None:
-    """All leave together: none is killed for the exit code of the one that tells."""
+def _part(world: World, *, mailbox: Mailbox | None = None, listener: Listener | None = None) -> list[Check]:
+    """All leave together: none is killed for the exit code of the one that tells. On rank 0, what kept them."""
     if listener is not None:
         listener.close()
-    world.barrier(timeout_s=JOIN_TIMEOUT_S, waiting_for="all ranks to finish")
+    tells = world.world_rank == 0
+    try:
+        if mailbox is not None:
+            mailbox.flush(timeout_s=PART_TIMEOUT_S)
+        timeout_s = PART_TIMEOUT_S if tells else PART_TIMEOUT_S + JOIN_TIMEOUT_S
+        world.barrier(timeout_s=timeout_s, waiting_for="all ranks to finish")
+    except RealmError as error:
+        if not tells:
+            raise
+        fix = "look at the hosts that messages or network name"
+        return [Check(name="leaving", state="fail", found=str(error), fix=fix)]
     world.leave()
+    return []

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from realm_ds.cluster.request import Request, preparing
 from realm_ds.cluster.scripts import EXPORT, HETJOB, PREPARE, STAGES
-from realm_ds.cluster.slurm import live_jobs
+from realm_ds.cluster.slurm import cancel, live_jobs
 from realm_ds.cluster.submit import Job, is_done, jobs_of, plan_job, submit_job
 from realm_ds.config.sizes import JobSizes
-from realm_ds.errors import ConfigError, LaunchError
+from realm_ds.errors import ConfigError, LaunchError, RealmError
 
 PIPELINE = "pipeline"
 SIZED = (PREPARE, "ict", "pretrain", EXPORT, "qa")
@@ -53,7 +53,7 @@ def plan_pipeline(request: Request, *, sizes: Mapping[str, JobSizes], prepare: P
 def submit_pipeline(steps: Sequence[Step], *, run: Path) -> list[tuple[Step, str]]:
     """Submit what is not done, each after the one before; steps with the ids of their jobs.
 
-    Raises ConfigError if jobs of an earlier call live, LaunchError if Slurm refuses one: those before it stay.
+    Raises ConfigError if jobs of an earlier call live, LaunchError if Slurm refuses one: those before it are cancelled.
     """
     before = [record["job"] for folder in FOLDERS for record in jobs_of(run / folder)]
     alive = [f"{state.job} ({state.state})" for state in live_jobs(before)]
@@ -69,11 +69,22 @@ def submit_pipeline(steps: Sequence[Step], *, run: Path) -> list[tuple[Step, str
         job = replace(step.job, after=submitted[-1][1]) if submitted else step.job
         try:
             submitted.append((step, submit_job(job)))
-        except LaunchError as error:
-            numbers = " ".join(number for _, number in submitted)
-            there = f" (submitted before it: {numbers}; scancel {numbers} ends them)" if numbers else ""
-            raise LaunchError(f"{step.name}: {error}{there}") from error
+        except RealmError as error:
+            withdrawn = _withdraw([number for _, number in submitted])
+            raise type(error)(f"{step.name}: {error}{withdrawn}") from error
     return submitted
+
+
+def _withdraw(jobs: Sequence[str]) -> str:
+    """Cancel what was submitted before a step that cannot be; what to say of it."""
+    if not jobs:
+        return ""
+    numbers = " ".join(jobs)
+    try:
+        cancel(jobs)
+    except LaunchError as error:
+        return f" (submitted before it, and not cancelled, {error}: end them by scancel {numbers})"
+    return f" (cancelled again, submitted before it: {numbers})"
 
 
 def _requests(request: Request, sizes: Mapping[str, JobSizes], prepare: Path | None) -> Iterator[tuple[str, Request]]:
@@ -83,8 +94,9 @@ def _requests(request: Request, sizes: Mapping[str, JobSizes], prepare: Path | N
     def of(script: str, folder: str, *, start: Path | None = None) -> Request:
         own = _sizes_of(script, request.sizes, sizes)
         wanted = replace(
-            request, name=script, run=run / folder, sizes=own, resume=(run / folder / "config.yaml").is_file()
-        )
+            request, name=script, run=run / folder, sizes=own, resume=(run / folder / "config.yaml").is_file(),
+            in_pipeline=True,
+        )  # fmt: skip
         if script not in STAGES:
             return replace(wanted, source=None, overrides=())
         settings = (f"model.start_from={start}",) if start is not None else ()

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from realm_ds.cluster.scripts import EVAL, EXPORT, INDEX, PREPARE, STAGES, Component
+from realm_ds.cluster.scripts import EVAL, EXPORT, INDEX, PREPARE, PREPARE_VERBS, STAGES, Component
 from realm_ds.comm import roles
 from realm_ds.config.base import StageName
 from realm_ds.config.load import RUN_CONFIG, load, load_for
 from realm_ds.config.schema import RealmConfig
 from realm_ds.config.sizes import JobSizes
 from realm_ds.errors import ConfigError, DataError
+from realm_ds.launch.index_store import refuse_other_folder
 from realm_ds.launch.stages import check_inputs, with_local_encoder
 
 COMMANDS = "COMMANDS"
@@ -50,6 +51,8 @@ class Request:
     resume: bool = False
     data_may_be_late: bool = False
     """An earlier job may have yet to make what it reads: what is missing is told, and the job looks itself."""
+    in_pipeline: bool = False
+    """A line for several jobs submits it, also again."""
 
 
 def preparing(request: Request, commands: Path) -> Request:
@@ -97,8 +100,11 @@ def checked_config(request: Request, stage: StageName, shape: Sequence[Component
 
 
 def check_source(request: Request) -> None:
-    """Of jobs that do not train: what they begin with is there, unless an earlier job makes it."""
+    """Of jobs that do not train: what they begin with is there, unless an earlier job makes it; an index has its folder
+    for itself."""
     run, is_there = request.run, (request.run / RUN_CONFIG).is_file()
+    if request.name == INDEX:
+        refuse_other_folder(run, option="--run")
     if request.name == INDEX and (request.source is not None or is_there or not request.after):
         load(request.source or (run if is_there else None), request.overrides)
     if request.name == EXPORT and not is_there and not request.after:
@@ -108,13 +114,20 @@ def check_source(request: Request) -> None:
 
 
 def commands_in(given: Mapping[str, str]) -> Path:
-    """The file of what to prepare, as prepare.sbatch would find it."""
+    """The file of what to prepare, as prepare.sbatch would find it, its lines looked at."""
     path = Path(_variable(given, COMMANDS) or "prepare.txt").absolute()
     if not path.is_file():
         raise ConfigError(
             f"{path} of what to prepare is no file: name by --prepare one with a line for each thing, such as: corpus "
             "dump.xml --tokenizer data/tokenizer --out data/corpus --resume"
         )
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        word = (line.split() or ["#"])[0]
+        if not word.startswith("#") and word not in PREPARE_VERBS:
+            raise ConfigError(
+                f"{path}, line {number}: {word} is nothing to prepare: begin it with one of "
+                f"{', '.join(PREPARE_VERBS)}, as after `realm-ds prepare`"
+            )
     return path
 
 

@@ -18,6 +18,8 @@ NAMES = ("prepare", "ict", "pretrain", "pretrain-hetjob", "export", "qa", "eval"
 PREPARE, EXPORT, EVAL, INDEX, HETJOB = "prepare", "export", "eval", "index", "pretrain-hetjob"
 STAGES: dict[str, StageName] = {"ict": "ict", "pretrain": "pretrain", HETJOB: "pretrain", "qa": "qa"}
 """Those that train, and what."""
+PREPARE_VERBS = ("demo", "tokenizer", "corpus", "pretrain", "qa", "inspect")
+"""Of `realm-ds prepare`: what a line for prepare.sbatch begins with."""
 SITE_FILE = "site.sh"
 SITE_VARIABLE = "REALM_SITE"
 """Where the scripts look for it, before they look into slurm/."""

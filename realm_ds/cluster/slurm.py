@@ -1,4 +1,4 @@
-"""The one door to Slurm: sbatch, squeue, scontrol and sacct, as processes with a deadline.
+"""The one door to Slurm: sbatch, squeue, scancel, scontrol and sacct, as processes with a deadline.
 
 Not submitit: it submits pickled functions and knows no heterogeneous jobs, while here whoever reads the batch script
 knows what runs, and can submit it without us.
@@ -68,6 +68,13 @@ def live_jobs(jobs: Sequence[str]) -> list[JobState]:
     return [found[job] for job in jobs if job in found]
 
 
+def cancel(jobs: Sequence[str]) -> None:
+    """Take jobs from the queue, or end them. Raises LaunchError where Slurm does not."""
+    done = _ask(["scancel", *jobs])
+    if done.returncode:
+        raise LaunchError(f"scancel failed: {_words(done.stderr)}")
+
+
 def state_of(job: str) -> JobState | None:
     """A job's state, also some time after its end; None where Slurm is not here, or does not know it (any more)."""
     for command, parse in (
@@ -91,8 +98,8 @@ def _of_scontrol(job: str, text: str) -> JobState | None:
     for line in text.splitlines():
         facts = dict(re.findall(r"(?:^|\s)(JobState|Reason|NodeList)=(\S*)", line))
         if "JobState" in facts:
-            nodes = facts.get("NodeList", "").replace("(null)", "")
-            found.append(JobState(job=job, state=facts["JobState"], reason=_said(facts.get("Reason", "")), nodes=nodes))
+            reason, nodes = _said(facts.get("Reason", "")), _said(facts.get("NodeList", ""))
+            found.append(JobState(job=job, state=facts["JobState"], reason=reason, nodes=nodes))
     return _worst(found)
 
 
@@ -101,7 +108,7 @@ def _of_sacct(job: str, text: str) -> JobState | None:
     for line in text.splitlines():
         state, reason, nodes = [*line.split("|"), "", ""][:3]
         if state:  # "CANCELLED by 1000"
-            found.append(JobState(job=job, state=state.split()[0], reason=_said(reason), nodes=nodes))
+            found.append(JobState(job=job, state=state.split()[0], reason=_said(reason), nodes=_said(nodes)))
     return _worst(found)
 
 
@@ -111,8 +118,8 @@ def _worst(states: Sequence[JobState]) -> JobState | None:
     return next(iter(live or bad or states), None)
 
 
-def _said(reason: str) -> str:
-    return "" if reason in ("None", "(null)") else reason
+def _said(word: str) -> str:
+    return "" if word in ("None", "(null)", "None assigned") else word
 
 
 def _words(stderr: str) -> str:

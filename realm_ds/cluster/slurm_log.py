@@ -6,6 +6,7 @@ Pure: text in, cause out. Which of several causes counts is why.py's business.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +49,7 @@ _PATTERNS: tuple[tuple[Kind, str, str], ...] = (
      r"Floating point exception|Exited with exit code \d+).*)", "a rank ended: {line}"),
 )  # fmt: skip
 """In the order in which they count: a node that fails takes its ranks with it, and these are said to be killed."""
-_START = re.compile(r"^realm: job \S+, start \d+,")
+_START = re.compile(r"^realm: job \S+, start \d+,(?: at (?P<at>\S+),)?")
 _GIVEN_UP = re.compile(r"^realm: job \S+ failed with exit code \d+ ")
 """What slurm/site.sh says first and last of each start of a job; all starts write on in one log."""
 _NOT_THE_RUNS = re.compile(r"^realm: |^(srun|sbatch|scancel|slurmstepd|slurmd|\S+: slurmstepd)(\[\d+\])?: ")
@@ -72,6 +73,8 @@ class Attempt:
     """Whether its script has called it a failure."""
     reason: str = ""
     """That the script gives for it, in one line."""
+    started_at: float | None = None
+    """None where the log does not say."""
 
 
 def last_attempt(log: Path) -> Attempt:
@@ -82,13 +85,14 @@ def last_attempt(log: Path) -> Attempt:
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return Attempt()
-    starts = [place + 1 for place, line in enumerate(lines) if _START.search(line)]
-    lines = lines[starts[-1] :] if starts else lines
+    starts = [(place, found["at"]) for place, line in enumerate(lines) if (found := _START.search(line))]
+    started_at = _instant(starts[-1][1]) if starts else None
+    lines = lines[starts[-1][0] + 1 :] if starts else lines
     ends = [place for place, line in enumerate(lines) if _GIVEN_UP.search(line)]
     if not ends:
-        return Attempt(lines=tuple(lines))
+        return Attempt(lines=tuple(lines), started_at=started_at)
     reason = lines[ends[0] + 1].strip() if ends[0] + 1 < len(lines) else ""
-    return Attempt(lines=tuple(lines[: ends[0]]), given_up=True, reason=reason)
+    return Attempt(lines=tuple(lines[: ends[0]]), given_up=True, reason=reason, started_at=started_at)
 
 
 def cause_in(lines: Sequence[str]) -> Cause | None:
@@ -114,6 +118,8 @@ def cause_of(state: JobState | None) -> Cause | None:
     kind, what = _STATES[state.state]
     if state.reason == "DependencyNeverSatisfied":
         what = "a job that this one waited for did not succeed"
+    elif kind == "cancelled" and not state.nodes:
+        what = f"job {state.job} was cancelled before it started"
     return Cause(kind=kind, what=what, host=state.nodes if kind == "node" else "")
 
 
@@ -121,3 +127,11 @@ def last_words(lines: Sequence[str]) -> str:
     """The last line that is neither Slurm's nor a launcher's."""
     spoken = [line.strip() for line in lines if line.strip()]
     return next((line for line in reversed(spoken) if not (_NOT_THE_RUNS.match(line) or is_launcher_noise(line))), "")
+
+
+def _instant(at: str | None) -> float | None:
+    """As `date -Iseconds` writes it."""
+    try:
+        return datetime.fromisoformat(at or "").timestamp()
+    except ValueError:
+        return None

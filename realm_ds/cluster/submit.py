@@ -144,6 +144,7 @@ def submit_job(job: Job) -> str:
     again = replace(job, after="")  # what it waits for now will be long over
     record = {
         "job": number, "name": request.name, "time": time.time(), "log": str(job.log(number)), "line": again.line,
+        "in_pipeline": request.in_pipeline,
     }  # fmt: skip
     with (folder / JOBS_FILE).open("a", encoding="utf-8") as jobs:
         jobs.write(json.dumps(record) + "\n")
@@ -274,4 +275,9 @@ def _file_system(path: Path, mounts: Path) -> str:
 def show_plan(job: Job) -> str:
     """The config and the line, for people to read."""
     config = f"# {job.request.run / RUN_CONFIG}\n{dump(job.config)}\n" if job.config is not None else ""
-    return f"{config}# {summary(job)}\n# {job.script}, with {job.site}:\n{job.line}"
+    return f"{config}{show_line(job)}"
+
+
+def show_line(job: Job) -> str:
+    """What would be submitted, without its config."""
+    return f"# {summary(job)}\n# {job.script}, with {job.site}:\n{job.line}"

@@ -4,37 +4,44 @@ Reads files alone, whole or not, on any host; where Slurm is at hand it is asked
 """
 
 import json
+import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from realm_ds.cluster.pipeline import FOLDERS
-from realm_ds.cluster.scripts import STAGES
+from realm_ds.cluster.scripts import NAMES, STAGES
 from realm_ds.cluster.slurm import JobState, state_of
 from realm_ds.cluster.slurm_log import Attempt, Cause, Kind, cause_in, cause_of, last_attempt, last_words
 from realm_ds.cluster.submit import JOB_FOLDER, jobs_of
 from realm_ds.config.load import RUN_CONFIG
 from realm_ds.errors import ConfigError
-from realm_ds.launch.failures import causes, is_death, name_of, read_records
+from realm_ds.launch.failures import PREEMPTED_FILE, causes, is_death, name_of, read_records
 from realm_ds.launch.watch import look, run_in
 from realm_ds.observe.logs import log_path
-from realm_ds.observe.table import RunState
+from realm_ds.observe.table import RunState, RunView
 from realm_ds.train.manifest import saved_steps
 
 RESTARTS_FILE = "restarts"
 """Written by slurm/site.sh: how often in a row a job was started again without getting any further, first of all."""
-_GO_ON = "submit it again with --resume"
 _REMEDIES: dict[Kind, str] = {
-    "node": f"{_GO_ON}; a node that fails again can be left out by sbatch's --exclude",
+    "node": "submit it again; a node that fails again can be left out by sbatch's --exclude",
     "memory": "ask for more memory (--mem), start fewer ranks on a node, or lower the stage's micro_batch_size",
-    "time": f"{_GO_ON}, or raise --time. If it could not save in time, let the script's --signal come earlier",
-    "preempted": f"{_GO_ON}; with #SBATCH --requeue Slurm does that by itself",
-    "cancelled": _GO_ON,
+    "time": "submit it again, or raise --time. If it could not save in time, let the script's --signal come earlier",
+    "preempted": "submit it again; with #SBATCH --requeue Slurm does that by itself",
+    "cancelled": "submit it again",
     "start": "mend site.sh (modules, environment, MPI plugin); realm-ds doctor looks at them, started as the job is",
     "rank": "the log of that rank has its last words",
 }
+_CLOCKS_AGREE_S = 5.0
+"""Of hosts and file servers. Whoever starts a job again, Slurm included, takes longer."""
+_ASK_EVERY_S = 30.0
+"""Slurm's controller, by whoever only watches."""
+_LOG_NAME = re.compile(rf"(?:({'|'.join(NAMES)})-)?(\d+)")
 _ENDED_BADLY = {"FAILED", "BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 
 
@@ -51,6 +58,8 @@ class Answer:
     world_rank: int | None = None
     time: float | None = None
     remedy: str = ""
+    again: str = ""
+    """What submits the job once more, where that is known; the script goes on from the newest checkpoint."""
     also: str = ""
     """What followed from it, or was seen before."""
     job: str = ""
@@ -78,8 +87,9 @@ def explain(
         raise ConfigError(
             f"--log {log} is no file: name the job's, or leave it out for the newest in {run}/{JOB_FOLDER}"
         )
-    record = _last_started(jobs_of(run))
-    log = log or _log_of(record) or _newest_log(run)
+    jobs = jobs_of(run)
+    log = log or _newest_log(run)
+    record = _record_of(log, jobs) if log is not None else _of_silent_jobs(jobs)
     attempt = last_attempt(log) if log is not None else Attempt()
     if code:
         attempt = replace(attempt, given_up=True)
@@ -87,17 +97,20 @@ def explain(
     state = ask(job) if job else None
     answer = Answer(
         folder=str(run), state="starting", what="", job=job, restarts=_restarts(run),
-        last_step=max(saved_steps(run), default=0), logs=_logs(run, log),
+        last_step=max(saved_steps(run), default=0), logs=_logs(run, log), again=_again(record),
     )  # fmt: skip
     if record.get("name", "pretrain") not in STAGES:
         return _of_other_job(answer, record, attempt, state)
     cause = cause_in(attempt.lines) or cause_of(state)
-    failures = causes(run)
+    is_of_before = _world_is_older(run, attempt.started_at or float(record.get("time", 0.0)))
+    failures = [] if is_of_before else causes(run)
     if failures:
         return _of_records(answer, failures, cause)
     if (run / RUN_CONFIG).is_file():
         view = look(run)
         answer = replace(answer, state=view.state, what=view.why)
+        if is_of_before and view.state != "done":
+            answer = replace(answer, state="starting", what="its ranks have not met yet")
     # Of a rank that kept what it did, srun says only that its code was not 0.
     if attempt.given_up and (cause is None or (cause.kind == "rank" and answer.state == "preempted")):
         return _of_words(answer, attempt, state)
@@ -109,32 +122,50 @@ def explain(
     if _waits(state):
         before = f"before that: {cause.what}" if cause else ""
         return replace(answer, state="starting", what=_of_silent_job(job, state), also=before)
-    if job and log is None and answer.state == "starting":
+    has_ended_badly = state is not None and state.state in _ENDED_BADLY
+    if job and log is None and answer.state == "starting" and not has_ended_badly:
         return replace(answer, what=_of_silent_job(job, state))
     if cause is not None:
         return _of_cause(answer, cause, run, log)
-    if state is not None and state.state in _ENDED_BADLY:
-        return _of_words(answer, attempt, state)
-    return answer
+    return _of_words(answer, attempt, state) if has_ended_badly else answer
 
 
 def describe(answer: Answer, *, now: float | None = None) -> str:
-    """The answer for people: a headline, then a line for each thing known."""
-    at = ""
-    if answer.time is not None:
-        ago_s = max(0, round((time.time() if now is None else now) - answer.time))
-        at = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(answer.time))}, {_length(ago_s)} ago"
+    """The answer for people: a headline, then a line for each thing known. How long ago it was, if told what is now."""
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(answer.time)) if answer.time is not None else ""
+    if answer.time is not None and now is not None:
+        at = f"{at}, {_length(max(0, round(now - answer.time)))} ago"
     restarts = f", queued again {answer.restarts} times without getting any further" if answer.restarts else ""
     rows = {
         "who": answer.who, "host": "" if answer.host in answer.who else answer.host, "when": at, "also": answer.also,
         "job": f"{answer.job}{restarts}" if answer.job else restarts.removeprefix(", "),
-        "to do": answer.remedy,
+        "to do": answer.remedy, "again": answer.again if answer.has_failed else "",
         "kept": f"checkpoint of step {answer.last_step}" if answer.last_step else "",
         "logs": "\n         ".join(answer.logs) if answer.has_failed else "",
     }  # fmt: skip
     what = f": {answer.what}" if answer.what else ""
     return "\n".join([f"{answer.folder} {_STATE_WORDS[answer.state]}{what}"]
                      + [f"  {name:<6} {text}" for name, text in rows.items() if text])  # fmt: skip
+
+
+def looking_at_jobs(
+    *, ask: Callable[[str], JobState | None] = state_of, clock: Callable[[], float] = time.monotonic
+) -> Callable[[Path], RunView]:
+    """`look`, which tells of a run that has not started how its job is: one that is gone will not start."""
+    asked_at, told = -math.inf, Answer(folder="", state="starting", what="")
+
+    def look_at_job(folder: Path) -> RunView:
+        nonlocal asked_at, told
+        view = look(folder)
+        if view.state != "starting":
+            return view
+        if clock() - asked_at >= _ASK_EVERY_S:
+            asked_at, told = clock(), explain(Path(view.folder), ask=ask)
+        if told.has_failed:
+            return replace(view, state=told.state, why=told.what, is_over=True)
+        return replace(view, why=told.what or view.why)
+
+    return look_at_job
 
 
 def as_json(answer: Answer) -> str:
@@ -167,18 +198,38 @@ def _run(folder: Path) -> Path:
         raise
 
 
-def _last_started(jobs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The newest that has said anything: those behind it in the queue tell nothing. If none has, the newest that
-    trains: an export waits for it."""
-    started = [record for record in jobs if Path(str(record.get("log", ""))).is_file()]
+def _record_of(log: Path, jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What is known of the job that has written a log. Of one that was not submitted by us its name tells, as the
+    scripts choose it, or the file that it is a link to."""
+    recorded = [record for record in jobs if Path(str(record.get("log", ""))).name == log.name]
+    if recorded:
+        return recorded[-1]
+    own, target = _LOG_NAME.fullmatch(log.stem), _LOG_NAME.search(log.resolve().stem)
+    if own is None:
+        return {}
+    name = own[1] or (target and target[1]) or "pretrain"
+    like = [record for record in jobs if record["name"] == name]
+    return {**(like[-1] if like else {}), "job": own[2], "name": name}
+
+
+def _of_silent_jobs(jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The newest that trains: an export waits for it."""
     trained = [record for record in jobs if record["name"] in STAGES]
-    return (started or trained or jobs or [{}])[-1]
+    return (trained or jobs or [{}])[-1]
 
 
-def _log_of(record: Mapping[str, Any]) -> Path | None:
-    """None also of an array, whose jobs have logs of their own."""
-    path = Path(str(record.get("log", "")))
-    return path if path.is_file() else None
+def _again(record: Mapping[str, Any]) -> str:
+    line = str(record.get("line", ""))
+    return "the same line of realm-ds submit pipeline" if record.get("in_pipeline") else line
+
+
+def _world_is_older(run: Path, started_at: float) -> bool:
+    """Whether what ranks have left is of a world before this start: they clear it away as they come."""
+    written_at = 0.0
+    for path in (*(run / "ranks").glob("*.json"), *(run / "failures").glob("*.json"), run / PREEMPTED_FILE):
+        with suppress(OSError):
+            written_at = max(written_at, path.stat().st_mtime)
+    return 0.0 < written_at < started_at - _CLOCKS_AGREE_S
 
 
 def _newest_log(run: Path) -> Path | None:
@@ -238,7 +289,7 @@ def _of_other_job(answer: Answer, record: Mapping[str, Any], attempt: Attempt, s
     said = last_words(attempt.lines)
     if cause is not None and cause.kind != "rank":
         told = _of_cause(answer, cause, Path(answer.folder), None)
-        return replace(told, also=f"while it did {name}", remedy=told.remedy.replace(_GO_ON, "submit it again"))
+        return replace(told, also=f"while it did {name}")
     ended_badly = attempt.given_up or (state is not None and state.state in _ENDED_BADLY)
     if cause is not None or ended_badly or said.startswith("realm-ds: "):
         return replace(_of_words(answer, attempt, state), also=f"while it did {name}")

@@ -14,9 +14,14 @@ SEEN_WITHIN_S = 15.0
 LOOK_EVERY_S = 0.25
 
 
-def leave_token(path: Path) -> str:
-    """Write a new one to the file and return it. Raises OSError."""
-    token = uuid.uuid4().hex
+def new_token() -> str:
+    """One that nobody else has."""
+    return uuid.uuid4().hex
+
+
+def leave_token(path: Path, *, token: str = "") -> str:
+    """Write it to the file, a new one unless it is given, and return it. Raises OSError."""
+    token = token or new_token()
     write_durably(path, token)
     return token
 

@@ -259,7 +259,9 @@ def join_world(
     )
     comm = mpi.COMM_WORLD if size > 1 else None
     settings = settings_text(num_shards, num_builders, placement)
-    card = own_card(comm, mpi, settings=settings, token_file=folder and folder / TOKEN_FILE)
+    leads = comm is None or comm.Get_rank() == 0
+    token = leave_token(folder / TOKEN_FILE) if leads and folder is not None else ""
+    card = own_card(mpi, settings=settings, token=token)
     cards = exchange_cards(comm, card, timeout_s=timeout_s, clock=clock) if comm else [card]
     check_settings(cards)
     check_code(cards)
@@ -281,15 +283,14 @@ def settings_text(num_shards: int, num_builders: int, placement: Placement) -> s
     return f"index.num_shards={num_shards}, index.builders={num_builders}, {placement}"
 
 
-def own_card(comm: Any, mpi: Any, *, settings: str, token_file: Path | None = None) -> Card:
-    """This rank's card; the first rank leaves a token for the others, in `token_file`, before it is told."""
-    leads = comm is None or comm.Get_rank() == 0
+def own_card(mpi: Any, *, settings: str, token: str = "") -> Card:
+    """This rank's card; the first rank must have left its token before."""
     return Card(
         host=mpi.Get_processor_name() if mpi else socket.gethostname(),
         role=os.environ.get(ROLE_VARIABLE, ""),
         settings=settings,
         code=code_name(),
-        token=leave_token(token_file) if leads and token_file is not None else "",
+        token=token,
     )
 
 

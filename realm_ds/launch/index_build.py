@@ -30,7 +30,7 @@ from realm_ds.index.faiss_index import check_factory
 from realm_ds.index.passages import PassageShard
 from realm_ds.index.store import SNAPSHOT_FILE, IndexStore, PartFault, stored_parts, stored_versions, version_folder
 from realm_ds.launch.failures import forget_last_world
-from realm_ds.launch.index_store import Card, Ranges, gaps, joined, read_card, write_card
+from realm_ds.launch.index_store import Card, Ranges, gaps, joined, read_card, refuse_other_folder, write_card
 from realm_ds.launch.index_towers import Towers, check_towers, device_for, load_tower, look_at_towers
 from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.rank import as_rank, run_as_rank
@@ -47,8 +47,6 @@ VERSION = 0
 STAGE = "index"
 """Of the ranks' events, and what they do in their logs."""
 TELL_EVERY_S = 1.0
-_OURS = {"logs", "ranks", "failures", "metrics"}
-"""What ranks may have left before the index had a card."""
 
 OnDone = Callable[[int], None]
 """Told how many of a rank's passages are there."""
@@ -155,11 +153,7 @@ def open_plan(
 
 def prepare_folder(plan: BuildPlan) -> None:
     """Write index.json and config.yaml. Raises ConfigError for a folder that holds anything but this very index."""
-    there = read_card(plan.out)
-    if there is None and plan.out.is_dir() and (strange := {path.name for path in plan.out.iterdir()} - _OURS):
-        raise ConfigError(
-            f"{plan.out} is no index and not empty (it holds {min(strange)}): name another folder with --out"
-        )
+    there = refuse_other_folder(plan.out)
     if there is not None:
         old, new = asdict(there), asdict(plan.card)
         # Where things are, and how they will be searched, may change; what they are may not.

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from realm_ds.config.load import RUN_CONFIG, load
 from realm_ds.config.schema import RealmConfig
-from realm_ds.errors import IndexFault
+from realm_ds.errors import ConfigError, IndexFault
 from realm_ds.files import write_durably
 from realm_ds.index.store import (
     SNAPSHOT_FILE,
@@ -30,6 +30,8 @@ from realm_ds.index.store import (
 
 CARD = "index.json"
 FORMAT = 1
+_LEFT_BEFORE = {"logs", "ranks", "failures", "metrics", "job", "restarts", "why.txt"}
+"""What ranks, and the batch script that starts them, may have left before the index had a card."""
 Ranges = list[tuple[int, int]]
 """Passages start..stop-1 each, ascending."""
 
@@ -134,6 +136,19 @@ def read_card(folder: Path) -> Card | None:
         return Card(**data)
     except (ValueError, TypeError) as error:
         raise IndexFault(f"{path} is damaged ({error}): remove it and run `realm-ds index build` again") from error
+
+
+def refuse_other_folder(folder: Path, *, option: str = "--out") -> Card | None:
+    """The card of the index that is there; None of a folder in which one can begin. Raises ConfigError if it holds
+    anything else."""
+    card = read_card(folder)
+    if card is not None or not folder.is_dir():
+        return card
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - _LEFT_BEFORE
+    if names:
+        found = "a training run" if RUN_CONFIG in names else min(names)
+        raise ConfigError(f"{folder} is no index and not empty (it holds {found}): name another folder with {option}")
+    return None
 
 
 def write_card(folder: Path, card: Card) -> None:

@@ -53,7 +53,10 @@ def look(
     )  # fmt: skip
 
 
-def keep_looking(folder: Path, *, every_s: float, sleep: Callable[[float], None] = time.sleep) -> Iterator[RunView]:
+def keep_looking(
+    folder: Path, *, every_s: float, sleep: Callable[[float], None] = time.sleep,
+    look: Callable[[Path], RunView] = look,
+) -> Iterator[RunView]:  # fmt: skip
     """Looks again and again, until the run is over: the last look says how it ended."""
     while True:
         view = look(folder)

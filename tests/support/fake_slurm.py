@@ -13,7 +13,11 @@ folder, name = {folder!r}, {name!r}
 call = {{"program": name, "arguments": sys.argv[1:], "environment": dict(os.environ)}}
 with open(f"{{folder}}/calls", "a") as calls:
     calls.write(json.dumps(call) + chr(10))
-code, out, error = json.load(open(f"{{folder}}/answers"))[name]
+answers = json.load(open(f"{{folder}}/answers"))
+code, out, error = answers[name]
+script, reason = answers["refused"]
+if name == "sbatch" and sys.argv[-1].endswith("/" + script):
+    sys.exit(reason)
 number = sum(json.loads(line)["program"] == name for line in open(f"{{folder}}/calls"))
 print(out.replace("NUMBER", str(100 + number)))
 print(error, file=sys.stderr)
@@ -27,9 +31,16 @@ class FakeSlurm:
 
     def answer(self, program: str, out: str = "", *, error: str = "", code: int = 0) -> None:
         """What a program says from now on; NUMBER becomes 101, 102, ... from call to call."""
+        self._keep(program, (code, out, error))
+
+    def refuse(self, script: str, reason: str = "") -> None:
+        """Which script sbatch does not take from now on, and why."""
+        self._keep("refused", (script, reason))
+
+    def _keep(self, key: str, answer: tuple[object, ...]) -> None:
         path = self.folder / "answers"
         answers = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**answers, program: (code, out, error)}))
+        path.write_text(json.dumps({**answers, key: answer}))
 
     def calls(self, program: str) -> list[dict[str, object]]:
         path = self.folder / "calls"
@@ -42,10 +53,12 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     folder.mkdir(parents=True)
     slurm = FakeSlurm(folder)
     slurm.answer("sbatch", "NUMBER;here")
+    slurm.refuse("none")
     slurm.answer("squeue")
+    slurm.answer("scancel")
     slurm.answer("scontrol", error="slurm_load_jobs error: Invalid job id specified", code=1)
     slurm.answer("sacct", error="Slurm accounting storage is disabled", code=1)
-    for name in ("sbatch", "squeue", "scontrol", "sacct"):
+    for name in ("sbatch", "squeue", "scancel", "scontrol", "sacct"):
         path = folder / name
         path.write_text(_PROGRAM.format(python=sys.executable, folder=str(folder), name=name))
         path.chmod(0o755)

@@ -1,66 +1,45 @@
-"""The doctor's judgement on made-up facts, what ranks try with each other, and what a process sees of its host."""
+"""The doctor's judgement on made-up facts, what a process sees of its host, and who tells it all."""
 
 import io
+import math
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from realm_ds.cluster.checks import judge_hosts, judge_launch, judge_network, look, trial
-from realm_ds.cluster.checks.facts import Data, Devices, Facts, Host, Network, Process, Run, Software
-from realm_ds.cluster.checks.trial import Dial, Link, Listener, Trials, Tried, choose_dials, choose_links, dial
-from realm_ds.cluster.doctor import examine, nearest
+from realm_ds.cluster.checks import judge_hosts, judge_launch, judge_network, look
+from realm_ds.cluster.checks.facts import Devices
+from realm_ds.cluster.checks.trial import Dial, Link, Trials, Tried, choose_dials
+from realm_ds.cluster.doctor import _judge_cards, examine, nearest
+from realm_ds.comm.cards import Card
 from realm_ds.comm.code import code_name
-from realm_ds.comm.loopback import LoopbackHub
 from realm_ds.comm.network import check_interfaces, gloo_address
 from realm_ds.comm.shared_folder import leave_token, sees_token
 from realm_ds.comm.waiting import Clock
 from realm_ds.comm.world import World, launched_rank
 from realm_ds.config.schema import RealmConfig
-from realm_ds.errors import ConfigError
+from realm_ds.errors import ConfigError, LaunchError
 from realm_ds.models.devices import Gpus
 from realm_ds.observe.checks import Check, print_checks
+from tests.support.facts import GIB, GPU, WORLD, facts_of
 from tests.support.tiny import make_data, tiny_config
 
-GIB = 1 << 30
-WORLD = World(world_rank=0, hosts=("a", "a", "b", "b"), roles=("trainer", "index") * 2)
-HOST = Host(
-    memory_bytes=64 * GIB, free_memory_bytes=60 * GIB, cores=8, shm_bytes=32 * GIB, free_shm_bytes=32 * GIB,
-    disk="/tmp", free_disk_bytes=99 * GIB, locks={},
-)  # fmt: skip
-GPU = Gpus(names=("H100", "H100"), free_bytes=79 * GIB, total_bytes=80 * GIB)
 
-
-def facts_of(world_rank: int) -> Facts:
-    """Of a rank of WORLD with which all is well; the first of each host tells of the host."""
-    is_first = world_rank % 2 == 0
-    host = WORLD.hosts[world_rank]
-    return Facts(
-        world_rank=world_rank,
-        software=Software(mpi="MPICH 5", thread_level="FUNNELED", folder="/x", libraries={"torch": "2.8.0+cpu"}),
-        network=Network(
-            interfaces={"lo": ["127.0.0.1"], "eth0": [f"10.0.0.{host}"]}, fault="", address=f"10.0.0.{host}",
-            port=7 + world_rank, store="10.0.0.a" if world_rank == 0 else "",
-        ),
-        process=Process(cores=(0, 1, 2, 3), threads=2, open_files=65536),
-        devices=Devices(nodes=2, gpus=GPU),
-        host=HOST if is_first else None,
-        run=Run(folder="/r", is_seen=True, free_bytes=99 * GIB, written_bytes_per_s=5e8) if is_first else None,
-        data=Data(digests={"data.corpus": "c" * 64}, faults=()) if is_first else None,
-    )  # fmt: skip
-
-
-def judged(trials: Trials | None = None, **changes: dict[str, Any] | None) -> dict[str, Check]:
-    """Every check of WORLD, with parts of rank 2's facts changed; None takes a part away."""
+def judged(
+    trials: Trials | None = None, *, ranks: Sequence[int] = (2,), **changes: dict[str, Any] | None
+) -> dict[str, Check]:
+    """Every check of WORLD, with parts of these ranks' facts changed; None takes a part away."""
     facts = {rank: facts_of(rank) for rank in range(4)}
-    for part, change in changes.items():
-        there = getattr(facts[2], part)
-        facts[2] = replace(facts[2], **{part: change if change is None else replace(there, **change)})
+    for rank, (part, change) in product(ranks, changes.items()):
+        there = getattr(facts[rank], part)
+        facts[rank] = replace(facts[rank], **{part: change if change is None else replace(there, **change)})
     checks = [
         *judge_launch.judge_launch(WORLD, facts),
         *judge_network.judge_network(WORLD, facts, trials or Trials()),
@@ -71,7 +50,8 @@ def judged(trials: Trials | None = None, **changes: dict[str, Any] | None) -> di
 
 def test_all_is_well() -> None:
     checks = judged()
-    assert {name for name, check in checks.items() if check.state != "ok"} == {"messages"}  # none was tried
+    # Nothing was tried.
+    assert {name for name, check in checks.items() if check.state != "ok"} == {"messages", "network", "clocks"}
     assert checks["one world"].found == "4 ranks on 2 hosts (a: 2, b: 2)"
     assert checks["GPUs"].found == "2 x H100 of 80.0 GiB on a, b"
     assert checks["cores"].found == "2 ranks with 4 threads on 4 cores"
@@ -103,7 +83,50 @@ def test_all_is_well() -> None:
 def test_one_thing_is_wrong(part: str, change: dict[str, Any], name: str, state: str, words: str) -> None:
     checks = judged(**{part: change})
     assert (checks[name].state, words in checks[name].found) == (state, True), checks[name]
-    assert {other for other, check in checks.items() if check.state != "ok"} == {name, "messages"}
+    assert {other for other, check in checks.items() if check.state != "ok"} == {name, "messages", "network", "clocks"}
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "name", "found"),
+    [
+        ("host", {"free_memory_bytes": GIB}, "memory", "a, b: 1.0 GiB are free for 2 ranks"),
+        ("host", {"free_shm_bytes": 64 << 20}, "/dev/shm", "a, b: /dev/shm has 0.1 GiB free"),
+        ("host", {"free_disk_bytes": 0}, "local disk", "a, b: /tmp has 0.0 GiB free"),
+        ("process", {"open_files": 1024}, "open files", "a, b: a rank may open 1024 files"),
+        ("devices", {"gpus": replace(GPU, free_bytes=GIB)}, "GPUs", "a, b: a GPU has 1.0 GiB of 80.0 GiB free"),
+    ],
+)
+def test_every_host_with_which_the_same_is_wrong_is_named(
+    part: str, change: dict[str, Any], name: str, found: str
+) -> None:
+    assert judged(ranks=(0, 2), **{part: change})[name].found == found
+
+
+def test_index_ranks_may_be_where_a_trainer_may_not() -> None:
+    """On hosts without the trainers' network, whose GPUs are not for them: a run starts there, and so may this."""
+    world = World(world_rank=0, hosts=("a", "b", "c"), roles=("trainer", "trainer", "index"))
+    facts = {rank: replace(facts_of(0), world_rank=rank) for rank in range(3)}
+    assert facts[2].network is not None
+    facts[2] = replace(
+        facts[2], network=replace(facts[2].network, fault="no interface ib0"), devices=Devices(nodes=2, gpus=Gpus())
+    )
+    assert {(one.source, one.to) for one in choose_dials(world, facts)} == {(0, 1), (1, 0)}
+    assert judge_network.judge_interfaces(world, facts, Trials()).state == "skip"
+    check = judge_hosts.judge_gpus(world, facts, roles_are_known=True)
+    assert (check.state, check.found) == (
+        "warn", "torch sees none of the 2 on c, where index and builder ranks run on CPUs then"
+    )  # fmt: skip
+    as_trainer = replace(world, roles=("trainer",) * 3)
+    assert judge_hosts.judge_gpus(as_trainer, facts, roles_are_known=False).state == "fail"
+    assert judge_network.judge_interfaces(as_trainer, facts, Trials()).found == "no interface ib0"
+
+
+def test_trainers_on_cpus_beside_an_index_on_gpus() -> None:
+    facts = {rank: facts_of(rank) for rank in range(4)}
+    for rank in (0, 2):
+        facts[rank] = replace(facts[rank], devices=Devices(nodes=0, gpus=Gpus()))
+    check = judge_hosts.judge_gpus(WORLD, facts, roles_are_known=True)
+    assert (check.state, check.found) == ("ok", "none on a trainer's host: training is on CPUs, over gloo")
 
 
 def test_what_could_not_be_looked_at_is_told() -> None:
@@ -145,6 +168,28 @@ def test_connections_messages_and_clocks() -> None:
     assert judged(Trials(links=(dead,)))["messages"].state == "fail"
 
 
+def test_clocks_are_compared_with_each_other() -> None:
+    world = World(world_rank=0, hosts=("a", "b", "c"), roles=("trainer",) * 3)
+    check = judge_network.judge_clocks(world, Trials(skews_s={"b": 0.9, "c": -0.9}))
+    assert (check.state, check.found) == ("warn", "that of b is 1.8 s ahead of that of c")
+    check = judge_network.judge_clocks(world, Trials(skews_s={"b": 0.9, "c": 0.5}))
+    assert (check.state, check.found) == ("ok", "at most 900 ms apart")
+
+
+def test_a_host_that_answers_no_ping_is_told() -> None:
+    good = Link(source=0, to=1, tried=Tried(latency_s=1e-4, bytes_per_s=2e9))
+    checks = judged(Trials(links=(good,), skews_s={"b": math.nan}))
+    assert (checks["messages"].state, checks["messages"].found) == (
+        "fail", "world rank 0 on a heard no answer from b"
+    )  # fmt: skip
+    assert checks["clocks"].state == "skip"
+
+
+def test_trials_for_which_no_time_was_left_are_told() -> None:
+    checks = judged(Trials(num_skipped=3))
+    assert (checks["trials"].state, checks["trials"].found) == ("warn", "3 more were left out, those before took 60 s")
+
+
 def test_the_trainers_store_has_a_variable_of_its_own() -> None:
     facts = {rank: facts_of(rank) for rank in range(4)}
     store = replace(facts[0].network, store="10.9.9.9")  # type: ignore[type-var]
@@ -157,47 +202,6 @@ def test_the_trainers_store_has_a_variable_of_its_own() -> None:
     check = judge_network.judge_interfaces(WORLD, facts, trials)
     assert check.fix.startswith("set REALM_MASTER_ADDR to an address of a")
     assert choose_dials(World(world_rank=0, hosts=("a",), roles=("trainer",)), {0: facts[0]}) == []
-
-
-def test_links_go_from_trainers_to_index_ranks_elsewhere() -> None:
-    assert choose_links(WORLD) == [(0, 3), (2, 1)]
-    assert choose_links(replace(WORLD, roles=("trainer",) * 4)) == [(0, 2)]
-    assert choose_links(World(world_rank=0, hosts=("a", "a"), roles=("index", "trainer"))) == [(0, 1)]
-    assert choose_links(World(world_rank=0, hosts=("a",), roles=("trainer",))) == []
-    many = World(world_rank=0, hosts=("a",) * 64 + ("b",) * 64, roles=("trainer",) * 100 + ("index",) * 28)
-    assert len(choose_links(many)) == 4
-
-
-def test_ranks_try_each_other() -> None:
-    """Over queues; a rank that is silent is left out, and nothing waits for it."""
-    world = World(world_rank=0, hosts=("a", "b", "b"), roles=("trainer", "index", "trainer"))
-    hub = LoopbackHub(3, trial.KINDS)
-    others = [
-        threading.Thread(target=trial.answer, args=(hub.mailbox(rank), facts_of(rank)), daemon=True) for rank in (1, 2)
-    ]
-    for thread in others:
-        thread.start()
-    facts, trials = trial.conduct(world, hub.mailbox(0), facts_of(0), timeout_s=20)
-    for thread in others:
-        thread.join(20)
-        assert not thread.is_alive()
-    assert facts == {rank: Facts.from_json(facts_of(rank).to_json()) for rank in range(3)} | {0: facts_of(0)}
-    assert [(link.source, link.to, link.tried.fault) for link in trials.links] == [(0, 1, ""), (2, 1, "")]
-    assert all(0 < link.tried.latency_s < 5 and link.tried.bytes_per_s > 0 for link in trials.links)
-    assert list(trials.skews_s) == ["b"]
-    assert abs(trials.skews_s["b"]) < 5
-    assert [one.fault == "" for one in trials.dials] == [False] * len(trials.dials)  # nobody listens at 10.0.0.b
-
-    alone, trials = trial.conduct(world, LoopbackHub(3, trial.KINDS).mailbox(0), facts_of(0), timeout_s=0.01)
-    assert (list(alone), trials) == ([0], Trials())
-
-
-def test_whoever_answers_a_call_must_be_the_one() -> None:
-    listener = Listener(5)
-    assert dial("127.0.0.1", listener.port, answer=5) == ""
-    assert dial("127.0.0.1", listener.port, answer=6) == "another program answers there"
-    listener.close()
-    assert "refused" in dial("127.0.0.1", listener.port, answer=5)
 
 
 def test_a_look_that_hangs_or_fails_is_told_and_the_others_go_on() -> None:
@@ -220,7 +224,7 @@ def test_what_a_process_sees_of_this_machine(tmp_path: Path) -> None:
     assert (network.address, network.store, network.port) == ("127.0.0.1", "", 1)
     assert "no network interface no, it has" in network.fault
     assert look.devices(0, dev=tmp_path) == Devices(nodes=0, gpus=Gpus())
-    assert look.host(environ={}).memory_bytes > 0
+    assert look.host(environ={}).free_memory_bytes > 0
     assert look.software(None).mpi == "no MPI library"
     token = leave_token(tmp_path / "token")
     assert look.run_folder(tmp_path / "token", token, timeout_s=0).is_seen
@@ -317,6 +321,15 @@ def test_the_launchers_number_of_a_process() -> None:
     assert launched_rank({"SLURM_PROCID": "2"}) == 2
 
 
+def test_one_task_of_srun_is_told_from_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    cards, config = [Card(host="node1")], tiny_config(tmp_path)
+    roles = _judge_cards(cards, config=config, stage="pretrain")[0][-1]
+    assert (roles.state, roles.found) == ("warn", "srun has started one task, and the run needs 3 ranks or more")
+    assert "give srun -N and --ntasks-per-node" in roles.fix
+    assert _judge_cards(cards, config=config, stage="ict")[0][-1].state == "ok"
+
+
 def test_alone_with_a_config_it_says_what_a_run_would_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("realm_ds.cluster.doctor.start_mpi", lambda: None)
     make_data(tmp_path, num_facts=1)
@@ -326,18 +339,68 @@ def test_alone_with_a_config_it_says_what_a_run_would_start(tmp_path: Path, monk
     found = {check.name: check for check in checks}
     assert found["roles"].found.startswith("no launcher: a run here would start ")
     assert (found["data"].state, found["MPI"].state) == ("ok", "warn")
-    assert not (tmp_path / ".realm-ds-doctor").exists()
+    assert not list(tmp_path.glob(".realm-ds-doctor*"))
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path) -> str:
+    def full(path: Path, *, token: str) -> str:
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("realm_ds.cluster.doctor.start_mpi", lambda: None)
-    monkeypatch.setattr("realm_ds.comm.world.leave_token", full)
+    monkeypatch.setattr("realm_ds.cluster.doctor.leave_token", full)
     checks = examine(load_config=lambda: None, stage="pretrain", run=tmp_path)
     (check,) = [check for check in checks or [] if check.name == "run folder"]
     assert (check.state, check.found) == ("fail", f"{tmp_path} cannot be written: No space left on device")
+
+
+def mpi_of(world_rank: int) -> Any:
+    """As start_mpi returns it in a world of two."""
+    comm = SimpleNamespace(Get_size=lambda: 2, Get_rank=lambda: world_rank)
+    return SimpleNamespace(COMM_WORLD=comm, Get_processor_name=lambda: "a")
+
+
+def test_ranks_that_do_not_all_join_and_only_the_first_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[list[str]] = []
+
+    def late(comm: Any, card: Any, *, timeout_s: float) -> Any:
+        left.append([path.name for path in tmp_path.iterdir()])
+        raise LaunchError("nothing was heard of world rank(s) 1")
+
+    monkeypatch.setattr("realm_ds.cluster.doctor.exchange_cards", late)
+    monkeypatch.setattr("realm_ds.cluster.doctor.start_mpi", lambda: mpi_of(0))
+    for _ in range(2):
+        checks = examine(load_config=lambda: None, stage="pretrain", run=tmp_path)
+        assert [(check.name, check.found) for check in checks or []] == [
+            ("one world", "nothing was heard of world rank(s) 1")
+        ]
+    (first,), (second,) = left
+    assert first.startswith(".realm-ds-doctor-")
+    assert first != second  # two doctors may look at one folder
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("realm_ds.cluster.doctor.start_mpi", lambda: mpi_of(1))
+    with pytest.raises(LaunchError):
+        examine(load_config=lambda: None, stage="pretrain", run=tmp_path)
+    assert left[-1] == []
+
+
+def test_other_code_is_told_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the others do not leave with rank 0."""
+
+    def hangs(**_: Any) -> None:
+        raise LaunchError("waited 20 s for all ranks to finish")
+
+    def exchanged(comm: Any, card: Any, *, timeout_s: float) -> Any:
+        assert len(list(tmp_path.iterdir())) == 1
+        return [card, replace(card, code="another")]
+
+    monkeypatch.setattr("realm_ds.cluster.doctor.exchange_cards", exchanged)
+    monkeypatch.setattr("realm_ds.cluster.doctor.start_mpi", lambda: mpi_of(0))
+    world = SimpleNamespace(world_rank=0, barrier=hangs)
+    monkeypatch.setattr("realm_ds.cluster.doctor.world_of", lambda *_: world)
+    checks = {check.name: check for check in examine(load_config=lambda: None, stage="ict", run=tmp_path) or []}
+    assert "world rank 1 on a runs another" in checks["code"].found
+    assert (checks["leaving"].state, checks["leaving"].found) == ("fail", "waited 20 s for all ranks to finish")
+    assert not list(tmp_path.iterdir())
 
 
 def test_people_see_what_to_mend_below_what_is_wrong() -> None:

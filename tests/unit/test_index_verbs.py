@@ -19,10 +19,11 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.records import passage_uid
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
+from realm_ds.errors import ConfigError
 from realm_ds.eval.corpus import embed_queries, embed_with
 from realm_ds.index.store import IndexStore, stored_parts, version_folder, write_snapshot
 from realm_ds.launch.index_build import _Pace
-from realm_ds.launch.index_store import gaps, joined, told
+from realm_ds.launch.index_store import gaps, joined, refuse_other_folder, told
 from realm_ds.models.hf_realm import BERT_SIZES, TOWER_NAMES, flipped, renamed
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.progress import Progress, size_text
@@ -394,13 +395,25 @@ class TestMistakes:
         _card(store, towers=str(tmp_path / "gone"))
         assert f"{tmp_path / 'gone'} is not an export of realm-ds" in run("search", store, "a", code=1)
 
-    def test_a_folder_that_holds_something_else(self, config: RealmConfig, ground: Path, store: Path, tmp_path: Path):
+    def test_a_folder_that_holds_something_else(
+        self, config: RealmConfig, ground: Path, store: Path, trained: Path, tmp_path: Path
+    ) -> None:
         complaint = build(ground, ground / "export", code=2)
         assert f"{ground / 'export'} is no index and not empty (it holds encoder): name another folder" in complaint
+        complaint = build(ground, trained, code=2)
+        assert f"{trained} is no index and not empty (it holds a training run): name another folder" in complaint
         make_export(tmp_path / "other", config, seed=4)
         complaint = build(ground, store, "--tower", tmp_path / "other", "index.vectors=fp16", code=2)
         assert f"{store} holds an index of something else (towers_sha256 was " in complaint
         assert "dtype was fp32, now fp16): name another folder" in complaint
+
+    def test_what_a_batch_script_and_its_ranks_have_left_is_nothing_else(self, tmp_path: Path) -> None:
+        for name in ("job", "restarts", "why.txt", ".world", "ranks", "failures"):
+            (tmp_path / name).touch()
+            assert refuse_other_folder(tmp_path) is None
+        (tmp_path / "notes").touch()
+        with pytest.raises(ConfigError, match=r"not empty .it holds notes.: name another folder with --run"):
+            refuse_other_folder(tmp_path, option="--run")
 
     def test_towers_that_do_not_fit(self, config: RealmConfig, ground: Path, tmp_path: Path) -> None:
         source = ["-c", ground / "config.yaml", "-o", tmp_path / "out"]

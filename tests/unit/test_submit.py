@@ -8,8 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from realm_ds.cli.main import app
+from realm_ds.cli.prepare import prepare
 from realm_ds.cluster.pipeline import plan_pipeline, submit_pipeline
 from realm_ds.cluster.request import Request, preparing
+from realm_ds.cluster.scripts import PREPARE_VERBS
 from realm_ds.cluster.submit import check_is_shared, is_done, jobs_of, plan_job, show_plan, submit_job
 from realm_ds.config.load import dump, load
 from realm_ds.config.sizes import JobSizes
@@ -172,6 +174,14 @@ def test_an_array_is_checked_with_each_of_its_data_sets(
         plan_job(replace(wanted, sizes=JobSizes()))
 
 
+def test_a_line_that_prepares_nothing_is_named(fake: FakeSlurm, request_: Request, tmp_path: Path) -> None:
+    commands = tmp_path / "commands.txt"
+    commands.write_text("# all\n\n qa 'a b.jsonl' --out q\nbogus foo\n")
+    with pytest.raises(ConfigError, match="commands.txt, line 4: bogus is nothing to prepare: begin it with one of de"):
+        plan_job(preparing(Request(name="prepare", run=request_.run), commands))
+    assert {command.name for command in prepare.registered_commands} == set(PREPARE_VERBS)
+
+
 def test_what_is_prepared_is_known_by_its_line(fake: FakeSlurm, request_: Request, tmp_path: Path) -> None:
     commands = tmp_path / "commands.txt"
     commands.write_bytes(b"# all\ncorpus a.xml \n\nqa b.jsonl")
@@ -239,6 +249,11 @@ def test_what_is_prepared_is_known_by_its_line(fake: FakeSlurm, request_: Reques
             "2 settings are wrong:\n  data.corpus is missing",
         ),
         ({"name": "index", "sizes": JobSizes(), "overrides": ("index.vector=1",)}, ConfigError, "mean index.vectors"),
+        (
+            {"name": "index", "sizes": JobSizes(), "run": Path("slurm")},
+            ConfigError,
+            "slurm is no index and not empty .it holds eval.sbatch.: name another folder with --run",
+        ),
         (
             {"name": "prepare", "sizes": JobSizes(), "source": None},
             ConfigError,
@@ -359,6 +374,8 @@ def test_a_pipeline_is_one_line(fake: FakeSlurm, data: Path, tmp_path: Path) -> 
     code, out, err = run_cli(*line, "--dry-run")
     assert code == 0, err
     assert "--dependency=afterok:JOB-OF-pretrain" in out
+    assert "num_shards: " not in out
+    assert len(out.splitlines()) < 40
     assert not run.exists()
     code, out, err = run_cli(*line)
     assert code == 0, err
@@ -398,6 +415,33 @@ def test_a_pipeline_goes_on_where_it_was(fake: FakeSlurm, data: Path, tmp_path: 
         submit_pipeline(steps, run=wanted.run)
     fake.answer("sbatch", "NUMBER")
     assert [step.name for step, _ in submit_pipeline(steps, run=wanted.run)] == ["pretrain", "pretrain export", "qa"]
+
+
+def test_a_pipeline_that_is_refused_in_part_is_taken_back(fake: FakeSlurm, data: Path, tmp_path: Path) -> None:
+    wanted = Request(name="pipeline", run=tmp_path / "all", source=str(data / "my.yaml"))
+    steps = plan_pipeline(wanted, sizes={})
+    fake.refuse("pretrain.sbatch", "sbatch: error: invalid partition specified: gpu")
+    with pytest.raises(
+        LaunchError, match="^pretrain: sbatch refused.*: gpu. .* .cancelled again, submitted before it: 101 102.$"
+    ):
+        submit_pipeline(steps, run=wanted.run)
+    assert [call["arguments"] for call in fake.calls("scancel")] == [["101", "102"]]
+    fake.answer("scancel", error="scancel: error: Unable to contact slurm controller", code=1)
+    with pytest.raises(
+        LaunchError, match="before it, and not cancelled, scancel failed: Unable.*: end them by scancel 104 105.$"
+    ):
+        submit_pipeline(steps, run=wanted.run)
+    checkpoint(wanted.run / "pretrain", "pretrain", 2)  # by somebody else, since it was looked at
+    with pytest.raises(ConfigError, match="^pretrain: .*/pretrain holds a run already: .*before it, and not cancelled"):
+        submit_pipeline(steps, run=wanted.run)
+
+
+def test_what_was_refused_is_submitted_by_the_same_line(fake: FakeSlurm, request_: Request) -> None:
+    fake.refuse("pretrain.sbatch", "sbatch: error: invalid partition specified: gpu")
+    with pytest.raises(LaunchError, match="invalid partition"):
+        submit_job(plan_job(request_))
+    fake.refuse("none")
+    assert submit_job(plan_job(request_)) == "102"
 
 
 def test_submitting_is_told(fake: FakeSlurm, data: Path, tmp_path: Path) -> None:

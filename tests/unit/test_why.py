@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from realm_ds.cli.main import app
 from realm_ds.cluster.slurm import JobState
 from realm_ds.cluster.slurm_log import Cause, cause_in, cause_of, last_attempt, last_words
-from realm_ds.cluster.why import Answer, describe, explain
+from realm_ds.cluster.why import Answer, describe, explain, looking_at_jobs
 from realm_ds.errors import ConfigError, IndexFault
 from realm_ds.launch.failures import record_death, record_error, record_preemption, record_rank
+from realm_ds.launch.watch import keep_looking
 from realm_ds.observe.sinks import Sinks
 
 NODE_FAILURE = """\
@@ -165,7 +166,7 @@ def test_where_no_rank_has_said_anything_slurm_has(run: Path) -> None:
     answer = explain(run, ask=no_slurm)
     assert (answer.state, answer.what) == ("failed", "the time limit of the job was reached")
     assert answer.time is not None
-    assert "--resume" in answer.remedy
+    assert answer.remedy.startswith("submit it again, or raise --time")
     say(run, "srun: error: node2: task 3: Killed\n" + OUT_OF_MEMORY)
     assert explain(run, ask=no_slurm).who == "index 0 (world rank 3 on node2)"
     (run / "ranks" / "3.json").unlink()
@@ -246,6 +247,7 @@ def test_other_jobs_are_told_by_their_logs(run: Path) -> None:
     with (run / "job" / "jobs.jsonl").open("a") as jobs:
         jobs.write(json.dumps({"job": "13", "name": "export", "log": f"{run}/job/export-13.log"}) + "\n")
     assert explain(run, ask=no_slurm).state == "done"  # it waits, and has said nothing
+    os.utime(run / "job" / "pretrain-12.log", (5, 5))
     say(run, "realm: job 13, start 1, on node1\nconsolidating\nexported to x", name="export-13")
     assert explain(run, ask=no_slurm).state == "done"
     assert explain(run, ask=lambda job: state("RUNNING")).what == "export says: exported to x"
@@ -255,6 +257,98 @@ def test_other_jobs_are_told_by_their_logs(run: Path) -> None:
     assert (answer.has_failed, answer.what, answer.also) == (True, "the disk is full", "while it did export")
     say(run, TIME_LIMIT, name="export-13")
     assert explain(run, ask=no_slurm).what == "the time limit of the job was reached"
+
+
+@pytest.mark.parametrize("name", ["pretrain", "export"])
+def test_a_job_that_is_cancelled_before_it_starts_has_failed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "config.yaml").touch()
+    record = {"job": "12", "name": name, "log": f"{tmp_path}/job/{name}-12.log", "line": "A=b sbatch x"}
+    (tmp_path / "job" / "jobs.jsonl").write_text(json.dumps(record))
+    answer = explain(tmp_path, ask=lambda job: state("CANCELLED", "PartitionNodeLimit"))
+    assert (answer.has_failed, answer.what) == (True, "job 12 was cancelled before it started")
+    assert "  to do  submit it again\n  again  A=b sbatch x" in describe(answer)
+    answer = explain(tmp_path, ask=lambda job: state("FAILED"))
+    assert (answer.has_failed, answer.what) == (True, "the job ended as FAILED")
+    assert explain(tmp_path, ask=lambda job: state("PENDING")).what == "job 12 waits (PENDING)"
+
+
+def test_who_watches_sees_how_a_job_is_that_has_not_started(tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "config.yaml").touch()
+    record = {"job": "12", "name": "pretrain", "log": f"{tmp_path}/job/pretrain-12.log"}
+    (tmp_path / "job" / "jobs.jsonl").write_text(json.dumps(record))
+    states = iter([state("PENDING", "Priority"), state("CANCELLED")])
+    now = iter([0.0, 0.0, 29.0, 30.0, 30.0])
+    look = looking_at_jobs(ask=lambda job: next(states), clock=lambda: next(now))
+    views = list(keep_looking(tmp_path, every_s=2, sleep=lambda s: None, look=look))
+    waits, gone = ("starting", "job 12 waits (Priority)"), ("failed", "job 12 was cancelled before it started")
+    assert [(view.state, view.why) for view in views] == [waits, waits, gone]
+    record_rank(tmp_path, world_rank=0, role="trainer", role_rank=0, host="node1")
+    assert look(tmp_path).state == "running"
+
+
+def test_what_submits_it_again_is_told(run: Path) -> None:
+    fail(run, "IndexFault: late", at=99.0)
+    record = {"job": "12", "name": "pretrain", "log": f"{run}/job/pretrain-12.log", "line": "A=b sbatch x"}
+    (run / "job" / "jobs.jsonl").write_text(json.dumps(record))
+    assert "\n  again  A=b sbatch x\n" in describe(explain(run, ask=no_slurm))
+    (run / "job" / "jobs.jsonl").write_text(json.dumps(record | {"in_pipeline": True}))
+    assert "\n  again  the same line of realm-ds submit pipeline\n" in describe(explain(run, ask=no_slurm))
+
+
+@pytest.mark.parametrize(
+    ("log", "target", "asked", "is_other"),
+    [
+        ("pretrain-14", "", "14", False),
+        ("14", "realm-pretrain-hetjob-14", "14", False),
+        ("14", "mine", "14", False),
+        ("export-14", "", "14", True),
+        ("14", "realm-export-14", "14", True),
+        ("mine", "", "", False),
+    ],
+)
+def test_the_newest_log_counts_also_of_a_job_that_was_submitted_by_hand(
+    run: Path, log: str, target: str, asked: str, is_other: bool
+) -> None:
+    fail(run, "killed by SIGKILL", at=99.0)
+    say(run, "srun: error: node1: task 0: Exited with exit code 137")
+    os.utime(run / "job" / "pretrain-12.log", (5, 5))
+    if target:
+        (run / "job" / f"{log}.log").symlink_to(run / f"{target}.log")
+        (run / f"{target}.log").touch()
+    say(run, "realm: job 14, start 1, at 2999-01-01T00:00:00+00:00, on node1, in here\nworking", name=log)
+    jobs: list[str] = []
+
+    def ask(job: str) -> JobState:
+        jobs.append(job)
+        return replace(state("RUNNING"), job=job)
+
+    answer = explain(run, ask=ask)
+    assert (answer.job, "".join(jobs), answer.has_failed) == (asked, asked, False)
+    assert (answer.what == "export says: working") == is_other
+
+
+def test_what_ranks_left_counts_only_from_the_start_of_the_job(run: Path) -> None:
+    """A job that is started again has nothing to do with what ended the one before, and may end of something else."""
+    fail(run, "killed by SIGKILL", at=99.0)
+    runs = lambda job: state("RUNNING")  # noqa: E731
+    for path in (*(run / "failures").iterdir(), *(run / "ranks").iterdir()):
+        os.utime(path, (1000, 1000))
+    say(run, "realm: job 12, start 2, at 1970-01-01T00:16:44+00:00, on node1, in here")
+    assert explain(run, ask=runs).what == "killed by SIGKILL"  # clocks differ
+    say(run, "realm: job 12, start 2, at 1970-01-01T01:16:46+01:00, on node1, in here")
+    answer = explain(run, ask=runs)
+    assert (answer.state, answer.what) == ("starting", "its ranks have not met yet")
+    say(run, "bash: python: command not found")
+    assert explain(run, ask=no_slurm, code=127).what.startswith("the ranks could not be started: bash")
+    with Sinks(run, role="trainer", role_rank=0, stage="pretrain") as sinks:
+        sinks.write("ended")
+    (run / "failures" / "0.json").unlink()
+    assert explain(run, ask=no_slurm).state == "done"
+    record_rank(run, world_rank=0, role="trainer", role_rank=0, host="node1")
+    fail(run, "IndexFault: late", at=99.0)
+    assert explain(run, ask=runs).what == "IndexFault: late"
 
 
 def test_of_a_pipeline_the_part_that_spoke_last(run: Path, tmp_path: Path) -> None:
@@ -325,6 +419,8 @@ def test_the_verb(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     fail(run, "IndexFault: late", at=99.0)
     code, text = verb(str(run))
     assert (code, text.startswith(f"{run} FAILED: IndexFault: late\n")) == (1, True)
+    assert "ago" in text
+    assert "ago" not in verb(str(run), "--code", "1")[1]
     code, text = verb(str(run), "--json")
     found = json.loads(text)
     assert (code, found["has_failed"]) == (1, True)

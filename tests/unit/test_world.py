@@ -1,14 +1,18 @@
 """Places in the world, launches that MPI did not understand, and the world of one process."""
 
+import json
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from types import SimpleNamespace
+from typing import Any
 
 import mpi4py
+import numpy as np
 import pytest
 
-from realm_ds.comm.cards import Card, exchange_cards
+from realm_ds.comm.cards import Card, check_code, exchange_cards
 from realm_ds.comm.network import LOOPBACK, choose_address
 from realm_ds.comm.trainers import Trainers, init_trainers, set_variables
 from realm_ds.comm.world import (
@@ -215,6 +219,26 @@ def test_an_mpi_without_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_host_name_beyond_all_bounds_is_refused() -> None:
     with pytest.raises(ConfigError, match="host name, REALM_ROLE and settings of this rank are longer than 1024 bytes"):
         exchange_cards(SimpleNamespace(Get_size=lambda: 1, Get_rank=lambda: 0), Card(host="n" * 1025), timeout_s=1)
+
+
+@pytest.mark.parametrize("others", [{"added_later": [1, 2]}, {"role": None, "token": None}])
+def test_a_rank_of_another_version_says_other_things_and_is_named(others: dict[str, Any]) -> None:
+    """More than this version knows, or less (None)."""
+    said = asdict(Card(host="b", code="realm_ds 9")) | others
+    raw = json.dumps({name: value for name, value in said.items() if value is not None}).encode()
+    done = SimpleNamespace(Test=lambda: True)
+
+    def receive(buffer: Any, *, source: int, tag: int) -> Any:
+        buffer[: len(raw)] = np.frombuffer(raw, np.uint8)
+        return done
+
+    comm = SimpleNamespace(
+        Get_size=lambda: 2, Get_rank=lambda: 0, Irecv=receive, Ibcast=lambda buffer, *, root: done
+    )  # fmt: skip
+    cards = exchange_cards(comm, Card(host="a", code="realm_ds 8"), timeout_s=1)
+    assert cards == [Card(host="a", code="realm_ds 8"), Card(host="b", code="realm_ds 9")]
+    with pytest.raises(ConfigError, match="world rank 1 on b runs realm_ds 9, but rank 0 on a runs realm_ds 8"):
+        check_code(cards)
 
 
 def test_describing_a_world_needs_neither_mpi_nor_torch() -> None:

@@ -15,8 +15,6 @@ from realm_ds.models.devices import Gpus
 class Software:
     mpi: str
     thread_level: str
-    folder: str
-    """Of realm_ds."""
     libraries: Mapping[str, str]
 
 
@@ -37,10 +35,7 @@ class Network:
 class Host:
     """Told by the first rank of each host."""
 
-    memory_bytes: int
     free_memory_bytes: int
-    cores: int
-    shm_bytes: int
     free_shm_bytes: int
     disk: str
     """Where temporary files go."""

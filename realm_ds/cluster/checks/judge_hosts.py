@@ -6,6 +6,7 @@ from typing import Any
 
 from realm_ds.cluster.checks.facts import Devices, Facts, Process
 from realm_ds.cluster.checks.judge_launch import hosts_text
+from realm_ds.comm.roles import TRAINER
 from realm_ds.comm.world import World
 from realm_ds.observe.checks import Check, CheckState
 
@@ -22,6 +23,7 @@ STALE_AFTER_S = 600.0
 """No build takes longer, but that of async_io on a slow machine."""
 FREE_SHARE = 0.9
 """Of a GPU's memory, before training."""
+BLIND_FIX = "ask for GPUs (--gpus-per-node), look at CUDA_VISIBLE_DEVICES, install a torch built for this driver"
 
 
 def judge_hosts(
@@ -89,21 +91,16 @@ def judge_memory(world: World, facts: Mapping[int, Facts]) -> list[Check]:
     """Of a host, /dev/shm, and the disk for temporary files."""
     hosts = {world.hosts[rank]: theirs.host for rank, theirs in facts.items() if theirs.host is not None}
     ranks = {host: world.hosts.count(host) for host in hosts}
-    tight = {
-        f"{gib(host.free_memory_bytes)} are free for {ranks[name]} ranks": [name]
-        for name, host in hosts.items()
-        if host.free_memory_bytes < LEAST_MEMORY_EACH * ranks[name]
-    }
-    shm = {
-        f"/dev/shm has {gib(host.free_shm_bytes)} free": [name]
-        for name, host in hosts.items()
-        if host.free_shm_bytes < LEAST_SHM
-    }
-    disks = {
-        f"{host.disk} has {gib(host.free_disk_bytes)} free": [name]
-        for name, host in hosts.items()
-        if host.free_disk_bytes < LEAST_DISK
-    }
+    tight: dict[str, list[str]] = defaultdict(list)
+    shm: dict[str, list[str]] = defaultdict(list)
+    disks: dict[str, list[str]] = defaultdict(list)
+    for name, host in hosts.items():
+        if host.free_memory_bytes < LEAST_MEMORY_EACH * ranks[name]:
+            tight[f"{gib(host.free_memory_bytes)} are free for {ranks[name]} ranks"].append(name)
+        if host.free_shm_bytes < LEAST_SHM:
+            shm[f"/dev/shm has {gib(host.free_shm_bytes)} free"].append(name)
+        if host.free_disk_bytes < LEAST_DISK:
+            disks[f"{host.disk} has {gib(host.free_disk_bytes)} free"].append(name)
     return [
         _check("memory", tight, ok=_least(hosts, "free_memory_bytes"),
                fix="end what else runs there, ask for the whole node (--exclusive, --mem=0), or start fewer ranks"),
@@ -116,19 +113,20 @@ def judge_memory(world: World, facts: Mapping[int, Facts]) -> list[Check]:
 
 def judge_gpus(world: World, facts: Mapping[int, Facts], *, roles_are_known: bool) -> Check:
     devices = {rank: theirs.devices for rank, theirs in facts.items() if theirs.devices is not None}
-    name = "GPUs"
-    if not any(found.nodes for found in devices.values()):
-        return Check(name=name, state="ok", found="none on any host: training is on CPUs, over gloo")
-    blind = [rank for rank, found in devices.items() if found.nodes and not found.gpus.names]
-    if blind:
-        where = hosts_text(world.hosts[rank] for rank in blind)
-        return Check(
-            name=name, state="fail", found=f"torch sees none of the {devices[blind[0]].nodes} on {where}",
-            fix="ask for GPUs (--gpus-per-node), look at CUDA_VISIBLE_DEVICES, install a torch built for this driver",
-        )  # fmt: skip
-    if roles_are_known:
-        return _dealt_gpus(world, devices)
-    return Check(name=name, state="ok", found=_gpus_text(world, devices))
+    trainers = {rank: found for rank, found in devices.items() if world.roles[rank] == TRAINER}
+    others = {rank: found for rank, found in devices.items() if rank not in trainers}
+    if blind := _blind(world, trainers):
+        return Check(name="GPUs", state="fail", found=blind, fix=BLIND_FIX)
+    if not any(found.nodes for found in trainers.values()):
+        check = Check(name="GPUs", state="ok", found="none on a trainer's host: training is on CPUs, over gloo")
+    elif roles_are_known:
+        check = _dealt_gpus(world, devices)
+    else:
+        check = Check(name="GPUs", state="ok", found=_gpus_text(world, devices))
+    if check.state == "ok" and (blind := _blind(world, others)):
+        found = f"{blind}, where index and builder ranks run on CPUs then"
+        return Check(name="GPUs", state="warn", found=found, fix=f"if they are to have some: {BLIND_FIX}")
+    return check
 
 
 def judge_locks(world: World, facts: Mapping[int, Facts]) -> Check:
@@ -198,6 +196,14 @@ def gib(num_bytes: int) -> str:
     return f"{num_bytes / GIB:.1f} GiB"
 
 
+def _blind(world: World, devices: Mapping[int, Devices]) -> str:
+    """Where the kernel knows GPUs and torch does not; "" if nowhere."""
+    blind = [rank for rank, found in devices.items() if found.nodes and not found.gpus.names]
+    if not blind:
+        return ""
+    return f"torch sees none of the {devices[blind[0]].nodes} on {hosts_text(world.hosts[rank] for rank in blind)}"
+
+
 def _dealt_gpus(world: World, devices: Mapping[int, Devices]) -> Check:
     """Each trainer needs one of its own, by the number that DeepSpeed takes."""
     for rank, found in devices.items():
@@ -210,11 +216,11 @@ def _dealt_gpus(world: World, devices: Mapping[int, Devices]) -> Check:
                 fix="let every task see all GPUs of its node (--gpus-per-node; not --gpus-per-task or --gpu-bind), or "
                 "start fewer trainers on a host",
             )  # fmt: skip
-    used = {
-        f"a GPU has {gib(found.gpus.free_bytes)} of {gib(found.gpus.total_bytes)} free": [world.hosts[rank]]
-        for rank, found in devices.items()
-        if found.gpus.free_bytes < FREE_SHARE * found.gpus.total_bytes
-    }
+    used: dict[str, list[str]] = defaultdict(list)
+    for rank, found in devices.items():
+        if found.gpus.free_bytes < FREE_SHARE * found.gpus.total_bytes:
+            free = f"a GPU has {gib(found.gpus.free_bytes)} of {gib(found.gpus.total_bytes)} free"
+            used[free].append(world.hosts[rank])
     return _check(
         "GPUs",
         used,

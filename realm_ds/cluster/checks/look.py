@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_ds.cluster.checks.facts import Data, Devices, Facts, Host, Network, Process, Run, Software
-from realm_ds.comm.code import PACKAGE, library_versions
+from realm_ds.comm.code import library_versions
 from realm_ds.comm.network import ADDRESS_VARIABLE, check_interfaces, choose_address, gloo_address, interfaces
 from realm_ds.comm.shared_folder import sees_token
 from realm_ds.comm.world import World, library_name
@@ -56,7 +56,7 @@ def look_around(
 
 def software(mpi: Any) -> Software:
     level = _THREAD_LEVELS.get(mpi.Query_thread(), "?") if mpi else ""
-    return Software(mpi=library_name(mpi), thread_level=level, folder=str(PACKAGE), libraries=library_versions())
+    return Software(mpi=library_name(mpi), thread_level=level, libraries=library_versions())
 
 
 def network(*, world: World, environ: Mapping[str, str], port: int) -> Network:
@@ -76,13 +76,10 @@ def network(*, world: World, environ: Mapping[str, str], port: int) -> Network:
 def host(*, environ: Mapping[str, str]) -> Host:
     import psutil
 
-    memory, disk = psutil.virtual_memory(), tempfile.gettempdir()
+    disk = tempfile.gettempdir()
     shm = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
     return Host(
-        memory_bytes=memory.total,
-        free_memory_bytes=memory.available,
-        cores=os.cpu_count() or 1,
-        shm_bytes=shm.total if shm else 0,
+        free_memory_bytes=psutil.virtual_memory().available,
         free_shm_bytes=shm.free if shm else 0,
         disk=disk,
         free_disk_bytes=shutil.disk_usage(disk).free,

@@ -1,20 +1,22 @@
 """Tries what ranks do with each other, rank 0 conducting: the way of messages, the way of connections, the clocks.
 
-The mailbox is that of training, so a time here is what a search would see of it. What it means is judge_hosts.py's.
+The mailbox is that of training, so a time here is what a search would see of it. What it means is judge_network.py's.
 """
 
 import contextlib
+import itertools
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 
 from realm_ds.cluster.checks.facts import Facts
+from realm_ds.cluster.checks.look import ALL_LOOKS_S
 from realm_ds.comm.codec import Array
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.comm.waiting import Backoff, Clock
@@ -28,8 +30,19 @@ NUM_LINKS = 4
 LINK_TIMEOUT_S = 10.0
 DIAL_TIMEOUT_S = 5.0
 DIALS_EACH = 2
-CONDUCTED_WITHIN_S = 180.0
-"""An answering rank that hears nothing for so long gives up."""
+FACTS_TIMEOUT_S = 60.0
+"""After the slowest look of rank 0, which has a deadline of its own."""
+TRIALS_TIMEOUT_S = 60.0
+"""No trial begins later."""
+SPARE_S = 30.0
+"""More than the last trial takes."""
+CONDUCTED_WITHIN_S = ALL_LOOKS_S + FACTS_TIMEOUT_S + TRIALS_TIMEOUT_S + SPARE_S
+"""An answering rank that hears nothing for so long gives up: rank 0 has given up or told its findings before."""
+
+Thing = TypeVar("Thing")
+Numbered = TypeVar("Numbered", "Pong", "Tried")
+_NUMBERS = itertools.count(1)
+"""Of the questions of this rank; an answer to an earlier one comes late and counts for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +54,13 @@ class Told:
 
 @dataclass(frozen=True, kw_only=True)
 class Ping:
+    number: int
     load: Annotated[np.ndarray, Array("u1", 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pong:
+    number: int
     time: float
     """By the clock of whoever answers."""
 
@@ -54,6 +69,7 @@ class Pong:
 class TryLink:
     """From rank 0: measure the way to another rank."""
 
+    number: int
     to: int
 
 
@@ -61,6 +77,7 @@ class TryLink:
 class TryDial:
     """From rank 0: connect to where another rank listens."""
 
+    number: int
     to: int
     address: str
     port: int
@@ -70,6 +87,7 @@ class TryDial:
 class Tried:
     """To rank 0: what came of it."""
 
+    number: int = 0
     latency_s: float = 0.0
     bytes_per_s: float = 0.0
     fault: str = ""
@@ -108,25 +126,41 @@ class Trials:
     links: tuple[Link, ...] = ()
     dials: tuple[Dial, ...] = ()
     skews_s: Mapping[str, float] = field(default_factory=dict)
-    """How far the clock of a host is ahead of rank 0's."""
+    """How far the clock of a host is ahead of rank 0's; NaN if it was not told in time."""
+    num_skipped: int = 0
+    """Not begun, since the time for all was over."""
 
 
 def conduct(
-    world: World, mailbox: Mailbox, mine: Facts, *, timeout_s: float, clock: Clock | None = None
+    world: World,
+    mailbox: Mailbox,
+    mine: Facts,
+    *,
+    timeout_s: float = FACTS_TIMEOUT_S,
+    trials_timeout_s: float = TRIALS_TIMEOUT_S,
+    clock: Clock | None = None,
 ) -> tuple[dict[int, Facts], Trials]:
     """Rank 0: everybody's facts, by rank (who is silent until the deadline is left out), and the trials."""
-    facts = _hear(world, mailbox, mine, timeout_s=timeout_s, clock=clock or Clock())
-    here = set(facts)
+    clock = clock or Clock()
+    facts = _hear(world, mailbox, mine, timeout_s=timeout_s, clock=clock)
+    deadline = clock.now() + trials_timeout_s
+    wanted_dials = choose_dials(world, facts)
+    wanted_links = [(source, to) for source, to in choose_links(world) if {source, to} <= set(facts)]
+    wanted_clocks = [rank for rank in first_ranks(world.hosts)[1:] if rank in facts]
+    dials = _dial_all(mailbox, list(_in_time(wanted_dials, deadline=deadline, clock=clock)), clock=clock)
     links = tuple(
-        Link(source=source, to=to, tried=_ask(mailbox, source, TryLink(to=to), timeout_s=LINK_TIMEOUT_S))
-        for source, to in choose_links(world)
-        if {source, to} <= here
+        Link(source=source, to=to, tried=_try_link(mailbox, source, to, clock=clock))
+        for source, to in _in_time(wanted_links, deadline=deadline, clock=clock)
     )
-    dials = _dial_all(mailbox, choose_dials(world, facts))
-    skews = {world.hosts[rank]: _skew(mailbox, rank) for rank in first_ranks(world.hosts)[1:] if rank in here}
+    skews_s = {
+        world.hosts[rank]: _skew(mailbox, rank, clock=clock)
+        for rank in _in_time(wanted_clocks, deadline=deadline, clock=clock)
+    }
     for rank in range(1, world.world_size):
         mailbox.send(Finish(), to=rank)
-    return facts, Trials(links=links, dials=dials, skews_s=skews)
+    num_wanted = len(wanted_dials) + len(wanted_links) + len(wanted_clocks)
+    num_skipped = num_wanted - len(dials) - len(links) - len(skews_s)
+    return facts, Trials(links=links, dials=dials, skews_s=skews_s, num_skipped=num_skipped)
 
 
 def answer(mailbox: Mailbox, mine: Facts, *, clock: Clock | None = None) -> None:
@@ -147,16 +181,23 @@ def answer(mailbox: Mailbox, mine: Facts, *, clock: Clock | None = None) -> None
         if isinstance(message, Finish):
             return
         if isinstance(message, Ping):
-            mailbox.send(Pong(time=time.time()), to=source)
+            mailbox.send(Pong(number=message.number, time=time.time()), to=source)
         elif isinstance(message, TryLink):
-            mailbox.send(_measure(mailbox, message.to), to=0)
+            mailbox.send(replace(_measure(mailbox, message.to, clock=clock), number=message.number), to=0)
         elif isinstance(message, TryDial):
-            mailbox.send(Tried(fault=dial(message.address, message.port, answer=message.to)), to=0)
+            fault = dial(message.address, message.port, answer=message.to)
+            mailbox.send(Tried(number=message.number, fault=fault), to=0)
 
 
 def first_ranks(hosts: Sequence[str]) -> list[int]:
     """The first rank of each host, in the order of ranks."""
     return sorted({host: rank for rank, host in reversed(list(enumerate(hosts)))}.values())
+
+
+def trainer_firsts(world: World) -> list[int]:
+    """The first trainer of each host that has one: only trainers open connections of their own."""
+    trainers = world.trainer_ranks
+    return [trainers[place] for place in first_ranks([world.hosts[rank] for rank in trainers])]
 
 
 def choose_links(world: World, *, most: int = NUM_LINKS) -> list[tuple[int, int]]:
@@ -176,8 +217,8 @@ def choose_links(world: World, *, most: int = NUM_LINKS) -> list[tuple[int, int]
 
 
 def choose_dials(world: World, facts: Mapping[int, Facts]) -> list[Dial]:
-    """Each host the next one's address for gloo, and all of them that of the trainers' store."""
-    firsts = [rank for rank in first_ranks(world.hosts) if rank in facts and facts[rank].network is not None]
+    """Each host of trainers the next one's address for gloo, and all of them that of the trainers' store."""
+    firsts = [rank for rank in trainer_firsts(world) if rank in facts and facts[rank].network is not None]
     if len(firsts) < 2:
         return []
     known = {rank: network for rank in firsts if (network := facts[rank].network) is not None}
@@ -236,68 +277,100 @@ def _hear(world: World, mailbox: Mailbox, mine: Facts, *, timeout_s: float, cloc
     return facts
 
 
-def _ask(mailbox: Mailbox, rank: int, order: TryLink, *, timeout_s: float) -> Tried:
-    if rank == mailbox.rank:
-        return _measure(mailbox, order.to)
-    mailbox.send(order, to=rank)
-    return _reply(mailbox, rank, timeout_s=2 * timeout_s)
+def _in_time(things: Iterable[Thing], *, deadline: float, clock: Clock) -> Iterator[Thing]:
+    """Those whose turn comes before the deadline."""
+    return itertools.takewhile(lambda _: clock.now() < deadline, things)
 
 
-def _reply(mailbox: Mailbox, rank: int, *, timeout_s: float) -> Tried:
-    try:
-        return mailbox.receive(Tried, source=rank, timeout_s=timeout_s, waiting_for=f"world rank {rank} to measure")
-    except IndexFault as error:
-        return Tried(fault=str(error))
+def _try_link(mailbox: Mailbox, source: int, to: int, *, clock: Clock) -> Tried:
+    if source == mailbox.rank:
+        return _measure(mailbox, to, clock=clock)
+    order = TryLink(number=next(_NUMBERS), to=to)
+    mailbox.send(order, to=source)
+    return _outcome(mailbox, source, order.number, since=clock.now(), timeout_s=2 * LINK_TIMEOUT_S, clock=clock)
 
 
-def _dial_all(mailbox: Mailbox, dials: Sequence[Dial]) -> tuple[Dial, ...]:
+def _dial_all(mailbox: Mailbox, dials: Sequence[Dial], *, clock: Clock) -> tuple[Dial, ...]:
     """All at once, since each may take until its deadline."""
-    for one in dials:
+    orders = [TryDial(number=next(_NUMBERS), to=one.to, address=one.address, port=one.port) for one in dials]
+    for one, order in zip(dials, orders, strict=True):
         if one.source != mailbox.rank:
-            mailbox.send(TryDial(to=one.to, address=one.address, port=one.port), to=one.source)
-    faults = []
-    for one in dials:
-        if one.source == mailbox.rank:
-            faults.append(dial(one.address, one.port, answer=one.to))
-        else:
-            faults.append(_reply(mailbox, one.source, timeout_s=(DIALS_EACH + 1) * DIAL_TIMEOUT_S).fault)
-    return tuple(
-        Dial(source=one.source, to=one.to, address=one.address, port=one.port, fault=fault)
-        for one, fault in zip(dials, faults, strict=True)
-    )
+            mailbox.send(order, to=one.source)
+    faults = {
+        order.number: dial(one.address, one.port, answer=one.to)
+        for one, order in zip(dials, orders, strict=True)
+        if one.source == mailbox.rank
+    }
+    since, timeout_s = clock.now(), (DIALS_EACH + 1) * DIAL_TIMEOUT_S
+    for one, order in zip(dials, orders, strict=True):
+        if order.number not in faults:
+            outcome = _outcome(mailbox, one.source, order.number, since=since, timeout_s=timeout_s, clock=clock)
+            faults[order.number] = outcome.fault
+    return tuple(replace(one, fault=faults[order.number]) for one, order in zip(dials, orders, strict=True))
 
 
-def _measure(mailbox: Mailbox, to: int) -> Tried:
-    """Latency of one way, and bytes a second of large messages."""
-    deadline = time.monotonic() + LINK_TIMEOUT_S
+def _outcome(mailbox: Mailbox, rank: int, number: int, *, since: float, timeout_s: float, clock: Clock) -> Tried:
+    waiting_for = f"world rank {rank} to measure"
     try:
-        pings_s = [_ping(mailbox, to, np.zeros(8, np.uint8), deadline=deadline)[0] for _ in range(PINGS)]
-        load = np.zeros(BULK_BYTES, np.uint8)
-        bulks_s = [_ping(mailbox, to, load, deadline=deadline)[0] for _ in range(NUM_BULKS)]
+        return _answer_to(
+            number, Tried, mailbox, rank, since=since, timeout_s=timeout_s, waiting_for=waiting_for, clock=clock
+        )
     except IndexFault as error:
         return Tried(fault=str(error))
-    latency_s = median(pings_s) / 2
-    return Tried(latency_s=latency_s, bytes_per_s=BULK_BYTES / max(min(bulks_s) - latency_s, 1e-6))
 
 
-def _skew(mailbox: Mailbox, rank: int) -> float:
+def _measure(mailbox: Mailbox, to: int, *, clock: Clock) -> Tried:
+    """Latency of one way, and bytes a second of large messages."""
+    since = clock.now()
+    few, many = np.zeros(8, np.uint8), np.zeros(BULK_BYTES, np.uint8)
+    try:
+        pings_s = [_ping(mailbox, to, few, since=since, clock=clock)[0] for _ in range(PINGS)]
+        bulks_s = [_ping(mailbox, to, many, since=since, clock=clock)[0] for _ in range(NUM_BULKS)]
+    except IndexFault as error:
+        return Tried(fault=str(error))
+    round_trip_s = median(pings_s)  # a large message goes one way, and a pong comes back
+    return Tried(latency_s=round_trip_s / 2, bytes_per_s=BULK_BYTES / max(min(bulks_s) - round_trip_s, 1e-6))
+
+
+def _skew(mailbox: Mailbox, rank: int, *, clock: Clock) -> float:
     """From the quickest of a few exchanges: half of what it took is the most that this can be off by."""
-    deadline = time.monotonic() + LINK_TIMEOUT_S
+    since = clock.now()
     best_s, skew_s = float("inf"), float("nan")
     with contextlib.suppress(IndexFault):
         for _ in range(PINGS):
-            took_s, middle, theirs = _ping(mailbox, rank, np.zeros(8, np.uint8), deadline=deadline)
+            took_s, middle, theirs = _ping(mailbox, rank, np.zeros(8, np.uint8), since=since, clock=clock)
             if took_s < best_s:
                 best_s, skew_s = took_s, theirs - middle
     return skew_s
 
 
-def _ping(mailbox: Mailbox, to: int, load: np.ndarray, *, deadline: float) -> tuple[float, float, float]:
+def _ping(mailbox: Mailbox, to: int, load: np.ndarray, *, since: float, clock: Clock) -> tuple[float, float, float]:
     """How long it took, the wall clock's time in the middle of that, and what the other's clock said."""
-    sent_at, sent_time = time.monotonic(), time.time()
-    mailbox.send(Ping(load=load), to=to)
-    pong = mailbox.receive(
-        Pong, source=to, timeout_s=max(deadline - sent_at, 0.0), waiting_for=f"world rank {to} to answer a ping"
+    ping = Ping(number=next(_NUMBERS), load=load)
+    sent_at, sent_time = clock.now(), time.time()
+    mailbox.send(ping, to=to)
+    waiting_for = f"world rank {to} to answer a ping"
+    pong = _answer_to(
+        ping.number, Pong, mailbox, to, since=since, timeout_s=LINK_TIMEOUT_S, waiting_for=waiting_for, clock=clock
     )
-    took_s = time.monotonic() - sent_at
+    took_s = clock.now() - sent_at
     return took_s, sent_time + took_s / 2, pong.time
+
+
+def _answer_to(
+    number: int,
+    kind: type[Numbered],
+    mailbox: Mailbox,
+    rank: int,
+    *,
+    since: float,
+    timeout_s: float,
+    waiting_for: str,
+    clock: Clock,
+) -> Numbered:
+    """The answer to this question; those to earlier ones are dropped."""
+    while True:
+        waited_s = clock.now() - since
+        answer = mailbox.receive(kind, source=rank, timeout_s=timeout_s, waiting_for=waiting_for, waited_s=waited_s)
+        if answer.number == number:
+            return answer
