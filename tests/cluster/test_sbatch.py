@@ -16,7 +16,7 @@ from tests.support.worlds import REPOSITORY
 
 pytestmark = pytest.mark.slurm
 
-STEPS, SAVE_EVERY = 14, 2
+STEPS, SAVE_EVERY = 24, 2
 TRAINERS = 4
 COMPARED = ("step", "loss", "retrieval_utility", "version", "retrieved_crc32")
 START_S = 300.0
@@ -81,8 +81,8 @@ def test_a_run_goes_on_by_itself_and_ends_as_the_one_that_nothing_came_between(
     job = submit(slurm, folder, "pretrain", *sizes(4, 2), CONFIG="tiny.yaml", RUN="broken run", INDEX_PER_NODE="1")
     run = folder / "broken run"
 
-    def comes_between(what: Callable[[], object], *, after_step: int) -> None:
-        wait_for_step(slurm, run, after_step)
+    def comes_between(what: Callable[[], object], *, after_steps: int) -> None:
+        wait_for_step(slurm, run, last_step(run) + after_steps)  # of this start: those before may have come further
         starts = int(slurm.job(job)["Restarts"])
         what()
         slurm.wait_until(lambda: int(slurm.job(job)["Restarts"]) > starts, "its next start", timeout_s=NOTICED_S)
@@ -94,10 +94,10 @@ def test_a_run_goes_on_by_itself_and_ends_as_the_one_that_nothing_came_between(
             slurm.wait_until(lambda: told in log(folder, job), "it to be told of its end", timeout_s=NOTICED_S)
         slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
 
-    comes_between(slurm.worker("node4").power_off, after_step=3)
+    comes_between(slurm.worker("node4").power_off, after_steps=SAVE_EVERY + 1)
     assert "node4" in log(folder, job)
-    comes_between(lambda: slurm.run("scontrol", "requeue", str(job)), after_step=5)
-    comes_between(reach_time_limit, after_step=7)
+    comes_between(lambda: slurm.run("scontrol", "requeue", str(job)), after_steps=1)
+    comes_between(reach_time_limit, after_steps=1)
     assert last_step(run) < STEPS, "all was done before its time was over"
     assert slurm.wait(job, timeout_s=START_S)["JobState"] == "COMPLETED", log(folder, job)
     assert slurm.wait(jobs["whole"], timeout_s=START_S)["JobState"] == "COMPLETED"
