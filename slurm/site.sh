@@ -77,6 +77,8 @@ realm_run() {
     fi
     lost=$(realm_lost_nodes) || lost="" # Slurm does not say: then it is told what the ranks say
     [ -z "$lost" ] || realm_requeue "no answer from $lost"
+    # Slurm may be ending the job, for such a node too, and with the job what was just asked of it.
+    ! realm_look_at_job || [ "$realm_state" != ending ] || realm_requeue "the ranks have ended with code $code"
     realm_fail "$code"
 }
 

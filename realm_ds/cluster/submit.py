@@ -45,8 +45,7 @@ from realm_ds.config.load import RUN_CONFIG, dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.errors import ConfigError
 from realm_ds.files import write_durably
-from realm_ds.launch.stages import has_finished, prepare_run_folder
-from realm_ds.launch.watch import SILENT_S, look
+from realm_ds.launch.stages import has_finished, prepare_run_folder, refuse_to_join_in
 from realm_ds.sealed import MANIFEST
 
 JOB_FOLDER = "job"
@@ -225,7 +224,7 @@ def _roles(config: RealmConfig) -> str:
 
 def _check_is_not_live(job: Job) -> None:
     """Two worlds in one folder would write over each other. What was submitted from here Slurm knows, of what was not
-    the folder tells: it is written every few seconds."""
+    the folder tells."""
     run, awaited = job.request.run, re.findall(r"\d+", job.after)
     trained = [record["job"] for record in jobs_of(run) if record["name"] in STAGES]
     for state in live_jobs(trained):
@@ -234,16 +233,8 @@ def _check_is_not_live(job: Job) -> None:
                 f"{run} is job {state.job}'s, {state.state} {state.nodes or state.reason}".rstrip()
                 + f": wait for its end, or end it (scancel {state.job}), or queue behind it (--after {state.job})"
             )
-    waits_for_it = any(job in trained or (run / JOB_FOLDER / f"{job}.log").exists() for job in awaited)
-    if waits_for_it or not (run / RUN_CONFIG).is_file():
-        return
-    ages_s = {rank.name: rank.age_s for rank in look(run).ranks if rank.state in ("works", "waits")}
-    for name, age_s in ages_s.items():
-        if age_s is not None and age_s < SILENT_S:
-            raise ConfigError(
-                f"{run} is being trained: {name} wrote something {age_s:.0f} s ago. Wait for its end, or end it; "
-                f"if it was killed this very moment, try again in {SILENT_S:.0f} s"
-            )
+    if not any(job in trained or (run / JOB_FOLDER / f"{job}.log").exists() for job in awaited):
+        refuse_to_join_in(run)
 
 
 def _dependency(after: str) -> list[str]:

@@ -16,7 +16,7 @@ from tests.support.worlds import REPOSITORY
 
 pytestmark = pytest.mark.slurm
 
-STEPS, SAVE_EVERY = 14, 2
+STEPS, SAVE_EVERY = 24, 2
 TRAINERS = 4
 COMPARED = ("step", "loss", "retrieval_utility", "version", "retrieved_crc32")
 START_S = 300.0
@@ -32,7 +32,7 @@ set -euo pipefail
 MPI_PLUGIN=none
 source slurm/site.sh
 realm_begin "$RUN"
-realm_run "${SRUN[@]}" sleep 600
+realm_run "${SRUN[@]}" bash -c "echo a rank sleeps; exec sleep 600"
 """
 """A job as the scripts are, of ranks that do not take long to start."""
 
@@ -81,8 +81,8 @@ def test_a_run_goes_on_by_itself_and_ends_as_the_one_that_nothing_came_between(
     job = submit(slurm, folder, "pretrain", *sizes(4, 2), CONFIG="tiny.yaml", RUN="broken run", INDEX_PER_NODE="1")
     run = folder / "broken run"
 
-    def comes_between(what: Callable[[], object], *, after_step: int) -> None:
-        wait_for_step(slurm, run, after_step)
+    def comes_between(what: Callable[[], object], *, after_steps: int) -> None:
+        wait_for_step(slurm, run, last_step(run) + after_steps)  # of this start: those before may have come further
         starts = int(slurm.job(job)["Restarts"])
         what()
         slurm.wait_until(lambda: int(slurm.job(job)["Restarts"]) > starts, "its next start", timeout_s=NOTICED_S)
@@ -94,10 +94,10 @@ def test_a_run_goes_on_by_itself_and_ends_as_the_one_that_nothing_came_between(
             slurm.wait_until(lambda: told in log(folder, job), "it to be told of its end", timeout_s=NOTICED_S)
         slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
 
-    comes_between(slurm.worker("node4").power_off, after_step=3)
+    comes_between(slurm.worker("node4").power_off, after_steps=SAVE_EVERY + 1)
     assert "node4" in log(folder, job)
-    comes_between(lambda: slurm.run("scontrol", "requeue", str(job)), after_step=5)
-    comes_between(reach_time_limit, after_step=7)
+    comes_between(lambda: slurm.run("scontrol", "requeue", str(job)), after_steps=1)
+    comes_between(reach_time_limit, after_steps=1)
     assert last_step(run) < STEPS, "all was done before its time was over"
     assert slurm.wait(job, timeout_s=START_S)["JobState"] == "COMPLETED", log(folder, job)
     assert slurm.wait(jobs["whole"], timeout_s=START_S)["JobState"] == "COMPLETED"
@@ -130,7 +130,7 @@ def test_a_job_that_is_cancelled_does_not_come_back(slurm: Slurm, folder: Path) 
     script = folder / "sleeper.sbatch"
     script.write_text(SLEEPER)
     job = slurm.sbatch(f"--output={folder}/%j.log", "--nodes=2", str(script), env={"RUN": str(folder / "sleeper")})
-    slurm.wait_until(lambda: f"{job}.0" in slurm.run("squeue", "--steps", "-h"), "its step", timeout_s=START_S)
+    wait_for_sleep(slurm, folder / f"{job}.log", ranks=2)
     slurm.run("scancel", str(job))
     slurm.wait_until(lambda: "and decides whether it runs again" in log(folder, job), "its end", timeout_s=START_S)
     assert slurm.wait(job, timeout_s=START_S)["JobState"] == "CANCELLED"
@@ -141,10 +141,8 @@ def test_a_task_of_an_array_that_is_asked_to_end_leaves_the_others(slurm: Slurm,
     script = folder / "sleeper.sbatch"
     script.write_text(SLEEPER)
     job = slurm.sbatch(f"--output={folder}/%A_%a.log", "--array=0-1", str(script), env={"RUN": str(folder / "array")})
-    slurm.wait_until(
-        lambda: all(f"{job}_{task}.0" in slurm.run("squeue", "--steps", "-h") for task in (0, 1)), "its steps",
-        timeout_s=START_S,
-    )  # fmt: skip
+    for task in (0, 1):
+        wait_for_sleep(slurm, folder / f"{job}_{task}.log", ranks=1)
     last = f"{job}_1"
     assert slurm.job(last)["JobId"] == str(job)
     slurm.run("scancel", "--batch", "--signal=USR1", last)
@@ -154,6 +152,13 @@ def test_a_task_of_an_array_that_is_asked_to_end_leaves_the_others(slurm: Slurm,
     slurm.run("scancel", str(job))
     for task in (f"{job}_0", last):
         slurm.wait_until(lambda task=task: slurm.job(task)["JobState"] == "CANCELLED", "its end", timeout_s=START_S)
+
+
+def wait_for_sleep(slurm: Slurm, log: Path, *, ranks: int) -> None:
+    """Until the sleeper's ranks run: of a signal that comes while Slurm starts them they would not know."""
+    slurm.wait_until(
+        lambda: log.is_file() and log.read_text().count("a rank sleeps") == ranks, "its ranks", timeout_s=START_S
+    )
 
 
 def submit(slurm: Slurm, folder: Path, name: str, *options: str, **variables: str) -> int:

@@ -203,6 +203,10 @@ def test_a_job_that_slurm_is_ending_itself_is_not_queued_again(tmp_path: Path) -
     assert outcome.of("scontrol") == []
     assert outcome.of("scancel") == []
     assert "Slurm is ending job 7 and decides whether it runs again" in outcome.log
+    outcome = Outcome(tmp_path, "ict", STEP="exit 137", STATE="COMPLETING")  # its signal ended the question for nodes
+    assert (outcome.code, outcome.of("scontrol")) == (75, [])
+    assert "realm: the ranks have ended with code 137; Slurm is ending job 7 and decides" in outcome.log
+    assert not (tmp_path / "runs/ict/why.txt").exists()
 
 
 def test_a_run_that_ends_well_after_the_signal_is_done(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Jobs are checked, get their run folder and are handed to sbatch; pipelines wait for themselves. Slurm is made up."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from realm_ds.cluster.scripts import PREPARE_VERBS
 from realm_ds.cluster.submit import check_is_shared, is_done, jobs_of, plan_job, show_plan, submit_job
 from realm_ds.config.load import dump, load
 from realm_ds.config.sizes import JobSizes
-from realm_ds.errors import ConfigError, DataError, LaunchError
-from realm_ds.launch.failures import record_rank
+from realm_ds.errors import ConfigError, DataError, FolderTaken, LaunchError
 from realm_ds.launch.stages import check_inputs
-from realm_ds.observe.sinks import Sinks
 from realm_ds.sealed import seal
 from tests.support.fake_slurm import FakeSlurm, install
 from tests.support.tiny import make_data, tiny_config
@@ -331,19 +328,23 @@ def test_a_run_is_neither_overwritten_nor_submitted_twice(fake: FakeSlurm, reque
     assert is_done(again)
 
 
-def test_a_run_that_others_train_is_left_alone(fake: FakeSlurm, request_: Request) -> None:
+def test_a_run_that_others_train_is_left_alone(
+    fake: FakeSlurm, request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = plan_job(request_)
     submit_job(job)
-    record_rank(request_.run, world_rank=0, role="trainer", role_rank=0, host="elsewhere")
-    with Sinks(request_.run, role="trainer", role_rank=0, stage="pretrain", clock=lambda: time.time() - 5) as sinks:
-        sinks.write("step", step=1, steps=4)
-    with pytest.raises(ConfigError, match="is being trained: trainer 0 wrote something 5 s ago. Wait for its end"):
-        submit_job(job)
-    with pytest.raises(ConfigError, match="is being trained"):
-        submit_job(replace(job, after="99"))  # of another run
-    with Sinks(request_.run, role="trainer", role_rank=0, stage="pretrain", clock=time.time) as sinks:
-        sinks.write("ended")
-    submit_job(job)
+    asked: list[Path] = []
+
+    def refuse(run: Path) -> None:
+        asked.append(run)
+        raise FolderTaken("is being trained")
+
+    monkeypatch.setattr("realm_ds.cluster.submit.refuse_to_join_in", refuse)
+    for after in ("", "99"):  # 99 is of another run
+        with pytest.raises(ConfigError, match="is being trained"):
+            submit_job(replace(job, after=after))
+    assert asked == [request_.run] * 2
+    submit_job(replace(job, after="101"))
 
 
 def test_a_folder_that_no_node_sees_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
