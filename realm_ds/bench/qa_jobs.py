@@ -1,0 +1,109 @@
+"""Questions answered by an export and by transformers' RealmForOpenQA of the same weights, timed in turns. What the
+numbers must reach is qa.py's business.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from realm_ds.bench.corpora import VectorsOf
+from realm_ds.bench.peer import Peer
+from realm_ds.bench.processes import Result, write_progress
+from realm_ds.bench.towers import new_answerer
+from realm_ds.data.answers import normalise
+from realm_ds.data.question_files import load_questions
+from realm_ds.data.records import Question
+from realm_ds.data.shards import open_shards
+from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
+from realm_ds.eval.exported import AnswerSettings, Exported, open_export, write_qa_export
+from realm_ds.eval.hf_openqa import write_hf_openqa
+from realm_ds.eval.qa import answer_questions
+from realm_ds.eval.reading import ReadingSizes
+from realm_ds.factbook.prepare import prepare_demo
+from realm_ds.models.qa import QaModel
+
+Options = Mapping[str, Any]
+QUESTION_TOKENS, PASSAGE_TOKENS, READ = 64, 64, 5
+WARM_UP = 2
+"""Questions that each side answers before any is timed."""
+
+
+def answer(options: Options, *, folder: Path) -> Result:
+    """Seconds of each round by us, by transformers with all that it retrieves and with what it reads alone; how many of
+    its answers are ours."""
+    os.environ["RAYON_NUM_THREADS"] = str(options["threads"])  # of tokenizers, on both sides
+    export, file = Path(options["model"] or folder / "export"), Path(options["questions"] or "")
+    if options["model"] is None:
+        file = _make(export, options, folder)
+    exported = open_export(export)
+    model = QaModel.load(exported.folder).eval()
+    rounds, at_once = options["rounds"], options["at_once"]
+    questions = _spread(load_questions(file), rounds * at_once)
+    at_once = len(questions) // rounds
+    write_progress(folder, done=0, total=rounds, now="writing it for transformers")
+    made = folder / "peer"
+    write_hf_openqa(exported, model, made)
+    work = {"threads": options["threads"], "questions": [question.question for question in questions]}
+    (made / "work.json").write_text(json.dumps(work), encoding="utf-8")
+    found: Result = {"ours_s": [], "retrieve_s": [], "read_s": [], "num_same": 0, "num_asked": at_once}
+    with Peer(Path(options["python"]), made, program="peer_qa.py") as peer:
+        for number in range(-1, rounds):  # the first warms up
+            first, end = (number * at_once, (number + 1) * at_once) if number >= 0 else (0, WARM_UP)
+            write_progress(folder, done=max(0, number), total=rounds, now="answering in turns")
+            started_at = time.perf_counter()
+            rows = answer_questions(
+                model, questions[first:end], exported.corpus, shards=exported.shards, tokenizer=exported.tokenizer,
+                sizes=exported.settings.sizes,
+            )  # fmt: skip
+            took_s = {"ours": time.perf_counter() - started_at}
+            told = {mode: peer.ask(f"{mode} {first} {end}") for mode in ("retrieve", "read")}
+            took_s |= {mode: answered["took_s"] for mode, answered in told.items()}
+            if number >= 0:
+                for side, seconds in took_s.items():
+                    found[f"{side}_s"].append(seconds)
+                ours = [alike(row["prediction"], exported.tokenizer) for row in rows]
+                for answered in told.values():
+                    theirs = [alike(said, exported.tokenizer) for said in answered["answers"]]
+                    found["num_same"] += sum(map(str.__eq__, ours, theirs))
+    return found | _facts(exported)
+
+
+def alike(said: str, tokenizer: Tokenizer) -> str:
+    """An answer as its wordpieces say it, normalised, without spaces: transformers has no others, and puts spaces around
+    every sign."""
+    return "".join(normalise(tokenizer.decode(tokenizer.encode(said))).split())
+
+
+def _make(export: Path, options: Options, folder: Path) -> Path:
+    """An export of weights and vectors that nobody has trained over the Factbook's passages; the file of its questions."""
+    data = folder / "data"
+    prepare_demo(
+        data, num_entities=options["entities"], passage_tokens=PASSAGE_TOKENS, vocab_size=options["vocabulary"],
+        on_progress=lambda doing: write_progress(folder, done=0, total=1, now=doing),
+    )  # fmt: skip
+    tokenizer = load_tokenizer(data / "tokenizer")
+    shards = open_shards(data / "corpus", kind="corpus", fingerprint=tokenizer.fingerprint)
+    settings = AnswerSettings(
+        sizes=ReadingSizes(question_tokens=QUESTION_TOKENS, passage_tokens=PASSAGE_TOKENS, read=READ),
+        null_passage=False, temperature=1.0, tokenizer_fingerprint=tokenizer.fingerprint,
+    )  # fmt: skip
+    width = options["width"]
+    write_qa_export(
+        export, new_answerer({**options["network"], "vocabulary": tokenizer.vocab_size}, width=width), shards=shards,
+        vectors_NP=VectorsOf(seed=0, width=width)(0, shards.count), tokenizer_folder=data / "tokenizer",
+        settings=settings,
+    )  # fmt: skip
+    return data / "qa" / "test.jsonl"
+
+
+def _spread(questions: Sequence[Question], count: int) -> list[Question]:
+    """So many of them from the whole file, or all."""
+    return list(questions[:: max(1, len(questions) // count)][:count])
+
+
+def _facts(exported: Exported) -> Result:
+    sizes, lengths_N = exported.settings.sizes, exported.corpus.passages.body_lengths_N
+    return {"passages": len(exported.corpus), "read": sizes.read, "wordpieces": float(lengths_N.mean())}
