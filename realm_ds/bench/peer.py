@@ -1,4 +1,4 @@
-"""transformers' REALM in a process of its own: an environment for it, made once, and a side that works when it is asked.
+"""transformers' REALM in a process of its own: an environment for it, made once, and a side that works when asked.
 
 What the process does is peer_step.py's and peer_qa.py's business. The environment holds transformers 4.57.6, the last
 with REALM, and takes torch from ours, so that both sides compute with the same library.

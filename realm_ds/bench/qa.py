@@ -1,5 +1,5 @@
-"""`realm-ds bench qa`: questions answered as `qa eval` does it, beside transformers' RealmForOpenQA on the same weights,
-passages, questions and threads. The job that is timed is qa_jobs.py's.
+"""`realm-ds bench qa`: questions answered as `qa eval` does it, beside transformers' RealmForOpenQA on the same
+weights, passages, questions and threads. The job that is timed is qa_jobs.py's.
 """
 
 import functools
@@ -70,8 +70,8 @@ def beside_transformers(sizes: Sizes, options: dict[str, Any], bar: progress.Bar
     )
     retrieves = min(5000, found["passages"])
     notes = {
-        "retrieve": f"{what}; searcher_beam_size {retrieves}: as REALM retrieves, and as transformers does in training, "
-        "it tokenises all of these anew for every question",
+        "retrieve": f"{what}; searcher_beam_size {retrieves}, as REALM retrieves and transformers does in training: it "
+        "tokenises all of these anew for every question",
         "read": f"{what}; it retrieves only what it reads, as its eval() does",
     }
     ours_s = found["ours_s"]

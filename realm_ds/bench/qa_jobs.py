@@ -72,13 +72,13 @@ def answer(options: Options, *, folder: Path) -> Result:
 
 
 def alike(said: str, tokenizer: Tokenizer) -> str:
-    """An answer as its wordpieces say it, normalised, without spaces: transformers has no others, and puts spaces around
-    every sign."""
+    """An answer as its wordpieces say it, normalised, without spaces: transformers says it in wordpieces, with spaces
+    around every sign."""
     return "".join(normalise(tokenizer.decode(tokenizer.encode(said))).split())
 
 
 def _make(export: Path, options: Options, folder: Path) -> Path:
-    """An export of weights and vectors that nobody has trained over the Factbook's passages; the file of its questions."""
+    """Write an export over the Factbook, its weights and vectors drawn at random; returns the file of its questions."""
     data = folder / "data"
     prepare_demo(
         data, num_entities=options["entities"], passage_tokens=PASSAGE_TOKENS, vocab_size=options["vocabulary"],

@@ -43,7 +43,7 @@ def read_block_records(path: Path) -> Iterator[str]:
             for record in _records(file, path):
                 count += 1
                 yield record.decode()
-    except (OSError, ValueError, MemoryError, StopIteration) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): copy the passages again") from error
     if count != wanted:
         raise CheckpointError(f"{path} holds {count} passages and says that it has {wanted}: copy it again")
@@ -64,7 +64,8 @@ def _records(file: BinaryIO, path: Path) -> Iterator[bytes]:
     places = array("q")  # where each numbered object stands in the file
     place, is_within = 0, False
     with path.open("rb") as again:
-        for operation, value, here in pickletools.genops(file):
+        operations: Iterator[tuple[Any, Any, Any]] = pickletools.genops(file)
+        for operation, value, here in operations:
             name = operation.name
             if name in _NUMBERED:
                 if value not in (None, len(places)):
@@ -74,11 +75,11 @@ def _records(file: BinaryIO, path: Path) -> Iterator[bytes]:
                 is_within = name == "EMPTY_LIST"
                 place = 0
             elif name in _RECORD:
-                place = here or 0
+                place = here
                 yield value
             elif name in _AGAIN:
                 again.seek(places[value] if value < len(places) else 0)
-                before, record, _ = next(pickletools.genops(again))
+                before, record, _ = _first(again)
                 if before.name not in _RECORD:
                     raise ValueError(f"record of {before.name}, not of bytes")
                 yield record
@@ -86,3 +87,7 @@ def _records(file: BinaryIO, path: Path) -> Iterator[bytes]:
                 return
             elif name not in _AROUND:
                 raise ValueError(f"record of {name}, not of bytes")
+
+
+def _first(file: BinaryIO) -> tuple[Any, Any, Any]:
+    return next(iter(pickletools.genops(file)))

@@ -56,7 +56,7 @@ READER_DEFAULTS: dict[str, Any] = {
 QUESTION_TOKENS = "question_tokens"
 """A setting of our own beside theirs, which know only the length of question and passage together."""
 QUESTION_SHARE = 10
-"""Where nobody has said: a tenth of both, so that of 320 wordpieces REALM's passages have the 288 that they are cut to."""
+"""Where nobody has said: a tenth of both, so that of 320 wordpieces passages have the 288 that REALM cuts them to."""
 
 
 @dataclass(frozen=True, kw_only=True)

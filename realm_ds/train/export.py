@@ -55,9 +55,19 @@ def export_run(
     from realm_ds.train.export_card import card
     from realm_ds.train.export_check import compare, outputs, take_samples
     from realm_ds.train.export_layouts import check_layout, read_layout, write_layout
+    from realm_ds.train.export_qa import answers_questions, export_qa
     from realm_ds.train.export_source import fill_from, find_source
 
     check_layout(layout, dtype=dtype, verify=verify)
+    if layout == "hf-realm" and answers_questions(run_folder):
+        if faiss_file or step != "latest":
+            raise ConfigError(
+                f"{run_folder} answers questions: its export is of its last step, and has no file for faiss; leave "
+                "--step and --faiss-file out"
+            )
+        out = out or run_folder / "export-hf-realm"
+        export_qa(run_folder, out, dtype=dtype, verify=verify, say=say)
+        return out
 
     out = out or run_folder / "export"
     recover_folder(out)

@@ -73,8 +73,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     qa, cloze = folder / "qa_run" / "export", folder / "cloze"
     qa.parent.mkdir()
     write_qa_export(
-        qa, build_qa_model(realm, span_hidden_size=8, max_span_tokens=4, seed=1), shards=shards, vectors_NP=corpus.vectors_NP,
-        tokenizer_folder=folder / "tokenizer", settings=settings,
+        qa, build_qa_model(realm, span_hidden_size=8, max_span_tokens=4, seed=1), shards=shards,
+        vectors_NP=corpus.vectors_NP, tokenizer_folder=folder / "tokenizer", settings=settings,
     )  # fmt: skip
     write_models(realm, cloze, tokenizer_folder=folder / "tokenizer")
     cloze_settings = replace(settings, null_passage=True, temperature=0.5)
