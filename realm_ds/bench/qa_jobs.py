@@ -27,13 +27,15 @@ from realm_ds.models.qa import QaModel
 
 Options = Mapping[str, Any]
 QUESTION_TOKENS, PASSAGE_TOKENS, READ = 64, 64, 5
+MODES = ("retrieve", "read")
+"""Of transformers' side (peer_qa.py)."""
 WARM_UP = 2
 """Questions that each side answers before any is timed."""
 
 
 def answer(options: Options, *, folder: Path) -> Result:
-    """Seconds of each round by us, by transformers with all that it retrieves and with what it reads alone; how many of
-    its answers are ours."""
+    """Questions a second of each round by us, by transformers with all that it retrieves and with what it reads alone;
+    how many of its answers are ours. Of a round's questions it gets the first `at_once` of each mode."""
     os.environ["RAYON_NUM_THREADS"] = str(options["threads"])  # of tokenizers, on both sides
     export, file = Path(options["model"] or folder / "export"), Path(options["questions"] or "")
     if options["model"] is None:
@@ -41,40 +43,46 @@ def answer(options: Options, *, folder: Path) -> Result:
     exported = open_export(export)
     model = QaModel.load(exported.folder).eval()
     rounds, at_once = options["rounds"], options["at_once"]
-    questions = _spread(load_questions(file), rounds * at_once)
-    at_once = len(questions) // rounds
+    questions = _spread(load_questions(file), rounds * at_once["ours"])
     write_progress(folder, done=0, total=rounds, now="writing it for transformers")
     made = folder / "peer"
     write_hf_openqa(exported, model, made)
     work = {"threads": options["threads"], "questions": [question.question for question in questions]}
     (made / "work.json").write_text(json.dumps(work), encoding="utf-8")
-    found: Result = {"ours_s": [], "retrieve_s": [], "read_s": [], "num_same": 0, "num_asked": at_once}
+
+    def ours(asked: Sequence[Question]) -> tuple[float, list[str]]:
+        started_at = time.perf_counter()
+        rows = answer_questions(
+            model, asked, exported.corpus, shards=exported.shards, tokenizer=exported.tokenizer,
+            sizes=exported.settings.sizes,
+        )  # fmt: skip
+        return len(asked) / (time.perf_counter() - started_at), [str(row["prediction"]) for row in rows]
+
+    found: Result = {"ours": [], **{mode: [] for mode in MODES}, "num_same": 0, "num_told": 0}
     with Peer(Path(options["python"]), made, program="peer_qa.py") as peer:
-        for number in range(-1, rounds):  # the first warms up
-            first, end = (number * at_once, (number + 1) * at_once) if number >= 0 else (0, WARM_UP)
-            write_progress(folder, done=max(0, number), total=rounds, now="answering in turns")
-            started_at = time.perf_counter()
-            rows = answer_questions(
-                model, questions[first:end], exported.corpus, shards=exported.shards, tokenizer=exported.tokenizer,
-                sizes=exported.settings.sizes,
-            )  # fmt: skip
-            took_s = {"ours": time.perf_counter() - started_at}
-            told = {mode: peer.ask(f"{mode} {first} {end}") for mode in ("retrieve", "read")}
-            took_s |= {mode: answered["took_s"] for mode, answered in told.items()}
-            if number >= 0:
-                for side, seconds in took_s.items():
-                    found[f"{side}_s"].append(seconds)
-                ours = [alike(row["prediction"], exported.tokenizer) for row in rows]
-                for answered in told.values():
-                    theirs = [alike(said, exported.tokenizer) for said in answered["answers"]]
-                    found["num_same"] += sum(map(str.__eq__, ours, theirs))
+        ours(questions[:WARM_UP])
+        for mode in MODES:
+            peer.ask(f"{mode} 0 {WARM_UP}")
+        for number in range(rounds):
+            write_progress(folder, done=number, total=rounds, now="answering in turns")
+            asked = questions[number * len(questions) // rounds : (number + 1) * len(questions) // rounds]
+            speed, said = ours(asked)
+            found["ours"].append(speed)
+            for mode in MODES:
+                first, count = number * len(questions) // rounds, min(len(asked), at_once[mode])
+                told = peer.ask(f"{mode} {first} {first + count}")
+                found[mode].append(count / told["took_s"])
+                pairs = zip(said, told["answers"], strict=False)
+                found["num_same"] += sum(alike(*pair, exported.tokenizer) for pair in pairs)
+                found["num_told"] += count
     return found | _facts(exported)
 
 
-def alike(said: str, tokenizer: Tokenizer) -> str:
-    """An answer as its wordpieces say it, normalised, without spaces: transformers says it in wordpieces, with spaces
-    around every sign."""
-    return "".join(normalise(tokenizer.decode(tokenizer.encode(said))).split())
+def alike(ours: str, theirs: str, tokenizer: Tokenizer) -> bool:
+    """Whether two answers say the same, once normalised and without spaces: transformers says wordpieces, in lower case
+    and with a space around every sign, so ours is taken as its wordpieces say it."""
+    told = (tokenizer.decode(tokenizer.encode(ours)), theirs)
+    return len({"".join(normalise(said).split()) for said in told}) == 1
 
 
 def _make(export: Path, options: Options, folder: Path) -> Path:
@@ -106,4 +114,4 @@ def _spread(questions: Sequence[Question], count: int) -> list[Question]:
 
 def _facts(exported: Exported) -> Result:
     sizes, lengths_N = exported.settings.sizes, exported.corpus.passages.body_lengths_N
-    return {"passages": len(exported.corpus), "read": sizes.read, "wordpieces": float(lengths_N.mean())}
+    return {"passages": len(exported.corpus), "num_read": sizes.read, "wordpieces": float(lengths_N.mean())}

@@ -60,14 +60,7 @@ def export_run(
 
     check_layout(layout, dtype=dtype, verify=verify)
     if layout == "hf-realm" and answers_questions(run_folder):
-        if faiss_file or step != "latest":
-            raise ConfigError(
-                f"{run_folder} answers questions: its export is of its last step, and has no file for faiss; leave "
-                "--step and --faiss-file out"
-            )
-        out = out or run_folder / "export-hf-realm"
-        export_qa(run_folder, out, dtype=dtype, verify=verify, say=say)
-        return out
+        return export_qa(run_folder, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file, say=say)
 
     out = out or run_folder / "export"
     recover_folder(out)

@@ -27,6 +27,7 @@ from realm_ds.models.towers import embed
 from realm_ds.sealed import read_facts, seal
 from realm_ds.train.export import KIND, Dtype, round_to
 from realm_ds.train.export_check import NUM_SAMPLES, compare
+from realm_ds.train.export_source import Step
 
 Say = Callable[[str], None]
 
@@ -36,11 +37,20 @@ def answers_questions(folder: Path) -> bool:
     return any((place / READER).is_dir() for place in (folder, folder / "export"))
 
 
-def export_qa(folder: Path, out: Path, *, dtype: Dtype, verify: bool, say: Say) -> None:
-    """Write `out`, whole or not at all; an older export there is replaced, anything else left alone (ConfigError).
+def export_qa(
+    folder: Path, *, step: Step, out: Path | None, dtype: Dtype, verify: bool, faiss_file: bool, say: Say
+) -> Path:  # fmt: skip
+    """Write `out`, by default FOLDER/export-hf-realm, whole or not at all; an older export there is replaced, anything
+    else left alone (ConfigError).
 
     Raises CheckpointError where `verify` finds that what was written answers otherwise.
     """
+    if faiss_file or step != "latest":
+        raise ConfigError(
+            f"{folder} answers questions: its export is of its last step, and has no file for faiss; leave --step and "
+            "--faiss-file out"
+        )
+    out = out or folder / "export-hf-realm"
     recover_folder(out)
     if out.exists() and read_facts(out).get("kind") != KIND:
         raise ConfigError(f"{out} is there and is no export, so it is not overwritten: name another folder with --out")
@@ -61,6 +71,7 @@ def export_qa(folder: Path, out: Path, *, dtype: Dtype, verify: bool, say: Say) 
         publish_folder(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+    return out
 
 
 @torch.inference_mode()
