@@ -55,9 +55,12 @@ def export_run(
     from realm_ds.train.export_card import card
     from realm_ds.train.export_check import compare, outputs, take_samples
     from realm_ds.train.export_layouts import check_layout, read_layout, write_layout
+    from realm_ds.train.export_qa import answers_questions, export_qa
     from realm_ds.train.export_source import fill_from, find_source
 
     check_layout(layout, dtype=dtype, verify=verify)
+    if layout == "hf-realm" and answers_questions(run_folder):
+        return export_qa(run_folder, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file, say=say)
 
     out = out or run_folder / "export"
     recover_folder(out)
