@@ -90,7 +90,7 @@ def test_replies_without_tokens_have_places_to_fetch_them_by():
     assert bare.places_BK.tolist() == whole.places_BK.tolist()
     assert (bare.tokens.size, bare.title_lengths_BK.size) == (0, 0)
     fetched = answer_fetch(
-        Fetch(request=0, shard=1, version=2, step=10, places_H=bare.places_BK.ravel()), SHARD
+        Fetch(request=0, shard=1, version=2, step=10, wants_vectors=0, places_H=bare.places_BK.ravel()), SHARD, index
     )  # fmt: skip
     assert fetched.tokens.tobytes() == whole.tokens.tobytes()
     assert fetched.body_lengths_H.tolist() == whole.body_lengths_BK.ravel().tolist()
@@ -99,8 +99,8 @@ def test_replies_without_tokens_have_places_to_fetch_them_by():
 
 @pytest.mark.parametrize("place", [-1, 300])
 def test_places_that_the_shard_does_not_have_are_a_fault(place: int):
-    with pytest.raises(IndexFault, match=r"step 5 fetches places .* of shard 1, which holds 300 passages"):
-        answer_fetch(Fetch(shard=1, step=5, places_H=np.array([place], np.int32)), SHARD)
+    with pytest.raises(IndexFault, match=r"step 5 fetches places .* of shard 1, which holds 0 to 299: a fault"):
+        answer_fetch(Fetch(shard=1, step=5, wants_vectors=0, places_H=np.array([place], np.int32)), SHARD, None)
 
 
 @pytest.mark.parametrize(

@@ -169,12 +169,13 @@ def bare(shard: int, request: int, uids: list[list[int]]) -> Reply:
     )  # fmt: skip
 
 
-def fetched(shard: int, request: int, places: list[int]) -> Fetched:
-    """Each passage's title is its place, its body the place twice."""
+def fetched(shard: int, request: int, places: list[int], *, width: int = 0) -> Fetched:
+    """Each passage's title is its place, its body the place twice, and so are the numbers of its vector."""
     ones = np.ones(len(places), np.int32)
     tokens = np.repeat(np.array(places, np.uint16), 3)
     return Fetched(
-        request=request, shard=shard, version=5, step=9, title_lengths_H=ones, body_lengths_H=2 * ones, tokens=tokens
+        request=request, shard=shard, version=5, step=9, title_lengths_H=ones, body_lengths_H=2 * ones, tokens=tokens,
+        vectors_HP=np.repeat(np.array([places if width else []], np.float32).T, width, axis=1),
     )  # fmt: skip
 
 

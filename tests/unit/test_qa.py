@@ -15,9 +15,17 @@ from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.bm25 import Bm25
 from realm_ds.eval.corpus import CorpusIndex, embed_queries, tensors
-from realm_ds.eval.qa import answer_questions, baselines, by_words, majority_answers, retrieve_for_questions
+from realm_ds.eval.qa import (
+    answer_questions,
+    baselines,
+    by_tower,
+    by_words,
+    majority_answers,
+    retrieve_for_questions,
+)
 from realm_ds.eval.reading import ReadingSizes, joint_tokens, read_spans
 from realm_ds.eval.scores import summarise
+from realm_ds.index.merge import Candidates
 from realm_ds.models.qa import FoundPassages, QaBatch, QaModel, QaObjective, body_tokens, build_qa_model
 from realm_ds.models.realm import build_model
 from realm_ds.models.towers import TokenBatch
@@ -52,8 +60,11 @@ class Tiny:
     def finder(self, **changes: object) -> PassageFinder:
         settings = self.settings.model_copy(update=changes)
         return PassageFinder(
-            self.questions["train"], self.corpus, tokenizer=self.tokenizer, settings=settings, sizes=SIZES
+            self.questions["train"], self.retrieve, tokenizer=self.tokenizer, settings=settings, sizes=SIZES
         )
+
+    def retrieve(self, queries_BP: np.ndarray, num_hits: int) -> Candidates:
+        return self.corpus.retrieve(queries_BP, num_hits=num_hits)
 
     def batch(self, finder: PassageFinder, numbers: tuple[int, ...]) -> QaBatch:
         collator = Collator(
@@ -165,7 +176,7 @@ def test_body_tokens_are_those_between_the_separators() -> None:
 
 def test_a_question_may_ask_for_masked_words(tiny: Tiny) -> None:
     questions = [replace(tiny.questions["train"][0], question="the river of [MASK] [MASK].")]
-    finder = PassageFinder(questions, tiny.corpus, tokenizer=tiny.tokenizer, settings=tiny.settings, sizes=SIZES)
+    finder = PassageFinder(questions, tiny.retrieve, tokenizer=tiny.tokenizer, settings=tiny.settings, sizes=SIZES)
     assert finder.question_ids[0].count(tiny.tokenizer.special.mask) == 2
 
 
@@ -175,7 +186,7 @@ def test_the_spans_read_are_those_of_a_loop_over_all_of_them_whatever_the_batch(
     places_BK = np.array([np.random.default_rng(number).permutation(72)[:3] for number in range(len(ids))])
     scores_BK = np.random.default_rng(4).standard_normal((len(ids), 3)).astype(np.float32)
     tools = {"special": tiny.tokenizer.special, "sizes": SIZES, "num_spans": 5}
-    together = read_spans(model, ids, places_BK, scores_BK, tiny.corpus, **tools)
+    together = read_spans(model, ids, places_BK, scores_BK, tiny.corpus.bodies, **tools)
     for row, spans in enumerate(together):
         every = {}
         for place, score in zip(places_BK[row].tolist(), scores_BK[row].tolist(), strict=True):
@@ -196,8 +207,8 @@ def test_the_spans_read_are_those_of_a_loop_over_all_of_them_whatever_the_batch(
 
 def test_answered_questions_say_what_was_found_and_score_themselves(tiny: Tiny) -> None:
     model, questions = tiny.model(), tiny.questions["test"]
-    rows = answer_questions(model, questions, tiny.corpus, **tiny.tools())
-    assert rows == answer_questions(model, questions, tiny.corpus, **tiny.tools())
+    rows = answer_questions(model, questions, by_tower(tiny.corpus), **tiny.tools())
+    assert rows == answer_questions(model, questions, by_tower(tiny.corpus), **tiny.tools())
     by_uid = {passage.uid: passage for passage in tiny.passages}
     for row, question in zip(rows, questions, strict=True):
         assert row["id"] == question.id
@@ -215,15 +226,15 @@ def test_answered_questions_say_what_was_found_and_score_themselves(tiny: Tiny) 
 
 def test_retrieval_alone_finds_the_same(tiny: Tiny) -> None:
     model, questions = tiny.model(), tiny.questions["test"]
-    answered = answer_questions(model, questions, tiny.corpus, **tiny.tools())
-    found = retrieve_for_questions(model.query_tower, questions, tiny.corpus, **tiny.tools())
+    answered = answer_questions(model, questions, by_tower(tiny.corpus), **tiny.tools())
+    found = retrieve_for_questions(model.query_tower, questions, by_tower(tiny.corpus), **tiny.tools())
     assert found == [{name: row[name] for name in found[0]} for row in answered]
 
 
 def test_passages_of_bm25_are_read_by_the_same_reader_with_the_towers_scores(tiny: Tiny) -> None:
     pytest.importorskip("bm25s")
     model, questions = tiny.model(), tiny.questions["test"]
-    rows = answer_questions(model, questions, tiny.corpus, **tiny.tools(), find=by_words(Bm25(tiny.passages)))
+    rows = answer_questions(model, questions, by_words(Bm25(tiny.passages), tiny.corpus), **tiny.tools())
     by_uid = {passage.uid: place for place, passage in enumerate(tiny.passages)}
     ids = tiny.tokenizer.encode_questions([question.question for question in questions])
     queries_BP = embed_queries(model.query_tower, ids, special=tiny.tokenizer.special, max_tokens=16)
@@ -239,9 +250,9 @@ def test_baselines_read_random_passages_and_know_the_majority(tiny: Tiny) -> Non
     questions = tiny.questions["test"]
     majority = {"": "nothing", questions[0].field: questions[0].answers[0]}
     arguments = {**tiny.tools(), "majority": majority, "seed": 5}
-    rows = baselines(tiny.model(), questions, tiny.corpus, **arguments)
-    assert rows == baselines(tiny.model(), questions, tiny.corpus, **arguments)
-    assert rows != baselines(tiny.model(), questions, tiny.corpus, **{**arguments, "seed": 6})
+    rows = baselines(tiny.model(), questions, **arguments)
+    assert rows == baselines(tiny.model(), questions, **arguments)
+    assert rows != baselines(tiny.model(), questions, **{**arguments, "seed": 6})
     assert [row["is_exact_majority"] for row in rows] == [q.answers == questions[0].answers for q in questions]
 
 
