@@ -206,6 +206,43 @@ def test_in_two_phases_each_shard_sends_the_tokens_of_its_winners_once(mailboxes
     assert (client.totals.two_phase, client.totals.strangers) == (1, 0)
 
 
+def test_vectors_are_fetched_with_the_tokens_of_winners_whatever_replies_are_wanted(mailboxes):
+    trainer, *shards = mailboxes
+    client = client_of(trainer, replies="whole")
+    request = client.submit(
+        np.ones((2, 3)), exclusion=exclude_nothing(2), num_hits=2, step=9, version=5, with_vectors=True
+    )  # fmt: skip
+    other = submit(client)  # one that wants none is under way too
+    for shard in shards:
+        assert [shard.poll()[1].wants_tokens for _ in range(2)] == [0, 1]
+    for number, uids in enumerate(([[11, 17], [11, 12]], [[13, 18], [19, NO_HIT]])):
+        shards[number].send(bare(number, request, uids), to=TRAINER)
+        shards[number].send(reply(number, other, [[1, 2]]), to=TRAINER)
+    client.progress()
+    assert [shard.poll()[1].wants_vectors for shard in shards] == [1, 1]
+    shards[1].send(fetched(1, request, [3], width=3), to=TRAINER)
+    shards[0].send(fetched(0, request, [1, 2], width=3), to=TRAINER)
+    found = client.collect(request)
+    assert found.vectors_BKP.tolist() == [[[1] * 3, [3] * 3], [[1] * 3, [2] * 3]]
+    assert found.places_BK.tolist() == [[1, 3], [1, 2]]
+    assert [part.tolist() for part in found.bodies(0)] == [[1, 1, 3, 3], [0, 2, 4]]
+    assert client.collect(other).vectors_BKP is None
+
+
+def test_vectors_of_another_shape_are_a_fault(mailboxes):
+    trainer, *shards = mailboxes
+    client = client_of(trainer)
+    request = client.submit(
+        np.ones((1, 3)), exclusion=exclude_nothing(1), num_hits=1, step=9, version=5, with_vectors=True
+    )  # fmt: skip
+    shards[0].send(bare(0, request, [[11]]), to=TRAINER)
+    shards[1].send(bare(1, request, [[12]]), to=TRAINER)
+    client.progress()
+    shards[0].send(fetched(0, request, [1], width=4), to=TRAINER)
+    with pytest.raises(IndexFault, match=r"index rank 1 sent vectors \(1, 4\) for step 9, which wants \(1, 3\)"):
+        client.collect(request)
+
+
 def test_nothing_is_fetched_where_nothing_won(mailboxes):
     trainer, *shards = mailboxes
     client = client_of(trainer, replies="two_phase")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from realm_ds.data.batches import passage_batch
 from realm_ds.data.question_files import question_order
 from realm_ds.data.records import Question
 from realm_ds.data.shards import open_shards
@@ -28,7 +29,7 @@ from realm_ds.eval.scores import summarise
 from realm_ds.index.merge import Candidates
 from realm_ds.models.qa import FoundPassages, QaBatch, QaModel, QaObjective, body_tokens, build_qa_model
 from realm_ds.models.realm import build_model
-from realm_ds.models.towers import TokenBatch
+from realm_ds.models.towers import Embedder, TokenBatch
 from realm_ds.train.collate import Collator
 from realm_ds.train.find import PassageFinder, choose_read
 from tests.support.tiny import make_data, tiny_config
@@ -50,9 +51,12 @@ class Tiny:
         self.shards = open_shards(folder / "corpus", kind="corpus", fingerprint=None)
         self.passages = list(self.shards.passages())
 
-    def model(self) -> QaModel:
-        realm = build_model(self.config.model, vocab_size=self.tokenizer.vocab_size, max_tokens=48, seed=0)
-        return build_qa_model(realm, span_hidden_size=8, max_span_tokens=4, seed=1)
+    def model(self, *, trains_passages: bool = False, share_towers: bool = False) -> QaModel:
+        settings = self.config.model.model_copy(update={"share_towers": share_towers})
+        realm = build_model(settings, vocab_size=self.tokenizer.vocab_size, max_tokens=48, seed=0)
+        return build_qa_model(
+            realm, span_hidden_size=8, max_span_tokens=4, seed=1, trains_passages=trains_passages
+        )  # fmt: skip
 
     def tools(self) -> dict[str, Any]:
         return {"shards": self.shards, "tokenizer": self.tokenizer, "sizes": SIZES}
@@ -161,10 +165,68 @@ def test_the_loss_is_that_of_a_loop_over_passages_and_spans(tiny: Tiny) -> None:
     assert measured.values["reads_answer"] == (torch.tensor(1.0), 2.0)
 
 
-def test_every_parameter_learns(tiny: Tiny) -> None:
-    finder, model = tiny.finder(read_one_with_answer=True, retrieve=72), tiny.model()
+@pytest.mark.parametrize("refreshes", [False, True])
+def test_every_parameter_learns(tiny: Tiny, refreshes: bool) -> None:
+    finder = tiny.finder(read_one_with_answer=True, retrieve=72, refresh_passages=refreshes)
+    model = tiny.model(trains_passages=refreshes)
     QaObjective(model, find=finder)(tiny.batch(finder, (0, 1))).loss.backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("share_towers", [False, True])
+def test_passages_that_are_read_are_embedded_anew_and_all_others_stand_as_the_index_has_them(
+    tiny: Tiny, share_towers: bool
+) -> None:
+    """As with frozen passages, had the index just these vectors for those that are read; and its gradient."""
+    finder, numbers = tiny.finder(read_one_with_answer=True, retrieve=72, refresh_passages=True), (3, 11)
+    model = tiny.model(trains_passages=True, share_towers=share_towers).eval()
+    batch = tiny.batch(finder, numbers)
+    fast = QaObjective(model, find=finder)(batch).loss
+    found = finder(batch, model.query_tower(batch.questions).detach())
+    places_BN = tiny.corpus.search(model.query_tower(batch.questions).detach().numpy(), num_hits=72).places_BK
+    vectors_BNP = [list(vectors_NP) for vectors_NP in found.vectors_BNP]
+    tower = model.passage_tower
+    assert tower is not None
+    for row, reads in enumerate(found.read_BK.tolist()):
+        for place in reads:
+            passage = tiny.passages[places_BN[row, place]]
+            tokens = passage_batch(
+                [(passage.title_ids, passage.body_ids)], special=tiny.tokenizer.special, max_tokens=32
+            )
+            vectors_BNP[row][place] = tower(tensors(tokens, torch.device("cpu")))[0]
+    as_read = found._replace(vectors_BNP=torch.stack([torch.stack(vectors_NP) for vectors_NP in vectors_BNP]))
+    frozen = QaModel(model.query_tower, model.reader).eval()
+    slow = QaObjective(frozen, find=lambda batch, query_BP: as_read)(batch).loss
+    assert fast.item() == pytest.approx(slow.item(), rel=1e-5)
+    parameters = list(model.parameters())
+    for one, other in zip(
+        torch.autograd.grad(fast, parameters, allow_unused=True),
+        torch.autograd.grad(slow, parameters, allow_unused=True), strict=True,
+    ):  # fmt: skip
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("share_towers", [False, True])
+def test_a_model_is_filled_by_the_names_of_another_and_saves_its_towers(
+    tiny: Tiny, tmp_path: Path, share_towers: bool
+) -> None:
+    model, other = (tiny.model(trains_passages=True, share_towers=share_towers) for _ in range(2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    assert (("passage_tower.dense.bias") in weights) != share_towers
+    assert other.fill(weights) is other
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+    other.save(tmp_path)
+    passage_tower = Embedder.load(tmp_path / "passage_tower").state_dict()
+    assert all(torch.equal(passage_tower[name], value) for name, value in model.passage_tower.state_dict().items())
+    assert QaModel.load(tmp_path).passage_tower is None  # nobody needs it to answer
+    tiny.model(share_towers=share_towers).save(tmp_path / "frozen")
+    assert not (tmp_path / "frozen" / "passage_tower").exists()
 
 
 def test_body_tokens_are_those_between_the_separators() -> None:
