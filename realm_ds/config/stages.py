@@ -153,9 +153,9 @@ class QaConfig(StageConfig):
     """in_process: every trainer holds the corpus and its vectors, and searches all of them. sharded: index ranks stand
     beside the trainers as in pre-training (section index); for corpora that one process cannot hold or search."""
     refresh_passages: bool = False
-    """Train the passage tower too, by the passages that are read, and rebuild the index as section refresh says, while
-    training goes on; answers are given from a last version, of the trained tower (REALM section 6). Needs index
-    sharded."""
+    """Train the passage tower too, by the passages that are read, and rebuild the index meanwhile, as section refresh
+    says; questions are answered from a last version, of the trained tower. REALM did not, and supposed that it would
+    help (section 3.3). Needs index sharded."""
 
     @model_validator(mode="after")
     def refreshed_by_index_ranks(self) -> Self:

@@ -222,6 +222,7 @@ class ServedIndex:
         if self._stage.must_leave():
             return False
         self._client.collect(request)
+        self._builds.take(self._client.build_reports())
         return True
 
     def _submit(self, queries_BP: np.ndarray, num_hits: int, **how: bool) -> int:
