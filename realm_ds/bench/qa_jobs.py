@@ -101,7 +101,7 @@ def _make(export: Path, options: Options, folder: Path) -> Path:
     width = options["width"]
     write_qa_export(
         export, new_answerer({**options["network"], "vocabulary": tokenizer.vocab_size}, width=width), shards=shards,
-        vectors_NP=VectorsOf(seed=0, width=width)(0, shards.count), tokenizer_folder=data / "tokenizer",
+        vectors=[VectorsOf(seed=0, width=width)(0, shards.count)], tokenizer_folder=data / "tokenizer",
         settings=settings,
     )  # fmt: skip
     return data / "qa" / "test.jsonl"

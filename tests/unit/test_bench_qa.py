@@ -75,7 +75,7 @@ def test_every_side_is_asked_the_same_questions_in_turns(tmp_path: Path, monkeyp
     model = build_qa_model(small_realm(tmp_path, share_towers=True), span_hidden_size=8, max_span_tokens=4, seed=1)
     write_qa_export(
         tmp_path / "export", model.eval(), shards=open_shards(tmp_path / "corpus", kind="corpus", fingerprint=None),
-        vectors_NP=make_corpus(tmp_path, width=SIZES["projection_size"]).vectors_NP,
+        vectors=[make_corpus(tmp_path, width=SIZES["projection_size"]).vectors_NP],
         tokenizer_folder=tmp_path / "tokenizer", settings=AnswerSettings(
             sizes=ReadingSizes(question_tokens=20, passage_tokens=30, read=3), null_passage=False, temperature=1.0,
             tokenizer_fingerprint=fingerprint,
