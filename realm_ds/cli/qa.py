@@ -25,7 +25,7 @@ def qa_train(
     overrides: Overrides = None, config: Source = None, run: RunFolder = Path("runs/qa"), resume: Resume = False,
     dry_run: DryRun = False,
 ) -> None:  # fmt: skip
-    """Fine-tune query tower and span reader on questions, then answer dev and test (section `qa`)."""
+    """Fine-tune on questions, then answer dev and test (section `qa`; with index ranks also `index` and `refresh`)."""
     start_stage("qa", overrides, config, run, resume, dry_run)
 
 

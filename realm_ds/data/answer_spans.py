@@ -49,13 +49,6 @@ def find_answer_spans(
     return AnswerSpans(row_S=spans_S3[:, 0], start_S=spans_S3[:, 1], stop_S=spans_S3[:, 2])
 
 
-def concatenate(bodies: Sequence[Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens_T, offsets) of bodies that stand in separate sequences."""
-    offsets = np.concatenate([[0], np.cumsum([len(body) for body in bodies], dtype=np.int64)]).astype(np.int64)
-    parts = [np.asarray(body, dtype=np.int64) for body in bodies]
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64), offsets
-
-
 def gold_span_mask(
     spans: AnswerSpans, body_starts_R: np.ndarray, *, num_tokens: int, max_span_tokens: int
 ) -> np.ndarray:

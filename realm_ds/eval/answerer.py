@@ -57,7 +57,7 @@ class RealmForQA(Answerer):
         )  # fmt: skip
         hits = corpus.search(queries_BP, num_hits=sizes.read)
         spans = read_spans(
-            self._model, questions, hits.places_BK, hits.scores_BK, corpus, special=special, sizes=sizes,
+            self._model, questions, hits.places_BK, hits.scores_BK, corpus.bodies, special=special, sizes=sizes,
             num_spans=SPANS_OF_A_PASSAGE,
         )  # fmt: skip
         passages = self._exported.shards.passages_at(hits.places_BK.ravel().tolist())

@@ -10,6 +10,7 @@ Shapes: N passages of the corpus, P embedding.
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -93,13 +94,16 @@ def find_export(folder: Path) -> Path:
     raise CheckpointError(f"{folder} holds no export with {SETTINGS_FILE}: {hint}")
 
 
-def write_corpus(folder: Path, shards: Shards, vectors_NP: np.ndarray) -> None:
-    """Passages and their vectors. Raises IndexFault, DataError or OSError."""
-    vectors_NP = np.ascontiguousarray(vectors_NP)
-    # The vectors are their own snapshot: the tower that made them is trained on, and not kept.
-    digest = hashlib.sha256(vectors_NP.data).hexdigest()
-    store = IndexStore(folder / INDEX, corpus_sha256=shards.digest)
-    store.save(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=digest, start=0)
+def write_corpus(folder: Path, shards: Shards, parts: Sequence[np.ndarray]) -> None:
+    """Passages and their vectors, those of the first passages first. Raises IndexFault, DataError or OSError."""
+    # The vectors are their own snapshot: the tower that made them may be trained on, and is not kept.
+    digest = hashlib.sha256()
+    for part_NP in parts:
+        digest.update(np.ascontiguousarray(part_NP).data)
+    store, start = IndexStore(folder / INDEX, corpus_sha256=shards.digest), 0
+    for part_NP in parts:
+        store.save(part_NP, version=EXPORTED_VERSION, snapshot_sha256=digest.hexdigest(), start=start)
+        start += len(part_NP)
     shards.copy_to(folder / PASSAGES)
 
 
@@ -109,10 +113,12 @@ def write_settings(folder: Path, settings: AnswerSettings) -> None:
 
 
 def write_qa_export(
-    out: Path, model: QaModel, *, shards: Shards, vectors_NP: np.ndarray, tokenizer_folder: Path,
+    out: Path, model: QaModel, *, shards: Shards, vectors: Sequence[np.ndarray], tokenizer_folder: Path,
     settings: AnswerSettings, kind: str = "qa",
 ) -> None:  # fmt: skip
     """A fine-tuned model with all that it answers from; whole or not at all, replacing an earlier one.
+
+    `vectors` are those of all passages in one or several parts, which may lie on disk.
 
     Raises CheckpointError where the disk does not take it.
     """
@@ -122,13 +128,13 @@ def write_qa_export(
     try:
         model.save(unfinished)
         shutil.copytree(tokenizer_folder, unfinished / TOKENIZER)
-        write_corpus(unfinished, shards, vectors_NP)
+        write_corpus(unfinished, shards, vectors)
         write_settings(unfinished, settings)
         seal(unfinished, kind=kind)
         publish_folder(unfinished, out)
     except OSError as error:
         raise CheckpointError(
-            f"cannot write the export to {out} ({error}): free space there, then go on with --resume"
+            f"cannot write the export to {out} ({error}): free space there; then import again, or go on with --resume"
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -19,7 +19,7 @@ from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.eval.answers import is_right, token_f1
 from realm_ds.eval.bm25 import Bm25
 from realm_ds.eval.corpus import CorpusIndex, embed_queries
-from realm_ds.eval.reading import ReadingSizes, SpanTexts, read_spans
+from realm_ds.eval.reading import Bodies, ReadingSizes, SpanTexts, read_spans
 from realm_ds.eval.retrieval import NOT_FOUND
 from realm_ds.eval.scores import QA_RECALL_AT, Row
 from realm_ds.models.qa import QaModel
@@ -27,36 +27,35 @@ from realm_ds.models.towers import Embedder
 
 SHOWN_PASSAGES = 5
 MOST_HITS = max(QA_RECALL_AT)
-Find = Callable[[Sequence[Question], np.ndarray, int], np.ndarray]
-"""Places [B, K] of passages for questions, their vectors [B, P] and a number of hits."""
+Find = Callable[[Sequence[Question], np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""Places [B, K] of passages for questions, their vectors [B, P] and a number of hits, and the inner products of these
+vectors with those of the passages."""
 
 
 def answer_questions(
     model: QaModel,
     questions: Sequence[Question],
-    corpus: CorpusIndex,
+    find: Find,
     *,
     shards: Shards,
     tokenizer: Tokenizer,
     sizes: ReadingSizes,
-    find: Find | None = None,
 ) -> list[Row]:
     """A row of results for each question: the prediction, and what was retrieved.
 
-    `find` says where passages come from, the query tower's search where nothing is said. Wherever they come from, the
-    first of them are read with the tower's scores, as in training.
+    Wherever `find` has passages from, the first of them are read with the tower's scores, as in training.
     """
     if not questions:  # A split with fewer questions than trainers.
         return []
     ids = _encode(questions, tokenizer)
     queries_BP = _embed(model.query_tower, ids, tokenizer, sizes)
-    places_BK = (find or by_tower(corpus))(questions, queries_BP, max(MOST_HITS, sizes.read))
+    places_BK, scores_BK = find(questions, queries_BP, max(MOST_HITS, sizes.read))
     read = min(sizes.read, places_BK.shape[1])
-    scores_BK = corpus.scores(queries_BP, places_BK)
-    spans = read_spans(
-        model, ids, places_BK[:, :read], scores_BK[:, :read], corpus, special=tokenizer.special, sizes=sizes
-    )
     passages = shards.passages_at(places_BK.ravel().tolist())
+    spans = read_spans(
+        model, ids, places_BK[:, :read], scores_BK[:, :read], _bodies(passages), special=tokenizer.special,
+        sizes=sizes,
+    )  # fmt: skip
     texts = SpanTexts(passages, tokenizer)
     return [
         {
@@ -71,17 +70,15 @@ def answer_questions(
 def retrieve_for_questions(
     tower: Embedder,
     questions: Sequence[Question],
-    corpus: CorpusIndex,
+    find: Find,
     *,
     shards: Shards,
     tokenizer: Tokenizer,
     sizes: ReadingSizes,
-    find: Find | None = None,
 ) -> list[Row]:
     """A row for each question of what was retrieved, without reading it."""
     queries_BP = _embed(tower, _encode(questions, tokenizer), tokenizer, sizes)
-    places_BK = (find or by_tower(corpus))(questions, queries_BP, MOST_HITS)
-    scores_BK = corpus.scores(queries_BP, places_BK)
+    places_BK, scores_BK = find(questions, queries_BP, MOST_HITS)
     passages = shards.passages_at(places_BK.ravel().tolist())
     return [
         found_row(question, [passages[place] for place in places.tolist()], scores)
@@ -92,7 +89,6 @@ def retrieve_for_questions(
 def baselines(
     model: QaModel,
     questions: Sequence[Question],
-    corpus: CorpusIndex,
     *,
     shards: Shards,
     tokenizer: Tokenizer,
@@ -104,16 +100,17 @@ def baselines(
     all equally likely, and whether the most common training answer would be right."""
     if not questions:
         return []
-    read = min(sizes.read, len(corpus))
+    read = min(sizes.read, shards.count)
     random_BK = np.array(
-        [[pick(len(corpus), seed, "random passage", q.id, place) for place in range(read)] for q in questions]
+        [[pick(shards.count, seed, "random passage", q.id, place) for place in range(read)] for q in questions]
     )
     alike_BK = np.zeros(random_BK.shape, dtype=np.float32)
-    special = tokenizer.special
+    passages = shards.passages_at(random_BK.ravel().tolist())
     spans = read_spans(
-        model, _encode(questions, tokenizer), random_BK, alike_BK, corpus, special=special, sizes=sizes
+        model, _encode(questions, tokenizer), random_BK, alike_BK, _bodies(passages), special=tokenizer.special,
+        sizes=sizes,
     )  # fmt: skip
-    texts = SpanTexts(shards.passages_at([best[0].place for best in spans]), tokenizer)
+    texts = SpanTexts(passages, tokenizer)
     rows = []
     for question, best in zip(questions, spans, strict=True):
         blind = texts.text(best[0])
@@ -129,14 +126,22 @@ def baselines(
 
 def by_tower(corpus: CorpusIndex) -> Find:
     """The passages whose vectors are nearest."""
-    return lambda questions, queries_BP, num_hits: corpus.search(queries_BP, num_hits=num_hits).places_BK
+
+    def find(questions: Sequence[Question], queries_BP: np.ndarray, num_hits: int) -> tuple[np.ndarray, np.ndarray]:
+        hits = corpus.search(queries_BP, num_hits=num_hits)
+        return hits.places_BK, hits.scores_BK
+
+    return find
 
 
-def by_words(bm25: Bm25) -> Find:
+def by_words(bm25: Bm25, corpus: CorpusIndex) -> Find:
     """The passages that BM25 finds."""
-    return lambda questions, queries_BP, num_hits: bm25.search(
-        [question.question for question in questions], num_hits=num_hits
-    )
+
+    def find(questions: Sequence[Question], queries_BP: np.ndarray, num_hits: int) -> tuple[np.ndarray, np.ndarray]:
+        places_BK = bm25.search([question.question for question in questions], num_hits=num_hits)
+        return places_BK, corpus.scores(queries_BP, places_BK)
+
+    return find
 
 
 def majority_answers(questions: Sequence[Question]) -> dict[str, str]:
@@ -189,6 +194,10 @@ def _encode(questions: Sequence[Question], tokenizer: Tokenizer) -> list[list[in
 
 def _embed(tower: Embedder, ids: Sequence[Ids], tokenizer: Tokenizer, sizes: ReadingSizes) -> np.ndarray:
     return embed_queries(tower, ids, special=tokenizer.special, max_tokens=sizes.question_tokens)
+
+
+def _bodies(passages: Mapping[int, Passage]) -> Bodies:
+    return lambda places: [passages[place].body_ids for place in places.tolist()]
 
 
 def _first(flags: Sequence[bool]) -> int:

@@ -6,7 +6,7 @@ questions go through the reader in batches of like length.
 Shapes: B questions, K passages read for each, R pairs of a question and a passage, L tokens, W span widths, X spans.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from realm_ds.data.answer_spans import span_characters
 from realm_ds.data.batches import Ids, Tokens, length_buckets, passage_batch
 from realm_ds.data.records import NUM_SPECIAL, Passage, SpecialIds
 from realm_ds.data.tokenizer import Tokenizer
-from realm_ds.eval.corpus import CorpusIndex, tensors
+from realm_ds.eval.corpus import tensors
 from realm_ds.models.qa import QaModel
 from realm_ds.models.reader import IMPOSSIBLE, best_spans, reader_logits
 
@@ -24,6 +24,8 @@ TOKENS_AT_ONCE = 4096
 """Padded wordpieces that an encoder reads in one pass."""
 Pair = tuple[Ids, Ids]
 """A question and the body of a passage, as wordpieces."""
+Bodies = Callable[[np.ndarray], Sequence[Ids]]
+"""The bodies of passages at some places of the corpus, as wordpieces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def read_spans(
     questions: Sequence[Ids],
     places_BK: np.ndarray,
     scores_BK: np.ndarray,
-    corpus: CorpusIndex,
+    bodies: Bodies,
     *,
     special: SpecialIds,
     sizes: ReadingSizes,
@@ -80,11 +82,7 @@ def read_spans(
     """
     model.eval()
     device = next(model.parameters()).device
-    pairs = [
-        (question, body)
-        for question, places in zip(questions, places_BK, strict=True)
-        for body in corpus.bodies(places)
-    ]
+    pairs = [(question, body) for question, places in zip(questions, places_BK, strict=True) for body in bodies(places)]
     shape = (len(pairs), num_spans)
     logits_RX, scores_R = np.full(shape, -np.inf, dtype=np.float32), scores_BK.ravel()
     starts_RX, stops_RX = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)

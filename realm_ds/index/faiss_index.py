@@ -76,13 +76,13 @@ class VectorTable:
     def sample(self, most: int) -> np.ndarray:
         """At most so many vectors, float32, always the same ones of a table of this size."""
         if len(self) <= most:
-            return self._rows(slice(None))
-        return self._rows(np.sort(np.random.default_rng(0).choice(len(self), most, replace=False)))
+            return self.rows(slice(None))
+        return self.rows(np.sort(np.random.default_rng(0).choice(len(self), most, replace=False)))
 
     def parts(self) -> Iterator[np.ndarray]:
         """All vectors in order, float32, a part at a time."""
         for start in range(0, len(self), ADDED_AT_ONCE):
-            yield self._rows(slice(start, start + ADDED_AT_ONCE))
+            yield self.rows(slice(start, start + ADDED_AT_ONCE))
 
     def scores(self, queries_BP: np.ndarray, places_BF: np.ndarray) -> np.ndarray:
         """Inner products of each query with the vectors at its places, -inf below 0: each pair by itself."""
@@ -91,7 +91,7 @@ class VectorTable:
             # The few that are asked for as float32, since faiss computes single pairs of these only.
             distinct_U, labels_BF = np.unique(places_BF, return_inverse=True)
             index = faiss.IndexFlatIP(self.width)
-            index.add(self._rows(distinct_U))
+            index.add(self.rows(distinct_U))
             labels_BF = np.where(places_BF < 0, NOWHERE, labels_BF.reshape(places_BF.shape))
         scores_BF = np.empty(places_BF.shape, dtype=np.float32)
         labels_BF = np.ascontiguousarray(labels_BF, dtype=np.int64)
@@ -102,7 +102,8 @@ class VectorTable:
         scores_BF[places_BF < 0] = -np.inf
         return scores_BF
 
-    def _rows(self, rows: Any) -> np.ndarray:
+    def rows(self, rows: Any) -> np.ndarray:
+        """Some of the vectors, float32."""
         return np.ascontiguousarray(self.vectors_NP[rows], dtype=np.float32)
 
 

@@ -43,7 +43,7 @@ def judge_answers(model: Path, questions: Path, *, with_bm25: bool, rows_file: P
     network = QaModel.load(exported.folder).eval().to(device_of(None))
 
     def rows_of(asked: Sequence[Question], find: Find) -> list[Row]:
-        return answer_questions(network, asked, exported.corpus, **_tools(exported), find=find)
+        return answer_questions(network, asked, find, **_tools(exported))
 
     return _judge(rows_of, exported, questions, with_bm25=with_bm25, rows_file=rows_file)
 
@@ -54,7 +54,7 @@ def judge_retrieval(model: Path, questions: Path, *, with_bm25: bool, rows_file:
     tower = Embedder.load(exported.folder / QUERY_TOWER).eval().to(device_of(None))
 
     def rows_of(asked: Sequence[Question], find: Find) -> list[Row]:
-        return retrieve_for_questions(tower, asked, exported.corpus, **_tools(exported), find=find)
+        return retrieve_for_questions(tower, asked, find, **_tools(exported))
 
     return _judge(rows_of, exported, questions, with_bm25=with_bm25, rows_file=rows_file)
 
@@ -65,7 +65,7 @@ def _judge(
     asked = load_questions(questions, needed_by="--questions names a file of them")
     finders = {"retriever": by_tower(exported.corpus)}
     if with_bm25:
-        finders["bm25"] = by_words(Bm25(list(exported.shards.passages(verify=False))))
+        finders["bm25"] = by_words(Bm25(list(exported.shards.passages(verify=False))), exported.corpus)
     rows: dict[str, list[Row]] = {}
     with Progress() as progress:
         for name, find in finders.items():

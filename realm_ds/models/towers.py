@@ -5,6 +5,7 @@ Shapes: N sequences, L tokens, H hidden, P embedding.
 """
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,6 +145,18 @@ class Embedder(nn.Module):
         tower.bert = AutoModel.from_pretrained(folder, config=config, local_files_only=True)
         tower.load_state_dict(projection, strict=False)
         return tower.float()  # what was exported in 16 bits may come back so
+
+
+@dataclass(frozen=True, kw_only=True)
+class Towers:
+    """What embeds queries, and what embeds passages: the same module where the two are shared."""
+
+    query: Embedder
+    passage: Embedder
+
+    @property
+    def are_shared(self) -> bool:
+        return self.query is self.passage
 
 
 def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:

@@ -47,8 +47,8 @@ def find_source(run_folder: Path, step: Step) -> Source:
     manifest = json.loads((folder / MANIFEST).read_bytes())
     if manifest["stage"] == "qa":
         raise ConfigError(
-            f"{run_folder} is a run of `realm-ds qa train`, which writes its export itself: {run_folder}/export; "
-            "--layout hf-realm makes of that what transformers opens"
+            f"{run_folder} is a run of `realm-ds qa train`, which writes its export itself: {run_folder}/export; of "
+            "that, --layout hf-realm makes what transformers opens"
         )
     return Source(
         folder=folder, step=manifest["step"], stage=manifest["stage"],

@@ -55,7 +55,7 @@ def import_qa(folder: Path, out: Path, *, tokenizer_folder: Path, kind: str, say
             say(f"{count} of {len(found.vectors_NP)} passages {what}")
         write_qa_export(
             out, found.model, shards=open_shards(corpus, kind="corpus", fingerprint=tokenizer.fingerprint),
-            vectors_NP=found.vectors_NP.numpy()[kept], tokenizer_folder=own_tokenizer, settings=settings, kind=kind,
+            vectors=[found.vectors_NP.numpy()[kept]], tokenizer_folder=own_tokenizer, settings=settings, kind=kind,
         )  # fmt: skip
 
 

@@ -4,10 +4,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realm_ds.data.answer_spans import AnswerSpans, concatenate, find_answer_spans, gold_span_mask, span_characters
+from realm_ds.data.answer_spans import AnswerSpans, find_answer_spans, gold_span_mask, span_characters
 
 BODIES = st.lists(st.lists(st.integers(0, 3), max_size=12), max_size=5)
 ANSWERS = st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=4)
+
+
+def concatenate(bodies: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens_T, offsets)."""
+    offsets = np.cumsum([0, *map(len, bodies)])
+    return np.array([token for body in bodies for token in body], dtype=np.int64), offsets
 
 
 def as_triples(spans: AnswerSpans) -> list[tuple[int, int, int]]:

@@ -31,7 +31,7 @@ from realm_ds.eval.exported import (
     write_qa_export,
     write_settings,
 )
-from realm_ds.eval.qa import answer_questions
+from realm_ds.eval.qa import answer_questions, by_tower
 from realm_ds.eval.reading import ReadingSizes, joint_tokens
 from realm_ds.launch.ask import ask
 from realm_ds.models.qa import QaModel, build_qa_model
@@ -74,11 +74,11 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     qa.parent.mkdir()
     write_qa_export(
         qa, build_qa_model(realm, span_hidden_size=8, max_span_tokens=4, seed=1), shards=shards,
-        vectors_NP=corpus.vectors_NP, tokenizer_folder=folder / "tokenizer", settings=settings,
+        vectors=[corpus.vectors_NP], tokenizer_folder=folder / "tokenizer", settings=settings,
     )  # fmt: skip
     write_models(realm, cloze, tokenizer_folder=folder / "tokenizer")
     cloze_settings = replace(settings, null_passage=True, temperature=0.5)
-    write_corpus(cloze, shards, corpus.vectors_NP)
+    write_corpus(cloze, shards, [corpus.vectors_NP[:30], corpus.vectors_NP[30:]])
     write_settings(cloze, cloze_settings)
     seal(cloze, source="step-9")
     return Exports(
@@ -111,7 +111,8 @@ def test_answers_are_distinct_spans_of_their_passages_as_the_evaluation_finds_th
     opened = open_export(exports.qa)
     asked = make_questions(exports.folder)["test"]
     rows = answer_questions(
-        QaModel.load(exports.qa), asked, opened.corpus, shards=opened.shards, tokenizer=opened.tokenizer, sizes=SIZES,
+        QaModel.load(exports.qa), asked, by_tower(opened.corpus), shards=opened.shards, tokenizer=opened.tokenizer,
+        sizes=SIZES,
     )  # fmt: skip
     passages = {passage.uid: passage for passage in exports.shards.passages()}
     together = realm.answer([question.question for question in asked], top=4)
@@ -344,8 +345,8 @@ def test_an_export_that_cannot_be_written_leaves_the_old_one(
     monkeypatch.setattr(Shards, "copy_to", full)
     with pytest.raises(CheckpointError, match=r"cannot write the export to .*No space left.*go on with --resume"):
         write_qa_export(
-            export, QaModel.load(export), shards=opened.shards, vectors_NP=opened.corpus.vectors_NP,
-            tokenizer_folder=export / "tokenizer", settings=opened.settings,
+            export, QaModel.load(export), shards=opened.shards,
+            vectors=[opened.corpus.vectors_NP], tokenizer_folder=export / "tokenizer", settings=opened.settings,
         )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
     open_export(export)

@@ -89,6 +89,9 @@ ALL = ["-K1", "--mpi=pmi2"]
           "my out", "--verify"]),
         ("export", {"FAISS_FILE": "yes"}, [*ALL, *RANK, "export", "--run", "{run}", "--faiss-file"]),
         ("qa", {}, [*ALL, *RANK, "qa", "train", "--run", "{run}"]),
+        ("qa", {"INDEX_PER_NODE": "2", "SETTINGS": "qa.steps=3"},
+         [*ALL, *RANK, "qa", "train", "--run", "{run}", "qa.index=sharded", "index.placement=per_node",
+          "index.num_shards=4", "qa.steps=3"]),
         ("index", {"TOWER": "an export"}, [*ALL, *RANK, "index", "build", "--tower", "an export", "--out", "{run}"]),
     ],
 )  # fmt: skip

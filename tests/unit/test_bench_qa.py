@@ -25,6 +25,9 @@ FOUND = {
 }  # fmt: skip
 
 
+ONE_OF_EACH = {"ours": 1, "retrieve": 1, "read": 1}
+
+
 class Bar:
     def update(self, *_: object, **__: object) -> None: ...
 
@@ -75,7 +78,7 @@ def test_every_side_is_asked_the_same_questions_in_turns(tmp_path: Path, monkeyp
     model = build_qa_model(small_realm(tmp_path, share_towers=True), span_hidden_size=8, max_span_tokens=4, seed=1)
     write_qa_export(
         tmp_path / "export", model.eval(), shards=open_shards(tmp_path / "corpus", kind="corpus", fingerprint=None),
-        vectors_NP=make_corpus(tmp_path, width=SIZES["projection_size"]).vectors_NP,
+        vectors=[make_corpus(tmp_path, width=SIZES["projection_size"]).vectors_NP],
         tokenizer_folder=tmp_path / "tokenizer", settings=AnswerSettings(
             sizes=ReadingSizes(question_tokens=20, passage_tokens=30, read=3), null_passage=False, temperature=1.0,
             tokenizer_fingerprint=fingerprint,
@@ -88,7 +91,7 @@ def test_every_side_is_asked_the_same_questions_in_turns(tmp_path: Path, monkeyp
             assert (python, program) == (Path("python"), "peer_qa.py")
             assert (folder / "openqa" / BLOCK_RECORDS).is_file()
             work = json.loads((folder / "work.json").read_text())
-            assert (work["threads"], len(work["questions"])) == (1, 8)
+            assert (work["threads"], len(work["questions"])) in {(1, 8), (1, len(questions))}
             assert set(work["questions"]) <= {question.question for question in questions}
 
         def __enter__(self) -> "Peer":
@@ -114,3 +117,6 @@ def test_every_side_is_asked_the_same_questions_in_turns(tmp_path: Path, monkeyp
     assert asked == [*warm_up, ("retrieve", 0, 2), ("read", 0, 3), ("retrieve", 4, 6), ("read", 4, 7)]
     assert (found["retrieve"], found["read"], len(found["ours"])) == ([4.0, 4.0], [6.0, 6.0], 2)
     assert (found["num_same"], found["num_told"], found["num_read"], found["passages"]) == (6, 10, 3, 72)
+    assert len(qa_jobs.answer({**options, "rounds": 99, "at_once": ONE_OF_EACH}, folder=tmp_path)["read"]) == len(
+        questions
+    )

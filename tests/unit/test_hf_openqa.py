@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     model = build_qa_model(small_realm(folder, share_towers=True), span_hidden_size=12, max_span_tokens=4, seed=1)
     write_qa_export(
         folder / "run" / "export", model.eval(), shards=open_shards(folder / "corpus", kind="corpus", fingerprint=None),
-        vectors_NP=make_corpus(folder, width=SIZES["projection_size"]).vectors_NP,
+        vectors=[make_corpus(folder, width=SIZES["projection_size"]).vectors_NP],
         tokenizer_folder=folder / "tokenizer", settings=AnswerSettings(
             sizes=READS, null_passage=False, temperature=1.0, tokenizer_fingerprint=fingerprint
         ),

@@ -10,7 +10,7 @@ from realm_ds.data.shards import open_shards
 from realm_ds.errors import CheckpointError, DataError
 from realm_ds.eval.bm25 import Bm25
 from realm_ds.eval.exported import AnswerSettings, open_export, write_qa_export
-from realm_ds.eval.qa import answer_questions, by_words
+from realm_ds.eval.qa import answer_questions, by_tower, by_words
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.eval.scores import summarise
 from realm_ds.launch import judging
@@ -37,10 +37,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = AnswerSettings(
         sizes=SIZES, null_passage=False, temperature=1.0, tokenizer_fingerprint=tokenizer.fingerprint
     )
+    corpus = make_corpus(folder, width=config.model.projection_size)
     write_qa_export(
         folder / "export", model.eval(), shards=open_shards(folder / "corpus", kind="corpus", fingerprint=None),
-        vectors_NP=make_corpus(folder, width=config.model.projection_size).vectors_NP,
-        tokenizer_folder=folder / "tokenizer", settings=settings,
+        vectors=[corpus.vectors_NP], tokenizer_folder=folder / "tokenizer", settings=settings,
     )  # fmt: skip
     return folder
 
@@ -53,12 +53,12 @@ def test_answers_are_those_of_all_questions_at_once(data: Path, tmp_path: Path, 
     exported, questions = open_export(data / "export"), judging.load_questions(data / "qa" / "train.jsonl")
     model = QaModel.load(data / "export").eval()
     tools = {"shards": exported.shards, "tokenizer": exported.tokenizer, "sizes": SIZES}
-    wanted = answer_questions(model, questions, exported.corpus, **tools)
+    wanted = answer_questions(model, questions, by_tower(exported.corpus), **tools)
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
     assert [(row["id"], row["prediction"]) for row in rows] == [(row["id"], row["prediction"]) for row in wanted]
     assert judged["retriever"] == summarise(wanted)
-    find = by_words(Bm25(list(exported.shards.passages())))
-    assert judged["bm25"] == summarise(answer_questions(model, questions, exported.corpus, **tools, find=find))
+    find = by_words(Bm25(list(exported.shards.passages())), exported.corpus)
+    assert judged["bm25"] == summarise(answer_questions(model, questions, find, **tools))
     assert judged["bm25"]["recall"][1] == 1.0  # the words of these questions stand in their passages alone
     difference = judged["differences"]["recall@1"]["mean"]
     assert difference == pytest.approx(judged["retriever"]["recall"][1] - 1)

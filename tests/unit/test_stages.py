@@ -103,6 +103,13 @@ def test_an_interval_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.
     auto = {"refresh.every_steps": "auto", "refresh.shortest_steps": 20}
     check_inputs("pretrain", tiny_config(tmp_path, **auto))
     assert "stays that of step 0: refresh.shortest_steps is 20, and" in capsys.readouterr().err
+    make_questions(tmp_path)
+    few = {"qa.data": tmp_path / "qa", "qa.steps": 3, "qa.warmup_steps": 1}
+    check_inputs("qa", tiny_config(tmp_path, **SERVED, **few))
+    said = "realm-ds: the index stays that of step 0: refresh.every_steps is 3, and qa.steps 3\n"
+    assert capsys.readouterr().err == said
+    check_inputs("qa", tiny_config(tmp_path, **few))  # no refresh, no word of it
+    assert capsys.readouterr().err == ""
 
 
 def test_a_warm_up_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +163,9 @@ def test_a_finished_run_is_left_as_it_is(
     (folder / "weights").write_text("damaged")
     go_on(config)  # there is a step to do again
     assert len(started) == 2
+
+
+SERVED = {"qa.index": "sharded", "qa.refresh_passages": True}
 
 
 def refused(stage: StageName, data: Path, **changes: object) -> str:
@@ -281,6 +291,30 @@ def test_builders_are_started_and_checked_like_shards(tmp_path: Path) -> None:
     message = refused("pretrain", tmp_path, **{"index.builders": 13})
     assert message.startswith(
         "ConfigError: index.builders=13 is more than the 12 passages of the corpus; set index.bui"
+    )
+
+
+def test_fine_tuning_has_index_ranks_if_it_asks_for_them(tmp_path: Path) -> None:
+    make_data(tmp_path, num_facts=1)
+    make_questions(tmp_path)
+    questions = {"qa.data": tmp_path / "qa"}
+    config = tiny_config(tmp_path, **SERVED, **questions, **{"index.builders": 1})
+    check_inputs("qa", config)
+    assert [num_processes(stage, config) for stage in ("pretrain", "qa", "ict")] == [2 + 2 + 1, 2 + 2 + 1, 2]
+    assert num_processes("qa", tiny_config(tmp_path)) == 2
+    assert refused("qa", tmp_path, **SERVED, **questions, **{"index.num_shards": 13}).startswith(
+        "ConfigError: index.num_shards=13 is more than the 12 passages"
+    )
+    check_inputs("qa", tiny_config(tmp_path, **questions, **{"index.num_shards": 13}))
+    bare = {"index.factory": "IVF2,SQ8", "index.rerank": 0}
+    assert refused("qa", tmp_path, **SERVED, **questions, **bare) == (
+        "ConfigError: index.factory=IVF2,SQ8 with index.rerank=0 keeps no exact vectors, and the loss of "
+        "qa.index=sharded goes over those of what was found: set index.rerank to 1 or more"
+    )
+    check_inputs("qa", tiny_config(tmp_path, **SERVED, **questions, **{"index.rerank": 0}))
+    assert refused("qa", tmp_path, **SERVED, **questions, **{"refresh.every_steps": "auto"}) == (
+        "ConfigError: refresh.every_steps=auto, but fine-tuning measures nothing to decide by (qa.refresh_passages): "
+        "give a number of steps"
     )
 
 
