@@ -20,7 +20,7 @@ from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.eval.exported import AnswerSettings, Exported, open_export, write_qa_export
 from realm_ds.eval.hf_openqa import write_hf_openqa
-from realm_ds.eval.qa import answer_questions
+from realm_ds.eval.qa import answer_questions, by_tower
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.factbook.prepare import prepare_demo
 from realm_ds.models.qa import QaModel
@@ -41,9 +41,10 @@ def answer(options: Options, *, folder: Path) -> Result:
     if options["model"] is None:
         file = _make(export, options, folder)
     exported = open_export(export)
-    model = QaModel.load(exported.folder).eval()
-    rounds, at_once = options["rounds"], options["at_once"]
-    questions = _spread(load_questions(file), rounds * at_once["ours"])
+    model, find = QaModel.load(exported.folder).eval(), by_tower(exported.corpus)
+    at_once, questions = options["at_once"], load_questions(file)
+    questions = _spread(questions, options["rounds"] * at_once["ours"])
+    rounds = min(options["rounds"], len(questions))
     write_progress(folder, done=0, total=rounds, now="writing it for transformers")
     made = folder / "peer"
     write_hf_openqa(exported, model, made)
@@ -53,7 +54,7 @@ def answer(options: Options, *, folder: Path) -> Result:
     def ours(asked: Sequence[Question]) -> tuple[float, list[str]]:
         started_at = time.perf_counter()
         rows = answer_questions(
-            model, asked, exported.corpus, shards=exported.shards, tokenizer=exported.tokenizer,
+            model, asked, find, shards=exported.shards, tokenizer=exported.tokenizer,
             sizes=exported.settings.sizes,
         )  # fmt: skip
         return len(asked) / (time.perf_counter() - started_at), [str(row["prediction"]) for row in rows]

@@ -141,7 +141,7 @@ def bench_qa(
 ) -> None:  # fmt: skip
     """Questions a second of `qa eval` against transformers' RealmForOpenQA on the same weights, and whether they agree.
 
-    Takes about six minutes and 2 GB; installs transformers 4.57.6 into ~/.cache/realm-ds, once. Exit code 1 when a bar
+    Takes about four minutes and 2 GB; installs transformers 4.57.6 into ~/.cache/realm-ds, once. Exit code 1 when a bar
     is missed.
     """
     if (model is None) != (questions is None):

@@ -134,7 +134,7 @@ def write_qa_export(
         publish_folder(unfinished, out)
     except OSError as error:
         raise CheckpointError(
-            f"cannot write the export to {out} ({error}): free space there, then go on with --resume"
+            f"cannot write the export to {out} ({error}): free space there; then import again, or go on with --resume"
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
