@@ -18,6 +18,7 @@ from transformers.utils import logging as hf_logging
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.models.hub import encoder_folder
+from realm_ds.models.weights import WEIGHTS_FILE, fill
 
 hf_logging.disable_progress_bar()  # They would tear our own.
 
@@ -125,9 +126,19 @@ class Embedder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write a transformers model folder with the projection beside it."""
         self.bert.save_pretrained(folder, safe_serialization=True)
-        projection = {**_named("dense", self.dense), **_named("norm", self.norm)}
+        projection = {name: weight.contiguous() for name, weight in self.projection().items()}
         metadata = {"format": "pt"} if self.norm_eps is None else {"format": "pt", "norm_eps": repr(self.norm_eps)}
         save_file(projection, folder / PROJECTION_FILE, metadata=metadata)
+
+    def load_from(self, folder: Path) -> None:
+        """Take the weights of what `save` wrote, in place, with no second copy. Raises CheckpointError if they differ in
+        shape."""
+        fill(self.bert.state_dict(), folder / WEIGHTS_FILE)
+        fill(self.projection(), folder / PROJECTION_FILE)
+
+    def projection(self) -> dict[str, Tensor]:
+        """W, b and the LayerNorm, by name."""
+        return {name: weight for name, weight in self.state_dict().items() if not name.startswith("bert.")}
 
     @classmethod
     def load(cls, folder: Path, *, dropout: float = 0.0) -> "Embedder":
@@ -140,14 +151,13 @@ class Embedder(nn.Module):
             norm_eps = file.metadata().get("norm_eps")
         config = with_dropout(AutoConfig.from_pretrained(folder, local_files_only=True), dropout)
         width = projection["dense.weight"].shape[0]
-        tower = cls(config, projection_size=width, norm_eps=float(norm_eps) if norm_eps else None, dropout=dropout)
+        with torch.device("meta"):  # the encoder comes from its file, and would be in memory twice
+            tower = cls(config, projection_size=width, norm_eps=float(norm_eps) if norm_eps else None, dropout=dropout)
         tower.bert = AutoModel.from_pretrained(folder, config=config, local_files_only=True)
+        for part in (tower.dense, tower.norm):
+            part.to_empty(device="cpu")
         tower.load_state_dict(projection, strict=False)
         return tower.float()  # what was exported in 16 bits may come back so
-
-
-def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": value.detach().contiguous() for name, value in module.state_dict().items()}
 
 
 @torch.inference_mode()
