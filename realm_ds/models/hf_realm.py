@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import BertConfig
 
 from realm_ds.errors import CheckpointError
+from realm_ds.models.encoder import KnowledgeAugEncoder
 from realm_ds.models.names import HF_ENCODER, QUERY_TOWER, hf_towers, strip_prefix
 from realm_ds.models.towers import Embedder
 
@@ -81,17 +82,26 @@ def read_hf_realm(folder: Path, *, sizes: Mapping[str, Any]) -> HfRealm:
     for part in (hf_towers(folder), folder / HF_ENCODER):
         _check_sizes(part, sizes)
     query_tower, passage_tower = _read_towers(hf_towers(folder))
-    encoder = renamed(read_weights(folder / HF_ENCODER), ENCODER_NAMES)
-    _tie_head(encoder, folder / HF_ENCODER)
-    return HfRealm(query_tower=query_tower, passage_tower=passage_tower, encoder=encoder)
+    return HfRealm(query_tower=query_tower, passage_tower=passage_tower, encoder=_read_encoder(folder / HF_ENCODER))
 
 
 def open_tower(folder: Path, name: str) -> Embedder:
     """One of the two towers, of the sizes that the checkpoint says, to embed with. Raises CheckpointError likewise."""
-    folder = hf_towers(folder)
+    return tower_in(hf_towers(folder), name)
+
+
+def tower_in(folder: Path, name: str) -> Embedder:
+    """One of the two towers of an embedder's or a scorer's own folder. Raises CheckpointError likewise."""
     query_tower, passage_tower = _read_towers(folder)
     weights = query_tower if name == QUERY_TOWER else passage_tower
     return tower_of_weights(weights, read_config(folder), folder).requires_grad_(False)
+
+
+def encoder_in(folder: Path) -> KnowledgeAugEncoder:
+    """The encoder of a RealmKnowledgeAugEncoder's own folder. Raises CheckpointError likewise."""
+    encoder = KnowledgeAugEncoder(bert_of(read_config(folder)))
+    load_into(encoder, _read_encoder(folder), folder)
+    return encoder.eval()
 
 
 def tower_of_weights(weights: Weights, config: Mapping[str, Any], folder: Path) -> Embedder:
@@ -157,15 +167,16 @@ def _check_same_names(query_tower: Weights, passage_tower: Weights, folder: Path
         )
 
 
-def _tie_head(encoder: Weights, folder: Path) -> None:
-    """What the file may leave out, as it is the same tensor under another name."""
-    try:
+def _read_encoder(folder: Path) -> Weights:
+    encoder = renamed(read_weights(folder), ENCODER_NAMES)
+    try:  # What the file may leave out, as it is the same tensor under another name.
         encoder["mlm.cls.predictions.decoder.weight"] = encoder["mlm.bert.embeddings.word_embeddings.weight"]
         encoder["mlm.cls.predictions.decoder.bias"] = encoder["mlm.cls.predictions.bias"]
     except KeyError as error:
         raise CheckpointError(
             f"{folder} lacks {error.args[0].removeprefix('mlm.')!r}: not a RealmKnowledgeAugEncoder of transformers"
         ) from error
+    return encoder
 
 
 def _check_sizes(folder: Path, sizes: Mapping[str, Any]) -> None:

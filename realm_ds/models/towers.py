@@ -131,8 +131,7 @@ class Embedder(nn.Module):
         save_file(projection, folder / PROJECTION_FILE, metadata=metadata)
 
     def load_from(self, folder: Path) -> None:
-        """Take the weights of what `save` wrote, in place, with no second copy. Raises CheckpointError if they differ in
-        shape."""
+        """Take the weights of what `save` wrote, in place, with no second copy. Raises CheckpointError if it cannot."""
         fill(self.bert.state_dict(), folder / WEIGHTS_FILE)
         fill(self.projection(), folder / PROJECTION_FILE)
 

@@ -27,14 +27,16 @@ def fill(weights: Mapping[str, Tensor], path: Path) -> None:
     """
     try:
         shapes = _shapes(path)
-        lacking = _lacking(weights, shapes.keys())
+        lacking = _lacking(weights, shapes)
         if wrong := sorted(shapes.keys() - weights.keys()) or lacking:
             what = "lacks" if wrong is lacking else "has"
-            raise CheckpointError(f"{path} was made with other model sizes: it {what} {wrong[0]} and {len(wrong) - 1} more")
+            raise CheckpointError(
+                f"{path} was made with other model sizes: it {what} {wrong[0]} and {len(wrong) - 1} more"
+            )
         for name, shape in shapes.items():
-            if shape != weights[name].shape:
+            if shape != (here := tuple(weights[name].shape)):
                 raise CheckpointError(
-                    f"{path} was made with other model sizes: {name} is {shape} there and {tuple(weights[name].shape)} here"
+                    f"{path} was made with other model sizes: {name} is {shape} there and {here} here"
                 )
             for piece in _pieces(weights[name]):
                 with safe_open(path, framework="pt") as file:
@@ -45,7 +47,7 @@ def fill(weights: Mapping[str, Tensor], path: Path) -> None:
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with safe_open(path, framework="pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no dict)
 
 
 def _lacking(weights: Mapping[str, Tensor], found: Mapping[str, object]) -> list[str]:

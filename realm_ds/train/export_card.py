@@ -6,7 +6,7 @@ from realm_ds.comm.code import library_versions
 from realm_ds.config.load import dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Shards
-from realm_ds.models.realm import RealmModel
+from realm_ds.train.export_networks import Written
 from realm_ds.train.export_source import Source
 
 OPENING = {
@@ -81,13 +81,12 @@ _FAISS = """\
 
 
 def card(
-    *, config: RealmConfig, corpus: Shards, source: Source, realm: RealmModel, code: str, layout: str, dtype: str,
+    *, config: RealmConfig, corpus: Shards, source: Source, written: Written, code: str, layout: str, dtype: str,
     has_faiss_file: bool,
 ) -> str:  # fmt: skip
     """The whole file."""
-    opening = OPENING[layout] if realm.shares_towers else OPENING[layout].replace(*_TWO_TOWERS)
+    opening = OPENING[layout] if written.shares_towers else OPENING[layout].replace(*_TWO_TOWERS)
     versions = library_versions()
-    num_parameters = sum(parameter.numel() for parameter in realm.parameters())
     measured = "".join(
         f"| {name.removeprefix('held_out_')} | {value:.4g} |\n" for name, value in source.metrics.items()
     )
@@ -99,9 +98,9 @@ tags:
 - retrieval
 - fill-mask
 ---
-# REALM: {num_parameters / 1e6:.1f} million parameters, {corpus.count} passages
+# REALM: {written.num_parameters / 1e6:.1f} million parameters, {corpus.count} passages
 
-Towers ({"one for questions and passages" if realm.shares_towers else "one for questions, one for passages"}) and \
+Towers ({"one for questions and passages" if written.shares_towers else "one for questions, one for passages"}) and \
 knowledge-augmented encoder after {source.step} steps of {source.stage}: {source.why}, `{source.folder.name}`, \
 saved on {source.saved_on}. Weights are {dtype}.{_untrained(source, config)}
 

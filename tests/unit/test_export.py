@@ -99,9 +99,9 @@ def test_an_export_has_the_weights_bit_for_bit(made: tuple[Path, RealmModel, lis
     encoder = AutoModelForMaskedLM.from_pretrained(export / "encoder").state_dict()
     assert all(torch.equal(encoder[key], value) for key, value in realm.encoder.mlm.state_dict().items())
     assert [line for line in said if "verified" in line] == [
-        "verified: 8 x 16 query vectors, equal bit for bit",
-        "verified: 8 x 16 passage vectors, equal bit for bit",
-        "verified: 8 x 1 log-probabilities of masked words, equal bit for bit",
+        "verified: 8 x 16 query vectors in query_tower, equal bit for bit",
+        "verified: 8 x 16 passage vectors in passage_tower, equal bit for bit",
+        "verified: 8 x 1 log-probabilities of masked words in encoder, equal bit for bit",
     ]
     facts = check(export)
     assert (facts["kind"], facts["step"], facts["source"]) == ("export", 9, "step-00000009")
@@ -172,7 +172,7 @@ def test_what_computes_something_else_is_not_exported(tmp_path: Path, monkeypatc
         write_models(realm, folder, tokenizer_folder=tokenizer_folder)
 
     monkeypatch.setattr(export_layouts, "write_models", write_wrong)
-    with pytest.raises(CheckpointError, match=r"query vectors differ by .* and 0.0 is allowed in fp32; nothing was"):
+    with pytest.raises(CheckpointError, match=r"query vectors in query_tower differ by .*, and 0 is allowed; nothing was"):
         export_run(tmp_path / "run", verify=True)
     assert not list((tmp_path / "run").glob("export*"))
 
@@ -274,7 +274,8 @@ def test_the_layout_of_googles_realm_is_verified_and_can_be_started_from(tmp_pat
     """Its own classes open it in tests/unit/test_hf_realm_write.py."""
     realm, said = make_run(tmp_path, share_towers=share_towers), []
     out = export_run(tmp_path / "run", out=tmp_path / "hf", layout="hf-realm", verify=True, say=said.append)
-    assert sum("equal bit for bit" in line for line in said) == 3
+    verified = [line.split(" in ")[1] for line in said if "equal bit for bit" in line]
+    assert verified == [f"{name}, equal bit for bit" for name in ("scorer", "scorer", "embedder", "encoder")]
     assert ("query_embedder=" in (out / "README.md").read_text()) != share_towers
     changes = {"model.start_from": out, "model.share_towers": share_towers}
     model = tiny_config(tmp_path, **changes).model
@@ -290,10 +291,10 @@ def test_the_layout_of_googles_realm_is_verified_and_can_be_started_from(tmp_pat
 def test_towers_for_sentence_transformers(tmp_path: Path) -> None:
     """The library itself opens them in tests/unit/test_sentence.py."""
     make_run(tmp_path)
-    out = export_run(tmp_path / "run", layout="sentence-transformers")
+    said: list[str] = []
+    out = export_run(tmp_path / "run", layout="sentence-transformers", verify=True, say=said.append)
+    assert sum("of the greatest (bound 0.0001)" in line for line in said) == 2
     assert (out / "passage_tower" / "modules.json").is_file()
     assert ModelCard.load(out / "README.md").data.library_name == "sentence-transformers"
-    with pytest.raises(ConfigError, match="--verify reads back realm and hf-realm, not sentence-transformers: leave"):
-        export_run(tmp_path / "run", layout="sentence-transformers", verify=True)
     with pytest.raises(ConfigError, match="opens parts of a model as float32, whatever they are: not bf16"):
         export_run(tmp_path / "run", layout="sentence-transformers", dtype="bf16")
