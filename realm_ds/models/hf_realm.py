@@ -22,7 +22,7 @@ from transformers import BertConfig
 from realm_ds.errors import CheckpointError
 from realm_ds.models.encoder import KnowledgeAugEncoder
 from realm_ds.models.names import HF_ENCODER, QUERY_TOWER, hf_towers, strip_prefix
-from realm_ds.models.towers import Embedder
+from realm_ds.models.towers import ONE_KERNEL, Embedder
 
 Names = tuple[tuple[str, str | None], ...]
 """Pairs of prefixes, theirs and ours (None: it has no use here); of several that fit the first counts."""
@@ -40,7 +40,7 @@ BERT_SIZES = (
     "max_position_embeddings", "type_vocab_size", "layer_norm_eps",
 )  # fmt: skip
 """Settings of a RealmConfig and of a BertConfig alike that must agree."""
-SAME_FUNCTIONS = {"gelu_pytorch_tanh": "gelu_new"}
+SAME_FUNCTIONS = {ours: theirs for theirs, ours in ONE_KERNEL.items()}
 """Activations by the name of the other that computes the same, step by step."""
 DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 30522, "hidden_size": 768, "retriever_proj_size": 128, "num_hidden_layers": 12,
@@ -116,6 +116,7 @@ def tower_of_weights(weights: Weights, config: Mapping[str, Any], folder: Path) 
 def bert_of(config: Mapping[str, Any]) -> BertConfig:
     """The BERT of a RealmConfig, without dropout."""
     sizes = {size: config[size] for size in BERT_SIZES}
+    sizes["hidden_act"] = ONE_KERNEL.get(sizes["hidden_act"], sizes["hidden_act"])
     return BertConfig(**sizes, pad_token_id=0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 

@@ -69,7 +69,7 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
         realm.passage_tower.load_state_dict(realm.query_tower.state_dict())
     if model.start_from is not None:
         check_start(model.start_from)
-        if (model.start_from / MANIFEST).is_file():  # neither best/ nor a folder of others has one
+        if (model.start_from / MANIFEST).is_file():  # a folder of others has none
             check(model.start_from, trusted=("index", "passages"))
         load_from = load_hf_realm if is_hf_realm(model.start_from) else load_export
         load_from(realm, model.start_from)

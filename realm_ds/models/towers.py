@@ -25,6 +25,8 @@ hf_logging.disable_progress_bar()  # They would tear our own.
 PROJECTION_FILE = "projection.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """As settings name them."""
+ONE_KERNEL = {"gelu_new": "gelu_pytorch_tanh"}
+"""Activations that transformers writes out step by step, and torch's kernel of the same function."""
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 """What BERT's family calls it, and DistilBERT."""
 
@@ -51,7 +53,7 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
         return BertConfig(
             vocab_size=vocab_size, hidden_size=model.hidden_size, num_hidden_layers=model.num_layers,
             num_attention_heads=model.num_heads, intermediate_size=model.intermediate_size,
-            hidden_act="gelu_pytorch_tanh",  # BERT's own gelu_new, in one kernel
+            hidden_act=ONE_KERNEL["gelu_new"],  # BERT's own
             hidden_dropout_prob=model.dropout, attention_probs_dropout_prob=model.dropout,
             max_position_embeddings=max(512, max_tokens), pad_token_id=0,
         )  # fmt: skip
@@ -75,6 +77,8 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
             f"model.encoder={model.encoder} has {config.max_position_embeddings} positions, but query and passage "
             f"together may take {max_tokens}: lower data.passage_tokens or data.query_tokens"
         )
+    if config.model_type == "bert":
+        config.hidden_act = ONE_KERNEL.get(config.hidden_act, config.hidden_act)
     return with_dropout(config, model.dropout)
 
 

@@ -45,20 +45,21 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def export_run(
     run_folder: Path, *, step: int | Literal["best", "latest"] = "latest", out: Path | None = None,
     dtype: Dtype = "fp32", layout: Layout = "realm", verify: bool = False, faiss_file: bool = False,
-    say: Say = log.info,
+    licence: str = "unknown", say: Say = log.info,
 ) -> Path:  # fmt: skip
     """Export a run's newest checkpoint, that of a step, or its best models to `out`, by default RUN/export.
 
     Raises CheckpointError if there are none, they are damaged, or `verify` finds that what was written computes
     something else. `out` appears whole or not at all; an older export there is replaced, anything else is left alone
-    (ConfigError).
+    (ConfigError). `licence` is by the hub's name, for the card.
     """
-    from realm_ds.train.export_card import card
+    from realm_ds.train.export_card import card, check_licence
     from realm_ds.train.export_layouts import check_layout, open_part, passage_part
     from realm_ds.train.export_networks import write_networks
-    from realm_ds.train.export_source import find_source
+    from realm_ds.train.export_source import check_corpus, find_source
 
     check_layout(layout, dtype=dtype)
+    check_licence(licence)
     out = out or run_folder / "export"
     recover_folder(out)
     if out.exists() and read_facts(out).get("kind") != KIND:
@@ -71,6 +72,7 @@ def export_run(
         config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=config.runtime.wait_timeout_s
     )
     source = find_source(run_folder, step)
+    check_corpus(source, corpus)
     unfinished = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -90,7 +92,7 @@ def export_run(
             _write_faiss_file(unfinished, width=config.model.projection_size)
         text = card(
             config=config, corpus=corpus, source=source, written=written, code=_code(run_folder), dtype=dtype,
-            has_faiss_file=faiss_file, layout=layout,
+            licence=licence, has_faiss_file=faiss_file, layout=layout,
         )  # fmt: skip
         (unfinished / "README.md").write_text(text, encoding="utf-8")
         if layout == "realm":
