@@ -45,7 +45,8 @@ def export(
 ) -> None:
     """A run's towers and encoder as transformers folders, with index, passages and a model card.
 
-    Needs no GPU; in memory are the models once.
+    Needs no GPU; in memory are the models once. A run of qa train has its own export; --layout hf-realm makes of that a
+    RealmReader and a RealmForOpenQA, in RUN/export-hf-realm.
     """
     from realm_ds.train.export import export_run
 

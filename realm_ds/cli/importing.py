@@ -18,7 +18,7 @@ def import_(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is there, and write nothing.")] = False,
 ) -> None:
-    """Google's REALM, in transformers' layout or TensorFlow's, as an export that model.start_from takes.
+    """REALM in transformers' layout or Google's, as an export that model.start_from takes, or that answers questions.
 
     \b
     FOLDER holds, of transformers 4.16 to 4.57 (safetensors or pytorch_model.bin, which is read without unpickling):
@@ -26,6 +26,7 @@ def import_(
         encoder/     the RealmKnowledgeAugEncoder:        google/realm-cc-news-pretrained-encoder
     or, as Google released it, where TensorFlow is installed:
         embedder/    bert/                                gs://realm-data/cc_news_pretrained
+    or is a RealmForOpenQA with its block_records.npy:    google/realm-orqa-nq-openqa
 
     \b
         realm-ds import downloads/realm --dry-run

@@ -109,8 +109,9 @@ def write_settings(folder: Path, settings: AnswerSettings) -> None:
 
 
 def write_qa_export(
-    out: Path, model: QaModel, *, shards: Shards, corpus: CorpusIndex, tokenizer_folder: Path, settings: AnswerSettings
-) -> None:
+    out: Path, model: QaModel, *, shards: Shards, vectors_NP: np.ndarray, tokenizer_folder: Path,
+    settings: AnswerSettings, kind: str = "qa",
+) -> None:  # fmt: skip
     """A fine-tuned model with all that it answers from; whole or not at all, replacing an earlier one.
 
     Raises CheckpointError where the disk does not take it.
@@ -121,9 +122,9 @@ def write_qa_export(
     try:
         model.save(unfinished)
         shutil.copytree(tokenizer_folder, unfinished / TOKENIZER)
-        write_corpus(unfinished, shards, corpus.vectors_NP)
+        write_corpus(unfinished, shards, vectors_NP)
         write_settings(unfinished, settings)
-        seal(unfinished, kind="qa")
+        seal(unfinished, kind=kind)
         publish_folder(unfinished, out)
     except OSError as error:
         raise CheckpointError(

@@ -116,6 +116,7 @@ def tower_of_weights(weights: Weights, config: Mapping[str, Any], folder: Path) 
 def bert_of(config: Mapping[str, Any]) -> BertConfig:
     """The BERT of a RealmConfig, without dropout."""
     sizes = {size: config[size] for size in BERT_SIZES}
+    # As in our own, so that what we wrote computes the same bits again; one kernel, where theirs is written out.
     sizes["hidden_act"] = ONE_KERNEL.get(sizes["hidden_act"], sizes["hidden_act"])
     return BertConfig(**sizes, pad_token_id=0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 

@@ -56,10 +56,15 @@ def export_run(
     from realm_ds.train.export_card import card, check_licence
     from realm_ds.train.export_layouts import check_layout, open_part, passage_part
     from realm_ds.train.export_networks import write_networks
+    from realm_ds.train.export_qa import answers_questions, export_qa
     from realm_ds.train.export_source import check_corpus, find_source
 
     check_layout(layout, dtype=dtype)
     check_licence(licence)
+    if layout == "hf-realm" and answers_questions(run_folder):
+        return export_qa(
+            run_folder, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file, licence=licence, say=say
+        )
     out = out or run_folder / "export"
     recover_folder(out)
     if out.exists() and read_facts(out).get("kind") != KIND:

@@ -51,7 +51,8 @@ def find_source(run_folder: Path, step: Step) -> Source:
     manifest = json.loads((folder / MANIFEST).read_bytes())
     if manifest["stage"] == "qa":
         raise ConfigError(
-            f"{run_folder} is a run of `realm-ds qa train`, which writes its export itself: {run_folder}/export"
+            f"{run_folder} is a run of `realm-ds qa train`, which writes its export itself: {run_folder}/export; "
+            "--layout hf-realm makes of that what transformers opens"
         )
     return Source(
         folder=folder, step=manifest["step"], stage=manifest["stage"],

@@ -2,7 +2,8 @@
 
     OUT/{query_tower, passage_tower, encoder, tokenizer}/    README.md    manifest.json
 
-There is no index in it, as there is no corpus. The formats are models/hf_realm.py's and models/tf_realm.py's business.
+There is no index in it, as there is no corpus; a model that answers questions has both (importing_qa.py). The formats
+are models/hf_realm.py's and models/tf_realm.py's business.
 """
 
 import os
@@ -11,15 +12,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
+from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import publish_folder, recover_folder
+from realm_ds.models.hf_block_records import BLOCK_RECORDS
 from realm_ds.models.hf_realm import read_config, weights_file
 from realm_ds.models.names import HF_EMBEDDER, HF_ENCODER, TF_ENCODER, hf_towers, is_hf_realm
 from realm_ds.models.realm import RealmModel, open_hf_realm
 from realm_ds.models.tf_realm import checkpoint_prefix, write_tf_as_hf
 from realm_ds.sealed import read_facts, seal
 from realm_ds.train.export import write_models
+from realm_ds.train.importing_qa import check_vocabulary, find_openqa, import_qa
 
 KIND = "import"
 Say = Callable[[str], None]
@@ -33,10 +36,15 @@ def look(source: Path) -> list[str]:
             "Google's REALM, TensorFlow's checkpoints",
             *(f"  {checkpoint_prefix(source / name)}" for name in parts),
         ]
-    if not is_hf_realm(source):
+    if openqa := find_openqa(source):
+        folders = [openqa]
+        lines = [f"REALM that answers questions, in transformers' layout, with its passages: {openqa / BLOCK_RECORDS}"]
+    elif is_hf_realm(source):
+        folders = [hf_towers(source), source / HF_ENCODER]
+        lines = ["Google's REALM in transformers' layout"]
+    else:
         raise CheckpointError(_what_is_wanted(source))
-    lines = ["Google's REALM in transformers' layout"]
-    for folder in (hf_towers(source), source / HF_ENCODER):
+    for folder in folders:
         config, path = read_config(folder), weights_file(folder)
         lines.append(
             f"  {path}: {path.stat().st_size / 1e6:.0f} MB, {config['num_hidden_layers']} layers of "
@@ -57,6 +65,10 @@ def import_model(source: Path, out: Path, *, tokenizer_folder: Path | None = Non
     if out.exists() and read_facts(out).get("kind") != KIND:
         raise ConfigError(f"{out} is there and is no import, so it is not overwritten: name another folder with --out")
     tokenizer_folder = tokenizer_folder or _own_tokenizer(source)
+    if openqa := find_openqa(source):
+        import_qa(openqa, out, tokenizer_folder=tokenizer_folder, kind=KIND, say=say)
+        say(f"imported to {out}: ask it with `realm-ds ask QUESTION --model {out}`")
+        return
     tokenizer = load_tokenizer(tokenizer_folder)
     unfinished = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -65,7 +77,7 @@ def import_model(source: Path, out: Path, *, tokenizer_folder: Path | None = Non
         with tempfile.TemporaryDirectory() as scratch:
             tokenizer.save(Path(scratch) / "tokenizer")  # in the form that we write, whatever it came in
             realm = _open(source, Path(scratch))
-            _check_vocabulary(realm, tokenizer, tokenizer_folder)
+            check_vocabulary(realm.query_tower, tokenizer, tokenizer_folder)
             write_models(realm, unfinished, tokenizer_folder=Path(scratch) / "tokenizer")
         (unfinished / "README.md").write_text(_card(source, realm), encoding="utf-8")
         seal(unfinished, kind=KIND, source=source.name)
@@ -90,8 +102,8 @@ def _open(source: Path, scratch: Path) -> RealmModel:
 def _what_is_wanted(source: Path) -> str:
     return (
         f"{source} holds no REALM to import. Wanted: of transformers' models, the embedder (or scorer) in "
-        f"{HF_EMBEDDER}/ and the encoder in {HF_ENCODER}/; of Google's own, {HF_EMBEDDER}/ and {TF_ENCODER}/ as "
-        "released. Models that answer questions are not imported: their passages are a pickle, which is not read here"
+        f"{HF_EMBEDDER}/ and the encoder in {HF_ENCODER}/, or a RealmForOpenQA with its {BLOCK_RECORDS}; of Google's "
+        f"own, {HF_EMBEDDER}/ and {TF_ENCODER}/ as released"
     )
 
 
@@ -101,15 +113,6 @@ def _own_tokenizer(source: Path) -> Path:
     if not places:
         raise ConfigError(f"{source} has no tokenizer ({' or '.join(names)}): name its folder with --tokenizer")
     return places[0]
-
-
-def _check_vocabulary(realm: RealmModel, tokenizer: Tokenizer, folder: Path) -> None:
-    num_words = realm.query_tower.bert.config.vocab_size
-    if num_words != tokenizer.vocab_size:
-        raise ConfigError(
-            f"the models have {num_words} wordpieces and the tokenizer in {folder} has {tokenizer.vocab_size}: name "
-            "the one that they were trained with in --tokenizer"
-        )
 
 
 def _settings(realm: RealmModel) -> str:

@@ -66,7 +66,7 @@ def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -
     trained = _whole_copy(stage, engine, model)
     if stage.trainers.rank == 0:
         write_qa_export(
-            stage.folder / "export", trained, shards=stage.corpus, corpus=corpus,
+            stage.folder / "export", trained, shards=stage.corpus, vectors_NP=corpus.vectors_NP,
             tokenizer_folder=stage.config.data.tokenizer,
             settings=AnswerSettings(
                 sizes=_sizes(stage), null_passage=False, temperature=1.0,

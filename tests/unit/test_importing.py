@@ -159,7 +159,7 @@ def test_what_cannot_be_imported(
     source, _ = google
     out = tmp_path / "out"
     with pytest.raises(
-        CheckpointError, match=r"holds no REALM to import. Wanted: .* answer questions are not imported"
+        CheckpointError, match=r"holds no REALM to import. Wanted: .* or a RealmForOpenQA with its block_records"
     ):
         import_model(data, out)
     shutil.copytree(tmp_path / "theirs", tmp_path / "bare", ignore=shutil.ignore_patterns("vocab*", "tokenizer*"))

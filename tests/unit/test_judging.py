@@ -39,8 +39,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_qa_export(
         folder / "export", model.eval(), shards=open_shards(folder / "corpus", kind="corpus", fingerprint=None),
-        corpus=make_corpus(folder, width=config.model.projection_size), tokenizer_folder=folder / "tokenizer",
-        settings=settings,
+        vectors_NP=make_corpus(folder, width=config.model.projection_size).vectors_NP,
+        tokenizer_folder=folder / "tokenizer", settings=settings,
     )  # fmt: skip
     return folder
 
