@@ -46,9 +46,10 @@ def resident(world: World, config: RealmConfig, options: Options, *, folder: Pat
     join(world.local_rank)
     before = _resident_memory()
     model = build_model(config.model, vocab_size=options["vocabulary"], max_tokens=config.data.joint_tokens, seed=0)
+    parameters = _num_parameters(model)  # before ZeRO-3 takes them apart
     engine = _trained(model, config, trainers.size, vocabulary=options["vocabulary"], folder=folder)
     held = engine.resident_bytes()._asdict()
-    found = {**held, "process": _resident_memory() - before, "parameters": _num_parameters(model)}
+    found = {**held, "process": _resident_memory() - before, "parameters": parameters}
     trainers.close()
     return found
 
