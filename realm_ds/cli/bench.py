@@ -117,9 +117,9 @@ def bench_resume(as_json: Json = False, only: Only = None, quick: Quick = False)
 @bench.command("memory")
 @verb
 def bench_memory(as_json: Json = False, only: Only = None, quick: Quick = False) -> None:
-    """What each of four trainers holds of a model under ZeRO 1, 2 and 3, against ZeRO-0.
+    """What each of four trainers holds of a model under ZeRO 1, 2 and 3, against ZeRO-0; the peak of an export.
 
-    Takes about three minutes and 8 GB. Exit code 1 when a bar is missed.
+    Takes about five minutes and 8 GB. Exit code 1 when a bar is missed.
     """
     from realm_ds.bench.memory import memory_groups
     from realm_ds.bench.run import run_groups

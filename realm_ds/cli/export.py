@@ -35,6 +35,13 @@ def export(
     faiss_file: Annotated[
         bool, typer.Option("--faiss-file", help="All vectors as one file, too, that faiss alone opens.")
     ] = False,
+    licence: Annotated[
+        str,
+        typer.Option(
+            "--license",
+            help="Of models and passages, for the card, by the hub's name: apache-2.0, cc-by-sa-4.0, other.",
+        ),
+    ] = "unknown",
 ) -> None:
     """A run's towers and encoder as transformers folders, with index, passages and a model card.
 
@@ -45,7 +52,7 @@ def export(
 
     folder = export_run(
         run.absolute(), step=_step(step), out=out and out.absolute(), dtype=dtype, layout=layout,
-        verify=verify, faiss_file=faiss_file, say=print,
+        verify=verify, faiss_file=faiss_file, licence=licence, say=print,
     )  # fmt: skip
     print(f"exported to {folder}")
 

@@ -22,8 +22,7 @@ from realm_ds.models.hf_realm import open_tower, read_config, weights_file
 from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER, check_export, hf_towers, is_hf_realm, strip_prefix
 from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import PROJECTION_FILE, Embedder
-
-WEIGHTS_FILE = "model.safetensors"
+from realm_ds.models.weights import WEIGHTS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import BertConfig
 
 from realm_ds.errors import CheckpointError
+from realm_ds.models.encoder import KnowledgeAugEncoder
 from realm_ds.models.names import HF_ENCODER, QUERY_TOWER, hf_towers, strip_prefix
-from realm_ds.models.towers import Embedder
+from realm_ds.models.towers import ONE_KERNEL, Embedder
 
 Names = tuple[tuple[str, str | None], ...]
 """Pairs of prefixes, theirs and ours (None: it has no use here); of several that fit the first counts."""
@@ -39,7 +40,7 @@ BERT_SIZES = (
     "max_position_embeddings", "type_vocab_size", "layer_norm_eps",
 )  # fmt: skip
 """Settings of a RealmConfig and of a BertConfig alike that must agree."""
-SAME_FUNCTIONS = {"gelu_pytorch_tanh": "gelu_new"}
+SAME_FUNCTIONS = {ours: theirs for theirs, ours in ONE_KERNEL.items()}
 """Activations by the name of the other that computes the same, step by step."""
 DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 30522, "hidden_size": 768, "retriever_proj_size": 128, "num_hidden_layers": 12,
@@ -81,17 +82,26 @@ def read_hf_realm(folder: Path, *, sizes: Mapping[str, Any]) -> HfRealm:
     for part in (hf_towers(folder), folder / HF_ENCODER):
         _check_sizes(part, sizes)
     query_tower, passage_tower = _read_towers(hf_towers(folder))
-    encoder = renamed(read_weights(folder / HF_ENCODER), ENCODER_NAMES)
-    _tie_head(encoder, folder / HF_ENCODER)
-    return HfRealm(query_tower=query_tower, passage_tower=passage_tower, encoder=encoder)
+    return HfRealm(query_tower=query_tower, passage_tower=passage_tower, encoder=_read_encoder(folder / HF_ENCODER))
 
 
 def open_tower(folder: Path, name: str) -> Embedder:
     """One of the two towers, of the sizes that the checkpoint says, to embed with. Raises CheckpointError likewise."""
-    folder = hf_towers(folder)
+    return tower_in(hf_towers(folder), name)
+
+
+def tower_in(folder: Path, name: str) -> Embedder:
+    """One of the two towers of an embedder's or a scorer's own folder. Raises CheckpointError likewise."""
     query_tower, passage_tower = _read_towers(folder)
     weights = query_tower if name == QUERY_TOWER else passage_tower
     return tower_of_weights(weights, read_config(folder), folder).requires_grad_(False)
+
+
+def encoder_in(folder: Path) -> KnowledgeAugEncoder:
+    """The encoder of a RealmKnowledgeAugEncoder's own folder. Raises CheckpointError likewise."""
+    encoder = KnowledgeAugEncoder(bert_of(read_config(folder)))
+    load_into(encoder, _read_encoder(folder), folder)
+    return encoder.eval()
 
 
 def tower_of_weights(weights: Weights, config: Mapping[str, Any], folder: Path) -> Embedder:
@@ -107,8 +117,7 @@ def bert_of(config: Mapping[str, Any]) -> BertConfig:
     """The BERT of a RealmConfig, without dropout."""
     sizes = {size: config[size] for size in BERT_SIZES}
     # As in our own, so that what we wrote computes the same bits again; one kernel, where theirs is written out.
-    ours = {theirs: name for name, theirs in SAME_FUNCTIONS.items()}
-    sizes["hidden_act"] = ours.get(sizes["hidden_act"], sizes["hidden_act"])
+    sizes["hidden_act"] = ONE_KERNEL.get(sizes["hidden_act"], sizes["hidden_act"])
     return BertConfig(**sizes, pad_token_id=0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 
@@ -160,15 +169,16 @@ def _check_same_names(query_tower: Weights, passage_tower: Weights, folder: Path
         )
 
 
-def _tie_head(encoder: Weights, folder: Path) -> None:
-    """What the file may leave out, as it is the same tensor under another name."""
-    try:
+def _read_encoder(folder: Path) -> Weights:
+    encoder = renamed(read_weights(folder), ENCODER_NAMES)
+    try:  # What the file may leave out, as it is the same tensor under another name.
         encoder["mlm.cls.predictions.decoder.weight"] = encoder["mlm.bert.embeddings.word_embeddings.weight"]
         encoder["mlm.cls.predictions.decoder.bias"] = encoder["mlm.cls.predictions.bias"]
     except KeyError as error:
         raise CheckpointError(
             f"{folder} lacks {error.args[0].removeprefix('mlm.')!r}: not a RealmKnowledgeAugEncoder of transformers"
         ) from error
+    return encoder
 
 
 def _check_sizes(folder: Path, sizes: Mapping[str, Any]) -> None:

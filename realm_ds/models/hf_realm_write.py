@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -94,15 +95,17 @@ def encoder_weights(encoder: nn.Module) -> Weights:
 
 
 def idle_head(words_VH: Tensor) -> Weights:
-    """A vocabulary head that its class has and nothing goes through: zeros, and word embeddings as its last layer."""
+    """A vocabulary head that its class has and nothing goes through: it adds nothing."""
     num_words, width = words_VH.shape
+    # As large as the word embeddings; numpy's zeros take no memory until something is written there.
+    zeros = torch.from_numpy(np.zeros(words_VH.nbytes, dtype=np.uint8))
     return {
         "cls.predictions.bias": words_VH.new_zeros(num_words),
         "cls.predictions.transform.dense.weight": words_VH.new_zeros(width, width),
         "cls.predictions.transform.dense.bias": words_VH.new_zeros(width),
         "cls.predictions.transform.LayerNorm.weight": words_VH.new_ones(width),
         "cls.predictions.transform.LayerNorm.bias": words_VH.new_zeros(width),
-        "cls.predictions.decoder.weight": words_VH.clone(),  # safetensors refuses two names for one tensor
+        "cls.predictions.decoder.weight": zeros.view(words_VH.dtype).view(words_VH.shape),
     }
 
 

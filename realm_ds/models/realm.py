@@ -15,6 +15,7 @@ from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export, check_start, hf_towers, is_hf_realm
 from realm_ds.models.start import start_encoder, start_tower
 from realm_ds.models.towers import Embedder, bert_config
+from realm_ds.models.weights import WEIGHTS_FILE, fill
 from realm_ds.sealed import MANIFEST, check
 
 
@@ -68,10 +69,10 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
         realm.passage_tower.load_state_dict(realm.query_tower.state_dict())
     if model.start_from is not None:
         check_start(model.start_from)
-        if (model.start_from / MANIFEST).is_file():  # neither best/ nor a folder of others has one
+        if (model.start_from / MANIFEST).is_file():  # a folder of others has none
             check(model.start_from, trusted=("index", "passages"))
-        fill = load_hf_realm if is_hf_realm(model.start_from) else load_export
-        fill(realm, model.start_from)
+        load_from = load_hf_realm if is_hf_realm(model.start_from) else load_export
+        load_from(realm, model.start_from)
     elif model.encoder is not None:
         folder = encoder_folder(model.encoder)
         bert = AutoModel.from_pretrained(folder, local_files_only=True)
@@ -84,15 +85,10 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
 def load_export(realm: RealmModel, folder: Path) -> None:
     """Fill `realm` from an export folder. Raises CheckpointError when it is absent or its shapes differ."""
     check_export(folder)
-    try:
-        realm.query_tower.load_state_dict(Embedder.load(folder / QUERY_TOWER).state_dict())
-        if not realm.shares_towers:
-            realm.passage_tower.load_state_dict(Embedder.load(folder / PASSAGE_TOWER).state_dict())
-        realm.encoder.load_from(folder / ENCODER)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{folder} was made with other model sizes than this config: {_first_line(error)}"
-        ) from error
+    realm.query_tower.load_from(folder / QUERY_TOWER)
+    if not realm.shares_towers:
+        realm.passage_tower.load_from(folder / PASSAGE_TOWER)
+    fill(realm.encoder.mlm.state_dict(), folder / ENCODER / WEIGHTS_FILE)
 
 
 def load_hf_realm(realm: RealmModel, folder: Path) -> None:

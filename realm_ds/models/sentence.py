@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, float32, nn
+from transformers import AutoConfig
 
 from realm_ds.errors import ConfigError
 from realm_ds.models.hf_realm_write import copy_tokenizer
 from realm_ds.models.towers import Embedder
+from realm_ds.models.weights import WEIGHTS_FILE
 
 Module = tuple[str, dict[str, Any], dict[str, Tensor]]
 """A module's class, settings and weights."""
@@ -42,11 +44,33 @@ def write_sentence_transformer(tower: Embedder, folder: Path, *, tokenizer_folde
         _write_json(folder / path / "config.json", settings)
         if weights:
             state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-            save_file(state, folder / path / "model.safetensors", metadata={"format": "pt"})
+            save_file(state, folder / path / WEIGHTS_FILE, metadata={"format": "pt"})
         listed.append({"idx": number, "name": str(number), "path": path, "type": f"{MODULES}.{kind}"})
     _write_json(folder / "modules.json", listed)
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
     _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "dot"})
+
+
+def open_sentence_transformer(folder: Path) -> Embedder:
+    """The tower that such a folder of ours is, made of its modules' own files: what the library computes with them."""
+    modules = [folder / module["path"] for module in json.loads((folder / "modules.json").read_bytes())]
+    bert, (*pooler, projection) = modules[0], [path for path in modules if path.name.endswith("_Dense")]
+    norm = [path for path in modules if path.name.endswith("_LayerNorm")]
+    weights = _renamed(projection, linear="dense") | (_renamed(norm[0], norm="norm") if norm else {})
+    config = AutoConfig.from_pretrained(bert, local_files_only=True)
+    width = len(weights["dense.bias"])
+    tower = Embedder(config, projection_size=width, norm_eps=NORM_EPS if norm else None, dropout=0.0)
+    weights |= {f"bert.{name}": value for name, value in load_file(bert / WEIGHTS_FILE).items()}
+    weights |= _renamed(pooler[0], linear="bert.pooler.dense") if pooler else {}
+    tower.load_state_dict(weights)
+    return tower.eval()
+
+
+def _renamed(module: Path, **names: str) -> dict[str, Tensor]:
+    found = load_file(module / WEIGHTS_FILE)
+    return {
+        f"{ours}.{part}": found[f"{theirs}.{part}"] for theirs, ours in names.items() for part in ("weight", "bias")
+    }
 
 
 def _pooling(tower: Embedder) -> Module:

@@ -24,9 +24,9 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 
 from realm_ds.errors import CheckpointError
+from realm_ds.models.weights import PIECE_BYTES
 from realm_ds.train.disk_states import open_weights, stored_groups
 
-PIECE_BYTES = 16 * 2**20
 CHECKPOINT_TAG = "zero"
 """The folder of DeepSpeed's own files inside one of our checkpoints."""
 _KNOWN = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]

@@ -2,8 +2,8 @@
 
     export/{query_tower, passage_tower, encoder, tokenizer}/    index/version-00000/    passages/    README.md
 
-Needs no GPU and no other process. In memory are the models, once, and a part of the corpus: which weights is
-export_source.py's business, what the card says export_card.py's, whether the copy is right export_check.py's.
+Needs no GPU and no other process. In memory are the models, once, then a part of the corpus. Which weights is
+export_source.py's business, how they are written export_networks.py's, what the card says export_card.py's.
 """
 
 import logging
@@ -22,9 +22,10 @@ from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import publish_folder, recover_folder
-from realm_ds.models.names import ENCODER, HF_EMBEDDER, PASSAGE_TOWER, QUERY_TOWER, strip_prefix
+from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, strip_prefix
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder
+from realm_ds.models.weights import WEIGHTS_FILE
 from realm_ds.sealed import read_facts, seal, sha256
 
 log = logging.getLogger(__name__)
@@ -44,24 +45,26 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def export_run(
     run_folder: Path, *, step: int | Literal["best", "latest"] = "latest", out: Path | None = None,
     dtype: Dtype = "fp32", layout: Layout = "realm", verify: bool = False, faiss_file: bool = False,
-    say: Say = log.info,
+    licence: str = "unknown", say: Say = log.info,
 ) -> Path:  # fmt: skip
     """Export a run's newest checkpoint, that of a step, or its best models to `out`, by default RUN/export.
 
     Raises CheckpointError if there are none, they are damaged, or `verify` finds that what was written computes
     something else. `out` appears whole or not at all; an older export there is replaced, anything else is left alone
-    (ConfigError).
+    (ConfigError). `licence` is by the hub's name, for the card.
     """
-    from realm_ds.train.export_card import card
-    from realm_ds.train.export_check import compare, outputs, take_samples
-    from realm_ds.train.export_layouts import check_layout, read_layout, write_layout
+    from realm_ds.train.export_card import card, check_licence
+    from realm_ds.train.export_layouts import check_layout, open_part, passage_part
+    from realm_ds.train.export_networks import write_networks
     from realm_ds.train.export_qa import answers_questions, export_qa
-    from realm_ds.train.export_source import fill_from, find_source
+    from realm_ds.train.export_source import check_corpus, find_source
 
-    check_layout(layout, dtype=dtype, verify=verify)
+    check_layout(layout, dtype=dtype)
+    check_licence(licence)
     if layout == "hf-realm" and answers_questions(run_folder):
-        return export_qa(run_folder, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file, say=say)
-
+        return export_qa(
+            run_folder, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file, licence=licence, say=say
+        )
     out = out or run_folder / "export"
     recover_folder(out)
     if out.exists() and read_facts(out).get("kind") != KIND:
@@ -74,30 +77,27 @@ def export_run(
         config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=config.runtime.wait_timeout_s
     )
     source = find_source(run_folder, step)
+    check_corpus(source, corpus)
     unfinished = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        say(f"consolidating {source.folder}: {source.why}")
-        realm = unfilled(config, vocab_size=tokenizer.vocab_size)
-        fill_from(realm, source)
-        samples = take_samples(corpus, tokenizer=tokenizer, config=config) if verify else None
-        expected = outputs(realm, samples) if samples else {}
-        round_to(realm, dtype)
-        write_layout(realm, unfinished, layout=layout, config=config)
-        realm.float()
-        if samples:
-            _forget(realm)
-            read_layout(realm, unfinished, layout=layout)
-            for line in compare(expected, outputs(realm, samples), dtype=dtype):
-                say(line)
+        written = write_networks(
+            source, unfinished, config=config, corpus=corpus, tokenizer=tokenizer, dtype=dtype, layout=layout,
+            verify=verify, say=say,
+        )  # fmt: skip
         say(f"embedding {corpus.count} passages")
-        _write_index(realm.passage_tower, unfinished, config=config, corpus=corpus, tokenizer=tokenizer)
+        part = passage_part(layout)
+        tower = open_part(unfinished, part)
+        snapshot_sha256 = sha256(unfinished / part.folder / WEIGHTS_FILE)
+        _write_index(
+            tower, unfinished, config=config, corpus=corpus, tokenizer=tokenizer, snapshot_sha256=snapshot_sha256
+        )
         if faiss_file:
-            _write_faiss_file(unfinished, width=realm.passage_tower.dense.out_features)
+            _write_faiss_file(unfinished, width=config.model.projection_size)
         text = card(
-            config=config, corpus=corpus, source=source, realm=realm, code=_code(run_folder), dtype=dtype,
-            has_faiss_file=faiss_file, layout=layout,
+            config=config, corpus=corpus, source=source, written=written, code=_code(run_folder), dtype=dtype,
+            licence=licence, has_faiss_file=faiss_file, layout=layout,
         )  # fmt: skip
         (unfinished / "README.md").write_text(text, encoding="utf-8")
         if layout == "realm":
@@ -158,14 +158,9 @@ def round_to(module: nn.Module, dtype: Dtype) -> None:
     module.to(_DTYPES[dtype])
 
 
-def _forget(realm: RealmModel) -> None:
-    """So that what is read back cannot have been there before."""
-    with torch.no_grad():
-        for parameter in realm.parameters():
-            parameter.fill_(torch.nan)
-
-
-def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Shards, tokenizer: Tokenizer) -> None:
+def _write_index(
+    tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Shards, tokenizer: Tokenizer, snapshot_sha256: str
+) -> None:
     """Vectors by the exported passage tower, and the passages that they are of."""
     from realm_ds.index.passages import (
         load_shard,  # and faiss with recall.py, which trainers, who write models, need not
@@ -176,8 +171,6 @@ def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: 
     if torch.cuda.is_available():
         tower = tower.to("cuda")
     store = IndexStore(folder / "index", corpus_sha256=corpus.digest)
-    weights = (folder / name / "model.safetensors" for name in (PASSAGE_TOWER, HF_EMBEDDER))
-    snapshot_sha256 = sha256(next(path for path in weights if path.is_file()))
     num_parts = -(-corpus.count // EMBEDDED_AT_ONCE)
     for number in range(num_parts):
         passages = load_shard(corpus, shard_rank=number, num_shards=num_parts, max_tokens=config.data.passage_tokens)

@@ -1,12 +1,14 @@
 """The README.md of an export: a model card as Hugging Face's hub shows it."""
 
+import re
 from textwrap import indent
 
 from realm_ds.comm.code import library_versions
 from realm_ds.config.load import dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Shards
-from realm_ds.models.realm import RealmModel
+from realm_ds.errors import ConfigError
+from realm_ds.train.export_networks import Written
 from realm_ds.train.export_source import Source
 
 OPENING = {
@@ -74,6 +76,12 @@ knowledge-augmented encoder |
 }
 _TWO_TOWERS = '"scorer")  # one tower for both', '"scorer", query_embedder=RealmEmbedder(embedder.config))'
 """RealmScorer makes one tower of two unless it is told."""
+UNKNOWN = "unknown"
+"""A licence, as the hub knows it."""
+_UNLICENSED = (
+    "Not known: it depends on the text above and on what the models started from. Before you publish this, say \
+it in `license` at the top of this file."
+)
 _FAISS = """\
 `index.faiss` has the same vectors in the same order: `faiss.read_index("index.faiss").search(vector[None], 5)`.
 
@@ -81,27 +89,27 @@ _FAISS = """\
 
 
 def card(
-    *, config: RealmConfig, corpus: Shards, source: Source, realm: RealmModel, code: str, layout: str, dtype: str,
-    has_faiss_file: bool,
+    *, config: RealmConfig, corpus: Shards, source: Source, written: Written, code: str, layout: str, dtype: str,
+    licence: str, has_faiss_file: bool,
 ) -> str:  # fmt: skip
     """The whole file."""
-    opening = OPENING[layout] if realm.shares_towers else OPENING[layout].replace(*_TWO_TOWERS)
+    opening = OPENING[layout] if written.shares_towers else OPENING[layout].replace(*_TWO_TOWERS)
     versions = library_versions()
-    num_parameters = sum(parameter.numel() for parameter in realm.parameters())
     measured = "".join(
         f"| {name.removeprefix('held_out_')} | {value:.4g} |\n" for name, value in source.metrics.items()
     )
     held_out = f"On held-out data at that step:\n\n| | |\n|---|---|\n{measured}" if measured else ""
     return f"""---
 library_name: {"sentence-transformers" if layout == "sentence-transformers" else "transformers"}
+license: {licence}
 tags:
 - realm
 - retrieval
 - fill-mask
 ---
-# REALM: {num_parameters / 1e6:.1f} million parameters, {corpus.count} passages
+# REALM: {written.num_parameters / 1e6:.1f} million parameters, {corpus.count} passages
 
-Towers ({"one for questions and passages" if realm.shares_towers else "one for questions, one for passages"}) and \
+Towers ({"one for questions and passages" if written.shares_towers else "one for questions, one for passages"}) and \
 knowledge-augmented encoder after {source.step} steps of {source.stage}: {source.why}, `{source.folder.name}`, \
 saved on {source.saved_on}. Weights are {dtype}.{_untrained(source, config)}
 
@@ -123,12 +131,24 @@ file is in `manifest.json`.
 
 {corpus.manifest.source}
 
+## Licence
+
+{f"`{licence}`, as who exported it said." if licence != UNKNOWN else _UNLICENSED}
+
 ## Provenance
 
 Trained with {code}; exported with torch {versions["torch"]} and transformers {versions["transformers"]}. The settings \
 of the run:
 
 {indent(dump(config), "    ")}"""
+
+
+def check_licence(licence: str) -> None:
+    """Raise ConfigError unless it looks like one of the hub's names, which a card must have."""
+    if re.fullmatch(r"[a-z0-9]+([.-][a-z0-9]+)*", licence) is None:
+        raise ConfigError(
+            f"--license {licence!r}: give one of the hub's names, such as apache-2.0, cc-by-sa-4.0 or other"
+        )
 
 
 def _untrained(source: Source, config: RealmConfig) -> str:

@@ -26,7 +26,7 @@ from realm_ds.models.qa import READER, QaModel
 from realm_ds.models.towers import embed
 from realm_ds.sealed import read_facts, seal
 from realm_ds.train.export import KIND, Dtype, round_to
-from realm_ds.train.export_check import NUM_SAMPLES, compare
+from realm_ds.train.export_check import BOUNDS, NUM_SAMPLES, compare
 from realm_ds.train.export_source import Step
 
 Say = Callable[[str], None]
@@ -38,7 +38,8 @@ def answers_questions(folder: Path) -> bool:
 
 
 def export_qa(
-    folder: Path, *, step: Step, out: Path | None, dtype: Dtype, verify: bool, faiss_file: bool, say: Say
+    folder: Path, *, step: Step, out: Path | None, dtype: Dtype, verify: bool, faiss_file: bool, licence: str,
+    say: Say,
 ) -> Path:  # fmt: skip
     """Write `out`, by default FOLDER/export-hf-realm, whole or not at all; an older export there is replaced, anything
     else left alone (ConfigError).
@@ -64,9 +65,10 @@ def export_qa(
         expected = outputs(model, exported) if verify else {}
         round_to(model, dtype)
         write_hf_openqa(exported, model, unfinished)
+        del model  # so that there is room for what was written
         if verify:
             _verify(unfinished / HF_OPENQA, exported, expected, dtype=dtype, say=say)
-        (unfinished / "README.md").write_text(_card(exported, dtype), encoding="utf-8")
+        (unfinished / "README.md").write_text(_card(exported, dtype, licence), encoding="utf-8")
         seal(unfinished, kind=KIND, layout="hf-realm", stage="qa", dtype=dtype)
         publish_folder(unfinished, out)
     finally:
@@ -91,7 +93,7 @@ def outputs(model: QaModel, exported: Exported) -> dict[str, Tensor]:
 
 def _verify(folder: Path, exported: Exported, expected: dict[str, Tensor], *, dtype: Dtype, say: Say) -> None:
     back = read_hf_qa(folder)
-    for line in compare(expected, outputs(back.model, exported), dtype=dtype):
+    for line in compare(expected, outputs(back.model, exported), bound=BOUNDS[dtype]):
         say(line)
     records = read_block_records(folder / BLOCK_RECORDS)
     are_same = all(
@@ -103,10 +105,11 @@ def _verify(folder: Path, exported: Exported, expected: dict[str, Tensor], *, dt
     say(f"verified: {len(exported.corpus)} passages with their vectors, the same")
 
 
-def _card(exported: Exported, dtype: str) -> str:
+def _card(exported: Exported, dtype: str, licence: str) -> str:
     sizes = exported.settings.sizes
     return f"""---
 library_name: transformers
+license: {licence}
 tags: [realm, question-answering]
 ---
 # REALM that answers questions, from {len(exported.corpus)} passages

@@ -8,11 +8,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal
 
+from realm_ds.config.load import RUN_CONFIG
+from realm_ds.data.shards import Shards
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import recover_folder
 from realm_ds.models.realm import RealmModel, load_export
 from realm_ds.observe.sinks import metrics_path, read_events
-from realm_ds.sealed import MANIFEST
+from realm_ds.sealed import MANIFEST, check
 from realm_ds.train import checkpoint
 from realm_ds.train.best import FOLDER, RECORD, read_best
 from realm_ds.train.consolidate import consolidate_into, weight_shapes
@@ -37,6 +39,8 @@ class Source:
     """What was measured on held-out data at that step; nothing where nothing was."""
     saved_on: str
     """The day, UTC."""
+    corpus: str | None = None
+    """How the digest of the passages begins that it was trained over; None where that is not known."""
 
 
 def find_source(run_folder: Path, step: Step) -> Source:
@@ -54,7 +58,18 @@ def find_source(run_folder: Path, step: Step) -> Source:
         folder=folder, step=manifest["step"], stage=manifest["stage"],
         why="the newest checkpoint" if step == "latest" else "the checkpoint that was asked for",
         metrics=_measured(run_folder, manifest["step"]), saved_on=_day(folder / MANIFEST),
+        corpus=checkpoint.read_states(folder)[0].fixed.get("data.corpus"),
     )  # fmt: skip
+
+
+def check_corpus(source: Source, corpus: Shards) -> None:
+    """Raise ConfigError if passages, and so tokenizer and vectors, are not what the weights were trained with."""
+    if source.corpus is not None and not corpus.digest.startswith(source.corpus):
+        raise ConfigError(
+            f"{source.folder} was trained with another corpus or tokenizer than are now in {corpus} (its digest "
+            f"was {source.corpus}, now {corpus.digest[:12]}): name those in data.corpus and data.tokenizer of "
+            f"{source.folder.parents[1] / RUN_CONFIG}"
+        )
 
 
 def fill_from(realm: RealmModel, source: Source) -> None:
@@ -84,6 +99,10 @@ def _best(run_folder: Path) -> Source:
             f"{run_folder} has kept no best models: none were judged on held-out sentences or questions "
             "(evaluate.every_steps, evaluate.keep_best); take --step latest"
         )
+    try:
+        check(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"the best models are not whole: {error}; take --step latest") from error
     return Source(
         folder=folder, step=best.step, stage="pretrain", why=f"the best by {best.measure}, {best.value:.4g}",
         metrics=best.metrics, saved_on=_day(folder / RECORD),

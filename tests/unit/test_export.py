@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import faiss
@@ -11,8 +13,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForMaskedLM
+from typer.testing import CliRunner
 
+from realm_ds.cli.main import app
 from realm_ds.config.load import dump
+from realm_ds.data.shard_writer import write_shards as write_corpus
+from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError
 from realm_ds.models.realm import RealmModel, build_model
@@ -22,6 +28,7 @@ from realm_ds.sealed import check, seal
 from realm_ds.train import export as module
 from realm_ds.train import export_layouts
 from realm_ds.train.best import BestRecord
+from realm_ds.train.checkpoint import TrainState
 from realm_ds.train.export import export_run, fill, unfilled, write_models
 from realm_ds.train.manifest import step_folder
 from tests.support.tiny import make_data, tiny_config
@@ -70,6 +77,13 @@ def make_run(folder: Path, *, share_towers: bool = False, stage: str = "pretrain
     groups = [dict([*weights.items()][:half]), dict([*weights.items()][half:])]
     checkpoint = step_folder(run, 9)
     write_shards(checkpoint, groups, stage=zero, num_trainers=3)
+    digest = open_shards(folder / "corpus", kind="corpus", fingerprint=None).digest
+    for rank in range(3):
+        state = TrainState(
+            stage=stage, step=9, num_trainers=3, zero_stage=zero, on_disk=False, global_batch=12, streams={},
+            groups=[], fixed={"data.corpus": digest[:12]},
+        )  # fmt: skip
+        (checkpoint / f"trainer-{rank:05d}.json").write_text(json.dumps(asdict(state)))
     seal(checkpoint, stage=stage, step=9)
     path = metrics_path(run, role="trainer", role_rank=0)
     path.parent.mkdir()
@@ -99,9 +113,9 @@ def test_an_export_has_the_weights_bit_for_bit(made: tuple[Path, RealmModel, lis
     encoder = AutoModelForMaskedLM.from_pretrained(export / "encoder").state_dict()
     assert all(torch.equal(encoder[key], value) for key, value in realm.encoder.mlm.state_dict().items())
     assert [line for line in said if "verified" in line] == [
-        "verified: 8 x 16 query vectors, equal bit for bit",
-        "verified: 8 x 16 passage vectors, equal bit for bit",
-        "verified: 8 x 1 log-probabilities of masked words, equal bit for bit",
+        "verified: 8 x 16 query vectors in query_tower, equal bit for bit",
+        "verified: 8 x 16 passage vectors in passage_tower, equal bit for bit",
+        "verified: 8 x 1 log-probabilities of masked words in encoder, equal bit for bit",
     ]
     facts = check(export)
     assert (facts["kind"], facts["step"], facts["source"]) == ("export", 9, "step-00000009")
@@ -124,7 +138,8 @@ def test_the_cards_code_works_as_written(
 ) -> None:
     export = made[0] / "run" / "export"
     card = ModelCard.load(export / "README.md")
-    assert card.data.library_name == "transformers"
+    assert (card.data.library_name, card.data.license) == ("transformers", "unknown")
+    assert "Before you publish this, say" in card.text
     assert "realm" in card.data.tags
     for words in ("| retrieval_utility | 0.25 |", "realm-ds 1.2.3, abcdef", "after 9 steps of pretrain", "index.faiss"):
         assert words in card.text
@@ -172,7 +187,9 @@ def test_what_computes_something_else_is_not_exported(tmp_path: Path, monkeypatc
         write_models(realm, folder, tokenizer_folder=tokenizer_folder)
 
     monkeypatch.setattr(export_layouts, "write_models", write_wrong)
-    with pytest.raises(CheckpointError, match=r"query vectors differ by .* and 0.0 is allowed in fp32; nothing was"):
+    with pytest.raises(
+        CheckpointError, match=r"query vectors in query_tower differ by .*, and 0 is allowed; nothing was"
+    ):
         export_run(tmp_path / "run", verify=True)
     assert not list((tmp_path / "run").glob("export*"))
 
@@ -197,9 +214,15 @@ def test_the_best_models_are_exported(tmp_path: Path) -> None:
         metrics={"held_out_retrieval_utility": 0.5},
     )  # fmt: skip
     (best / "best.json").write_text(json.dumps(vars(record)))
+    seal(best, kind="best", step=6)
     out = export_run(run, step="best", verify=True)
     assert (Embedder.load(out / "query_tower").dense.bias == 7.0).all()
     assert "after 6 steps of pretrain: the best by held_out_retrieval_utility, 0.5" in (out / "README.md").read_text()
+    path = best / "encoder" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    damage = r"the best models are not whole: .*encoder/model.safetensors is damaged .*; take --step latest"
+    with pytest.raises(CheckpointError, match=damage):
+        export_run(run, step="best")
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
@@ -231,10 +254,66 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:
         export_run(run)
 
 
-def test_a_run_of_questions_is_not_exported_again(tmp_path: Path) -> None:
-    make_run(tmp_path, stage="qa")
-    with pytest.raises(ConfigError, match="is a run of `realm-ds qa train`, which writes its export itself: .*/export"):
-        export_run(tmp_path / "run")
+def lose_a_rank(checkpoint: Path) -> None:
+    """Before it was sealed."""
+    (checkpoint / "zero" / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
+    seal_again(checkpoint, stage="pretrain")
+
+
+def seal_again(checkpoint: Path, *, stage: str) -> None:
+    (checkpoint / "manifest.json").unlink()
+    seal(checkpoint, stage=stage, step=9)
+
+
+def answer_questions(checkpoint: Path) -> None:
+    seal_again(checkpoint, stage="qa")
+
+
+def leave_alone(checkpoint: Path) -> None:
+    pass
+
+
+def cut_short(checkpoint: Path) -> None:
+    path = checkpoint / "zero" / "mp_rank_00_model_states.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def take_other_words(checkpoint: Path) -> None:
+    """In a corpus prepared with them."""
+    folder = checkpoint.parents[2]
+    shutil.rmtree(folder / "tokenizer")
+    tokenizer = train_wordpiece(["another town has another river"] * 3, vocab_size=200, folder=folder / "tokenizer")
+    passages = list(open_shards(folder / "corpus", kind="corpus", fingerprint=None).passages())
+    shutil.rmtree(folder / "corpus")
+    write_corpus(
+        passages, folder / "corpus", kind="corpus", per_shard=20, tokenizer_fingerprint=tokenizer.fingerprint,
+        source="rule", settings={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "code", "message"),
+    [
+        (lose_a_rank, (), 1, "zero has no optimizer shard of trainer 1: take another checkpoint with --step"),
+        (cut_short, (), 1, "run holds no whole checkpoint: .*model_states.pt is damaged .*Start a new run in another"),
+        (cut_short, ("--step", "9"), 1, r"mp_rank_00_model_states.pt is damaged \(its sha256 is not the manifest's\)"),
+        (take_other_words, (), 2, "was trained with another corpus or tokenizer than are now in .*/corpus .*data.tok"),
+        (answer_questions, (), 2, "is a run of `realm-ds qa train`, which writes its export itself: .*/run/export"),
+        (leave_alone, ("--license", "MIT, mostly"), 2, "--license 'MIT, mostly': give one of the hub's names, such as"),
+        (leave_alone, ("--step", "best"), 1, "has kept no best models: none were judged .* take --step latest"),
+    ],
+    ids=["rank", "half", "half-by-step", "tokenizer", "qa", "license", "best"],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_one_line(
+    tmp_path: Path, spoil: Callable[[Path], None], options: Sequence[str], code: int, message: str
+) -> None:
+    make_run(tmp_path)
+    spoil(step_folder(tmp_path / "run", 9))
+    result = CliRunner().invoke(app, ["export", "--run", str(tmp_path / "run"), *options])
+    assert result.exit_code == code
+    (line,) = result.stderr.splitlines()
+    assert re.match(f"realm-ds: .*{message}", line)
+    assert not list((tmp_path / "run").glob("export*"))
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -274,7 +353,8 @@ def test_the_layout_of_googles_realm_is_verified_and_can_be_started_from(tmp_pat
     """Its own classes open it in tests/unit/test_hf_realm_write.py."""
     realm, said = make_run(tmp_path, share_towers=share_towers), []
     out = export_run(tmp_path / "run", out=tmp_path / "hf", layout="hf-realm", verify=True, say=said.append)
-    assert sum("equal bit for bit" in line for line in said) == 3
+    verified = [line.split(" in ")[1] for line in said if "equal bit for bit" in line]
+    assert verified == [f"{name}, equal bit for bit" for name in ("scorer", "scorer", "embedder", "encoder")]
     assert ("query_embedder=" in (out / "README.md").read_text()) != share_towers
     changes = {"model.start_from": out, "model.share_towers": share_towers}
     model = tiny_config(tmp_path, **changes).model
@@ -290,10 +370,14 @@ def test_the_layout_of_googles_realm_is_verified_and_can_be_started_from(tmp_pat
 def test_towers_for_sentence_transformers(tmp_path: Path) -> None:
     """The library itself opens them in tests/unit/test_sentence.py."""
     make_run(tmp_path)
-    out = export_run(tmp_path / "run", layout="sentence-transformers")
+    said: list[str] = []
+    out = export_run(
+        tmp_path / "run", layout="sentence-transformers", verify=True, licence="cc-by-sa-4.0", say=said.append
+    )
+    assert sum("of the greatest (bound 0.0001)" in line for line in said) == 2
     assert (out / "passage_tower" / "modules.json").is_file()
-    assert ModelCard.load(out / "README.md").data.library_name == "sentence-transformers"
-    with pytest.raises(ConfigError, match="--verify reads back realm and hf-realm, not sentence-transformers: leave"):
-        export_run(tmp_path / "run", layout="sentence-transformers", verify=True)
+    card = ModelCard.load(out / "README.md")
+    assert (card.data.library_name, card.data.license) == ("sentence-transformers", "cc-by-sa-4.0")
+    assert "`cc-by-sa-4.0`, as who exported it said." in card.text
     with pytest.raises(ConfigError, match="opens parts of a model as float32, whatever they are: not bf16"):
         export_run(tmp_path / "run", layout="sentence-transformers", dtype="bf16")
