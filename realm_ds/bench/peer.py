@@ -33,7 +33,7 @@ def peer_environment(cache: Path | None = None, *, install: Callable[[Path], Non
     Raises LaunchError where it cannot be made, such as without a network.
     """
     folder = _folder(cache)
-    python, ours = folder / "bin" / "python", sysconfig.get_path("purelib")
+    python, ours = folder / "bin" / "python", _packages()
     if is_ready(cache):
         return python
     shutil.rmtree(folder, ignore_errors=True)
@@ -49,7 +49,12 @@ def peer_environment(cache: Path | None = None, *, install: Callable[[Path], Non
 def is_ready(cache: Path | None = None) -> bool:
     """Whether the environment is there, with the torch of this one."""
     stamp = _folder(cache) / READY_FILE
-    return stamp.is_file() and stamp.read_text() == sysconfig.get_path("purelib")
+    return stamp.is_file() and stamp.read_text() == _packages()
+
+
+def _packages() -> str:
+    """Where torch is: the same for all links to one environment."""
+    return os.path.realpath(sysconfig.get_path("purelib"))
 
 
 def _folder(cache: Path | None) -> Path:
