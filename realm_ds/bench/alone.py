@@ -10,14 +10,14 @@ from realm_ds.bench.processes import read_work, write_result
 
 
 def main() -> None:
-    from realm_ds.bench import data_jobs, plan_jobs, refresh_jobs
+    from realm_ds.bench import data_jobs, memory_jobs, plan_jobs, qa_jobs, refresh_jobs
 
     folder = Path(sys.argv[1])
     work = read_work(folder)
     jobs = {
         "encode": refresh_jobs.encode, "snapshot": refresh_jobs.snapshot, "memory": refresh_jobs.memory,
         "data_pack": data_jobs.pack, "data_prepare": data_jobs.prepare, "data_read": data_jobs.read,
-        "plan_embedded": plan_jobs.embedded,
+        "export": memory_jobs.export, "plan_embedded": plan_jobs.embedded, "qa_answer": qa_jobs.answer,
     }  # fmt: skip
     write_result(folder, 0, jobs[work["job"]](work["options"], folder=folder))
 

@@ -1,16 +1,19 @@
-"""Corpora that need no text: vectors from a seed, passages whose first wordpieces tell their place, and what stands for
-a tower that gives a passage the vector of its place.
+"""Corpora that need no text: vectors from a seed, passages whose first wordpieces tell their place, what stands for a
+tower that gives a passage the vector of its place, and words drawn at random.
 
 Shapes: N passages, B passages of a batch, L tokens, P embedding.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from realm_ds.data.batches import Tokens
-from realm_ds.data.records import SpecialIds
+from realm_ds.data.records import Passage, SpecialIds, passage_uid
+from realm_ds.data.shard_writer import write_shards
+from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.index.passages import PassageShard
 
 BLOCK = 4096
@@ -90,6 +93,28 @@ def embed_places(vectors: VectorsOf, *, tokens: int) -> Callable[[Tokens], np.nd
         return vectors.at(places_B)
 
     return embed
+
+
+def write_text(folder: Path, *, vocabulary: int, num_passages: int = 64, words: int = 12) -> None:
+    """Write tokenizer/ of about so many wordpieces, and corpus/ of tar shards, of words that mean nothing."""
+    random = np.random.default_rng(0)
+    letters = list("abcdefghijklmnopqrstuvwxyz")
+    known = ["".join(random.choice(letters, size=length)) for length in random.integers(3, 8, size=3 * vocabulary // 2)]
+    tokenizer = train_wordpiece([" ".join(known)], vocab_size=vocabulary, folder=folder / "tokenizer")
+    passages = []
+    for number in range(num_passages):
+        title, text = known[number], " ".join(random.choice(known, size=words)) + "."
+        ids = tuple(tokenizer.encode(text))
+        passages.append(
+            Passage(
+                uid=passage_uid(title, text), title=title, text=text, article=title, body_ids=ids,
+                title_ids=tuple(tokenizer.encode(title)), sentences=((0, len(ids)),),
+            )
+        )  # fmt: skip
+    write_shards(
+        passages, folder / "corpus", kind="corpus", per_shard=num_passages, tokenizer_fingerprint=tokenizer.fingerprint,
+        source="words drawn at random", settings={},
+    )  # fmt: skip
 
 
 def seed_snapshot(seed: int) -> bytes:

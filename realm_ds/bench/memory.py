@@ -1,5 +1,5 @@
 """`realm-ds bench memory`: what each of four trainers holds of a model under every ZeRO stage, against ZeRO-0, where it
-holds all. What trainers do for it is memory_jobs.py's business.
+holds all; and the peak of an export, against the model's size. What processes do for it is memory_jobs.py's business.
 """
 
 import functools
@@ -9,15 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from realm_ds.bench.corpora import write_text
 from realm_ds.bench.measure import Bar, Measure
-from realm_ds.bench.processes import Result, run_in_world
+from realm_ds.bench.processes import Result, run_alone, run_in_world
 from realm_ds.bench.run import Group
 from realm_ds.bench.train_ranks import MODULE
 from realm_ds.config.deepspeed import packaged_deepspeed
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.observe import progress
 
-LIMIT = 0.30
+LIMIT, EXPORT_LIMIT = 0.30, 1.3
+EXPORTS: Mapping[str, Mapping[str, Any]] = {
+    **{f"export_{layout}": {"layout": layout} for layout in ("realm", "hf-realm", "sentence-transformers")},
+    **{f"export_{layout}_verify": {"layout": layout, "verify": True}
+       for layout in ("realm", "hf-realm", "sentence-transformers")},
+    "export_best_verify": {"step": "best", "verify": True},
+}  # fmt: skip
+"""Options of `realm-ds export`, by measure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +38,10 @@ class Sizes:
     stages: tuple[int, ...]
     """Beside ZeRO-0."""
     settings: Mapping[str, Any]
+    exported: Mapping[str, Any]
+    """Of a model that is exported: wide, so that what else a process needs for that is small beside it."""
+    exports: tuple[str, ...]
+    """Of EXPORTS."""
     vocabulary: int
 
 
@@ -37,15 +49,29 @@ FULL = Sizes(
     is_quick=False, trainers=4, stages=(3, 2, 1), vocabulary=30_000,
     settings={"model.num_layers": 4, "model.hidden_size": 512, "model.num_heads": 8, "model.intermediate_size": 2048,
               "model.projection_size": 128},
+    exported={"model.num_layers": 6, "model.hidden_size": 768, "model.num_heads": 12, "model.intermediate_size": 3072,
+              "model.projection_size": 128},
+    exports=tuple(EXPORTS),
 )  # fmt: skip
-QUICK = Sizes(is_quick=True, trainers=2, stages=(3,), settings={}, vocabulary=2_000)
+QUICK = Sizes(
+    is_quick=True,
+    trainers=2,
+    stages=(3,),
+    settings={},
+    exported={},
+    exports=("export_hf-realm_verify",),
+    vocabulary=2_000,
+)
 
 
 def memory_groups(*, is_quick: bool) -> list[Group]:
     """What the verb can measure."""
     sizes = QUICK if is_quick else FULL
     names = tuple(f"zero{stage}_{what}" for stage in sizes.stages for what in ("state", "process"))
-    return [Group(title="Memory of each trainer", names=names, run=functools.partial(state, sizes))]
+    return [
+        Group(title="Memory of each trainer", names=names, run=functools.partial(state, sizes)),
+        Group(title="Memory of an export", names=sizes.exports, run=functools.partial(export, sizes)),
+    ]
 
 
 def state(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
@@ -73,6 +99,29 @@ def state(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
     return measures
 
 
+def export(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
+    """A process for every kind of export, of one checkpoint that two trainers saved."""
+    with tempfile.TemporaryDirectory(prefix="realm-bench-") as made:
+        data, run = Path(made) / "data", Path(made) / "run"
+        write_text(data, vocabulary=sizes.vocabulary)
+        config = _config(run, data=data, zero=2, settings=sizes.exported)
+        options = {"config": str(config), "run": str(run)}
+        saved = run_in_world("saved", options, clients=2, shards=0, bar=bar, module=MODULE)[0]
+        peaks = {
+            name: run_alone("export", {"run": str(run), "export": EXPORTS[name]}, threads=1, bar=bar)["peak"]
+            for name in sizes.exports
+        }
+        return [
+            Measure(
+                name=name, value=peak / 2**20, reference=4 * saved["parameters"] / 2**20, unit="MiB",
+                bar=Bar(limit=EXPORT_LIMIT, side="<="), is_judged=not sizes.is_quick,
+                note="most resident memory of a process that exports, above what it holds with its libraries loaded; "
+                f"reference: the model in fp32, {saved['parameters'] / 1e6:.1f} M parameters; ZeRO-2, 2 trainers",
+            )
+            for name, peak in peaks.items()
+        ]  # fmt: skip
+
+
 def state_bytes(found: Mapping[str, int]) -> int:
     """What the bar is about: gradients come and go."""
     return found["weights"] + found["optimizer"]
@@ -84,13 +133,7 @@ def _process_mib(held: Sequence[Mapping[str, int]]) -> float:
 
 def _hold(sizes: Sizes, stage: int, bar: progress.Bar, *, part: int) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="realm-bench-") as made:
-        nowhere = Path(made) / "no-data"
-        changed = {
-            "data.corpus": nowhere, "data.tokenizer": nowhere, "pretrain.micro_batch_size": 2,
-            "pretrain.candidates": 2, "runtime.deepspeed": packaged_deepspeed(f"zero{stage}"), **sizes.settings,
-        }  # fmt: skip
-        config = Path(made) / RUN_CONFIG
-        config.write_text(dump(load("demo", [f"{name}={value}" for name, value in changed.items()])), encoding="utf-8")
+        config = _config(Path(made), data=Path(made) / "no-data", zero=stage, settings=sizes.settings)
         options = {"config": str(config), "run": made, "vocabulary": sizes.vocabulary}
         return run_in_world(
             "resident",
@@ -102,3 +145,15 @@ def _hold(sizes: Sizes, stage: int, bar: progress.Bar, *, part: int) -> list[Res
             parts=1 + len(sizes.stages),
             module=MODULE,
         )
+
+
+def _config(run: Path, *, data: Path, zero: int, settings: Mapping[str, Any]) -> Path:
+    """Of the demo's recipe, with the smallest batches."""
+    changed = {
+        "data.corpus": data / "corpus", "data.tokenizer": data / "tokenizer", "pretrain.micro_batch_size": 2,
+        "pretrain.candidates": 2, "runtime.deepspeed": packaged_deepspeed(f"zero{zero}"), **settings,
+    }  # fmt: skip
+    run.mkdir(exist_ok=True)
+    config = run / RUN_CONFIG
+    config.write_text(dump(load("demo", [f"{name}={value}" for name, value in changed.items()])), encoding="utf-8")
+    return config

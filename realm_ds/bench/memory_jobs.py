@@ -1,11 +1,13 @@
-"""What a trainer holds of a model under one ZeRO stage, counted and seen from outside. What the numbers must reach is
-memory.py's business.
+"""What a trainer holds of a model under one ZeRO stage, counted and seen from outside; the peak of an export. What the
+numbers must reach is memory.py's business.
 
 Shapes: B queries, C candidates (null first), U distinct passages, N joint sequences, L tokens, M masks.
 """
 
 import gc
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,24 @@ import psutil
 import torch
 
 from realm_ds.bench.processes import Result, write_progress
+from realm_ds.bench.resident import peak_bytes, reset_peak
 from realm_ds.comm.trainers import init_trainers
 from realm_ds.comm.world import World
 from realm_ds.config.deepspeed import load_deepspeed
 from realm_ds.config.schema import RealmConfig
+from realm_ds.data.shards import open_shards
+from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.models.objectives import MarginalBatch, MaskedBatch
-from realm_ds.models.realm import build_model
+from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.models.towers import TokenBatch
+from realm_ds.sealed import seal
+from realm_ds.train.best import FOLDER as BEST
+from realm_ds.train.best import JUDGED_BY, RECORD, BestRecord
+from realm_ds.train.checkpoint import TrainState, save
 from realm_ds.train.engine import Engine, join
+from realm_ds.train.export import write_models
 from realm_ds.train.pretrain import objective_of
+from realm_ds.train.writer import Writer
 
 Options = Mapping[str, Any]
 STEPS = 2
@@ -33,21 +44,68 @@ def resident(world: World, config: RealmConfig, options: Options, *, folder: Pat
     """Bytes after some steps over short random sequences, of which activations are small."""
     trainers = init_trainers(world, timeout_s=config.runtime.wait_timeout_s)
     join(world.local_rank)
-    vocabulary = options["vocabulary"]
     before = _resident_memory()
-    model = build_model(config.model, vocab_size=vocabulary, max_tokens=config.data.joint_tokens, seed=0)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    engine = Engine(
-        objective_of(model, config.pretrain), stage=config.pretrain, optimizer=config.optimizer,
-        deepspeed_json=load_deepspeed(config.runtime.deepspeed), num_trainers=trainers.size,
-    )  # fmt: skip
-    for step in range(STEPS):
-        engine.train_step([random_batch(vocabulary, seed=step)], step=step)
-        write_progress(folder, done=step + 1, total=STEPS, now="training")
+    model = build_model(config.model, vocab_size=options["vocabulary"], max_tokens=config.data.joint_tokens, seed=0)
+    parameters = _num_parameters(model)  # before ZeRO-3 takes them apart
+    engine = _trained(model, config, trainers.size, vocabulary=options["vocabulary"], folder=folder)
     held = engine.resident_bytes()._asdict()
     found = {**held, "process": _resident_memory() - before, "parameters": parameters}
     trainers.close()
     return found
+
+
+def saved(world: World, config: RealmConfig, options: Options, *, folder: Path) -> Result:
+    """A run's checkpoint and its best models, for others to export."""
+    timeout_s, run = config.runtime.wait_timeout_s, Path(options["run"])
+    trainers = init_trainers(world, timeout_s=timeout_s)
+    join(world.local_rank)
+    vocabulary = load_tokenizer(config.data.tokenizer).vocab_size
+    model = build_model(config.model, vocab_size=vocabulary, max_tokens=config.data.joint_tokens, seed=0)
+    engine = _trained(model, config, trainers.size, vocabulary=vocabulary, folder=folder)
+    state = TrainState(
+        stage="pretrain", step=STEPS, num_trainers=trainers.size, zero_stage=engine.zero_stage, on_disk=False,
+        global_batch=trainers.size, streams={}, groups=engine.groups(),
+        fixed={"data.corpus": open_shards(config.data.corpus, kind="corpus", fingerprint=None).digest[:12]},
+    )  # fmt: skip
+    writer = Writer(timeout_s=timeout_s)
+    save(engine, run, state=state, trainers=trainers, writer=writer, keep=lambda steps: steps, timeout_s=timeout_s)
+    writer.drain()
+    if trainers.rank == 0:
+        best = BestRecord(step=STEPS, measure=JUDGED_BY[0], value=0.0, measured_on="nothing", metrics={})
+        write_models(model, run / BEST, tokenizer_folder=config.data.tokenizer)
+        (run / BEST / RECORD).write_text(json.dumps(asdict(best)))
+        seal(run / BEST, kind=BEST, step=STEPS)
+    found = {"parameters": _num_parameters(model)}
+    trainers.close()
+    return found
+
+
+def export(options: Options, *, folder: Path) -> Result:
+    """The most that a process holds while it exports a run, above what it does with its libraries loaded."""
+    # All that export_run loads itself, when it needs it.
+    from realm_ds.index import faiss_index  # noqa: F401
+    from realm_ds.train import export_card, export_networks, recall  # noqa: F401
+    from realm_ds.train.export import export_run
+
+    write_progress(folder, done=0, total=1, now=" ".join(map(str, options["export"].values())))
+    before = reset_peak()
+    export_run(Path(options["run"]), out=folder / "export", **options["export"])
+    return {"peak": peak_bytes() - before}
+
+
+def _trained(model: RealmModel, config: RealmConfig, num_trainers: int, *, vocabulary: int, folder: Path) -> Engine:
+    engine = Engine(
+        objective_of(model, config.pretrain), stage=config.pretrain, optimizer=config.optimizer,
+        deepspeed_json=load_deepspeed(config.runtime.deepspeed), num_trainers=num_trainers,
+    )  # fmt: skip
+    for step in range(STEPS):
+        engine.train_step([random_batch(vocabulary, seed=step)], step=step)
+        write_progress(folder, done=step + 1, total=STEPS, now="training")
+    return engine
+
+
+def _num_parameters(model: RealmModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def random_batch(vocabulary: int, *, seed: int, queries: int = 2, candidates: int = 2) -> MarginalBatch:

@@ -1,7 +1,7 @@
-"""transformers' REALM in a process of its own: an environment for it, made once, and a side that makes steps on demand.
+"""transformers' REALM in a process of its own: an environment for it, made once, and a side that works when asked.
 
-What the process does is peer_step.py's business. The environment holds transformers 4.57.6, the last with REALM, and
-takes torch from ours, so that both sides compute with the same library.
+What the process does is peer_step.py's and peer_qa.py's business. The environment holds transformers 4.57.6, the last
+with REALM, and takes torch from ours, so that both sides compute with the same library.
 """
 
 import json
@@ -24,8 +24,7 @@ VERSION = "4.57.6"
 READY_FILE = "realm-ds-ready"
 INSTALL_S = 600.0
 ANSWER_S = 600.0
-"""For a block of steps."""
-Told = dict[str, list[float]]
+"""For a block of steps or questions."""
 
 
 def peer_environment(cache: Path | None = None, *, install: Callable[[Path], None] | None = None) -> Path:
@@ -34,7 +33,7 @@ def peer_environment(cache: Path | None = None, *, install: Callable[[Path], Non
     Raises LaunchError where it cannot be made, such as without a network.
     """
     folder = _folder(cache)
-    python, ours = folder / "bin" / "python", sysconfig.get_path("purelib")
+    python, ours = folder / "bin" / "python", _packages()
     if is_ready(cache):
         return python
     shutil.rmtree(folder, ignore_errors=True)
@@ -50,7 +49,12 @@ def peer_environment(cache: Path | None = None, *, install: Callable[[Path], Non
 def is_ready(cache: Path | None = None) -> bool:
     """Whether the environment is there, with the torch of this one."""
     stamp = _folder(cache) / READY_FILE
-    return stamp.is_file() and stamp.read_text() == sysconfig.get_path("purelib")
+    return stamp.is_file() and stamp.read_text() == _packages()
+
+
+def _packages() -> str:
+    """Where torch is: the same for all links to one environment."""
+    return os.path.realpath(sysconfig.get_path("purelib"))
 
 
 def _folder(cache: Path | None) -> Path:
@@ -80,36 +84,37 @@ def _install(python: Path) -> None:
 
 
 class Peer:
-    """The process; steps go on from one another. Its folder holds what peer_step.py reads."""
+    """The process of a program beside this file, which reads its work from a folder and then line by line."""
 
-    def __init__(self, python: Path, folder: Path, *, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, python: Path, folder: Path, *, program: str, environ: Mapping[str, str] | None = None
+    ) -> None:  # fmt: skip
         # Isolated from ours: its path would bring our transformers before its own.
         environ = {name: value for name, value in (environ or os.environ).items() if name != "PYTHONPATH"}
         self._log = (folder / "peer.log").open("w+")
         self._process = subprocess.Popen(
-            [str(python), str(Path(__file__).with_name("peer_step.py")), str(folder)], stdin=subprocess.PIPE,
+            [str(python), str(Path(__file__).with_name(program)), str(folder)], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self._log, text=True, env=environ, preexec_fn=die_with_parent,
         )  # fmt: skip
 
-    def steps(self, count: int) -> Told:
-        """Make so many steps: seconds and loss of each. Raises LaunchError if it ends instead."""
+    def ask(self, line: str) -> Any:
+        """What it makes of a line, from JSON. Raises LaunchError if it ends instead."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(f"{count}\n")
+            self._process.stdin.write(f"{line}\n")
             self._process.stdin.flush()
             ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_S)
             if not ready:
-                raise LaunchError(f"transformers' side made no {count} steps within {ANSWER_S:g} s")
-            line = self._process.stdout.readline()
+                raise LaunchError(f"transformers' side, asked for {line!r}, was not done within {ANSWER_S:g} s")
+            told = self._process.stdout.readline()
         except BrokenPipeError:
-            line = ""
-        if not line:
+            told = ""
+        if not told:
             self._log.seek(0)
             words = self._log.read().strip().splitlines() or ["it said nothing"]
             raise LaunchError(f"transformers' side ended with exit code {self._process.wait()}: {words[-1]}")
-        told: Any = json.loads(line)
-        return {"took_s": told["took_s"], "losses": told["losses"]}
+        return json.loads(told)
 
     def __enter__(self) -> Self:
         return self

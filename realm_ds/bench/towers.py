@@ -1,4 +1,4 @@
-"""Towers of any size with random weights, and the loop over passages that one writes without us: the reference for
+"""Networks of any size with random weights, and the loop over passages that one writes without us: the reference for
 embedding. The only door to torch in this folder.
 
 Shapes: N passages, B passages of a batch, L tokens, P embedding.
@@ -16,11 +16,13 @@ from realm_ds.data.records import SpecialIds
 from realm_ds.eval.corpus import embed_with
 from realm_ds.index.embedding import Embed
 from realm_ds.index.passages import PassageShard
-from realm_ds.models.realm import frozen_tower, tower_from_snapshot
+from realm_ds.models.qa import QaModel, build_qa_model
+from realm_ds.models.realm import build_model, frozen_tower, tower_from_snapshot
 from realm_ds.models.towers import Embedder
 
 HEAD_WIDTH = 64
 BARE_BATCH = 64
+WEIGHT_SPREAD = 0.1
 Tower = Mapping[str, Any]
 """layers, hidden, intermediate, vocabulary; and batch_tokens, of what to embed at a time."""
 
@@ -34,6 +36,17 @@ def new_tower(tower: Tower, *, width: int, seed: int = 0) -> Embedder:
 def new_snapshot(tower: Tower, *, width: int, seed: int = 0) -> bytes:
     """Its weights as they travel: a safetensors file."""
     return save(dict(new_tower(tower, width=width, seed=seed).state_dict()))
+
+
+def new_answerer(tower: Tower, *, width: int, seed: int = 0) -> QaModel:
+    """A query tower and a span reader of that size, spans as wide as REALM's; weights that tell one input from another,
+    as fresh ones hardly do."""
+    realm = build_model(_model_config(tower, width), vocab_size=tower["vocabulary"], max_tokens=512, seed=seed)
+    answerer = build_qa_model(realm, span_hidden_size=256, max_span_tokens=10, seed=seed).eval()
+    with torch.no_grad():
+        for parameter in answerer.parameters():
+            parameter.add_(WEIGHT_SPREAD * torch.randn_like(parameter))
+    return answerer
 
 
 def embed_by(snapshot: bytes, tower: Tower, *, width: int) -> Embed:

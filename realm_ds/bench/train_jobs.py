@@ -121,7 +121,7 @@ def beside_transformers(stage: Stage, options: Options, *, folder: Path) -> Resu
     factors = [_rate_factor(settings, step) for step in range((blocks + 1) * len(batches))]
     write_work(made, model=model, batches=batches, config=config, rate_factors=factors)
     found: Result = {"ours_s": [], "peer_s": [], "farthest": 0.0, "tokens": padded_tokens(batches)}
-    with Peer(Path(options["python"]), made) as peer:
+    with Peer(Path(options["python"]), made, program="peer_step.py") as peer:
 
         def ours(block: int) -> tuple[list[float], list[float]]:
             took_s, losses = [], []
@@ -133,7 +133,7 @@ def beside_transformers(stage: Stage, options: Options, *, folder: Path) -> Resu
             return took_s, losses
 
         for block in range(blocks + 1):
-            (took_s, losses), told = ours(block), peer.steps(len(batches))
+            (took_s, losses), told = ours(block), peer.ask(str(len(batches)))
             found["farthest"] = max(found["farthest"], *map(apart, losses, told["losses"]))
             if block > 0:  # the first warms up
                 found["ours_s"].append(took_s)

@@ -62,10 +62,12 @@ def measure(
     job: str, world: World, config: RealmConfig, options: Mapping[str, Any], *, folder: Path, sinks: Sinks, pulse: Pulse
 ) -> Result:
     """What this trainer finds in the job of that name."""
-    if job == "resident":
-        from realm_ds.bench.memory_jobs import resident
+    if job in ("resident", "saved"):
+        from realm_ds.bench import memory_jobs
 
-        return resident(world, config, options, folder=folder)
+        return {"resident": memory_jobs.resident, "saved": memory_jobs.saved}[job](
+            world, config, options, folder=folder
+        )
     from realm_ds.bench import plan_jobs, train_jobs
     from realm_ds.train.stage import open_stage
 

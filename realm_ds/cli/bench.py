@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from realm_ds.cli.common import group, verb
+from realm_ds.errors import ConfigError
 
 bench = group("Measure speed against a named reference, on this machine.")
 
@@ -116,14 +117,40 @@ def bench_resume(as_json: Json = False, only: Only = None, quick: Quick = False)
 @bench.command("memory")
 @verb
 def bench_memory(as_json: Json = False, only: Only = None, quick: Quick = False) -> None:
-    """What each of four trainers holds of a model under ZeRO 1, 2 and 3, against ZeRO-0.
+    """What each of four trainers holds of a model under ZeRO 1, 2 and 3, against ZeRO-0; the peak of an export.
 
-    Takes about three minutes and 8 GB. Exit code 1 when a bar is missed.
+    Takes about five minutes and 8 GB. Exit code 1 when a bar is missed.
     """
     from realm_ds.bench.memory import memory_groups
     from realm_ds.bench.run import run_groups
 
     raise SystemExit(run_groups(memory_groups(is_quick=quick), only=only, as_json=as_json))
+
+
+@bench.command("qa")
+@verb
+def bench_qa(
+    as_json: Json = False, only: Only = None, quick: Quick = False,
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="A fine-tuned export to answer with. Left out: weights that "
+        "nobody has trained, over the Factbook.")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="What to ask it, as `realm-ds prepare qa` writes it.")] = None,
+    layers: Annotated[int, typer.Option(min=1, help="Of tower and reader, where there is no --model.")] = 4,
+    hidden: Annotated[int, typer.Option(min=64, help="Their width; a multiple of 64.")] = 256,
+) -> None:  # fmt: skip
+    """Questions a second of `qa eval` against transformers' RealmForOpenQA on the same weights, and whether they agree.
+
+    Takes about four minutes and 2 GB; installs transformers 4.57.6 into ~/.cache/realm-ds, once. Exit code 1 when a bar
+    is missed.
+    """
+    if (model is None) != (questions is None):
+        raise ConfigError("--model and --questions go together: an export, and the questions that it is to answer")
+    from realm_ds.bench.qa import qa_groups
+    from realm_ds.bench.run import run_groups
+
+    groups = qa_groups(is_quick=quick, layers=layers, hidden=hidden, model=model, questions=questions)
+    raise SystemExit(run_groups(groups, only=only, as_json=as_json))
 
 
 @bench.command("plan")

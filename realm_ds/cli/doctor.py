@@ -19,7 +19,7 @@ def doctor(
         Path | None, typer.Option("--run", "-r", help="The run folder that is meant: do all hosts see its place?")
     ] = None,
     stage: Annotated[
-        Literal["ict", "pretrain", "qa"], typer.Option(help="Whose roles: only pretrain has index ranks.")
+        Literal["ict", "pretrain", "qa"], typer.Option(help="Whose roles: pretrain has index ranks, qa by qa.index.")
     ] = "pretrain",
     as_json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,
 ) -> None:  # fmt: skip

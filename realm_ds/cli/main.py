@@ -3,10 +3,9 @@
 Imports of anything but the standard library and typer stay inside the verbs: `--help` must not wait for libraries.
 """
 
-import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
@@ -14,13 +13,14 @@ from realm_ds.cli.bench import bench
 from realm_ds.cli.cluster import submit, why
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.doctor import doctor
+from realm_ds.cli.export import export
+from realm_ds.cli.importing import import_
 from realm_ds.cli.index import index
 from realm_ds.cli.plan import plan
 from realm_ds.cli.prepare import prepare
+from realm_ds.cli.qa import ask, qa
+from realm_ds.cli.stage import DryRun, Resume, RunFolder, start_stage
 from realm_ds.errors import ConfigError
-
-if TYPE_CHECKING:
-    from realm_ds.config.schema import RealmConfig
 
 _ABOUT = """\
 REALM: retrieval-augmented pre-training, with an index that is rebuilt while training goes on.
@@ -38,7 +38,9 @@ A run of your own, step by step:
     realm-ds pretrain             REALM: trainers and index ranks in one MPI world
     realm-ds watch RUN            how all its ranks do, from any host
     realm-ds export               a run's models as transformers folders
+    realm-ds import               Google's REALM as an export of ours
     realm-ds qa train             fine-tune on questions, answer dev and test
+    realm-ds ask "..."            ask what was trained
     realm-ds index search         ask the index by itself, without training
     realm-ds doctor               look at a launch before a big run
     realm-ds submit pretrain      a stage as a job of Slurm; resumes by itself
@@ -52,7 +54,6 @@ On a cluster start the same line once per rank: srun -K1 --mpi=pmi2 python -m mp
 app = typer.Typer(
     help=_ABOUT, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-qa = group("Fine-tune on questions, and score the answers.")
 config_app = group("Look at settings: all of them, or a run's.")
 app.add_typer(prepare, name="prepare")
 app.add_typer(qa, name="qa")
@@ -60,18 +61,6 @@ app.add_typer(index, name="index")
 app.add_typer(config_app, name="config")
 app.add_typer(bench, name="bench")
 app.command("plan")(plan)
-
-RunFolder = Annotated[
-    Path, typer.Option("--run", "-r", help="The run folder: settings, checkpoints, metrics, logs of this run.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Print the settings and the command line, check what would be read, and start nothing."
-    ),
-]
-Split = Annotated[Literal["dev", "test"], typer.Option(help="Whose questions.")]
 
 
 def main() -> None:
@@ -116,7 +105,7 @@ def ict(
     dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Warm up the towers: which passage was this sentence taken from? (section `ict` of the settings)"""
-    _stage("ict", overrides, config, run, resume, dry_run)
+    start_stage("ict", overrides, config, run, resume, dry_run)
 
 
 @app.command()
@@ -129,44 +118,7 @@ def pretrain(
 
     Start from an ICT run's export with model.start_from=runs/ict/export.
     """
-    _stage("pretrain", overrides, config, run, resume, dry_run)
-
-
-@qa.command("train")
-@verb
-def qa_train(
-    overrides: Overrides = None, config: Source = None, run: RunFolder = Path("runs/qa"), resume: Resume = False,
-    dry_run: DryRun = False,
-) -> None:  # fmt: skip
-    """Fine-tune query tower and span reader on questions, then answer dev and test (section `qa`)."""
-    _stage("qa", overrides, config, run, resume, dry_run)
-
-
-@qa.command("eval")
-@verb
-def qa_eval(
-    run: RunFolder = Path("runs/qa"), split: Split = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,
-) -> None:  # fmt: skip
-    """What `qa train` scored on dev or test: exact match, F1, recall, the baselines beside them, and every field."""
-    from realm_ds.launch.scores import describe, read_scores
-
-    scores = read_scores(run.absolute(), split=split)
-    print(json.dumps(scores) if as_json else describe(scores))
-
-
-@app.command()
-@verb
-def export(
-    run: RunFolder = Path("runs/pretrain"),
-    step: Annotated[int | None, typer.Option(help="Which checkpoint; left out: the newest.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write; left out: RUN/export.")] = None,
-) -> None:
-    """A run's towers and encoder as transformers folders, with index, passages and a model card."""
-    from realm_ds.train.export import export_run
-
-    folder = export_run(run.absolute(), step=step, out=out and out.absolute(), say=print)
-    print(f"exported to {folder}")
+    start_stage("pretrain", overrides, config, run, resume, dry_run)
 
 
 @app.command()
@@ -198,9 +150,12 @@ def watch(
         raise SystemExit(FAILED)
 
 
+app.command()(export)
+app.command()(ask)
 app.command()(submit)
 app.command()(why)
 app.command()(doctor)
+app.command("import")(import_)
 
 
 @config_app.command("explain")
@@ -223,34 +178,3 @@ def config_show(
     from realm_ds.config.load import show
 
     print(show(config, overrides or []), end="")
-
-
-def _stage(
-    stage: Literal["ict", "pretrain", "qa"], overrides: list[str] | None, source: str | None, run: Path, resume: bool,
-    dry_run: bool,
-) -> None:  # fmt: skip
-    """Run a stage of training, or print what would be run."""
-    from realm_ds.config.load import load_for
-
-    run = run.absolute()
-    if resume and source is None and not (run / "config.yaml").is_file():
-        raise ConfigError(f"{run} holds no run to resume: start it without --resume")
-    load_config = functools.partial(load_for, run, source, overrides or [])
-    if dry_run:
-        _print_plan(stage, load_config(), run, resume)
-        return
-    from realm_ds.launch.stages import show_stage
-
-    show_stage(stage, load_config=load_config, run_folder=run, resume=resume)
-
-
-def _print_plan(stage: Any, config: "RealmConfig", run: Path, resume: bool) -> None:
-    import shlex
-
-    from realm_ds.config.load import dump
-    from realm_ds.launch.stages import check_inputs, check_run_folder, stage_command
-
-    command = stage_command(stage, config=config, run_folder=run, resume=resume)
-    print(f"# {run}/config.yaml\n{dump(config)}\n# what would be started:\n# {shlex.join(command)}", flush=True)
-    check_inputs(stage, config)
-    check_run_folder(run, config, resume=resume)

@@ -132,8 +132,8 @@ def _judge(
 
 def _counts(config: RealmConfig, stage: StageName) -> dict[Role, int]:
     """Index and builder ranks of a stage."""
-    is_pretrain = stage == "pretrain"
-    return {INDEX: config.index.num_shards * is_pretrain, BUILDER: config.index.builders * is_pretrain}
+    has_index = config.has_index_ranks(stage)
+    return {INDEX: config.index.num_shards * has_index, BUILDER: config.index.builders * has_index}
 
 
 def _judge_cards(

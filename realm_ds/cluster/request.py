@@ -24,6 +24,8 @@ COMMANDS = "COMMANDS"
 """The variable of prepare.sbatch that names the file of what it is to do."""
 _ARRAYS = (PREPARE, "qa")
 """Whose tasks are parts of one job: lines to prepare; data sets and seeds, each with a folder of its own."""
+_WITH_INDEX = ("pretrain", "qa")
+"""Stages that may have index ranks."""
 _OPTIONS = {
     "RUN": "--run", "CONFIG": "--config", "SETTINGS": "settings, a.b=c", "REALM_SITE": "--site",
     "INDEX_PER_NODE": "--index-per-node",
@@ -68,7 +70,7 @@ def refuse_what_is_ignored(request: Request, shape: Sequence[Component], *, arra
             f"--array={array} would have several jobs write into {request.run}: only {' and '.join(_ARRAYS)} are "
             "arrays; for several runs submit each with a --run of its own"
         )
-    if each is not None and (STAGES.get(name) != "pretrain" or len(shape) > 1):
+    if each is not None and (STAGES.get(name) not in _WITH_INDEX or len(shape) > 1):
         raise ConfigError(
             f"index_per_node={each} would be ignored: {name} has no index ranks beside trainers; leave it out"
         )
@@ -85,9 +87,9 @@ def refuse_what_is_ignored(request: Request, shape: Sequence[Component], *, arra
 
 def checked_config(request: Request, stage: StageName, shape: Sequence[Component], *, array: str = "") -> RealmConfig:
     """Of a job that trains: its settings, once they go with its data and with the split into roles."""
-    overrides = [*request.overrides, *_shards(request, shape)]
+    overrides = [*request.overrides, *_shards(request, stage, shape)]
     config = with_local_encoder(load_for(request.run, request.source, overrides))
-    if stage == "pretrain":
+    if config.has_index_ranks(stage):
         _check_roles(config, shape)
     read = _without_late_start(config) if request.after else config
     if stage == "qa" and array:
@@ -164,7 +166,7 @@ def _check_inputs(request: Request, stage: StageName, config: RealmConfig) -> No
         print(f"realm-ds: not there yet: {error}\n(the job looks again when it starts)", file=sys.stderr, flush=True)
 
 
-def _shards(request: Request, shape: Sequence[Component]) -> list[str]:
+def _shards(request: Request, stage: StageName, shape: Sequence[Component]) -> list[str]:
     """How many index ranks there are and where, where sizes say it: then settings may not say otherwise."""
     each = request.sizes.index_per_node
     if len(shape) > 1:
@@ -173,6 +175,8 @@ def _shards(request: Request, shape: Sequence[Component]) -> list[str]:
         sized = [f"index.num_shards={shape[0].nodes * each}", "index.placement=per_node"]
     else:
         sized = []
+    if sized and stage == "qa":
+        sized.append("qa.index=sharded")
     for setting in sized:
         name = setting.partition("=")[0]
         given = [override for override in request.overrides if override.startswith(f"{name}=")]

@@ -41,12 +41,13 @@ from realm_ds.cluster.scripts import (
     site_path,
 )
 from realm_ds.cluster.slurm import live_jobs, submit
+from realm_ds.config.base import StageName
 from realm_ds.config.load import RUN_CONFIG, dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.errors import ConfigError
 from realm_ds.files import write_durably
 from realm_ds.launch.stages import has_finished, prepare_run_folder, refuse_to_join_in
-from realm_ds.train.manifest import MANIFEST
+from realm_ds.sealed import MANIFEST
 
 JOB_FOLDER = "job"
 JOBS_FILE = "jobs.jsonl"
@@ -103,7 +104,7 @@ def plan_job(request: Request) -> Job:
     environment = {
         "RUN": str(request.run),
         "CONFIG": str(request.run) if stage is not None else _whole(request.source),
-        "SETTINGS": " ".join(request.overrides) if config is None else _roles(config),
+        "SETTINGS": " ".join(request.overrides) if config is None else _roles(config, stage),
         SITE_VARIABLE: str(folder / SITE_FILE),
         **request.environment,
     }  # fmt: skip
@@ -182,7 +183,7 @@ def summary(job: Job) -> str:
     tasks = " + ".join(f"{part.nodes} x {part.tasks_per_node}" for part in job.shape)
     text = f"{job.request.name} in {job.request.run}, {tasks} ranks"
     stage = STAGES.get(job.request.name)
-    if job.config is None or stage != "pretrain":
+    if job.config is None or stage is None or not job.config.has_index_ranks(stage):
         return text
     total, index = sum(part.num_tasks for part in job.shape), job.config.index
     builders = f", {index.builders} builder" if index.builders else ""
@@ -217,9 +218,10 @@ def _has_prepared(commands: Path, run: Path) -> bool:
     return True
 
 
-def _roles(config: RealmConfig) -> str:
+def _roles(config: RealmConfig, stage: StageName | None) -> str:
     """The split that was checked, over what scripts set by themselves; all else is in RUN/config.yaml."""
-    return f"index.num_shards={config.index.num_shards} index.placement={config.index.placement}"
+    roles = f"index.num_shards={config.index.num_shards} index.placement={config.index.placement}"
+    return f"{roles} qa.index={config.qa.index}" if stage == "qa" else roles
 
 
 def _check_is_not_live(job: Job) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from realm_ds.config.base import Count, Probability, Rate, Seconds, Section, Steps, TrackerName
+from realm_ds.config.base import Count, Probability, Rate, Seconds, Section, StageName, Steps, TrackerName
 from realm_ds.config.index import IndexConfig, RefreshConfig
 from realm_ds.config.places import checked_place
 from realm_ds.config.stages import EvaluateConfig, IctConfig, PretrainConfig, QaConfig
@@ -161,6 +161,10 @@ class RealmConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     qa: QaConfig = QaConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    def has_index_ranks(self, stage: StageName) -> bool:
+        """Whether index ranks stand beside the trainers of a stage, and builder ranks if index.builders says so."""
+        return stage == "pretrain" or (stage == "qa" and self.qa.index == "sharded")
 
     @model_validator(mode="after")
     def search_ahead_names_launched_versions(self) -> Self:

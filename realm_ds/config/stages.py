@@ -1,9 +1,9 @@
 """Settings of the stages of training and of what is measured meanwhile. The text under a field is its help."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from realm_ds.config.base import Count, MarginalForm, MaskingKind, Probability, Rate, Section, Steps
 from realm_ds.errors import ConfigError
@@ -128,7 +128,8 @@ class EvaluateConfig(Section):
 
 
 class QaConfig(StageConfig):
-    """Fine-tuning on open-domain questions: span reader and query tower, passage vectors frozen (ORQA section 5)."""
+    """Fine-tuning on open-domain questions: span reader and query tower (ORQA section 5), passage vectors frozen unless
+    refresh_passages."""
 
     data: Path | None = None
     """Folder with train.jsonl, dev.jsonl and test.jsonl of {"question", "answers"} records."""
@@ -148,6 +149,19 @@ class QaConfig(StageConfig):
     max_span_tokens: Count = 10
     """Widest answer span."""
     span_hidden_size: Count = 256
+    index: Literal["in_process", "sharded"] = "in_process"
+    """in_process: every trainer holds the corpus and its vectors, and searches all of them. sharded: index ranks stand
+    beside the trainers as in pre-training (section index); for corpora that one process cannot hold or search."""
+    refresh_passages: bool = False
+    """Train the passage tower too, by the passages that are read, and rebuild the index meanwhile, as section refresh
+    says; questions are answered from a last version, of the trained tower. REALM did not, and supposed that it would
+    help (section 3.3). Needs index sharded."""
+
+    @model_validator(mode="after")
+    def refreshed_by_index_ranks(self) -> Self:
+        if self.refresh_passages and self.index == "in_process":
+            raise ValueError("refresh_passages needs index ranks that rebuild the index: set qa.index=sharded")
+        return self
 
     @property
     def folder(self) -> Path:

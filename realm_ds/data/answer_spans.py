@@ -1,10 +1,10 @@
-"""Where answers stand in passages, on wordpiece ids, and the text of a span. Scoring spans is models/reader.py's.
+"""Where answers stand in passages, on wordpiece ids, and the characters of a span. Scoring spans is models/reader.py's.
 
 Shapes: T wordpieces of several passages one after the other, R passages, S spans found, L tokens of a padded row,
 W span widths, V vocabulary. `offsets` (R + 1) says where each passage begins and ends in the T wordpieces.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,13 +49,6 @@ def find_answer_spans(
     return AnswerSpans(row_S=spans_S3[:, 0], start_S=spans_S3[:, 1], stop_S=spans_S3[:, 2])
 
 
-def concatenate(bodies: Sequence[Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens_T, offsets) of bodies that stand in separate sequences."""
-    offsets = np.concatenate([[0], np.cumsum([len(body) for body in bodies], dtype=np.int64)]).astype(np.int64)
-    parts = [np.asarray(body, dtype=np.int64) for body in bodies]
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64), offsets
-
-
 def gold_span_mask(
     spans: AnswerSpans, body_starts_R: np.ndarray, *, num_tokens: int, max_span_tokens: int
 ) -> np.ndarray:
@@ -71,24 +64,18 @@ def gold_span_mask(
     return is_gold_RLW
 
 
-def span_text(
-    body_ids: Sequence[int],
-    start: int,
-    stop: int,
-    *,
-    text: str,
-    encode_with_offsets: Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]],
-    decode: Callable[[Sequence[int]], str],
-) -> str:
-    """The words of a passage's text that wordpieces [start, stop) stand for, in their own capitals and punctuation.
+def span_characters(
+    body_ids: Sequence[int], start: int, stop: int, *, encoded: tuple[Sequence[int], Sequence[tuple[int, int]]]
+) -> tuple[int, int] | None:
+    """The characters of a passage's text, end exclusive, that wordpieces [start, stop) of its body stand for.
 
-    Falls back on the decoded wordpieces where the text does not encode to `body_ids` (a body cut short, another
+    `encoded` is the text as ids and offsets. None where these are not `body_ids` (a body cut short, another
     tokenizer), which only happens to passages that are not ours.
     """
-    ids, offsets = encode_with_offsets(text)
+    ids, offsets = encoded
     if tuple(ids) != tuple(body_ids):
-        return decode(list(body_ids[start:stop]))
-    return text[offsets[start][0] : offsets[stop - 1][1]]
+        return None
+    return offsets[start][0], offsets[stop - 1][1]
 
 
 def _occurrences(tokens_T: np.ndarray, answer: tuple[int, ...]) -> np.ndarray:

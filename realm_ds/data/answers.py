@@ -4,14 +4,18 @@ Scores of predictions are eval/answers.py's, answers as wordpieces answer_spans.
 
 The rules are those of the open-domain QA literature as REALM's authors score it (spec: orqa eval_utils): NFD, lower
 case, no ASCII punctuation, no articles, single spaces. Accents stay, unlike in DPR's script. Answers of CuratedTREC are
-regular expressions, looked for in the text as it is, capitals or not.
+regular expressions, looked for in the text as it is, capitals or not. `regex` reads them as `re` does, and can be
+stopped: some take longer than the age of the world.
 """
 
 import functools
+import logging
 import re
 import string
 import unicodedata
 import warnings
+
+import regex
 
 from realm_ds.data.records import Question
 from realm_ds.errors import DataError
@@ -20,6 +24,12 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _KEPT_PATTERNS = 8192
 """Compiled at a time; CuratedTREC has 2,180."""
+LONGEST_MATCH_S = 5.0
+"""Of one regex in one text, which takes microseconds: it can only be one that never ends."""
+_given_up: set[str] = set()
+"""Answers that took longer once: they match nothing from then on."""
+
+log = logging.getLogger(__name__)
 
 
 def normalise(text: str) -> str:
@@ -33,18 +43,34 @@ def normalise(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=_KEPT_PATTERNS)
-def answer_pattern(regex: str) -> re.Pattern[str]:
+def answer_pattern(answer: str) -> regex.Pattern[str]:
     """A regular expression that is an answer, ready to use; raises DataError for what is none."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of constructs that a later Python may read otherwise
-            return re.compile(regex, re.IGNORECASE | re.MULTILINE)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise DataError(f"the answer {regex!r} is no regular expression ({error}); mend it or leave it out") from error
+            return regex.compile(answer, regex.IGNORECASE | regex.MULTILINE | regex.VERSION0)
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise DataError(f"the answer {answer!r} is no regular expression ({error}); mend it or leave it out") from error
+
+
+def regex_matches(answer: str, text: str, *, at_start: bool = False) -> bool:
+    """True where an answer that is a regular expression matches anywhere in the text, or at its start."""
+    if answer in _given_up:
+        return False
+    pattern = answer_pattern(answer)
+    try:
+        return bool((pattern.match if at_start else pattern.search)(text, timeout=LONGEST_MATCH_S))
+    except TimeoutError:
+        log.warning(
+            "the answer %r takes more than %g s to look for in %r...: it counts as found nowhere from here on; mend it",
+            answer, LONGEST_MATCH_S, text[:40],
+        )  # fmt: skip
+        _given_up.add(answer)
+        return False
 
 
 def holds_answer(text: str, question: Question) -> bool:
     """True where a text holds any answer: as whole words, or as its regex says. One of nothing is held nowhere."""
     if question.is_regex:
-        return any(answer_pattern(answer).search(text) for answer in question.answers)
+        return any(regex_matches(answer, text) for answer in question.answers)
     padded = f" {normalise(text)} "
     return any(f" {wanted} " in padded for wanted in map(normalise, question.answers) if wanted)

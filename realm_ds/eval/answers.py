@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from realm_ds.data.answers import answer_pattern, normalise
+from realm_ds.data.answers import normalise, regex_matches
 from realm_ds.data.records import Question
 
 
@@ -13,7 +13,7 @@ def is_right(prediction: str, question: Question) -> bool:
     As REALM's authors score CuratedTREC: the regex is matched at the start of the prediction as it was made.
     """
     if question.is_regex:
-        return any(answer_pattern(answer).match(prediction) for answer in question.answers)
+        return any(regex_matches(answer, prediction, at_start=True) for answer in question.answers)
     predicted = normalise(prediction)
     return any(predicted == normalise(answer) for answer in question.answers)
 

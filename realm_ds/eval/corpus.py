@@ -1,22 +1,24 @@
 """The whole corpus in one process, its vectors frozen, searched exactly: for fine-tuning and its evaluation.
 
-Pre-training searches the sharded index of index/ instead.
+Pre-training searches the sharded index of index/ instead, and so does fine-tuning if it is told to.
 
 Shapes: N passages, B queries, K hits of each, P embedding.
 """
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from realm_ds.data.batches import Ids, Tokens, query_batch
-from realm_ds.data.records import Passage, SpecialIds
-from realm_ds.data.shards import Shards
+from realm_ds.data.records import SpecialIds
 from realm_ds.index.embedding import Embed
 from realm_ds.index.exclusion import exclude_nothing
 from realm_ds.index.factory import IndexSpec
 from realm_ds.index.faiss_index import VectorTable
+from realm_ds.index.merge import Candidates
+from realm_ds.index.messages import NO_STEP, NO_VERSION
 from realm_ds.index.passages import PassageShard
 from realm_ds.index.shard import Hits, build_shard
 from realm_ds.models.towers import Embedder, TokenBatch, embed
@@ -42,15 +44,28 @@ class CorpusIndex:
             queries_BP, num_hits=min(num_hits, len(self)), exclusion=exclude_nothing(len(queries_BP))
         )
 
+    def retrieve(self, queries_BP: np.ndarray, *, num_hits: int) -> Candidates:
+        """Likewise, with tokens and vectors, as index ranks answer."""
+        started_at = time.perf_counter()
+        hits, passages = self.search(queries_BP, num_hits=num_hits), self.passages
+        return Candidates(
+            step=NO_STEP, version=NO_VERSION, uids_BK=hits.uids_BK, places_BK=hits.places_BK, scores_BK=hits.scores_BK,
+            title_lengths_BK=passages.title_lengths_N[hits.places_BK],
+            body_lengths_BK=passages.body_lengths_N[hits.places_BK], starts_BK=passages.starts_N[hits.places_BK],
+            tokens=passages.tokens, search_ms=1e3 * (time.perf_counter() - started_at), parked_ms=0.0, wait_s=0.0,
+            vectors_BKP=self.vectors_NP[hits.places_BK],
+        )  # fmt: skip
+
+    def scores(self, queries_BP: np.ndarray, places_BK: np.ndarray) -> np.ndarray:
+        """Each query's inner products with passages at places of its own, float32 [B, K]."""
+        scores_BK = [
+            self.vectors_NP[places_K] @ query_P for query_P, places_K in zip(queries_BP, places_BK, strict=True)
+        ]
+        return np.stack(scores_BK)
+
     def bodies(self, places: np.ndarray) -> list[np.ndarray]:
         """Body wordpieces of the passages at these places."""
         return [body for _, body in self.passages.pairs(places)]
-
-    def tokens(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens, offsets) with two rows a passage: its title, then its body (data/answer_spans.py)."""
-        titles_1K, bodies_1K, tokens_T = self.passages.gather(places[None])
-        lengths = np.stack([titles_1K[0], bodies_1K[0]], axis=1).ravel()
-        return tokens_T, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def tensors(tokens: Tokens, device: torch.device) -> TokenBatch:
@@ -78,11 +93,13 @@ def embed_queries(tower: Embedder, queries: Sequence[Ids], *, special: SpecialId
     return torch.cat(parts).numpy()
 
 
-def passages_at(shards: Shards, places: Iterable[int]) -> dict[int, Passage]:
-    """The passages at some places of the corpus, text included, in one pass over the tar shards."""
-    wanted = set(places)
-    if not wanted:
-        return {}
-    stop = max(wanted) + 1
-    read = enumerate(shards.passages(0, stop, verify=False))
-    return {place: passage for place, passage in read if place in wanted}
+def device_of(name: str | torch.device | None) -> torch.device:
+    """The device of that name; where nothing is said, a GPU if there is one."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def softmax(scores_BK: np.ndarray) -> np.ndarray:
+    """Each row's scores as probabilities."""
+    p_BK = np.exp(scores_BK - scores_BK.max(axis=1, keepdims=True))
+    shares_BK: np.ndarray = p_BK / p_BK.sum(axis=1, keepdims=True)
+    return shares_BK

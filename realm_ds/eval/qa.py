@@ -1,112 +1,94 @@
-"""Question answering, measured: predictions of a fine-tuned model, the baselines beside it, and their scores.
+"""Question answering, measured: predictions of a fine-tuned model and the baselines beside it, a row for each question.
 
-Training is train/qa.py's business; rules of scoring are answers.py's.
+Training is train/qa.py's business, reading reading.py's; rules of scoring are answers.py's, scores scores.py's.
 
-Shapes: B questions, K passages read for each, R pairs of a question and a passage, L tokens, W span widths.
+Shapes: B questions, K passages found for each, P embedding.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import torch
 
-from realm_ds.data.answer_spans import span_text
 from realm_ds.data.answers import holds_answer, normalise
-from realm_ds.data.batches import Ids, Tokens, length_buckets, passage_batch
+from realm_ds.data.batches import Ids
 from realm_ds.data.chance import pick
-from realm_ds.data.records import NUM_SPECIAL, Passage, Question, SpecialIds
+from realm_ds.data.records import Passage, Question
 from realm_ds.data.shards import Shards
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.eval.answers import is_right, token_f1
-from realm_ds.eval.corpus import CorpusIndex, embed_queries, passages_at, tensors
-from realm_ds.eval.retrieval import NOT_FOUND, RECALL_AT
+from realm_ds.eval.bm25 import Bm25
+from realm_ds.eval.corpus import CorpusIndex, embed_queries
+from realm_ds.eval.reading import Bodies, ReadingSizes, SpanTexts, read_spans
+from realm_ds.eval.retrieval import NOT_FOUND
+from realm_ds.eval.scores import QA_RECALL_AT, Row
 from realm_ds.models.qa import QaModel
-from realm_ds.models.reader import best_spans, reader_logits
+from realm_ds.models.towers import Embedder
 
 SHOWN_PASSAGES = 5
-TOKENS_AT_ONCE = 4096
-"""Padded wordpieces that the reader reads in one pass."""
-Row = dict[str, Any]
-Pair = tuple[Ids, Ids]
-"""A question and the body of a passage, as wordpieces."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadingSizes:
-    """How much of questions and passages is read."""
-
-    question_tokens: int
-    passage_tokens: int
-    read: int
-    """Passages read for each question."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The best span of one question: the passage's place in the corpus, and wordpieces of its body."""
-
-    place: int
-    start: int
-    stop: int
-
-
-def joint_tokens(pairs: Sequence[Pair], *, special: SpecialIds, sizes: ReadingSizes) -> tuple[Tokens, np.ndarray]:
-    """[CLS] question [SEP] body [SEP] of (question, body) pairs, and where each body begins."""
-    cut = [(question[: sizes.question_tokens - 2], body[: sizes.passage_tokens - 2]) for question, body in pairs]
-    body_starts_R = np.array([2 + len(question) for question, _ in cut], dtype=np.int64)
-    # The format of a passage, with the question in the place of its title.
-    return passage_batch(cut, special=special, max_tokens=sizes.question_tokens + sizes.passage_tokens), body_starts_R
-
-
-@torch.inference_mode()
-def predict(
-    model: QaModel,
-    questions: Sequence[Ids],
-    places_BK: np.ndarray,
-    scores_BK: np.ndarray,
-    corpus: CorpusIndex,
-    *,
-    special: SpecialIds,
-    sizes: ReadingSizes,
-) -> list[Prediction]:
-    """The best span of each question over the K passages given, whose scores count as in training.
-
-    Pairs of all questions are read in batches of like length.
-    """
-    model.eval()
-    device = next(model.parameters()).device
-    num_read = places_BK.shape[1]
-    pairs = [
-        (question, body)
-        for question, places in zip(questions, places_BK, strict=True)
-        for body in corpus.bodies(places)
-    ]
-    logits_R, scores_R = np.empty(len(pairs), dtype=np.float32), scores_BK.ravel()
-    starts_R, stops_R = np.empty(len(pairs), dtype=np.int64), np.empty(len(pairs), dtype=np.int64)
-    longest = sizes.question_tokens + sizes.passage_tokens
-    lengths_R = [min(longest, NUM_SPECIAL + len(question) + len(body)) for question, body in pairs]
-    for rows in length_buckets(lengths_R, max_tokens=max(TOKENS_AT_ONCE, longest)):
-        tokens, body_starts = joint_tokens([pairs[row] for row in rows], special=special, sizes=sizes)
-        spans_RLW, possible_RLW = model.reader(tensors(tokens, device))
-        scores_R1 = torch.from_numpy(scores_R[rows, None]).to(device)
-        best = best_spans(reader_logits(spans_RLW[:, None], possible_RLW[:, None], scores_R1))
-        logits_R[rows] = best.logit_B.cpu().numpy()
-        starts_R[rows] = best.start_B.cpu().numpy() - body_starts
-        stops_R[rows] = best.stop_B.cpu().numpy() - body_starts
-    chosen_B = np.arange(len(questions)) * num_read + logits_R.reshape(-1, num_read).argmax(axis=1)
-    return [
-        Prediction(place=int(places_BK.ravel()[row]), start=int(starts_R[row]), stop=int(stops_R[row]))
-        for row in chosen_B.tolist()
-    ]
+MOST_HITS = max(QA_RECALL_AT)
+Find = Callable[[Sequence[Question], np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""Places [B, K] of passages for questions, their vectors [B, P] and a number of hits, and the inner products of these
+vectors with those of the passages."""
 
 
 def answer_questions(
     model: QaModel,
     questions: Sequence[Question],
-    corpus: CorpusIndex,
+    find: Find,
+    *,
+    shards: Shards,
+    tokenizer: Tokenizer,
+    sizes: ReadingSizes,
+) -> list[Row]:
+    """A row of results for each question: the prediction, and what was retrieved.
+
+    Wherever `find` has passages from, the first of them are read with the tower's scores, as in training.
+    """
+    if not questions:  # A split with fewer questions than trainers.
+        return []
+    ids = _encode(questions, tokenizer)
+    queries_BP = _embed(model.query_tower, ids, tokenizer, sizes)
+    places_BK, scores_BK = find(questions, queries_BP, max(MOST_HITS, sizes.read))
+    read = min(sizes.read, places_BK.shape[1])
+    passages = shards.passages_at(places_BK.ravel().tolist())
+    spans = read_spans(
+        model, ids, places_BK[:, :read], scores_BK[:, :read], _bodies(passages), special=tokenizer.special,
+        sizes=sizes,
+    )  # fmt: skip
+    texts = SpanTexts(passages, tokenizer)
+    return [
+        {
+            **found_row(question, [passages[place] for place in places.tolist()], scores),
+            **_judged(texts.text(best[0]), question),
+            "is_answer_read": any(holds_answer(passages[place].text, question) for place in places[:read].tolist()),
+        }
+        for question, places, scores, best in zip(questions, places_BK, scores_BK, spans, strict=True)
+    ]
+
+
+def retrieve_for_questions(
+    tower: Embedder,
+    questions: Sequence[Question],
+    find: Find,
+    *,
+    shards: Shards,
+    tokenizer: Tokenizer,
+    sizes: ReadingSizes,
+) -> list[Row]:
+    """A row for each question of what was retrieved, without reading it."""
+    queries_BP = _embed(tower, _encode(questions, tokenizer), tokenizer, sizes)
+    places_BK, scores_BK = find(questions, queries_BP, MOST_HITS)
+    passages = shards.passages_at(places_BK.ravel().tolist())
+    return [
+        found_row(question, [passages[place] for place in places.tolist()], scores)
+        for question, places, scores in zip(questions, places_BK, scores_BK, strict=True)
+    ]
+
+
+def baselines(
+    model: QaModel,
+    questions: Sequence[Question],
     *,
     shards: Shards,
     tokenizer: Tokenizer,
@@ -114,39 +96,52 @@ def answer_questions(
     majority: Mapping[str, str],
     seed: int,
 ) -> list[Row]:
-    """A row of results for each question: predictions with and without retrieval, and what was retrieved.
-
-    Without retrieval the same reader reads random passages of the corpus, all equally likely.
-    """
-    if not questions:  # A split with fewer questions than trainers.
+    """What to add to the row of each question: the prediction of the same reader over random passages of the corpus,
+    all equally likely, and whether the most common training answer would be right."""
+    if not questions:
         return []
-    ids = tokenizer.encode_questions([question.question for question in questions])
-    special = tokenizer.special
-    queries_BP = embed_queries(model.query_tower, ids, special=special, max_tokens=sizes.question_tokens)
-    hits = corpus.search(queries_BP, num_hits=max(*RECALL_AT, sizes.read))
-    read = min(sizes.read, hits.places_BK.shape[1])
+    read = min(sizes.read, shards.count)
     random_BK = np.array(
-        [[pick(len(corpus), seed, "random passage", q.id, place) for place in range(read)] for q in questions]
+        [[pick(shards.count, seed, "random passage", q.id, place) for place in range(read)] for q in questions]
     )
-    found = predict(
-        model, ids, hits.places_BK[:, :read], hits.scores_BK[:, :read], corpus, special=special, sizes=sizes
-    )
-    blind = predict(
-        model, ids, random_BK, np.zeros(random_BK.shape, dtype=np.float32), corpus, special=special, sizes=sizes
-    )
-    places = {prediction.place for prediction in (*found, *blind)} | set(hits.places_BK.ravel().tolist())
-    passages = passages_at(shards, places)
-    return [
-        _row(
-            question,
-            prediction=_text(found[number], passages, tokenizer),
-            blind=_text(blind[number], passages, tokenizer),
-            majority=majority.get(question.field, majority[""]),
-            retrieved=[passages[place] for place in hits.places_BK[number].tolist()],
-            scores=hits.scores_BK[number],
+    alike_BK = np.zeros(random_BK.shape, dtype=np.float32)
+    passages = shards.passages_at(random_BK.ravel().tolist())
+    spans = read_spans(
+        model, _encode(questions, tokenizer), random_BK, alike_BK, _bodies(passages), special=tokenizer.special,
+        sizes=sizes,
+    )  # fmt: skip
+    texts = SpanTexts(passages, tokenizer)
+    rows = []
+    for question, best in zip(questions, spans, strict=True):
+        blind = texts.text(best[0])
+        rows.append(
+            {
+                "prediction_no_retrieval": blind,
+                "is_exact_no_retrieval": is_right(blind, question),
+                "is_exact_majority": is_right(majority.get(question.field, majority[""]), question),
+            }
         )
-        for number, question in enumerate(questions)
-    ]
+    return rows
+
+
+def by_tower(corpus: CorpusIndex) -> Find:
+    """The passages whose vectors are nearest."""
+
+    def find(questions: Sequence[Question], queries_BP: np.ndarray, num_hits: int) -> tuple[np.ndarray, np.ndarray]:
+        hits = corpus.search(queries_BP, num_hits=num_hits)
+        return hits.places_BK, hits.scores_BK
+
+    return find
+
+
+def by_words(bm25: Bm25, corpus: CorpusIndex) -> Find:
+    """The passages that BM25 finds."""
+
+    def find(questions: Sequence[Question], queries_BP: np.ndarray, num_hits: int) -> tuple[np.ndarray, np.ndarray]:
+        places_BK = bm25.search([question.question for question in questions], num_hits=num_hits)
+        return places_BK, corpus.scores(queries_BP, places_BK)
+
+    return find
 
 
 def majority_answers(questions: Sequence[Question]) -> dict[str, str]:
@@ -160,86 +155,50 @@ def majority_answers(questions: Sequence[Question]) -> dict[str, str]:
     return {field: min(counter, key=lambda answer: (-counter[answer], answer)) for field, counter in counts.items()}
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """Scores over all questions, and exact match and recall@5 of each field."""
-    fields = sorted({row["field"] for row in rows})
-    by_field = {field: [row for row in rows if row["field"] == field] for field in fields}
-    return {
-        "questions": len(rows),
-        "em": _mean(rows, "is_exact"),
-        "f1": _mean(rows, "f1"),
-        "em_no_retrieval": _mean(rows, "is_exact_no_retrieval"),
-        "em_majority": _mean(rows, "is_exact_majority"),
-        "recall": {k: _share_within(rows, "found_place", k) for k in RECALL_AT},
-        "answer_recall": {k: _share_within(rows, "answer_place", k) for k in RECALL_AT},
-        "fields": {
-            field: {
-                "questions": len(part),
-                "em": _mean(part, "is_exact"),
-                "recall_at_5": _share_within(part, "found_place", 5),
-            }
-            for field, part in by_field.items()
-        },
-    }
-
-
-def _row(
-    question: Question,
-    *,
-    prediction: str,
-    blind: str,
-    majority: str,
-    retrieved: Sequence[Passage],
-    scores: np.ndarray,
-) -> Row:
-    is_gold = [passage.uid in question.gold_uids for passage in retrieved]
+def found_row(question: Question, retrieved: Sequence[Passage], scores_K: np.ndarray) -> Row:
+    """What was retrieved for a question, best first, and where in it the first right passages stand."""
     holds = [holds_answer(passage.text, question) for passage in retrieved]
+    # Where nobody has said which passages are gold, those that hold an answer are.
+    is_gold = [passage.uid in question.gold_uids for passage in retrieved] if question.gold_uids else holds
     return {
         "id": question.id,
         "question": question.question,
         "field": question.field,
         "answers": list(question.answers),
-        "prediction": prediction,
-        "is_exact": is_right(prediction, question),
-        "f1": token_f1(prediction, question),
-        "prediction_no_retrieval": blind,
-        "is_exact_no_retrieval": is_right(blind, question),
-        "is_exact_majority": is_right(majority, question),
-        # Where nobody has said which passages are gold, those that hold an answer are.
-        "found_place": _first(is_gold if question.gold_uids else holds),
+        "found_place": _first(is_gold),
         "answer_place": _first(holds),
         "retrieved": [
             {
                 "uid": passage.uid,
                 "title": passage.title,
                 "text": passage.text,
-                "score": float(scores[place]),
-                "is_gold": is_gold[place] if question.gold_uids else holds[place],
+                "score": float(score),
+                "is_gold": is_right_one,
             }
-            for place, passage in enumerate(retrieved[:SHOWN_PASSAGES])
+            for passage, score, is_right_one in zip(retrieved[:SHOWN_PASSAGES], scores_K, is_gold, strict=False)
         ],
     }
 
 
-def _text(prediction: Prediction, passages: Mapping[int, Passage], tokenizer: Tokenizer) -> str:
-    passage = passages[prediction.place]
-    return span_text(
-        passage.body_ids,
-        prediction.start,
-        prediction.stop,
-        text=passage.text,
-        encode_with_offsets=tokenizer.encode_with_offsets,
-        decode=tokenizer.decode,
-    )
+def _judged(prediction: str, question: Question) -> Row:
+    return {
+        "prediction": prediction,
+        "is_exact": is_right(prediction, question),
+        "f1": token_f1(prediction, question),
+    }
+
+
+def _encode(questions: Sequence[Question], tokenizer: Tokenizer) -> list[list[int]]:
+    return tokenizer.encode_questions([question.question for question in questions])
+
+
+def _embed(tower: Embedder, ids: Sequence[Ids], tokenizer: Tokenizer, sizes: ReadingSizes) -> np.ndarray:
+    return embed_queries(tower, ids, special=tokenizer.special, max_tokens=sizes.question_tokens)
+
+
+def _bodies(passages: Mapping[int, Passage]) -> Bodies:
+    return lambda places: [passages[place].body_ids for place in places.tolist()]
 
 
 def _first(flags: Sequence[bool]) -> int:
     return list(flags).index(True) if any(flags) else NOT_FOUND
-
-
-def _mean(rows: Sequence[Row], name: str) -> float:
-    return sum(float(row[name]) for row in rows) / len(rows)
-
-
-def _share_within(rows: Sequence[Row], name: str, k: int) -> float:
-    return sum(0 <= row[name] < k for row in rows) / len(rows)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from realm_ds.errors import IndexFault
+from realm_ds.index.exact import NOWHERE
 from realm_ds.index.exclusion import Exclusion
 from realm_ds.index.messages import Fetch, Fetched, Query, Reply
 from realm_ds.index.passages import PassageShard
@@ -56,18 +57,25 @@ def answer_queries(
         yield from _answer(together, built=built, passages=passages, totals=totals)
 
 
-def answer_fetch(fetch: Fetch, passages: PassageShard) -> Fetched:
-    """The tokens of passages of this shard, whatever the version: it holds the same ones in each."""
-    places_H = fetch.places_H.astype(np.int64)
-    if places_H.ndim != 1 or ((places_H < 0) | (places_H >= len(passages))).any():
+def answer_fetch(fetch: Fetch, passages: PassageShard, built: BuiltShard | None) -> Fetched:
+    """The tokens of passages of this shard, the same in every version, and their vectors in `built`, the version that
+    the fetch names; None where that is not held."""
+    places_H = fetch.places_H.astype(np.int64) - passages.start
+    if ((places_H < 0) | (places_H >= len(passages))).any():
         raise IndexFault(
-            f"step {fetch.step} fetches places {fetch.places_H.min(initial=0)} to {fetch.places_H.max(initial=0)} of "
-            f"shard {fetch.shard}, which holds {len(passages)} passages: a fault of the sender"
+            f"step {fetch.step} fetches places {fetch.places_H.min()} to {fetch.places_H.max()} of shard "
+            f"{fetch.shard}, which holds {passages.start} to {passages.stop - 1}: a fault of the sender"
+        )
+    if fetch.wants_vectors and built is None:
+        raise IndexFault(
+            f"step {fetch.step} fetches vectors of index version {fetch.version} of shard {fetch.shard}, which holds "
+            "it no more: trainers disagree on the refresh schedule"
         )
     titles_1H, bodies_1H, tokens = passages.gather(places_H[None])
     return Fetched(
         request=fetch.request, shard=fetch.shard, version=fetch.version, step=fetch.step,
         title_lengths_H=titles_1H[0], body_lengths_H=bodies_1H[0], tokens=tokens,
+        vectors_HP=built.vectors(places_H) if built and fetch.wants_vectors else np.zeros((0, 0), dtype=np.float32),
     )  # fmt: skip
 
 
@@ -154,6 +162,7 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _reply(asked: Asked, hits: Hits, rows: slice, *, passages: PassageShard, started_at: float) -> Reply:
     query, places_BK = asked.query, hits.places_BK[rows]
+    in_corpus_BK = np.where(places_BK == NOWHERE, NOWHERE, places_BK + passages.start)
     if query.wants_tokens:
         title_lengths_BK, body_lengths_BK, tokens = passages.gather(places_BK)
     else:
@@ -162,6 +171,6 @@ def _reply(asked: Asked, hits: Hits, rows: slice, *, passages: PassageShard, sta
     return Reply(
         request=query.request, shard=query.shard, version=query.version, step=query.step,
         search_ms=1e3 * (time.perf_counter() - started_at), parked_ms=1e3 * asked.parked_s,
-        places_BK=places_BK.astype(np.int32), uids_BK=hits.uids_BK[rows], scores_BK=hits.scores_BK[rows],
+        places_BK=in_corpus_BK.astype(np.int32), uids_BK=hits.uids_BK[rows], scores_BK=hits.scores_BK[rows],
         title_lengths_BK=title_lengths_BK, body_lengths_BK=body_lengths_BK, tokens=tokens,
     )  # fmt: skip

@@ -67,6 +67,8 @@ class _Open:
     """With the replies."""
     fetches: bool = False
     """Tokens in a second phase."""
+    vector_width: int = 0
+    """Of the vectors that are fetched with the tokens; 0 for none."""
     is_audit: bool = False
     counts: bool = True
     """In the totals, and towards the next audit."""
@@ -112,22 +114,24 @@ class IndexClient:
 
     def submit(
         self, vectors_BP: np.ndarray, *, exclusion: Exclusion, num_hits: int, step: int, version: int,
-        ids_only: bool = False, counts: bool = True,
+        ids_only: bool = False, with_vectors: bool = False, counts: bool = True,
     ) -> int:  # fmt: skip
         """Ask every shard for its best `num_hits`; returns at once the number to collect the answer with.
 
-        With `ids_only` the candidates come without their tokens. A search that does not count leaves no trace: others
-        are audited, fetched and counted as without it.
+        With `ids_only` the candidates come without their tokens, `with_vectors` with exact vectors too. A search that
+        does not count leaves no trace: others are audited, fetched and counted as without it.
         """
         if not np.isfinite(vectors_BP).all():
             raise IndexFault(
                 f"the queries of step {step} (index version {version}) hold values that are not finite: the query "
                 "tower of that snapshot has diverged; resume from an earlier checkpoint with a lower learning rate"
             )
-        two_phase = not ids_only and self._goes_in_two_phases(len(vectors_BP) * num_hits)
+        # Vectors are so large that only those of the winners are sent.
+        two_phase = not ids_only and (with_vectors or self._goes_in_two_phases(len(vectors_BP) * num_hits))
         opened = _Open(
             step=step, version=version, num_queries=len(vectors_BP), num_hits=num_hits,
             wants_tokens=not ids_only and not two_phase, fetches=two_phase, counts=counts,
+            vector_width=vectors_BP.shape[1] if with_vectors else 0,
         )  # fmt: skip
         request = self._send(opened, vectors_BP, exclusion)
         if not counts:
@@ -170,7 +174,7 @@ class IndexClient:
             replies = [opened.replies[shard] for shard in range(len(self._index_ranks))]
             candidates = with_sent_tokens(winners, replies, wait_s=wait_s)
         else:
-            candidates = with_fetched_tokens(winners, opened.fetched, wait_s=wait_s)
+            candidates = with_fetched_tokens(winners, opened.fetched, wait_s=wait_s, width=opened.vector_width)
         if opened.counts:
             self._count(request, opened, candidates)
         return candidates
@@ -291,7 +295,8 @@ class IndexClient:
             places_H = winners.places_of(shard)
             if len(places_H):
                 fetch = Fetch(
-                    request=request, shard=shard, version=opened.version, step=opened.step, places_H=places_H
+                    request=request, shard=shard, version=opened.version, step=opened.step, places_H=places_H,
+                    wants_vectors=int(opened.vector_width > 0),
                 )  # fmt: skip
                 self._mailbox.send(fetch, to=rank)
                 opened.fetching.add(shard)
@@ -335,6 +340,7 @@ class IndexClient:
         else:
             lengths = (message.title_lengths_H, message.body_lengths_H)
             self._check_tokens(source, *lengths, message.tokens, step=opened.step)
+            self._check_vectors(source, message, opened)
             opened.fetching.discard(message.shard)
             opened.fetched[message.shard] = message
 
@@ -366,6 +372,14 @@ class IndexClient:
             raise IndexFault(
                 f"index rank {source} sent {len(tokens)} wordpieces for step {step}, but lengths that do not add up to "
                 "that: a fault of the shard"
+            )
+
+    def _check_vectors(self, source: int, message: Fetched, opened: _Open) -> None:
+        wanted = (len(message.title_lengths_H) if opened.vector_width else 0, opened.vector_width)
+        if message.vectors_HP.shape != wanted:
+            raise IndexFault(
+                f"index rank {source} sent vectors {message.vectors_HP.shape} for step {opened.step}, which wants "
+                f"{wanted}: a fault of the shard"
             )
 
     def _check_versions(self, opened: _Open) -> None:

@@ -54,8 +54,13 @@ def spec_of(index: IndexConfig) -> IndexSpec:
 
 def audits_of(index: IndexConfig, *, num_passages: int) -> int:
     """One search of how many is to be audited: 0 where every shard of such a corpus looks at all of its passages."""
+    return 0 if looks_at_all(index, num_passages=num_passages) else index.audit_every
+
+
+def looks_at_all(index: IndexConfig, *, num_passages: int) -> bool:
+    """Whether every shard of such a corpus finds the very best of its passages."""
     factory = factory_of(index, shard_passages=-(-num_passages // index.num_shards), width=1)
-    return 0 if is_exact(factory, index.vectors) else index.audit_every
+    return is_exact(factory, index.vectors)
 
 
 def factory_of(index: IndexConfig, *, shard_passages: int, width: int) -> str:

@@ -7,7 +7,8 @@ Shapes: N passages of the shard, B queries, F hits fetched, P embedding.
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -75,13 +76,13 @@ class VectorTable:
     def sample(self, most: int) -> np.ndarray:
         """At most so many vectors, float32, always the same ones of a table of this size."""
         if len(self) <= most:
-            return self._rows(slice(None))
-        return self._rows(np.sort(np.random.default_rng(0).choice(len(self), most, replace=False)))
+            return self.rows(slice(None))
+        return self.rows(np.sort(np.random.default_rng(0).choice(len(self), most, replace=False)))
 
     def parts(self) -> Iterator[np.ndarray]:
         """All vectors in order, float32, a part at a time."""
         for start in range(0, len(self), ADDED_AT_ONCE):
-            yield self._rows(slice(start, start + ADDED_AT_ONCE))
+            yield self.rows(slice(start, start + ADDED_AT_ONCE))
 
     def scores(self, queries_BP: np.ndarray, places_BF: np.ndarray) -> np.ndarray:
         """Inner products of each query with the vectors at its places, -inf below 0: each pair by itself."""
@@ -90,7 +91,7 @@ class VectorTable:
             # The few that are asked for as float32, since faiss computes single pairs of these only.
             distinct_U, labels_BF = np.unique(places_BF, return_inverse=True)
             index = faiss.IndexFlatIP(self.width)
-            index.add(self._rows(distinct_U))
+            index.add(self.rows(distinct_U))
             labels_BF = np.where(places_BF < 0, NOWHERE, labels_BF.reshape(places_BF.shape))
         scores_BF = np.empty(places_BF.shape, dtype=np.float32)
         labels_BF = np.ascontiguousarray(labels_BF, dtype=np.int64)
@@ -101,7 +102,8 @@ class VectorTable:
         scores_BF[places_BF < 0] = -np.inf
         return scores_BF
 
-    def _rows(self, rows: Any) -> np.ndarray:
+    def rows(self, rows: Any) -> np.ndarray:
+        """Some of the vectors, float32."""
         return np.ascontiguousarray(self.vectors_NP[rows], dtype=np.float32)
 
 
@@ -113,6 +115,14 @@ class _Memory:
         num_bytes = shape[0] * shape[1] * dtype.itemsize
         address = faiss.rev_swig_ptr(index.codes.data(), num_bytes).ctypes.data if num_bytes else 0
         self.__array_interface__ = {"data": (address, False), "shape": shape, "typestr": dtype.str, "version": 3}
+
+
+def write_flat(pieces_RP: Iterable[np.ndarray], path: Path, *, width: int) -> None:
+    """Vectors as a file that faiss alone opens: exact inner products, the number of a vector is its place."""
+    index = faiss.IndexFlatIP(width)
+    for piece_RP in pieces_RP:
+        index.add(np.ascontiguousarray(piece_RP, dtype=np.float32))
+    faiss.write_index(index, str(path))
 
 
 def check_factory(spec: IndexSpec, *, num_passages: int, width: int) -> None:

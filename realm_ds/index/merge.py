@@ -1,6 +1,6 @@
 """The replies of all shards to one request, merged into candidates. Asking and waiting are client.py's business.
 
-Shapes: B queries, S shards, K hits per query, A = S * K hits of all shards, H hits of one shard that won.
+Shapes: B queries, S shards, K hits per query, A = S * K hits of all shards, H hits of one shard that won, P embedding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 
 from realm_ds.errors import IndexFault
 from realm_ds.index.messages import NO_HIT, Fetched, Reply
+from realm_ds.index.passages import take_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Candidates:
     version: int
     uids_BK: np.ndarray
     """int64, NO_HIT where the corpus ran out of passages."""
+    places_BK: np.ndarray
+    """Places in the corpus, -1 beside NO_HIT."""
     scores_BK: np.ndarray
     """float32, -inf beside NO_HIT. They choose candidates; the loss scores them anew."""
     title_lengths_BK: np.ndarray
@@ -45,23 +48,31 @@ class Candidates:
     """Longest time that a shard kept the request waiting for the version to be built."""
     wait_s: float
     """How long the trainer stood still for the answer."""
+    vectors_BKP: np.ndarray | None = None
+    """float32, 0 beside NO_HIT: the exact vectors, where they were asked for."""
+
+    def bodies(self, query: int) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens_T, offsets) of the bodies of what was found for one query (data/answer_spans.py)."""
+        lengths_K = self.body_lengths_BK[query].astype(np.int64)
+        starts_K = self.starts_BK[query] + self.title_lengths_BK[query]
+        return take_ranges(self.tokens, starts_K, lengths_K), np.concatenate([[0], np.cumsum(lengths_K)])
 
     def hits(self, query: int) -> list[Hit]:
         """The passages found for one query of the batch, best first."""
-        found = []
-        for place in np.flatnonzero(self.uids_BK[query] != NO_HIT).tolist():
-            first = int(self.starts_BK[query, place])
-            middle = first + int(self.title_lengths_BK[query, place])
-            last = middle + int(self.body_lengths_BK[query, place])
-            found.append(
-                Hit(
-                    uid=int(self.uids_BK[query, place]),
-                    score=float(self.scores_BK[query, place]),
-                    title_ids=self.tokens[first:middle],
-                    body_ids=self.tokens[middle:last],
-                )
-            )
-        return found
+        places = np.flatnonzero(self.uids_BK[query] != NO_HIT).tolist()
+        return [self.hit(query, place) for place in places]
+
+    def hit(self, query: int, place: int) -> Hit:
+        """One of them."""
+        first = int(self.starts_BK[query, place])
+        middle = first + int(self.title_lengths_BK[query, place])
+        last = middle + int(self.body_lengths_BK[query, place])
+        return Hit(
+            uid=int(self.uids_BK[query, place]),
+            score=float(self.scores_BK[query, place]),
+            title_ids=self.tokens[first:middle],
+            body_ids=self.tokens[middle:last],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +88,7 @@ class Winners:
     shards_BK: np.ndarray
     """By the order of the replies."""
     places_BK: np.ndarray
-    """In the shard."""
+    """In the corpus."""
     search_ms: float
     parked_ms: float
 
@@ -127,9 +138,13 @@ def with_sent_tokens(winners: Winners, replies: Sequence[Reply], *, wait_s: floa
     )
 
 
-def with_fetched_tokens(winners: Winners, fetched: Mapping[int, Fetched], *, wait_s: float) -> Candidates:
-    """Candidates of replies without tokens, which were then fetched from each shard that has winners."""
+def with_fetched_tokens(
+    winners: Winners, fetched: Mapping[int, Fetched], *, wait_s: float, width: int = 0
+) -> Candidates:
+    """Candidates of replies without tokens, which were then fetched from each shard that has winners; with vectors
+    where `width` says how wide these are."""
     shape = winners.uids_BK.shape
+    vectors_BKP = np.zeros((*shape, width), dtype=np.float32) if width else None
     title_lengths_BK, body_lengths_BK = (np.zeros(shape, dtype=np.int32) for _ in range(2))
     starts_BK, tokens, num_tokens = np.zeros(shape, dtype=np.int64), [np.zeros(0, dtype=np.uint16)], 0
     for shard, message in sorted(fetched.items()):
@@ -145,11 +160,13 @@ def with_fetched_tokens(winners: Winners, fetched: Mapping[int, Fetched], *, wai
         title_lengths_BK[is_its_BK] = message.title_lengths_H[row_of]
         body_lengths_BK[is_its_BK] = message.body_lengths_H[row_of]
         starts_BK[is_its_BK] = (_starts(lengths_H) + num_tokens)[row_of]
+        if vectors_BKP is not None:
+            vectors_BKP[is_its_BK] = message.vectors_HP[row_of]
         tokens.append(message.tokens)
         num_tokens += len(message.tokens)
     return _candidates(
         winners, title_lengths_BK=title_lengths_BK, body_lengths_BK=body_lengths_BK, starts_BK=starts_BK,
-        tokens=np.concatenate(tokens), wait_s=wait_s,
+        tokens=np.concatenate(tokens), wait_s=wait_s, vectors_BKP=vectors_BKP,
     )  # fmt: skip
 
 
@@ -168,12 +185,13 @@ def best_first(scores_BA: np.ndarray, uids_BA: np.ndarray, num_hits: int) -> np.
 
 def _candidates(
     winners: Winners, *, title_lengths_BK: np.ndarray, body_lengths_BK: np.ndarray, starts_BK: np.ndarray,
-    tokens: np.ndarray, wait_s: float,
+    tokens: np.ndarray, wait_s: float, vectors_BKP: np.ndarray | None = None,
 ) -> Candidates:  # fmt: skip
     return Candidates(
-        step=winners.step, version=winners.version, uids_BK=winners.uids_BK, scores_BK=winners.scores_BK,
-        title_lengths_BK=title_lengths_BK, body_lengths_BK=body_lengths_BK, starts_BK=starts_BK, tokens=tokens,
-        search_ms=winners.search_ms, parked_ms=winners.parked_ms, wait_s=wait_s,
+        step=winners.step, version=winners.version, uids_BK=winners.uids_BK, places_BK=winners.places_BK,
+        scores_BK=winners.scores_BK, title_lengths_BK=title_lengths_BK, body_lengths_BK=body_lengths_BK,
+        starts_BK=starts_BK, tokens=tokens, search_ms=winners.search_ms, parked_ms=winners.parked_ms, wait_s=wait_s,
+        vectors_BKP=vectors_BKP,
     )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ class Reply(Message):
     parked_ms: float
     """How long the request waited here for its version to be built."""
     places_BK: Annotated[np.ndarray, Array("i4", 2)]
-    """Places in the shard to fetch tokens by."""
+    """Places in the corpus, -1 beside NO_HIT; to fetch by."""
     uids_BK: Annotated[np.ndarray, Array("i8", 2)]
     """NO_HIT where the shard ran out of passages."""
     scores_BK: Annotated[np.ndarray, Array("f4", 2)]
@@ -84,8 +84,10 @@ class Reply(Message):
 class Fetch(Message):
     """Trainer to shard: the tokens of these of its hits (the second of two phases)."""
 
+    wants_vectors: int
+    """1: their exact vectors in `version` too."""
     places_H: Annotated[np.ndarray, Array("i4", 1)]
-    """Places in the shard."""
+    """Places in the corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,8 @@ class Fetched(Message):
     title_lengths_H: Annotated[np.ndarray, Array("i4", 1)]
     body_lengths_H: Annotated[np.ndarray, Array("i4", 1)]
     tokens: Annotated[np.ndarray, Array("u2", 1)]
+    vectors_HP: Annotated[np.ndarray, Array("f4", 2)]
+    """Empty if none were wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,8 @@ class PassageShard:
         self.tokens = tokens
         """uint16: title and body of every passage, one after the other."""
         self.lengths_N = title_lengths_N.astype(np.int64) + body_lengths_N
-        self._starts_N = np.cumsum(self.lengths_N) - self.lengths_N
+        self.starts_N = np.cumsum(self.lengths_N) - self.lengths_N
+        """Where each passage begins in `tokens`."""
 
     @classmethod
     def from_passages(cls, passages: Iterable[Passage], *, start: int) -> "PassageShard":
@@ -81,7 +82,7 @@ class PassageShard:
         """Title and body wordpieces of the passages at these places, to collate for the embedder."""
         found = []
         for row in rows.tolist():
-            first = int(self._starts_N[row])
+            first = int(self.starts_N[row])
             middle = first + int(self.title_lengths_N[row])
             found.append((self.tokens[first:middle], self.tokens[middle : first + self.lengths_N[row]]))
         return found
@@ -89,7 +90,7 @@ class PassageShard:
     def bodies(self, places_H: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Body lengths [H] and flat body tokens [L] of the passages at these places."""
         lengths_H = self.body_lengths_N[places_H].astype(np.int64)
-        return lengths_H, take_ranges(self.tokens, self._starts_N[places_H] + self.title_lengths_N[places_H], lengths_H)
+        return lengths_H, take_ranges(self.tokens, self.starts_N[places_H] + self.title_lengths_N[places_H], lengths_H)
 
     def gather(self, places_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Title lengths [B, K], body lengths [B, K] and flat tokens of hits; nothing where there is no hit."""
@@ -99,7 +100,7 @@ class PassageShard:
         body_lengths_BK = np.zeros(places_BK.shape, dtype=np.int32)
         title_lengths_BK[is_hit_BK] = self.title_lengths_N[rows]
         body_lengths_BK[is_hit_BK] = self.body_lengths_N[rows]
-        return title_lengths_BK, body_lengths_BK, take_ranges(self.tokens, self._starts_N[rows], self.lengths_N[rows])
+        return title_lengths_BK, body_lengths_BK, take_ranges(self.tokens, self.starts_N[rows], self.lengths_N[rows])
 
 
 def take_ranges(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -175,7 +175,8 @@ class _Server:
                 self._take_query(source, message)
             case Fetch() if source in self._asking:
                 self._check_address(source, message)
-                self._mailbox.send(answer_fetch(message, self._passages), to=source)
+                fetched = answer_fetch(message, self._passages, self._built.get(message.version))
+                self._mailbox.send(fetched, to=source)
             case SnapshotStart() | SnapshotChunk():
                 self._take_snapshot(source, message)
             case Vectors() if source in self._builder_ranks:

@@ -88,6 +88,14 @@ class BuiltShard:
         uids_BK[places_BK == NOWHERE] = NO_HIT
         return Hits(places_BK=places_BK, uids_BK=uids_BK, scores_BK=scores_BK)
 
+    def vectors(self, places_H: np.ndarray) -> np.ndarray:
+        """Exact vectors of the passages at these places, float32 [H, P]. Raises IndexFault where none are kept."""
+        if self._table is None:
+            raise IndexFault(
+                f"index version {self.version} keeps no exact vectors, and they are asked for: set index.rerank"
+            )
+        return self._table.rows(places_H)
+
     def _slack(self, queries_BP: np.ndarray) -> np.ndarray:
         """How far two computations of one score can be apart, by rounding of P sums: twice the bound of each."""
         unit = 2.0**-24

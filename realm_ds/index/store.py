@@ -14,6 +14,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -142,6 +143,13 @@ class Part:
         if found != told:
             raise PartFault(f"damaged (its sha256 is {found[:12]}, but its manifest says {told[:12]})")
 
+    def mapped(self, manifest: PartManifest) -> np.ndarray:
+        """All its vectors, not read into memory; raises PartFault unless they are what was written."""
+        for _ in self.pieces(manifest):
+            pass
+        vectors_NP: np.ndarray = np.load(self.vectors_path, mmap_mode="r", allow_pickle=False)
+        return vectors_NP
+
 
 def write_snapshot(index_folder: Path, version: int, data: bytes, *, step: int) -> None:
     """Keep the weights that a version is of, a safetensors file, so that a resumed run can launch it again."""
@@ -244,6 +252,28 @@ class IndexStore:
             if self._fill(out_NP[at - start : end - start], part, skip=at - part.start, snapshot=snapshot_sha256):
                 at = end
         return at == stop
+
+    def mapped(self, *, version: int, snapshot_sha256: str, num_passages: int) -> list[np.ndarray] | None:
+        """The vectors of all passages where they lie on disk, part after part, checked; None while parts are missing.
+
+        Raises IndexFault where the parts that are there are damaged.
+        """
+        rows, at = [], 0
+        for part in stored_parts(self._folder, version):
+            with suppress(PartFault):  # Another part may hold the same passages.
+                manifest = part.manifest()
+                is_of_it = (manifest.snapshot_sha256, manifest.corpus_sha256) == (snapshot_sha256, self._corpus_sha256)
+                if is_of_it and part.start <= at < part.stop:
+                    rows.append((part, manifest, at - part.start))
+                    at = part.stop
+        if at != num_passages:
+            return None
+        try:
+            return [part.mapped(manifest)[skip:] for part, manifest, skip in rows]
+        except PartFault as fault:
+            raise IndexFault(
+                f"a part of index version {version} in {self._folder} is {fault}: resume the run"
+            ) from fault
 
     def _fill(self, out_NP: np.ndarray, part: Part, *, skip: int, snapshot: str) -> bool:
         """Whether the part, intact and of what is asked for, filled `out_NP` with its rows from `skip` on."""

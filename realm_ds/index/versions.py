@@ -41,6 +41,11 @@ class Schedule:
         self._fixed = None if refresh.every_steps == "auto" else refresh.every_steps
         self._launches = list(launches) or [0, refresh.first_interval]
 
+    @classmethod
+    def of_one_version(cls) -> "Schedule":
+        """Version 0 and no other: an auto schedule whose next launch nobody decides."""
+        return cls(RefreshConfig(every_steps="auto"), launches=[0])
+
     @property
     def launches(self) -> tuple[int, ...]:
         """What a checkpoint must hold: the launch steps that do not follow from the settings, by version."""
@@ -85,6 +90,10 @@ class Schedule:
     def needed_versions(self, step: int) -> range:
         """Versions that a run resumed after `step` optimizer steps still asks for and has already launched."""
         return range(self.version_at(step), self._newest(step - 1) + 1) if step else range(0)
+
+    def next_version(self, step: int) -> int:
+        """That of a launch that is no part of the schedule, just before `step`."""
+        return self._newest(step - 1) + 1 if step else 0
 
     def decide(self, version: int, changed_share: float | None) -> None:
         """Once `version` is adopted: settle the launch of the next by the share of hits that differ from the version

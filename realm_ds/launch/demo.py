@@ -18,6 +18,7 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import Question
 from realm_ds.errors import ConfigError, Preempted
+from realm_ds.eval.retrieval import RECALL_AT
 from realm_ds.factbook.prepare import QUICK_ENTITIES, prepare_demo
 from realm_ds.files import write_durably
 from realm_ds.launch.local import leaving_when_asked
@@ -201,7 +202,7 @@ class _Demo:
     def _export(self, stage: str, bar: Bar) -> Path:
         from realm_ds.train.export import export_run
 
-        return export_run(self._folder / stage, step=None, out=None, say=lambda doing: bar.update(now=doing))
+        return export_run(self._folder / stage, say=lambda doing: bar.update(now=doing))
 
     def _keep(self) -> None:
         write_durably(self._folder / STAGES_FILE, json.dumps(self.results, indent=1) + "\n")
@@ -214,5 +215,6 @@ def _last_step(run_folder: Path, stage: str) -> Result:
 
 
 def _by_cutoff(recall: dict[Any, float]) -> dict[int, float]:
-    """JSON has no whole numbers as keys."""
-    return {int(k): value for k, value in recall.items()}
+    """At the cut-offs that all stages report; JSON has no whole numbers as keys."""
+    by_k = {int(k): value for k, value in recall.items()}
+    return {k: by_k[k] for k in RECALL_AT}

@@ -31,7 +31,7 @@ from realm_ds.index.passages import PassageShard
 from realm_ds.index.store import SNAPSHOT_FILE, IndexStore, PartFault, stored_parts, stored_versions, version_folder
 from realm_ds.launch.failures import forget_last_world
 from realm_ds.launch.index_store import Card, Ranges, gaps, joined, read_card, refuse_other_folder, write_card
-from realm_ds.launch.index_towers import Towers, check_towers, device_for, load_tower, look_at_towers
+from realm_ds.launch.index_towers import TowerSource, check_towers, device_for, load_tower, look_at_towers
 from realm_ds.launch.local import run_world, world_command
 from realm_ds.launch.rank import as_rank, run_as_rank
 from realm_ds.models.names import PASSAGE_TOWER
@@ -58,7 +58,7 @@ class BuildPlan:
 
     config: RealmConfig
     out: Path
-    towers: Towers
+    towers: TowerSource
     tokenizer: Tokenizer
     corpus: Shards
     part_passages: int

@@ -19,15 +19,14 @@ from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.index.store import VERSION_NAME, PartFault, check_snapshot
 from realm_ds.launch.index_store import snapshot_step
 from realm_ds.models.hf_realm import open_tower, read_config, weights_file
-from realm_ds.models.names import HF_EMBEDDER, PASSAGE_TOWER, QUERY_TOWER, check_export, is_hf_realm, strip_prefix
+from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER, check_export, hf_towers, is_hf_realm, strip_prefix
 from realm_ds.models.realm import frozen_tower
 from realm_ds.models.towers import PROJECTION_FILE, Embedder
-
-WEIGHTS_FILE = "model.safetensors"
+from realm_ds.models.weights import WEIGHTS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Towers:
+class TowerSource:
     """Where the towers are, and what can be told of them without building them."""
 
     path: Path
@@ -43,7 +42,7 @@ class Towers:
     step: int | None
 
 
-def look_at_towers(path: Path) -> Towers:
+def look_at_towers(path: Path) -> TowerSource:
     """Read the files of the towers. Raises CheckpointError if they are none, or damaged."""
     try:
         if is_hf_realm(path):
@@ -55,7 +54,7 @@ def look_at_towers(path: Path) -> Towers:
         ) from error
 
 
-def check_towers(towers: Towers, config: RealmConfig, tokenizer: Tokenizer) -> None:
+def check_towers(towers: TowerSource, config: RealmConfig, tokenizer: Tokenizer) -> None:
     """Raise ConfigError unless the towers can read the config's passages and queries."""
     if towers.num_words is not None and towers.num_words < tokenizer.vocab_size:
         raise ConfigError(
@@ -76,7 +75,9 @@ def check_towers(towers: Towers, config: RealmConfig, tokenizer: Tokenizer) -> N
         )
 
 
-def load_tower(towers: Towers, name: str, config: RealmConfig, *, vocab_size: int, device: torch.device) -> Embedder:
+def load_tower(
+    towers: TowerSource, name: str, config: RealmConfig, *, vocab_size: int, device: torch.device
+) -> Embedder:
     """One of the two, ready to embed."""
     if is_hf_realm(towers.path):
         tower = open_tower(towers.path, name)
@@ -102,7 +103,7 @@ def device_for(number: int = 0) -> torch.device:
     return torch.device("cuda", number % torch.cuda.device_count())
 
 
-def _of_export(folder: Path) -> Towers:
+def _of_export(folder: Path) -> TowerSource:
     check_export(folder)
     digest = hashlib.sha256()
     for name in (PASSAGE_TOWER, QUERY_TOWER):
@@ -116,24 +117,24 @@ def _of_export(folder: Path) -> Towers:
     with safe_open(tower / PROJECTION_FILE, framework="pt") as file:
         width = int(file.get_slice("dense.weight").get_shape()[0])
     config = json.loads((tower / "config.json").read_bytes())
-    return Towers(
+    return TowerSource(
         path=folder, sha256=digest.hexdigest(), width=width, num_words=config["vocab_size"],
         num_positions=config["max_position_embeddings"], step=None,
         num_bytes=sum((tower / name).stat().st_size for name in (WEIGHTS_FILE, PROJECTION_FILE)),
     )  # fmt: skip
 
 
-def _of_hf_realm(folder: Path) -> Towers:
-    config, path = read_config(folder / HF_EMBEDDER), weights_file(folder / HF_EMBEDDER)
+def _of_hf_realm(folder: Path) -> TowerSource:
+    config, path = read_config(hf_towers(folder)), weights_file(hf_towers(folder))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Towers(
+    return TowerSource(
         path=folder, sha256=digest, width=config["retriever_proj_size"], num_words=config["vocab_size"],
         num_positions=config["max_position_embeddings"], step=None, num_bytes=path.stat().st_size,
     )  # fmt: skip
 
 
-def _of_snapshot(path: Path) -> Towers:
+def _of_snapshot(path: Path) -> TowerSource:
     named = VERSION_NAME.fullmatch(path.parent.name)
     if named is not None:
         try:
@@ -143,7 +144,7 @@ def _of_snapshot(path: Path) -> Towers:
     passage = strip_prefix(load_file(path), PASSAGE_TOWER)
     # What trainer 0 sends to the index ranks, which name the versions they build and store by its digest.
     data = save(passage)
-    return Towers(
+    return TowerSource(
         path=path, sha256=hashlib.sha256(data).hexdigest(), width=len(passage["dense.weight"]), num_words=None,
         num_positions=None, step=snapshot_step(path), num_bytes=len(data),
     )  # fmt: skip

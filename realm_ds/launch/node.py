@@ -34,11 +34,12 @@ LAST_S = 1.0
 
 
 def run_rank(name: StageName, *, config: RealmConfig, folder: Path, resume: bool, notice: Notice) -> None:
-    """One rank of a stage, from start to end. Only pre-training has other ranks than trainers.
+    """One rank of a stage, from start to end.
 
     Raises Preempted, on every rank, when trainers have ended early because one of them was asked to.
     """
-    num_shards, num_builders = (config.index.num_shards, config.index.builders) if name == "pretrain" else (0, 0)
+    has_index = config.has_index_ranks(name)
+    num_shards, num_builders = (config.index.num_shards, config.index.builders) if has_index else (0, 0)
     timeout_s = config.runtime.wait_timeout_s
     world = join_world(
         num_shards=num_shards, num_builders=num_builders, placement=config.index.placement, folder=folder,
@@ -134,10 +135,13 @@ def _train(
     stage = open_stage(world, config, folder=folder, sinks=sinks, notice=notice, pulse=pulse)
     deepspeed_json = load_deepspeed(config.runtime.deepspeed)
     check_disk_folders(deepspeed_json)
+    mailbox = None
+    if config.has_index_ranks(name):
+        mailbox = world.mailbox(MESSAGES, timeout_s=config.runtime.wait_timeout_s)
     if name == "pretrain":
         from realm_ds.train.pretrain import pretrain
 
-        mailbox = world.mailbox(MESSAGES, timeout_s=config.runtime.wait_timeout_s)
+        assert mailbox is not None
         ending = pretrain(stage, mailbox, deepspeed_json=deepspeed_json, resume=resume)
     elif name == "ict":
         from realm_ds.train.ict import train_ict
@@ -146,7 +150,7 @@ def _train(
     else:
         from realm_ds.train.qa import train_qa
 
-        ending = train_qa(stage, deepspeed_json=deepspeed_json, resume=resume)
+        ending = train_qa(stage, mailbox, deepspeed_json=deepspeed_json, resume=resume)
     stage.writer.close()
     stage.trainers.close()
     return ending

@@ -22,7 +22,7 @@ from realm_ds.data.shards import open_shards, passage_range, refuse_long_passage
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, DataError, FolderTaken
 from realm_ds.files import write_durably
-from realm_ds.index.factory import spec_of
+from realm_ds.index.factory import looks_at_all, spec_of
 from realm_ds.launch.failures import forget_last_world, read_records
 from realm_ds.launch.local import leaving_when_asked, run_world, world_command
 from realm_ds.launch.node import run_rank
@@ -34,8 +34,9 @@ from realm_ds.models.names import check_start
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
 from realm_ds.observe.trackers import check_tracker
+from realm_ds.sealed import check
 from realm_ds.tether import TAG_VARIABLE, is_realm_ds
-from realm_ds.train.manifest import check, lost_folders, saved_steps, step_folder
+from realm_ds.train.manifest import lost_folders, saved_steps, step_folder
 
 DEFAULT_TRAINERS = 2
 
@@ -116,14 +117,18 @@ def check_inputs(
                 f"data.pretrain={config.data.pretrain} was written to be held out (prepare pretrain --held-out): name "
                 "the folder that was its --out"
             )
-    if stage == "pretrain":
+    if config.has_index_ranks(stage):
         passage_range(corpus.count, 0, config.index.num_shards)
         if config.index.builders:
             passage_range(corpus.count, 0, config.index.builders, setting="index.builders")
-        _check_candidates(config, num_passages=corpus.count)
         _check_index(config, num_passages=corpus.count)
+        if stage == "pretrain" or config.qa.refresh_passages:
+            _remark_on_refresh(stage, config)
+    if stage == "pretrain":
+        _check_candidates(config, num_passages=corpus.count)
         _check_evaluation(config, fingerprint=tokenizer.fingerprint)
     if stage == "qa":
+        _check_served(config, num_passages=corpus.count)
         splits = {split: load_questions(config.qa.folder / f"{split}.jsonl") for split in ("train", "dev", "test")}
         refuse_regexes(
             splits["train"],
@@ -169,13 +174,31 @@ def _check_index(config: RealmConfig, *, num_passages: int) -> None:
         num_passages=num_passages // config.index.num_shards,
         width=config.model.projection_size,
     )
-    steps, interval = config.pretrain.steps, config.refresh.first_interval
+
+
+def _remark_on_refresh(stage: StageName, config: RealmConfig) -> None:
+    steps, interval = getattr(config, stage).steps, config.refresh.first_interval
     if interval >= steps:
         name = "shortest_steps" if config.refresh.every_steps == "auto" else "every_steps"
         print(
-            f"realm-ds: the index stays that of step 0: refresh.{name} is {interval}, and pretrain.steps {steps}",
+            f"realm-ds: the index stays that of step 0: refresh.{name} is {interval}, and {stage}.steps {steps}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
+
+
+def _check_served(config: RealmConfig, *, num_passages: int) -> None:
+    """What fine-tuning wants of index ranks that pre-training does not."""
+    index, settings = config.index, config.qa
+    if settings.index == "sharded" and not index.rerank and not looks_at_all(index, num_passages=num_passages):
+        raise ConfigError(
+            f"index.factory={index.factory} with index.rerank=0 keeps no exact vectors, and the loss of "
+            "qa.index=sharded goes over those of what was found: set index.rerank to 1 or more"
+        )
+    if settings.refresh_passages and config.refresh.every_steps == "auto":
+        raise ConfigError(
+            "refresh.every_steps=auto, but fine-tuning measures nothing to decide by (qa.refresh_passages): give a "
+            "number of steps"
+        )
 
 
 def _check_candidates(config: RealmConfig, *, num_passages: int) -> None:
@@ -261,9 +284,9 @@ def stage_command(stage: StageName, *, config: RealmConfig, run_folder: Path, re
 
 
 def num_processes(stage: StageName, config: RealmConfig) -> int:
-    """Ranks to start on this machine: trainers, and for pre-training the index ranks and builder ranks."""
+    """Ranks to start on this machine: trainers, and where there are such the index ranks and builder ranks."""
     trainers = config.runtime.trainers or DEFAULT_TRAINERS
-    return trainers + (config.index.num_shards + config.index.builders if stage == "pretrain" else 0)
+    return trainers + (config.index.num_shards + config.index.builders if config.has_index_ranks(stage) else 0)
 
 
 def has_finished(stage: StageName, config: RealmConfig, run_folder: Path) -> bool:

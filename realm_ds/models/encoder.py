@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import MODEL_MAPPING, AutoModel, AutoModelForMaskedLM, PreTrainedConfig
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedConfig
 
 from realm_ds.errors import ConfigError
 from realm_ds.models.towers import TokenBatch, takes_types
@@ -31,16 +31,28 @@ class KnowledgeAugEncoder(nn.Module):
 
         Only masked positions are projected to the vocabulary: all of them would cost L / M times as much for nothing.
         """
-        states_NLH = self.mlm.base_model(**tokens.inputs(types=self._takes_types)).last_hidden_state
-        index_NMH = positions_NM.unsqueeze(-1).expand(-1, -1, states_NLH.shape[-1])
-        logits_NMV = head_of(self.mlm)(states_NLH.gather(1, index_NMH)).float()
+        logits_NMV = self.logits(tokens, positions_NM)
         # In rows: cross_entropy over a middle dimension takes four times as long on a CPU.
         log_p_NM = -functional.cross_entropy(logits_NMV.flatten(0, 1), targets_NM.flatten(), reduction="none")
         return log_p_NM.view(targets_NM.shape), logits_NMV.detach().argmax(dim=-1) == targets_NM
 
+    def logits(self, tokens: TokenBatch, positions_NM: Tensor) -> Tensor:
+        """Of every wordpiece at each of these positions, float32 (N, M, V)."""
+        states_NLH = self.mlm.base_model(**tokens.inputs(types=self._takes_types)).last_hidden_state
+        index_NMH = positions_NM.unsqueeze(-1).expand(-1, -1, states_NLH.shape[-1])
+        logits_NMV: Tensor = head_of(self.mlm)(states_NLH.gather(1, index_NMH)).float()
+        return logits_NMV
+
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForMaskedLM opens."""
         self.mlm.save_pretrained(folder, safe_serialization=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> "KnowledgeAugEncoder":
+        """Open what `save` wrote."""
+        encoder = cls(AutoConfig.from_pretrained(folder, local_files_only=True))
+        encoder.load_from(folder)
+        return encoder
 
     def load_from(self, folder: Path) -> None:
         """Take the weights of a masked-language model, or of a bare encoder (whose head then starts fresh)."""

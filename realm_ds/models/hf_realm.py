@@ -1,9 +1,11 @@
 """Google's REALM as transformers 4.16 to 4.57 wrote it: what its weights are called, and folders of them to start from.
 
     embedder/    a RealmEmbedder, or a RealmScorer, which may have two: config.json, model.safetensors or .bin
+    scorer/      a RealmScorer beside a RealmEmbedder; where it is there, the towers are taken from it
     encoder/     a RealmKnowledgeAugEncoder, likewise
 
-transformers has no REALM since 5.0, so the files are read here. The tables of names serve both ways.
+transformers has no REALM since 5.0, so the files are read here. The tables of names serve both ways: hf_realm_write.py
+writes such folders, and hf_realm_qa.py has the models that answer questions.
 """
 
 import json
@@ -14,12 +16,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertConfig
 
 from realm_ds.errors import CheckpointError
-from realm_ds.models.names import HF_EMBEDDER, HF_ENCODER, QUERY_TOWER, strip_prefix
-from realm_ds.models.towers import Embedder, with_dropout
+from realm_ds.models.encoder import KnowledgeAugEncoder
+from realm_ds.models.names import HF_ENCODER, QUERY_TOWER, hf_towers, strip_prefix
+from realm_ds.models.towers import ONE_KERNEL, Embedder
 
 Names = tuple[tuple[str, str | None], ...]
 """Pairs of prefixes, theirs and ours (None: it has no use here); of several that fit the first counts."""
@@ -37,7 +40,7 @@ BERT_SIZES = (
     "max_position_embeddings", "type_vocab_size", "layer_norm_eps",
 )  # fmt: skip
 """Settings of a RealmConfig and of a BertConfig alike that must agree."""
-SAME_FUNCTIONS = {"gelu_pytorch_tanh": "gelu_new"}
+SAME_FUNCTIONS = {ours: theirs for theirs, ours in ONE_KERNEL.items()}
 """Activations by the name of the other that computes the same, step by step."""
 DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 30522, "hidden_size": 768, "retriever_proj_size": 128, "num_hidden_layers": 12,
@@ -76,30 +79,56 @@ def read_hf_realm(folder: Path, *, sizes: Mapping[str, Any]) -> HfRealm:
 
     `sizes`: what the run's networks have, under the names of RealmConfig, and `projection_norm_eps` (None: no norm).
     """
-    for name in (HF_EMBEDDER, HF_ENCODER):
-        _check_sizes(folder / name, sizes)
-    query_tower, passage_tower = _read_towers(folder / HF_EMBEDDER)
-    encoder = renamed(_read_weights(folder / HF_ENCODER), ENCODER_NAMES)
-    _tie_head(encoder, folder / HF_ENCODER)
-    return HfRealm(query_tower=query_tower, passage_tower=passage_tower, encoder=encoder)
+    for part in (hf_towers(folder), folder / HF_ENCODER):
+        _check_sizes(part, sizes)
+    query_tower, passage_tower = _read_towers(hf_towers(folder))
+    return HfRealm(query_tower=query_tower, passage_tower=passage_tower, encoder=_read_encoder(folder / HF_ENCODER))
 
 
 def open_tower(folder: Path, name: str) -> Embedder:
     """One of the two towers, of the sizes that the checkpoint says, to embed with. Raises CheckpointError likewise."""
-    config = read_config(folder / HF_EMBEDDER)
-    bert = BertConfig(**{size: config[size] for size in BERT_SIZES}, pad_token_id=0)
+    return tower_in(hf_towers(folder), name)
+
+
+def tower_in(folder: Path, name: str) -> Embedder:
+    """One of the two towers of an embedder's or a scorer's own folder. Raises CheckpointError likewise."""
+    query_tower, passage_tower = _read_towers(folder)
+    weights = query_tower if name == QUERY_TOWER else passage_tower
+    return tower_of_weights(weights, read_config(folder), folder).requires_grad_(False)
+
+
+def encoder_in(folder: Path) -> KnowledgeAugEncoder:
+    """The encoder of a RealmKnowledgeAugEncoder's own folder. Raises CheckpointError likewise."""
+    encoder = KnowledgeAugEncoder(bert_of(read_config(folder)))
+    load_into(encoder, _read_encoder(folder), folder)
+    return encoder.eval()
+
+
+def tower_of_weights(weights: Weights, config: Mapping[str, Any], folder: Path) -> Embedder:
+    """The tower of a RealmConfig with these weights, by our names. Raises CheckpointError if they are not of it."""
     tower = Embedder(
-        with_dropout(bert, 0.0), projection_size=config["retriever_proj_size"], norm_eps=config["layer_norm_eps"],
-        dropout=0.0,
-    )  # fmt: skip
-    query_tower, passage_tower = _read_towers(folder / HF_EMBEDDER)
+        bert_of(config), projection_size=config["retriever_proj_size"], norm_eps=config["layer_norm_eps"], dropout=0.0
+    )
+    load_into(tower, weights, folder)
+    return tower.eval()
+
+
+def bert_of(config: Mapping[str, Any]) -> BertConfig:
+    """The BERT of a RealmConfig, without dropout."""
+    sizes = {size: config[size] for size in BERT_SIZES}
+    # As in our own, so that what we wrote computes the same bits again; one kernel, where theirs is written out.
+    sizes["hidden_act"] = ONE_KERNEL.get(sizes["hidden_act"], sizes["hidden_act"])
+    return BertConfig(**sizes, pad_token_id=0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def load_into(module: nn.Module, weights: Weights, folder: Path) -> None:
+    """Fill a module with all of its weights and no others. Raises CheckpointError if they are not its own."""
     try:
-        tower.load_state_dict(query_tower if name == QUERY_TOWER else passage_tower)
+        module.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{folder / HF_EMBEDDER} does not hold the weights that its config.json says: copy the checkpoint again"
+            f"{folder} does not hold the weights that its config.json says: copy the checkpoint again"
         ) from error
-    return tower.eval().requires_grad_(False)
 
 
 def renamed(state: Mapping[str, Tensor], names: Names) -> Weights:
@@ -119,7 +148,7 @@ def flipped(names: Names) -> Names:
 
 def _read_towers(folder: Path) -> tuple[Weights, Weights]:
     """Of queries and of passages; the same object where there is one embedder."""
-    state = _read_weights(folder)
+    state = read_weights(folder)
     passage, query = strip_prefix(state, "embedder"), strip_prefix(state, "query_embedder")
     passage_tower = renamed(passage or state, TOWER_NAMES)
     if not query:  # A scorer with one embedder holds it twice, or, where its file was written by hand, once.
@@ -140,15 +169,16 @@ def _check_same_names(query_tower: Weights, passage_tower: Weights, folder: Path
         )
 
 
-def _tie_head(encoder: Weights, folder: Path) -> None:
-    """What the file may leave out, as it is the same tensor under another name."""
-    try:
+def _read_encoder(folder: Path) -> Weights:
+    encoder = renamed(read_weights(folder), ENCODER_NAMES)
+    try:  # What the file may leave out, as it is the same tensor under another name.
         encoder["mlm.cls.predictions.decoder.weight"] = encoder["mlm.bert.embeddings.word_embeddings.weight"]
         encoder["mlm.cls.predictions.decoder.bias"] = encoder["mlm.cls.predictions.bias"]
     except KeyError as error:
         raise CheckpointError(
             f"{folder} lacks {error.args[0].removeprefix('mlm.')!r}: not a RealmKnowledgeAugEncoder of transformers"
         ) from error
+    return encoder
 
 
 def _check_sizes(folder: Path, sizes: Mapping[str, Any]) -> None:
@@ -192,12 +222,21 @@ def weights_file(folder: Path) -> Path:
     raise CheckpointError(f"{folder} holds neither {' nor '.join(WEIGHT_FILES)}: copy the weights there")
 
 
-def _read_weights(folder: Path) -> Weights:
+def read_weights(folder: Path) -> Weights:
+    """All tensors of one of the models, by their names. Raises CheckpointError if they cannot be read."""
     path = weights_file(folder)
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+            state = dict(load_file(path))
+        else:
+            state = dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # Of two libraries, which raise many kinds; torch refuses whatever is no weight.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(f"the weights in {folder} cannot be read ({reason}): copy them again") from error
+    for name, value in state.items():
+        if not value.is_floating_point() and not name.endswith(BUFFERS):
+            raise CheckpointError(
+                f"{path} has {name!r} as {value.dtype}, which is no kind of weight that is read here: take a "
+                "checkpoint of float32, bfloat16 or float16"
+            )
+    return state

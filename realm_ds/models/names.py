@@ -10,8 +10,10 @@ from realm_ds.errors import CheckpointError
 Weight = TypeVar("Weight")
 QUERY_TOWER, PASSAGE_TOWER, ENCODER = "query_tower", "passage_tower", "encoder"
 """Folders of an export, and the names of the three networks in every state dict."""
-HF_EMBEDDER, HF_ENCODER = "embedder", "encoder"
+HF_EMBEDDER, HF_SCORER, HF_ENCODER = "embedder", "scorer", "encoder"
 """Folders of Google's REALM in transformers' layout (models/hf_realm.py)."""
+TF_ENCODER = "bert"
+"""What Google calls the encoder's folder, beside its embedder/ (models/tf_realm.py)."""
 HEAD_PARTS = (
     "cls", "generator_predictions", "generator_lm_head", "vocab_transform", "vocab_layer_norm", "vocab_projector",
 )  # fmt: skip
@@ -47,6 +49,12 @@ def check_start(folder: Path) -> None:
 def is_hf_realm(folder: Path) -> bool:
     """Does the folder hold Google's REALM, and not an export of ours?"""
     return (folder / HF_EMBEDDER / "config.json").is_file()
+
+
+def hf_towers(folder: Path) -> Path:
+    """Where Google's REALM has its towers: a scorer's folder can hold two, an embedder's one."""
+    scorer = folder / HF_SCORER
+    return scorer if (scorer / "config.json").is_file() else folder / HF_EMBEDDER
 
 
 def strip_prefix(state: Mapping[str, Weight], prefix: str) -> dict[str, Weight]:

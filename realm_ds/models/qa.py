@@ -5,7 +5,7 @@ The span head and its losses are reader.py's; which passages are found and what 
 Shapes: B questions, N passages retrieved for each, K of them read, L tokens, W span widths, P embedding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from realm_ds.errors import CheckpointError
 from realm_ds.models.encoder import load_bare_encoder
-from realm_ds.models.names import QUERY_TOWER
+from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER
 from realm_ds.models.objectives import Measures
 from realm_ds.models.reader import IMPOSSIBLE, SpanScorer, reader_logits, reader_loss, retriever_loss
 from realm_ds.models.realm import RealmModel
@@ -40,13 +40,15 @@ class ReadPart(NamedTuple):
     joint: TokenBatch
     rows_R: Tensor
     """The place of each among the B x K, K after K."""
+    passages: TokenBatch | None = None
+    """The same passages as their tower reads them; None where it is not trained."""
 
 
 class FoundPassages(NamedTuple):
     """What was retrieved for B questions, best first, and what in it is right."""
 
     vectors_BNP: Tensor
-    """Frozen."""
+    """As the index has them."""
     holds_answer_BN: Tensor
     """bool."""
     read_BK: Tensor
@@ -55,6 +57,11 @@ class FoundPassages(NamedTuple):
     """The B x K sequences in buckets of like length, as many on every trainer (ZeRO-3 gathers weights in step)."""
     is_gold_BKLW: Tensor
     """bool: spans that are an answer."""
+
+    def in_order(self, of_parts: Sequence[Tensor]) -> Tensor:
+        """What was made of the sequences of each part, [B, K, ...]."""
+        order_R = torch.argsort(torch.cat([part.rows_R for part in self.parts]))
+        return torch.cat(list(of_parts))[order_R].unflatten(0, self.read_BK.shape)
 
 
 Find = Callable[[QaBatch, Tensor], FoundPassages]
@@ -85,16 +92,34 @@ def body_tokens(joint: TokenBatch) -> Tensor:
 
 
 class QaModel(nn.Module):
-    """All that fine-tuning changes: query tower and reader. Passage vectors stay as they are."""
+    """All that fine-tuning changes: query tower, reader, and the passage tower where passages are refreshed.
 
-    def __init__(self, query_tower: Embedder, reader: SpanReader) -> None:
+    Towers may be shared. Where passages are frozen, the shared tower goes on as query tower alone, and the index keeps
+    what it made of them before. Where they are refreshed, it learns from both sides, and every new version of the index
+    is of the same weights as the queries were embedded with at its launch.
+    """
+
+    def __init__(self, query_tower: Embedder, reader: SpanReader, passage_tower: Embedder | None = None) -> None:
         super().__init__()
         self.query_tower = query_tower
+        self.passage_tower = passage_tower
         self.reader = reader
 
+    def fill(self, weights: Mapping[str, Tensor]) -> "QaModel":
+        """This model with weights by name; what is shared is there once, under its first name."""
+        own = dict(self.named_parameters())
+        assert own.keys() == weights.keys(), "the weights of another model"
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(weights[name])
+        return self
+
     def save(self, folder: Path) -> None:
-        """Write query_tower/ and reader/, transformers folders each with a safetensors file of our own beside."""
+        """Write query_tower/ and reader/, transformers folders each with a safetensors file of our own beside, and
+        passage_tower/ if it was trained: nobody needs it to answer."""
         self.query_tower.save(folder / QUERY_TOWER)
+        if self.passage_tower is not None:
+            self.passage_tower.save(folder / PASSAGE_TOWER)
         self.reader.encoder.save_pretrained(folder / READER, safe_serialization=True)
         scorer = {name: value.detach().contiguous() for name, value in self.reader.scorer.state_dict().items()}
         metadata = {"format": "pt", "max_span_tokens": str(self.reader.scorer.max_span_tokens)}
@@ -120,7 +145,9 @@ class QaModel(nn.Module):
         return cls(Embedder.load(folder / QUERY_TOWER), reader)
 
 
-def build_qa_model(realm: RealmModel, *, span_hidden_size: int, max_span_tokens: int, seed: int) -> QaModel:
+def build_qa_model(
+    realm: RealmModel, *, span_hidden_size: int, max_span_tokens: int, seed: int, trains_passages: bool = False
+) -> QaModel:
     """Query tower and encoder of a pre-trained model, which they go on sharing, and a span scorer drawn from `seed`."""
     torch.manual_seed(seed)
     encoder = realm.encoder.mlm.base_model
@@ -130,13 +157,15 @@ def build_qa_model(realm: RealmModel, *, span_hidden_size: int, max_span_tokens:
         span_hidden_size=span_hidden_size,
         max_span_tokens=max_span_tokens,
     )
-    return QaModel(realm.query_tower, reader)
+    return QaModel(realm.query_tower, reader, realm.passage_tower if trains_passages else None)
 
 
 class QaObjective(nn.Module):
     """Reader loss plus early retriever update (spec: ORQA 6.3), a mean over questions.
 
     The questions' vectors are made once: `find` searches with them, and the loss goes through them to the query tower.
+    Where there is a passage tower, those passages that are read are embedded anew, so that it goes through them too;
+    all others stand in the loss as the index has them, some steps old.
     """
 
     def __init__(self, model: QaModel, *, find: Find) -> None:
@@ -148,6 +177,9 @@ class QaObjective(nn.Module):
         query_BP = self.model.query_tower(batch.questions)
         found = self.find(batch, query_BP.detach())
         retrieved_BN = torch.einsum("bp,bnp->bn", query_BP.float(), found.vectors_BNP)
+        if self.model.passage_tower is not None:
+            anew_BK = torch.einsum("bp,bkp->bk", query_BP.float(), self._embed(self.model.passage_tower, found))
+            retrieved_BN = retrieved_BN.scatter(1, found.read_BK, anew_BK)
         spans_BKLW, possible_BKLW = self._read(found)
         is_gold_BKLW = found.is_gold_BKLW & possible_BKLW
         logits_BKLW = reader_logits(spans_BKLW, possible_BKLW, retrieved_BN.gather(1, found.read_BK))
@@ -155,6 +187,10 @@ class QaObjective(nn.Module):
         retrieve_B = retriever_loss(retrieved_BN, found.holds_answer_BN)
         loss = (read_B + retrieve_B).mean()
         return Measures(loss, _values(loss, read_B, retrieve_B, logits_BKLW, is_gold_BKLW, found))
+
+    def _embed(self, tower: Embedder, found: FoundPassages) -> Tensor:
+        """Vectors (B, K, P) of the passages that are read."""
+        return found.in_order([tower(part.passages) for part in found.parts])
 
     def _read(self, found: FoundPassages) -> tuple[Tensor, Tensor]:
         """(logits, possible), both (B, K, L, W), of all buckets."""
@@ -165,9 +201,7 @@ class QaObjective(nn.Module):
             missing = (0, 0, 0, num_tokens - logits_RLW.shape[1])
             logits.append(nn.functional.pad(logits_RLW, missing, value=IMPOSSIBLE))
             possible.append(nn.functional.pad(possible_RLW, missing, value=False))
-        order_R = torch.argsort(torch.cat([part.rows_R for part in found.parts]))
-        shape = found.read_BK.shape
-        return torch.cat(logits)[order_R].unflatten(0, shape), torch.cat(possible)[order_R].unflatten(0, shape)
+        return found.in_order(logits), found.in_order(possible)
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """The span reader's head and the two fine-tuning losses (ORQA, as REALM uses it). The encoder below it is encoder.py's.
 
 Shapes: B questions, K passages read for each, N passages retrieved for each, R rows of (question, passage) pairs,
-L tokens, W span widths (index w is a span of w + 1 tokens), E encoder width, H span width.
+L tokens, T of them from the first to the last of a passage, S of these at which a span of one width begins, W span
+widths (index w is a span of w + 1 tokens), E encoder width, H span width, X best spans.
 A span is named by the position of its first token and by w; its last token is at start + w.
 """
 
@@ -37,17 +38,23 @@ class SpanScorer(nn.Module):
         num_tokens = states_RLE.shape[1]
         first, stop = _extent(is_passage_RL)
         starts_RTH, ends_RTH = self.ends(states_RLE[:, first:stop]).chunk(2, dim=-1)
-        hidden_RTWH = torch.relu(starts_RTH[:, :, None] + _windows(ends_RTH, self.max_span_tokens))
-        logits_RTW = self.score(self.norm(hidden_RTWH)).squeeze(-1)
+        logits_RTW = torch.stack([self._of_width(starts_RTH, ends_RTH, w) for w in range(self.max_span_tokens)], dim=-1)
         around = (0, 0, first, num_tokens - stop)
         possible_RLW = possible_spans(is_passage_RL, self.max_span_tokens)
         logits_RLW = functional.pad(logits_RTW, around).masked_fill(~possible_RLW, IMPOSSIBLE)
         return logits_RLW, possible_RLW
 
+    def _of_width(self, starts_RTH: Tensor, ends_RTH: Tensor, w: int) -> Tensor:
+        """Logits [R, T] of spans of one width, 0 where they would end beyond. All widths at once fit into no cache."""
+        num_without = min(w, starts_RTH.shape[1])
+        hidden_RSH = torch.relu(starts_RTH[:, : starts_RTH.shape[1] - num_without] + ends_RTH[:, num_without:])
+        return functional.pad(self.score(self.norm(hidden_RSH)).squeeze(-1), (0, num_without))
+
 
 def possible_spans(is_passage_RL: Tensor, max_span_tokens: int) -> Tensor:
     """Bool [R, L, W]: spans whose both ends are passage tokens (whose tokens are one run, so the middle is too)."""
-    return is_passage_RL[:, :, None] & _windows(is_passage_RL[:, :, None], max_span_tokens).squeeze(-1)
+    padded_RL = functional.pad(is_passage_RL, (0, max_span_tokens - 1))
+    return is_passage_RL[:, :, None] & padded_RL.unfold(1, max_span_tokens, 1)
 
 
 def reader_logits(span_logits_BKLW: Tensor, possible_BKLW: Tensor, retriever_logits_BK: Tensor) -> Tensor:
@@ -68,24 +75,28 @@ def retriever_loss(logits_BN: Tensor, holds_answer_BN: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class BestSpans:
-    """The best span of each question: which of the K passages, first token, one past the last token."""
+    """The best spans of each question: which of the K passages, first token, one past the last token."""
 
-    passage_B: Tensor
-    start_B: Tensor
-    stop_B: Tensor
-    logit_B: Tensor
+    passage_BX: Tensor
+    start_BX: Tensor
+    stop_BX: Tensor
+    logit_BX: Tensor
 
 
-def best_spans(logits_BKLW: Tensor) -> BestSpans:
-    """The span with the highest logit over all read passages; there is no "no answer"."""
+def best_spans(logits_BKLW: Tensor, *, num_spans: int = 1) -> BestSpans:
+    """The spans with the highest logits over all read passages, best first; there is no "no answer".
+
+    All of them, where there are fewer than `num_spans`.
+    """
     _, _, num_tokens, num_widths = logits_BKLW.shape
-    logit_B, place_B = logits_BKLW.flatten(1).max(dim=1)
-    start_B = place_B // num_widths % num_tokens
+    logits_BY = logits_BKLW.flatten(1)
+    logit_BX, place_BX = logits_BY.topk(min(num_spans, logits_BY.shape[1]), dim=1)
+    start_BX = place_BX // num_widths % num_tokens
     return BestSpans(
-        passage_B=place_B // (num_widths * num_tokens),
-        start_B=start_B,
-        stop_B=start_B + place_B % num_widths + 1,
-        logit_B=logit_B,
+        passage_BX=place_BX // (num_widths * num_tokens),
+        start_BX=start_BX,
+        stop_BX=start_BX + place_BX % num_widths + 1,
+        logit_BX=logit_BX,
     )
 
 
@@ -94,12 +105,6 @@ def _missing_mass(logits_BX: Tensor, is_right_BX: Tensor) -> Tensor:
     counted_BX = is_right_BX | ~is_right_BX.any(dim=1, keepdim=True)
     right_B = logits_BX.masked_fill(~counted_BX, -torch.inf).logsumexp(dim=1)
     return logits_BX.logsumexp(dim=1) - right_B
-
-
-def _windows(values_RLX: Tensor, width: int) -> Tensor:
-    """[R, L, W, X]: at position l the values of l, l + 1, ... l + W - 1; zero (False) beyond the end."""
-    padded_RLX = functional.pad(values_RLX, (0, 0, 0, width - 1))
-    return padded_RLX.unfold(1, width, 1).transpose(-1, -2)
 
 
 def _extent(is_passage_RL: Tensor) -> tuple[int, int]:

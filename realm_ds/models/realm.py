@@ -10,11 +10,13 @@ from transformers import AutoModel, PreTrainedConfig
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError
 from realm_ds.models.encoder import KnowledgeAugEncoder
-from realm_ds.models.hf_realm import BERT_SIZES, read_hf_realm
+from realm_ds.models.hf_realm import BERT_SIZES, read_config, read_hf_realm
 from realm_ds.models.hub import encoder_folder
-from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export, check_start, is_hf_realm
+from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export, check_start, hf_towers, is_hf_realm
 from realm_ds.models.start import start_encoder, start_tower
 from realm_ds.models.towers import Embedder, bert_config
+from realm_ds.models.weights import WEIGHTS_FILE, fill
+from realm_ds.sealed import MANIFEST, check
 
 
 class RealmModel(nn.Module):
@@ -55,7 +57,8 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
     """A model with its starting weights: those of `start_from`, of `encoder`, or drawn from `seed`.
 
     Two towers that are not shared start equal: inner products of unrelated spaces would make the first index noise.
-    Raises CheckpointError if `start_from` is neither an export nor Google's REALM, or of another shape.
+    Raises CheckpointError if `start_from` is neither an export nor Google's REALM, damaged, or of another
+    shape.
     """
     torch.manual_seed(seed)
     realm = RealmModel(model, vocab_size=vocab_size, max_tokens=max_tokens)
@@ -66,8 +69,10 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
         realm.passage_tower.load_state_dict(realm.query_tower.state_dict())
     if model.start_from is not None:
         check_start(model.start_from)
-        fill = load_hf_realm if is_hf_realm(model.start_from) else load_export
-        fill(realm, model.start_from)
+        if (model.start_from / MANIFEST).is_file():  # a folder of others has none
+            check(model.start_from, trusted=("index", "passages"))
+        load_from = load_hf_realm if is_hf_realm(model.start_from) else load_export
+        load_from(realm, model.start_from)
     elif model.encoder is not None:
         folder = encoder_folder(model.encoder)
         bert = AutoModel.from_pretrained(folder, local_files_only=True)
@@ -80,15 +85,10 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
 def load_export(realm: RealmModel, folder: Path) -> None:
     """Fill `realm` from an export folder. Raises CheckpointError when it is absent or its shapes differ."""
     check_export(folder)
-    try:
-        realm.query_tower.load_state_dict(Embedder.load(folder / QUERY_TOWER).state_dict())
-        if not realm.shares_towers:
-            realm.passage_tower.load_state_dict(Embedder.load(folder / PASSAGE_TOWER).state_dict())
-        realm.encoder.load_from(folder / ENCODER)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{folder} was made with other model sizes than this config: {_first_line(error)}"
-        ) from error
+    realm.query_tower.load_from(folder / QUERY_TOWER)
+    if not realm.shares_towers:
+        realm.passage_tower.load_from(folder / PASSAGE_TOWER)
+    fill(realm.encoder.mlm.state_dict(), folder / ENCODER / WEIGHTS_FILE)
 
 
 def load_hf_realm(realm: RealmModel, folder: Path) -> None:
@@ -114,6 +114,26 @@ def load_hf_realm(realm: RealmModel, folder: Path) -> None:
         realm.encoder.load_state_dict(found.encoder)
     except RuntimeError as error:
         raise CheckpointError(f"{folder} does not hold the weights of Google's REALM: {_first_line(error)}") from error
+
+
+def open_hf_realm(folder: Path) -> RealmModel:
+    """Google's REALM, in the sizes that its own settings say; its towers are one where their weights are.
+
+    Raises CheckpointError where no run could take it.
+    """
+    check_start(folder)
+    theirs = read_config(hf_towers(folder))
+    model = ModelConfig(
+        num_layers=theirs["num_hidden_layers"], hidden_size=theirs["hidden_size"],
+        num_heads=theirs["num_attention_heads"], intermediate_size=theirs["intermediate_size"],
+        projection_size=theirs["retriever_proj_size"], projection_norm_eps=theirs["layer_norm_eps"],
+        share_towers=False, dropout=0.0, start_from=folder,
+    )  # fmt: skip
+    realm = build_model(model, vocab_size=theirs["vocab_size"], max_tokens=theirs["max_position_embeddings"], seed=0)
+    passage = realm.passage_tower.state_dict()
+    if all(torch.equal(passage[name], value) for name, value in realm.query_tower.state_dict().items()):
+        realm.passage_tower = realm.query_tower
+    return realm.eval()
 
 
 def _first_line(error: Exception) -> str:

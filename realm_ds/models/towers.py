@@ -5,6 +5,7 @@ Shapes: N sequences, L tokens, H hidden, P embedding.
 """
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +19,15 @@ from transformers.utils import logging as hf_logging
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.models.hub import encoder_folder
+from realm_ds.models.weights import WEIGHTS_FILE, fill
 
 hf_logging.disable_progress_bar()  # They would tear our own.
 
 PROJECTION_FILE = "projection.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """As settings name them."""
+ONE_KERNEL = {"gelu_new": "gelu_pytorch_tanh"}
+"""Activations that transformers writes out step by step, and torch's kernel of the same function."""
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 """What BERT's family calls it, and DistilBERT."""
 
@@ -50,7 +54,7 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
         return BertConfig(
             vocab_size=vocab_size, hidden_size=model.hidden_size, num_hidden_layers=model.num_layers,
             num_attention_heads=model.num_heads, intermediate_size=model.intermediate_size,
-            hidden_act="gelu_pytorch_tanh",  # BERT's own gelu_new, in one kernel
+            hidden_act=ONE_KERNEL["gelu_new"],  # BERT's own
             hidden_dropout_prob=model.dropout, attention_probs_dropout_prob=model.dropout,
             max_position_embeddings=max(512, max_tokens), pad_token_id=0,
         )  # fmt: skip
@@ -74,6 +78,8 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
             f"model.encoder={model.encoder} has {config.max_position_embeddings} positions, but query and passage "
             f"together may take {max_tokens}: lower data.passage_tokens or data.query_tokens"
         )
+    if config.model_type == "bert":
+        config.hidden_act = ONE_KERNEL.get(config.hidden_act, config.hidden_act)
     return with_dropout(config, model.dropout)
 
 
@@ -125,9 +131,18 @@ class Embedder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write a transformers model folder with the projection beside it."""
         self.bert.save_pretrained(folder, safe_serialization=True)
-        projection = {**_named("dense", self.dense), **_named("norm", self.norm)}
+        projection = {name: weight.contiguous() for name, weight in self.projection().items()}
         metadata = {"format": "pt"} if self.norm_eps is None else {"format": "pt", "norm_eps": repr(self.norm_eps)}
         save_file(projection, folder / PROJECTION_FILE, metadata=metadata)
+
+    def load_from(self, folder: Path) -> None:
+        """Take the weights of what `save` wrote, in place, with no second copy. Raises CheckpointError if it cannot."""
+        fill(self.bert.state_dict(), folder / WEIGHTS_FILE)
+        fill(self.projection(), folder / PROJECTION_FILE)
+
+    def projection(self) -> dict[str, Tensor]:
+        """W, b and the LayerNorm, by name."""
+        return {name: weight for name, weight in self.state_dict().items() if not name.startswith("bert.")}
 
     @classmethod
     def load(cls, folder: Path, *, dropout: float = 0.0) -> "Embedder":
@@ -140,14 +155,25 @@ class Embedder(nn.Module):
             norm_eps = file.metadata().get("norm_eps")
         config = with_dropout(AutoConfig.from_pretrained(folder, local_files_only=True), dropout)
         width = projection["dense.weight"].shape[0]
-        tower = cls(config, projection_size=width, norm_eps=float(norm_eps) if norm_eps else None, dropout=dropout)
+        with torch.device("meta"):  # the encoder comes from its file, and would be in memory twice
+            tower = cls(config, projection_size=width, norm_eps=float(norm_eps) if norm_eps else None, dropout=dropout)
         tower.bert = AutoModel.from_pretrained(folder, config=config, local_files_only=True)
+        for part in (tower.dense, tower.norm):
+            part.to_empty(device="cpu")
         tower.load_state_dict(projection, strict=False)
-        return tower
+        return tower.float()  # what was exported in 16 bits may come back so
 
 
-def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": value.detach().contiguous() for name, value in module.state_dict().items()}
+@dataclass(frozen=True, kw_only=True)
+class Towers:
+    """What embeds queries, and what embeds passages: the same module where the two are shared."""
+
+    query: Embedder
+    passage: Embedder
+
+    @property
+    def are_shared(self) -> bool:
+        return self.query is self.passage
 
 
 @torch.inference_mode()

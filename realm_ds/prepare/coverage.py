@@ -9,7 +9,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from realm_ds.data.answers import answer_pattern, normalise
+from realm_ds.data.answers import normalise, regex_matches
 from realm_ds.data.records import Passage, Question
 from realm_ds.data.shards import Shards
 from realm_ds.prepare.regex_literals import fold, required_literals
@@ -66,7 +66,7 @@ class AnswerSearch:
         self._has_enough = self._nothing = bytes(len(questions))
         owners: dict[str, list[int]] = {}
         literals: dict[str, list[int]] = {}
-        self._patterns: dict[int, list[Any]] = {}
+        self._regexes: dict[int, tuple[str, ...]] = {}
         self._unruled: list[int] = []
         """Regex questions that no literal rules out."""
         for number, question in enumerate(questions):
@@ -74,7 +74,7 @@ class AnswerSearch:
                 for answer in {normalise(answer) for answer in question.answers} - {""}:
                     owners.setdefault(f" {answer} ", []).append(number)
                 continue
-            self._patterns[number] = [answer_pattern(answer) for answer in question.answers]
+            self._regexes[number] = question.answers
             required = [required_literals(answer) for answer in question.answers]
             if None in required:
                 self._unruled.append(number)
@@ -110,11 +110,11 @@ class AnswerSearch:
         return not self._has_enough[number] and len(found.get(number, ())) < self._most
 
     def _candidates(self, text: str) -> set[int]:
-        matched = _matches(self._literals, fold(text)) if self._patterns else set()
+        matched = _matches(self._literals, fold(text)) if self._regexes else set()
         return {number for literal in matched for number in self._literal_owners[literal]}.union(self._unruled)
 
     def _is_matched(self, number: int, text: str) -> bool:
-        return any(pattern.search(text) for pattern in self._patterns[number])
+        return any(regex_matches(answer, text) for answer in self._regexes[number])
 
 
 def _automaton(strings: dict[str, list[int]]) -> Any:

@@ -1,6 +1,6 @@
 """The best models of a run so far, in RUN/best. What they are judged by is measured in evaluate.py.
 
-    best/{query_tower, passage_tower, encoder, tokenizer}/    best/best.json: step, measure, value
+    best/{query_tower, passage_tower, encoder, tokenizer}/    best/best.json: step, measure, value    best/manifest.json
 
 The networks are as an export has them, so the folder can be named as model.start_from of another run.
 """
@@ -22,6 +22,7 @@ from realm_ds.comm.trainers import Trainers
 from realm_ds.errors import CheckpointError
 from realm_ds.files import publish_folder, recover_folder, write_durably
 from realm_ds.observe.sinks import Sinks
+from realm_ds.sealed import seal
 from realm_ds.train.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class BestModels:
         try:
             self._write(weights, unfinished)
             write_durably(unfinished / RECORD, json.dumps(asdict(best), indent=1) + "\n")
+            seal(unfinished, kind=FOLDER, step=best.step)
             publish_folder(unfinished, self._folder)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(

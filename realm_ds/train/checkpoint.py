@@ -19,8 +19,9 @@ from realm_ds.comm.trainers import Trainers
 from realm_ds.data.redeal import Interval, StreamState
 from realm_ds.errors import CheckpointError
 from realm_ds.files import publish_folder, write_durably
+from realm_ds.sealed import OtherFormat, check, seal
 from realm_ds.train.engine import Engine
-from realm_ds.train.manifest import OtherFormat, check, saved_steps, seal, step_folder
+from realm_ds.train.manifest import saved_steps, step_folder
 from realm_ds.train.writer import Writer
 
 log = logging.getLogger(__name__)

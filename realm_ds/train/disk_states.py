@@ -12,10 +12,10 @@ for each of DeepSpeed's sub-groups, of which no more than one has to be in memor
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -61,18 +61,28 @@ def load_states(zero: Any, folder: Path, *, trainer_rank: int, num_trainers: int
     zero._post_step(set())
 
 
-def consolidate_states(folder: Path) -> dict[str, Tensor]:
-    """Full weights by name from the parts of all trainers; none if there are no such files."""
-    weights: dict[str, Tensor] = {}
-    for first in sorted(folder.glob("states-00000-*.safetensors")):
-        parts = sorted(folder.glob(first.name.replace("states-00000-", "states-*-")))
-        flats = [load_file(part)[WEIGHTS] for part in parts]
-        start = 0
-        for name, shape, part_size in _metadata(first, "layout"):
-            whole = torch.cat([flat[start : start + part_size] for flat in flats])
-            weights[name] = whole[: torch.Size(shape).numel()].view(shape)
-            start += part_size
-    return weights
+@dataclass(frozen=True, kw_only=True)
+class StoredGroup:
+    """The files of one sub-group, by trainer rank, and what lies in each: name, whole shape, length of the part."""
+
+    files: list[Path]
+    layout: list[tuple[str, list[int], int]]
+
+
+def stored_groups(folder: Path) -> list[StoredGroup]:
+    """All sub-groups that `save_states` wrote; none if there are no such files."""
+    return [
+        StoredGroup(
+            files=sorted(folder.glob(first.name.replace("states-00000-", "states-*-"))),
+            layout=_metadata(first, "layout"),
+        )
+        for first in sorted(folder.glob("states-00000-*.safetensors"))
+    ]
+
+
+def open_weights(path: Path) -> Any:
+    """A file's weights in one row: a slice of it is read when it is taken."""
+    return safe_open(path, framework="pt").get_slice(WEIGHTS)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from importlib import import_module
 from io import StringIO
@@ -21,7 +21,6 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 
 import deepspeed
 from deepspeed.git_version_info import installed_ops
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from realm_ds.config.deepspeed import is_on, needs_nvme, offload_device, zero_stage
 from realm_ds.config.schema import OptimizerConfig
@@ -29,7 +28,8 @@ from realm_ds.config.stages import StageConfig
 from realm_ds.errors import CheckpointError, IndexFault
 from realm_ds.files import is_disk_full
 from realm_ds.models.objectives import Measures
-from realm_ds.train.disk_states import consolidate_states, load_states, save_states
+from realm_ds.train.consolidate import CHECKPOINT_TAG
+from realm_ds.train.disk_states import load_states, save_states
 from realm_ds.train.optimizer import BertAdam, learning_rate_factor, parameter_groups, rate_of
 from realm_ds.train.resident import ResidentBytes, resident_bytes, share_master_weights
 from realm_ds.train.soundness import Losses, gradient_fault, scale_fault
@@ -38,8 +38,6 @@ from realm_ds.train.universal import loads_universal, mend_groups
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_TAG = "zero"
-"""The folder of DeepSpeed's own files inside one of our checkpoints."""
 _SHORT = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NO_COMPILER = "TORCHDYNAMO_DISABLE"
 _WRITERS_SIGNS = ("PytorchStreamWriter", "unexpected pos", "No space left")
@@ -376,22 +374,3 @@ def _rounded(weights: Tensor, dtype: torch.dtype, *, name: str) -> Tensor:
             "refresh.snapshot_dtype=bf16, which has the range of float32, and resume"
         )
     return copy
-
-
-def consolidate(folder: Path) -> dict[str, Tensor]:
-    """Full fp32 weights of a saved checkpoint, by name, from the shards of any ZeRO stage; needs no process group.
-
-    DeepSpeed unpickles its shards, here and in `load`: only files that our manifest vouches for may come this far.
-    Raises CheckpointError if shards are missing.
-    """
-    try:
-        on_disk = consolidate_states(folder / CHECKPOINT_TAG)
-        if on_disk:
-            return on_disk
-        if list((folder / CHECKPOINT_TAG).glob("*_optim_states.pt")):
-            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # It tells and draws its progress.
-                return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=CHECKPOINT_TAG))
-        path = folder / CHECKPOINT_TAG / "mp_rank_00_model_states.pt"
-        return {name: value.float() for name, value in torch.load(path, weights_only=True)["module"].items()}
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{folder} cannot be consolidated: {error}") from error

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
-from realm_ds.data.answer_spans import concatenate, find_answer_spans
+from realm_ds.data.answer_spans import find_answer_spans
 from realm_ds.data.batches import JOINT_BUCKETS
 from realm_ds.data.masking import MaskedExample
 from realm_ds.data.question_files import load_questions
@@ -38,7 +38,7 @@ from realm_ds.observe.progress import HELD_OUT, describe_evaluation
 from realm_ds.train.best import BestModels
 from realm_ds.train.engine import Engine
 from realm_ds.train.export import fill, unfilled, write_models
-from realm_ds.train.refresh import Refresher
+from realm_ds.train.refresh import QueryTowers
 from realm_ds.train.search_ahead import exclusion_of
 from realm_ds.train.stage import Stage
 
@@ -83,13 +83,13 @@ class Evaluation:
         stage: Stage,
         engine: Engine,
         *,
-        refresher: Refresher,
+        towers: QueryTowers,
         client: IndexClient,
         turns: Sequence[Turn],
         questions: Sequence[QuestionBatch],
         best: BestModels | None,
     ) -> None:
-        self._stage, self._engine, self._refresher, self._client = stage, engine, refresher, client
+        self._stage, self._engine, self._towers, self._client = stage, engine, towers, client
         self._turns, self._questions, self._best = turns, questions, best
         self._collator = stage.collator()
         pieces = stage.tokenizer.tokens(range(stage.tokenizer.vocab_size))
@@ -107,7 +107,7 @@ class Evaluation:
     def _measure(self, step: int) -> None:
         started_at = time.perf_counter()
         # The index of the step just done: it is adopted, and nobody has to wait for it to be built.
-        version, tower = self._refresher.query_tower(step - 1)
+        version, tower = self._towers.at(step - 1)
         asking = partial(self._client.submit, step=step - 1, version=version, counts=False)
         pairs = [*self._of_sentences(tower, asking), *self._of_questions(tower, asking)]
         meters = Meters(list(dict.fromkeys(name for name, _, _ in pairs)))
@@ -173,7 +173,7 @@ class Evaluation:
 
 
 def evaluation_of(
-    stage: Stage, engine: Engine, *, model: RealmModel, refresher: Refresher, client: IndexClient, first_step: int
+    stage: Stage, engine: Engine, *, model: RealmModel, towers: QueryTowers, client: IndexClient, first_step: int
 ) -> Evaluation | None:
     """What the settings ask for, None if nothing; reads the sentences and questions. Collective of trainers.
 
@@ -202,7 +202,7 @@ def evaluation_of(
             write=partial(_write_models, kept, tokenizer_folder=config.data.tokenizer),
         )  # fmt: skip
     return Evaluation(
-        stage, engine, refresher=refresher, client=client, turns=turns, best=best,
+        stage, engine, towers=towers, client=client, turns=turns, best=best,
         questions=[_batch(own[start : start + at_once], stage.tokenizer) for start in range(0, len(own), at_once)],
     )  # fmt: skip
 
@@ -236,7 +236,7 @@ def right_hits(candidates: Candidates, questions: QuestionBatch, *, continues_wo
     found_BK = gold_hits(candidates.uids_BK, questions.gold_uids)
     for row, (gold, answers) in enumerate(zip(questions.gold_uids, questions.answers, strict=True)):
         if not gold:
-            tokens_T, offsets = concatenate([hit.body_ids for hit in candidates.hits(row)])
+            tokens_T, offsets = candidates.bodies(row)
             spans = find_answer_spans(tokens_T, offsets, answers, continues_word_V=continues_word_V)
             found_BK[row, spans.row_S] = True
     return found_BK

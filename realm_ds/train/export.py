@@ -1,73 +1,116 @@
-"""A checkpoint as folders that other programs open: transformers models, the tokenizer, vectors and passages, a card.
+"""A run's weights as folders that other programs open: models, the tokenizer, vectors and passages, a card.
 
     export/{query_tower, passage_tower, encoder, tokenizer}/    index/version-00000/    passages/    README.md
 
-Needs no GPU and no other process: weights are consolidated from the ZeRO shards of any stage.
+Needs no GPU and no other process. In memory are the models, once, then a part of the corpus. Which weights is
+export_source.py's business, how they are written export_networks.py's, what the card says export_card.py's.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from textwrap import indent
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from realm_ds.config.load import RUN_CONFIG, dump, load
+from realm_ds.config.load import RUN_CONFIG, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import publish_folder, recover_folder
-from realm_ds.index.passages import load_shard
-from realm_ds.index.store import IndexStore
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, strip_prefix
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder
-from realm_ds.train import checkpoint
-from realm_ds.train.engine import consolidate
-from realm_ds.train.stage import starting_model
+from realm_ds.models.weights import WEIGHTS_FILE
+from realm_ds.sealed import read_facts, seal, sha256
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
+KIND = "export"
 EXPORTED_VERSION = 0
 """The index of an export is of its own towers; it has one version."""
+FAISS_FILE = "index.faiss"
+EMBEDDED_AT_ONCE = 65_536
+"""Passages whose tokens and vectors are in memory."""
 Say = Callable[[str], None]
+Dtype = Literal["fp32", "bf16", "fp16"]
+Layout = Literal["realm", "hf-realm", "sentence-transformers"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def export_run(run_folder: Path, *, step: int | None, out: Path | None, say: Say = log.info) -> Path:
-    """Export a run's checkpoint (the newest, or that of `step`) to `out`, by default RUN/export; returns the folder.
+def export_run(
+    run_folder: Path, *, step: int | Literal["best", "latest"] = "latest", out: Path | None = None,
+    dtype: Dtype = "fp32", layout: Layout = "realm", verify: bool = False, faiss_file: bool = False,
+    licence: str = "unknown", say: Say = log.info,
+) -> Path:  # fmt: skip
+    """Export a run's newest checkpoint, that of a step, or its best models to `out`, by default RUN/export.
 
-    Raises CheckpointError if there is none or it is damaged. `out` appears whole or not at all; an older export there
-    is replaced, anything else is left alone (ConfigError).
+    Raises CheckpointError if there are none, they are damaged, or `verify` finds that what was written computes
+    something else. `out` appears whole or not at all; an older export there is replaced, anything else is left alone
+    (ConfigError). `licence` is by the hub's name, for the card.
     """
+    from realm_ds.train.export_card import card, check_licence
+    from realm_ds.train.export_layouts import check_layout, open_part, passage_part
+    from realm_ds.train.export_networks import write_networks
+    from realm_ds.train.export_qa import answers_questions, export_qa
+    from realm_ds.train.export_source import check_corpus, find_source
+
+    check_layout(layout, dtype=dtype)
+    check_licence(licence)
+    if layout == "hf-realm" and answers_questions(run_folder):
+        return export_qa(
+            run_folder, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file, licence=licence, say=say
+        )
     out = out or run_folder / "export"
     recover_folder(out)
-    if out.exists() and not ((out / MANIFEST).is_file() and (out / QUERY_TOWER).is_dir()):
+    if out.exists() and read_facts(out).get("kind") != KIND:
         raise ConfigError(f"{out} is there and is no export, so it is not overwritten: name another folder with --out")
+    if not (run_folder / RUN_CONFIG).is_file():
+        raise ConfigError(f"{run_folder} holds no run: there is no {RUN_CONFIG}; name another with --run")
     config = load(run_folder / RUN_CONFIG)
     tokenizer = load_tokenizer(config.data.tokenizer)
     corpus = open_shards(
         config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=config.runtime.wait_timeout_s
     )
-    source = checkpoint.find(run_folder, step)
+    source = find_source(run_folder, step)
+    check_corpus(source, corpus)
     unfinished = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        say(f"consolidating {source}")
-        weights = strip_prefix(consolidate(source), "model")
-        realm = fill(unfilled(config, vocab_size=tokenizer.vocab_size), weights)
-        write_models(realm, unfinished, tokenizer_folder=config.data.tokenizer)
+        written = write_networks(
+            source, unfinished, config=config, corpus=corpus, tokenizer=tokenizer, dtype=dtype, layout=layout,
+            verify=verify, say=say,
+        )  # fmt: skip
         say(f"embedding {corpus.count} passages")
-        _write_index(realm.passage_tower, unfinished, config=config, corpus=corpus, tokenizer=tokenizer)
-        (unfinished / "README.md").write_text(_card(config, corpus, source, realm), encoding="utf-8")
-        _write_manifest(unfinished, source=source)
+        part = passage_part(layout)
+        tower = open_part(unfinished, part)
+        snapshot_sha256 = sha256(unfinished / part.folder / WEIGHTS_FILE)
+        _write_index(
+            tower, unfinished, config=config, corpus=corpus, tokenizer=tokenizer, snapshot_sha256=snapshot_sha256
+        )
+        if faiss_file:
+            _write_faiss_file(unfinished, width=config.model.projection_size)
+        text = card(
+            config=config, corpus=corpus, source=source, written=written, code=_code(run_folder), dtype=dtype,
+            licence=licence, has_faiss_file=faiss_file, layout=layout,
+        )  # fmt: skip
+        (unfinished / "README.md").write_text(text, encoding="utf-8")
+        if layout == "realm":
+            _write_settings(unfinished, config=config, tokenizer=tokenizer)
+        seal(
+            unfinished,
+            kind=KIND,
+            layout=layout,
+            source=source.folder.name,
+            step=source.step,
+            stage=source.stage,
+            dtype=dtype,
+        )
         publish_folder(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -85,9 +128,8 @@ def write_models(realm: RealmModel, folder: Path, *, tokenizer_folder: Path) -> 
 
 def unfilled(config: RealmConfig, *, vocab_size: int) -> RealmModel:
     """The model of a run, on the CPU, with weights that mean nothing."""
-    fresh = config.model_copy(update={"model": config.model.model_copy(update={"start_from": None})})
     with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten, and a run may go on
-        return starting_model(fresh, vocab_size=vocab_size).eval()
+        return RealmModel(config.model, vocab_size=vocab_size, max_tokens=config.data.joint_tokens).eval()
 
 
 def fill(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
@@ -106,51 +148,63 @@ def fill(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
     return realm
 
 
-def _write_index(tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Shards, tokenizer: Tokenizer) -> None:
-    """Vectors by the exported passage tower, and the passages that they are of."""
-    from realm_ds.train.recall import (
-        embed_passages,  # and faiss with it, which trainers, who write models too, need not
-    )
+def round_to(module: nn.Module, dtype: Dtype) -> None:
+    """Weights in another precision, in place. Raises ConfigError where it is too narrow for one."""
+    if dtype == "fp16":
+        widest = torch.finfo(torch.float16).max
+        for name, weight in module.named_parameters():
+            if weight.detach().abs().max() > widest:
+                raise ConfigError(f"the weights of {name} are too large for fp16 ({widest:g}): take --dtype bf16")
+    module.to(_DTYPES[dtype])
 
-    passages = load_shard(corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
-    vectors_NP = embed_passages(tower, passages, config=config, special=tokenizer.special)
-    weights = (folder / PASSAGE_TOWER / "model.safetensors").read_bytes()
+
+def _write_index(
+    tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Shards, tokenizer: Tokenizer, snapshot_sha256: str
+) -> None:
+    """Vectors by the exported passage tower, and the passages that they are of."""
+    from realm_ds.index.passages import (
+        load_shard,  # and faiss with recall.py, which trainers, who write models, need not
+    )
+    from realm_ds.index.store import IndexStore
+    from realm_ds.train.recall import embed_passages
+
+    if torch.cuda.is_available():
+        tower = tower.to("cuda")
     store = IndexStore(folder / "index", corpus_sha256=corpus.digest)
-    store.save(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=hashlib.sha256(weights).hexdigest(), start=0)
+    num_parts = -(-corpus.count // EMBEDDED_AT_ONCE)
+    for number in range(num_parts):
+        passages = load_shard(corpus, shard_rank=number, num_shards=num_parts, max_tokens=config.data.passage_tokens)
+        vectors_NP = embed_passages(tower, passages, config=config, special=tokenizer.special)
+        store.save(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=snapshot_sha256, start=passages.start)
     corpus.copy_to(folder / "passages")
 
 
-def _write_manifest(folder: Path, *, source: Path) -> None:
-    sums = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
-    (folder / MANIFEST).write_text(json.dumps({"source": str(source), "sha256": sums}, indent=1) + "\n")
+def _write_settings(folder: Path, *, config: RealmConfig, tokenizer: Tokenizer) -> None:
+    """What filling in masked words must do as pre-training did it."""
+    from realm_ds.eval.exported import AnswerSettings, write_settings
+    from realm_ds.eval.reading import ReadingSizes
+
+    sizes = ReadingSizes(
+        question_tokens=config.data.query_tokens, passage_tokens=config.data.passage_tokens,
+        read=config.pretrain.num_retrieved,
+    )  # fmt: skip
+    settings = AnswerSettings(
+        sizes=sizes, null_passage=config.pretrain.null_passage, temperature=config.pretrain.temperature,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+    )  # fmt: skip
+    write_settings(folder, settings)
 
 
-def _card(config: RealmConfig, corpus: Shards, source: Path, realm: RealmModel) -> str:
-    num_parameters = sum(parameter.numel() for parameter in realm.parameters())
-    settings = indent(dump(config), "    ")
-    return f"""---
-library_name: transformers
-tags: [realm, retrieval, fill-mask]
----
-# REALM: {num_parameters / 1e6:.1f} million parameters, {corpus.count} passages
+def _write_faiss_file(folder: Path, *, width: int) -> None:
+    from realm_ds.index.faiss_index import write_flat
+    from realm_ds.index.store import stored_parts
 
-Made by `realm-ds export` from `{source.name}` of a run with {"shared" if realm.shares_towers else "separate"} towers.
+    parts = stored_parts(folder / "index", EXPORTED_VERSION)
+    write_flat((piece for part in parts for _, piece in part.pieces(part.manifest())), folder / FAISS_FILE, width=width)
 
-| folder | what it is | opens with |
-|---|---|---|
-| `{QUERY_TOWER}`, `{PASSAGE_TOWER}` | BERT of each tower; `projection.safetensors` holds W, b and the LayerNorm | \
-`AutoModel`; whole: `realm_ds.models.towers.Embedder.load` |
-| `{ENCODER}` | knowledge-augmented encoder, [CLS] x [SEP] passage [SEP] | `AutoModelForMaskedLM` |
-| `tokenizer` | WordPiece, also in each model folder | `AutoTokenizer` |
-| `index` | float32 vectors of all passages, in the order of the tar shards | `numpy.load` |
-| `passages` | the corpus as WebDataset tar shards | `webdataset.WebDataset` |
 
-A vector is LayerNorm(W pooler_output + b); a passage's score for a query is their inner product.
-Corpus: {corpus.manifest.source}. Every file's sha256 is in `{MANIFEST}`. Torch {torch.__version__}. The settings of the
-run:
-
-{settings}
-"""
+def _code(run_folder: Path) -> str:
+    """Version and commit of the code that the run was started with, from its code.txt."""
+    path = run_folder / "code.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return ", ".join(line for line in lines[:2] if line) or "realm-ds of an unknown version"

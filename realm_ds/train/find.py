@@ -1,10 +1,11 @@
-"""Passages for training questions, and what in them is an answer. The search itself is eval/corpus.py's business.
+"""Passages for training questions, and what in them is an answer. The search itself is passage_index.py's business.
 
 Shapes: B questions of a micro-batch, N passages retrieved for each, K of them read, R = B x K, L tokens, W span widths,
 P embedding, S spans, V vocabulary.
 """
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,12 +13,17 @@ from torch import Tensor
 
 from realm_ds.config.stages import QaConfig
 from realm_ds.data.answer_spans import AnswerSpans, find_answer_spans, gold_span_mask
+from realm_ds.data.batches import passage_batch
 from realm_ds.data.records import Question
 from realm_ds.data.tokenizer import Tokenizer
-from realm_ds.eval.corpus import CorpusIndex, tensors
-from realm_ds.eval.qa import ReadingSizes, joint_tokens
+from realm_ds.eval.corpus import tensors
+from realm_ds.eval.reading import ReadingSizes, joint_tokens
+from realm_ds.index.merge import Candidates, Hit
 from realm_ds.models.qa import FoundPassages, QaBatch, ReadPart
+from realm_ds.models.towers import TokenBatch
 
+Retrieve = Callable[[np.ndarray, int], Candidates]
+"""The best passages for vectors [B, P], so many for each, with tokens and vectors."""
 READ_BUCKETS = 2
 """Forward passes of the reader in a micro-batch, each over sequences of like length, for less padding."""
 
@@ -31,62 +37,63 @@ class PassageFinder:
     def __init__(
         self,
         questions: Sequence[Question],
-        corpus: CorpusIndex,
+        retrieve: Retrieve,
         *,
         tokenizer: Tokenizer,
         settings: QaConfig,
         sizes: ReadingSizes,
     ) -> None:
-        self._corpus, self._settings, self._sizes = corpus, settings, sizes
+        self._retrieve, self._settings, self._sizes = retrieve, settings, sizes
         self._special = tokenizer.special
         self.question_ids = tokenizer.encode_questions([question.question for question in questions])
         self._answers = [tokenizer.encode_all(question.answers) for question in questions]
         pieces = tokenizer.tokens(range(tokenizer.vocab_size))
         self._continues_word_V = np.array([piece.startswith("##") for piece in pieces])
+        self._digest = 0
 
     def __call__(self, batch: QaBatch, query_BP: Tensor) -> FoundPassages:
         """The `retrieve` best passages of each question, and of these the `read` to read."""
         settings, device = self._settings, query_BP.device
-        places_BN = self._corpus.search(query_BP.float().cpu().numpy(), num_hits=settings.retrieve).places_BK
-        spans_B = [self._spans(number, places) for number, places in zip(batch.numbers, places_BN, strict=True)]
-        holds_BN = np.zeros(places_BN.shape, dtype=bool)
+        found = self._retrieve(query_BP.float().cpu().numpy(), settings.retrieve)
+        assert found.vectors_BKP is not None
+        self._digest = zlib.crc32(found.uids_BK.tobytes(), self._digest)
+        spans_B = [self._spans(number, found, row) for row, number in enumerate(batch.numbers)]
+        holds_BN = np.zeros(found.uids_BK.shape, dtype=bool)
         for row, spans in enumerate(spans_B):
             holds_BN[row, spans.row_S] = True
         read_BK = np.stack([choose_read(holds, self._sizes.read, settings.read_one_with_answer) for holds in holds_BN])
-        parts, is_gold_RLW = self._joint(
-            batch, np.take_along_axis(places_BN, read_BK, axis=1), read_BK, spans_B, device
-        )
+        parts, is_gold_RLW = self._joint(batch, found, read_BK, spans_B, device)
         return FoundPassages(
-            vectors_BNP=torch.from_numpy(self._corpus.vectors_NP[places_BN]).to(device),
+            vectors_BNP=torch.from_numpy(found.vectors_BKP).to(device),
             holds_answer_BN=torch.from_numpy(holds_BN).to(device),
             read_BK=torch.from_numpy(read_BK).to(device),
             parts=parts,
             is_gold_BKLW=torch.from_numpy(is_gold_RLW).unflatten(0, read_BK.shape).to(device),
         )
 
-    def _spans(self, number: int, places: np.ndarray) -> AnswerSpans:
-        """Answers of one question in the bodies of some passages; `row_S` counts those passages."""
-        tokens_T, offsets = self._corpus.tokens(places)
-        spans = find_answer_spans(tokens_T, offsets, self._answers[number], continues_word_V=self._continues_word_V)
-        in_body = spans.row_S % 2 == 1
-        return AnswerSpans(
-            row_S=spans.row_S[in_body] // 2, start_S=spans.start_S[in_body], stop_S=spans.stop_S[in_body]
-        )
+    def take_digest(self) -> int:
+        """Of the uids found since the last call: two runs of one seed can be held against each other."""
+        digest, self._digest = self._digest, 0
+        return digest
+
+    def _spans(self, number: int, found: Candidates, row: int) -> AnswerSpans:
+        """Answers of one question in the bodies of its passages."""
+        return find_answer_spans(
+            *found.bodies(row), self._answers[number], continues_word_V=self._continues_word_V
+        )  # fmt: skip
 
     def _joint(
         self,
         batch: QaBatch,
-        places_BK: np.ndarray,
+        found: Candidates,
         read_BK: np.ndarray,
         spans_B: Sequence[AnswerSpans],
         device: torch.device,
     ) -> tuple[tuple[ReadPart, ...], np.ndarray]:
         """Joint sequences of all pairs in buckets, and which of their spans are answers (R, L, W)."""
-        pairs = [
-            (self.question_ids[number], body)
-            for number, places in zip(batch.numbers, places_BK, strict=True)
-            for body in self._corpus.bodies(places)
-        ]
+        hits = [found.hit(row, place) for row, places in enumerate(read_BK.tolist()) for place in places]
+        questions = [self.question_ids[number] for number in batch.numbers for _ in range(read_BK.shape[1])]
+        pairs = [(question, hit.body_ids) for question, hit in zip(questions, hits, strict=True)]
         body_starts_R = np.empty(len(pairs), dtype=np.int64)
         parts, num_tokens = [], 0
         by_length = np.argsort([len(question) + len(body) for question, body in pairs], kind="stable")
@@ -94,7 +101,9 @@ class PassageFinder:
             tokens, body_starts_R[rows] = joint_tokens(
                 [pairs[row] for row in rows], special=self._special, sizes=self._sizes
             )
-            parts.append(ReadPart(joint=tensors(tokens, device), rows_R=torch.from_numpy(rows).to(device)))
+            passages = self._passages([hits[row] for row in rows], device)
+            rows_R = torch.from_numpy(rows).to(device)
+            parts.append(ReadPart(joint=tensors(tokens, device), rows_R=rows_R, passages=passages))
             num_tokens = max(num_tokens, tokens.ids_BL.shape[1])
         read = read_BK.shape[1]
         spans = _together([_of_read(found, read_BK[row], first_row=row * read) for row, found in enumerate(spans_B)])
@@ -102,6 +111,13 @@ class PassageFinder:
             spans, body_starts_R, num_tokens=num_tokens, max_span_tokens=self._settings.max_span_tokens
         )
         return tuple(parts), is_gold_RLW
+
+    def _passages(self, hits: Sequence[Hit], device: torch.device) -> TokenBatch | None:
+        """What is to be embedded anew."""
+        if not self._settings.refresh_passages:
+            return None
+        pairs = [(hit.title_ids, hit.body_ids) for hit in hits]
+        return tensors(passage_batch(pairs, special=self._special, max_tokens=self._sizes.passage_tokens), device)
 
 
 def choose_read(holds_answer_N: np.ndarray, read: int, read_one_with_answer: bool) -> np.ndarray:

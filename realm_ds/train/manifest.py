@@ -1,24 +1,15 @@
-"""Folders of checkpoints, and the manifest that vouches for every file of one. What the files hold is not known here.
+"""Folders of checkpoints: which there are. What vouches for their files is sealed.py's business.
 
 No torch: whether a run has anything left to do is asked before any process is started.
 """
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
-from realm_ds.errors import CheckpointError
 from realm_ds.files import SET_ASIDE
+from realm_ds.sealed import MANIFEST
 
-FORMAT = 2
-MANIFEST = "manifest.json"
 DAMAGED = "damaged-"
 """What stands before the name of a checkpoint that was found damaged, with a whole one before it."""
-
-
-class OtherFormat(CheckpointError):
-    """A checkpoint of another version of this program, not damaged."""
 
 
 def step_folder(run_folder: Path, step: int) -> Path:
@@ -35,54 +26,3 @@ def lost_folders(run_folder: Path) -> list[str]:
     """Names of checkpoints that cannot be gone on with as they are, but tell that there was a run."""
     folders = run_folder / "checkpoints"
     return sorted(path.name for before in (DAMAGED, SET_ASIDE) for path in folders.glob(f"{before}step-*"))
-
-
-def seal(folder: Path, **facts: object) -> None:
-    """Write the sums of a folder's files into its manifest, with what else is to be known.
-
-    Nothing is durable yet: that is files.publish_folder's, without which nobody may look at the folder.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {str(path.relative_to(folder)): sha256(path) for path in files}
-    text = json.dumps({"format": FORMAT, **facts, "sha256": sums}, indent=1, sort_keys=True)
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-
-
-def check(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder whose files are those that it tells of, no more and no less; else CheckpointError."""
-    manifest = _read_manifest(folder)
-    # DeepSpeed unpickles what it finds by name: a file that nobody vouches for must not be there.
-    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
-    for name in sorted(there - manifest["sha256"].keys() - {MANIFEST}):
-        raise CheckpointError(f"{folder / name} is no file of the manifest's")
-    for name, expected in manifest["sha256"].items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        if sha256(path) != expected:
-            raise CheckpointError(f"{path} is damaged (its sha256 is not the manifest's)")
-    return manifest
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error})") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        kind = OtherFormat if isinstance(found, int) else CheckpointError
-        raise kind(
-            f"{folder} is of format {found!r}, but this realm-ds reads {FORMAT}: "
-            "use the version that wrote it (code.txt in the run folder names it)"
-        )
-    sums = manifest.get("sha256")
-    if not isinstance(sums, dict) or not sums:
-        raise CheckpointError(f"{path} has no sha256 of the checkpoint's files")
-    return dict(manifest)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

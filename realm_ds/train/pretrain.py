@@ -17,19 +17,17 @@ from realm_ds.data.masking import MaskedExample
 from realm_ds.data.redeal import StreamState
 from realm_ds.data.stream import ExampleStream
 from realm_ds.index.client import IndexClient
-from realm_ds.index.factory import audits_of
-from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import Schedule
 from realm_ds.models.objectives import MarginalObjective
 from realm_ds.models.realm import RealmModel, frozen_tower
-from realm_ds.models.towers import Embedder
+from realm_ds.models.towers import Embedder, Towers
 from realm_ds.train.engine import Engine
 from realm_ds.train.evaluate import evaluation_of
 from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
-from realm_ds.train.manifest import saved_steps
-from realm_ds.train.refresh import BuildWatch, Refresher
+from realm_ds.train.refresh import BuildWatch, Launcher, QueryTowers
 from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead, exclusion_of
+from realm_ds.train.service import index_client, index_launcher, index_recall, launch_if_due, leave_index
 from realm_ds.train.stage import Stage
 from realm_ds.train.staleness import Probe, Staleness
 
@@ -58,8 +56,7 @@ def pretrain(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any
         training.steps, name=STAGE, stage=stage, engine=training.engine, settings=stage.config.pretrain,
         first_step=training.first_step, evaluate=training.evaluate,
     )  # fmt: skip
-    training.client.close(early=ending.is_early)
-    _write_totals(stage, training.client)
+    leave_index(stage, training.client, early=ending.is_early)
     return ending
 
 
@@ -84,38 +81,24 @@ def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any]
     resumed = go_on(engine, stage, STAGE) if resume else Resumed()
     first_step, index = resumed.step, resumed.index
     schedule = Schedule(config.refresh, launches=index.launches if index else ())
-    refresher = Refresher(
-        engine=engine,
-        model=model,
-        new_tower=partial(_tower_on_device, stage),
-        mailbox=mailbox,
-        writer=stage.writer,
-        tree=SnapshotTree.of(stage.world),
-        schedule=schedule,
-        index_folder=stage.folder / "index",
-        snapshot_dtype=config.refresh.snapshot_dtype,
-        chunk_bytes=config.index.snapshot_chunk_bytes,
-        is_first_trainer=stage.trainers.rank == 0,
-    )
-    client = IndexClient(
-        mailbox, index_ranks=stage.world.index_ranks, timeout_s=config.runtime.wait_timeout_s,
-        build_timeout_s=config.index.build_timeout_s, replies=config.index.replies,
-        audit_every=audits_of(config.index, num_passages=stage.corpus.count),
-        builder_ranks=stage.world.builder_ranks if stage.trainers.rank == 0 else (),
-        trainer_ranks=stage.world.trainer_ranks,
+    towers = QueryTowers(partial(_tower_on_device, stage), schedule=schedule)
+    launcher = index_launcher(
+        stage, mailbox, engine=engine, towers=Towers(query=model.query_tower, passage=model.passage_tower),
+        schedule=schedule, hold=towers.hold,
     )  # fmt: skip
-    refresher.relaunch(first_step)
+    client = index_client(stage, mailbox)
+    launcher.relaunch(first_step)
     staleness = Staleness(
-        probe=_probe(stage), schedule=schedule, refresher=refresher, client=client, trainers=stage.trainers,
+        probe=_probe(stage), schedule=schedule, towers=towers, client=client, trainers=stage.trainers,
         sinks=stage.sinks, state=index,
     )  # fmt: skip
-    ahead = _search_ahead(stage, refresher, client, first_step=first_step, states=resumed.stream(EXAMPLES))
+    ahead = _search_ahead(stage, towers, client, first_step=first_step, states=resumed.stream(EXAMPLES))
     steps = _steps(
-        stage, engine, refresher=refresher, client=client, schedule=schedule, staleness=staleness, ahead=ahead,
+        stage, engine, launcher=launcher, client=client, schedule=schedule, staleness=staleness, ahead=ahead,
         first_step=first_step,
     )  # fmt: skip
     evaluate = evaluation_of(
-        stage, engine, model=model, refresher=refresher, client=client, first_step=first_step
+        stage, engine, model=model, towers=towers, client=client, first_step=first_step
     )  # fmt: skip
     return Pretraining(engine=engine, client=client, steps=steps, first_step=first_step, evaluate=evaluate)
 
@@ -124,7 +107,7 @@ def _steps(
     stage: Stage,
     engine: Engine,
     *,
-    refresher: Refresher,
+    launcher: Launcher,
     client: IndexClient,
     schedule: Schedule,
     staleness: Staleness,
@@ -134,12 +117,7 @@ def _steps(
     collator, rank, timer = stage.collator(), stage.trainers.rank, stage.timer
     builds = BuildWatch(stage.corpus.count, sinks=stage.sinks)
     for step in range(first_step, stage.config.pretrain.steps):
-        with timer.phase("snapshot"):
-            launched = refresher.launch_if_due(step)
-        if launched is not None:
-            stage.sinks.write("launched", version=launched, step=step)
-            if rank == 0:
-                refresher.prune(partial(saved_steps, stage.folder))
+        launch_if_due(stage, launcher, step)
         if step == first_step or schedule.adoption_at(step) is not None:
             # The version may still be being built, for minutes: who is asked to end meanwhile does not wait for it.
             with timer.phase("queries"):
@@ -165,7 +143,7 @@ def _steps(
             streams={EXAMPLES: retrieved[-1].state},
             measures=measures,
             wait_s=wait_s + probe_wait_s,
-            figures={"search_ms": (search_ms, 1.0), "index_recall": _recall(client)},
+            figures={"search_ms": (search_ms, 1.0), "index_recall": index_recall(client)},
             facts={
                 "version": retrieved[0].candidates.version,
                 "staleness_steps": schedule.age_in_steps(step),
@@ -178,14 +156,14 @@ def _steps(
 
 
 def _search_ahead(
-    stage: Stage, refresher: Refresher, client: IndexClient, *, first_step: int, states: Sequence[StreamState]
+    stage: Stage, towers: QueryTowers, client: IndexClient, *, first_step: int, states: Sequence[StreamState]
 ) -> SearchAhead:
     settings = stage.config.pretrain
     return SearchAhead(
         micro_batches=_micro_batches(stage, states),
         micro_batches_per_step=settings.gradient_accumulation_steps,
         collator=stage.collator(),
-        refresher=refresher,
+        towers=towers,
         client=client,
         timer=stage.timer,
         exclude=partial(exclusion_of, index=stage.config.index),
@@ -206,12 +184,6 @@ def _probe(stage: Stage) -> Probe:
         exclude=partial(exclusion_of, index=config.index),
         num_hits=config.pretrain.num_retrieved,
     )
-
-
-def _recall(client: IndexClient) -> tuple[float, float]:
-    """(share, weight): of the hits of an exact search, those that the index had found; weight 0 without audits."""
-    found, wanted = client.take_recall()
-    return (found / wanted if wanted else 0.0), float(wanted)
 
 
 def _digest(retrieved: Sequence[Retrieved]) -> int:
@@ -248,15 +220,3 @@ def _masked(stage: Stage, states: Sequence[StreamState]) -> Iterator[tuple[Maske
 def _tower_on_device(stage: Stage) -> Embedder:
     config, vocab_size = stage.config, stage.tokenizer.vocab_size
     return frozen_tower(config.model, vocab_size=vocab_size, max_tokens=config.data.joint_tokens).to(stage.device)
-
-
-def _write_totals(stage: Stage, client: IndexClient) -> None:
-    """What the index did for all trainers of this run, in one line."""
-    totals = client.totals
-    names = (
-        "searches", "queries", "wait_s", "two_phase", "audited_hits", "audited_found", "mixed_version_replies",
-        "strangers",
-    )  # fmt: skip
-    sums = stage.trainers.all_reduce_sum([getattr(totals, name) for name in names])
-    counted: dict[str, Any] = dict(zip(names, sums, strict=True))
-    stage.sinks.write("done", **counted)

@@ -1,31 +1,32 @@
-"""Fine-tuning on open-domain questions: query tower and span reader trained through ZeRO, passage vectors frozen.
+"""Fine-tuning on open-domain questions: query tower and span reader trained through ZeRO, passages frozen or refreshed.
 
-What is measured afterwards is eval/qa.py's business; the networks and losses are models/qa.py's and models/reader.py's.
-Shapes: N passages of the corpus, P embedding.
+Where passages come from is passage_index.py's business, what is measured afterwards eval/qa.py's; the networks and
+losses are models/qa.py's and models/reader.py's.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from realm_ds.comm.mailbox import Mailbox
 from realm_ds.comm.trainers import Trainers
 from realm_ds.config.base import StageName
 from realm_ds.data.question_files import load_questions, question_order
 from realm_ds.data.records import Question
 from realm_ds.data.redeal import StreamState
-from realm_ds.eval.corpus import CorpusIndex
-from realm_ds.eval.qa import ReadingSizes, Row, answer_questions, majority_answers, summarise
+from realm_ds.eval.exported import AnswerSettings, write_qa_export
+from realm_ds.eval.qa import answer_questions, baselines, majority_answers
+from realm_ds.eval.reading import ReadingSizes
+from realm_ds.eval.scores import Row, summarise
 from realm_ds.files import write_durably
-from realm_ds.index.passages import load_shard
 from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model
-from realm_ds.models.towers import Embedder
+from realm_ds.models.realm import RealmModel
+from realm_ds.models.towers import Towers
 from realm_ds.train.engine import Engine
 from realm_ds.train.find import PassageFinder
 from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.manifest import saved_steps
-from realm_ds.train.recall import embed_passages
+from realm_ds.train.passage_index import PassageIndex, open_index
 from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.stage import Stage
 
@@ -36,17 +37,26 @@ EVALUATED = ("dev", "test")
 """Splits that are answered once training is over. Nothing is chosen by either."""
 
 
-def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
-    """Train to qa.steps, then answer dev and test questions.
+def train_qa(stage: Stage, mailbox: Mailbox | None, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
+    """Train to qa.steps, then answer dev and test questions; `mailbox` reaches the index ranks, if there are such.
 
-    Writes `export/` (query tower and reader), `qa/SPLIT.json` (scores) and `qa/SPLIT.jsonl` (a row for each question).
+    Writes `export/` (the models and all that they answer from: eval/exported.py), `qa/SPLIT.json` (scores) and
+    `qa/SPLIT.jsonl` (a row for each question).
     """
+    model, index = _open(stage, mailbox)
+    if index is None:
+        return Ending(step=max(saved_steps(stage.folder), default=0), is_early=True)
+    ending = _train(stage, model, index, deepspeed_json=deepspeed_json, resume=resume)
+    index.leave(early=ending.is_early)
+    return ending
+
+
+def _train(
+    stage: Stage, model: QaModel, index: PassageIndex, *, deepspeed_json: Mapping[str, Any], resume: bool
+) -> Ending:
     settings = stage.config.qa
     train = load_questions(settings.folder / "train.jsonl")
-    model, corpus = _model_and_corpus(stage)
-    if stage.must_leave():  # A trainer that was asked to end has left passages out: nothing may be made of them.
-        return Ending(step=max(saved_steps(stage.folder), default=0), is_early=True)
-    finder = PassageFinder(train, corpus, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage))
+    finder = PassageFinder(train, index.retrieve, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage))
     engine = Engine(
         QaObjective(model, find=finder),
         stage=settings,
@@ -55,37 +65,41 @@ def train_qa(stage: Stage, *, deepspeed_json: Mapping[str, Any], resume: bool) -
         num_trainers=stage.trainers.size,
     )
     resumed = go_on(engine, stage, STAGE) if resume else Resumed()
-    steps = _steps(stage, engine, train, finder, resumed)
+    index.start(engine, step=resumed.step)
+    steps = _steps(stage, engine, train, finder, index, resumed)
     ending = run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=resumed.step)
-    if ending.is_early:
-        return ending
+    # The last checkpoint is there from here on: what follows it can be done again.
+    if ending.is_early or not index.is_final(ending.step):
+        return Ending(step=ending.step, is_early=True)
     trained = _whole_copy(stage, engine, model)
-    if stage.trainers.rank == 0:
-        trained.save(stage.folder / "export")
+    if stage.trainers.rank == 0 and (vectors := index.vectors()) is not None:
+        write_qa_export(
+            stage.folder / "export", trained, shards=stage.corpus, vectors=vectors,
+            tokenizer_folder=stage.config.data.tokenizer,
+            settings=AnswerSettings(
+                sizes=_sizes(stage), null_passage=False, temperature=1.0,
+                tokenizer_fingerprint=stage.tokenizer.fingerprint,
+            ),
+        )  # fmt: skip
     for split in EVALUATED:
-        if stage.must_leave():  # The last checkpoint is there: what follows it can be done again.
+        if stage.must_leave():
             return Ending(step=ending.step, is_early=True)
-        evaluate_split(stage, trained, corpus, train, split=split)
+        evaluate_split(stage, trained, index, train, split=split)
     return ending
 
 
 def evaluate_split(
-    stage: Stage, model: QaModel, corpus: CorpusIndex, train: Sequence[Question], *, split: str
+    stage: Stage, model: QaModel, index: PassageIndex, train: Sequence[Question], *, split: str
 ) -> dict[str, Any]:
     """Answer a split's questions, dealt out to the trainers, and write rows and scores. Collective."""
     settings, trainers = stage.config.qa, stage.trainers
     questions = load_questions(settings.folder / f"{split}.jsonl")
     own = questions[trainers.rank :: trainers.size]
-    rows = answer_questions(
-        model,
-        own,
-        corpus,
-        shards=stage.corpus,
-        tokenizer=stage.tokenizer,
-        sizes=_sizes(stage),
-        majority=majority_answers(train),
-        seed=stage.config.runtime.seed,
-    )
+    tools: dict[str, Any] = {"shards": stage.corpus, "tokenizer": stage.tokenizer, "sizes": _sizes(stage)}
+    seed, majority = stage.config.runtime.seed, majority_answers(train)
+    answered = answer_questions(model, own, lambda _, queries_BP, num_hits: index.search(queries_BP, num_hits), **tools)
+    beside = baselines(model, own, **tools, majority=majority, seed=seed)
+    rows = [{**row, **baseline} for row, baseline in zip(answered, beside, strict=True)]
     every = _gather_rows(rows, trainers)
     in_order = [every[number % trainers.size][number // trainers.size] for number in range(len(questions))]
     scores = summarise(in_order)
@@ -98,7 +112,12 @@ def evaluate_split(
 
 
 def _steps(
-    stage: Stage, engine: Engine, train: Sequence[Question], finder: PassageFinder, resumed: Resumed
+    stage: Stage,
+    engine: Engine,
+    train: Sequence[Question],
+    finder: PassageFinder,
+    index: PassageIndex,
+    resumed: Resumed,
 ) -> Iterator[StepInfo]:
     settings, seed, trainers = stage.config.qa, stage.config.runtime.seed, stage.trainers
     collator = stage.collator()
@@ -107,6 +126,8 @@ def _steps(
     # before makes no difference to what comes next.
     num_asked = sum(state.epoch * len(train) + state.position for state in resumed.stream(QUESTIONS)[:1])
     for step in range(resumed.step, settings.steps):
+        if not index.is_ready(step):
+            return
         seed_step(seed, trainer_rank=trainers.rank, step=step)
         batches = []
         with stage.timer.phase("data"):
@@ -119,57 +140,39 @@ def _steps(
                 batches.append(QaBatch(questions=questions, numbers=tuple(numbers)))
         measures = engine.train_step(batches, step=step, timer=stage.timer)
         epoch, position = divmod(num_asked, len(train))
+        wait_s, figures, facts = index.take_step()
         yield StepInfo(
             step=step + 1,
             streams={QUESTIONS: StreamState(epoch=epoch, position=position)},
             measures=measures,
+            wait_s=wait_s,
+            figures=figures,
+            facts={"retrieved_crc32": finder.take_digest(), **facts},
         )
 
 
-def _model_and_corpus(stage: Stage) -> tuple[QaModel, CorpusIndex]:
-    """The networks to fine-tune, and the corpus as the passage tower sees it before that: not all of it where a trainer
-    was asked to end meanwhile."""
-    config = stage.config
+def _open(stage: Stage, mailbox: Mailbox | None) -> tuple[QaModel, PassageIndex | None]:
+    """The networks to fine-tune, and what they search in: None where a trainer was asked to end meanwhile."""
     realm = stage.model()
-    vectors_NP = _embed_corpus(stage, realm.passage_tower)
-    passages = load_shard(stage.corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
-    model = _qa_model(stage, realm).train()
-    return model, CorpusIndex(passages, vectors_NP)
+    index = open_index(stage, Towers(query=realm.query_tower, passage=realm.passage_tower), mailbox)
+    return _qa_model(stage, realm).train(), index
 
 
-def _qa_model(stage: Stage, realm: Any) -> QaModel:
+def _qa_model(stage: Stage, realm: RealmModel) -> QaModel:
     settings = stage.config.qa
     return build_qa_model(
         realm,
         span_hidden_size=settings.span_hidden_size,
         max_span_tokens=settings.max_span_tokens,
         seed=stage.config.runtime.seed,
+        trains_passages=settings.refresh_passages,
     ).to(stage.device)
-
-
-def _embed_corpus(stage: Stage, tower: Embedder) -> np.ndarray:
-    """Vectors of all passages, each trainer embedding its part of the corpus, float32 (N, P)."""
-    config, trainers = stage.config, stage.trainers
-    part = load_shard(
-        stage.corpus, shard_rank=trainers.rank, num_shards=trainers.size,
-        max_tokens=config.data.passage_tokens,
-    )  # fmt: skip
-    own_NP = embed_passages(
-        tower.eval(), part, config=config, special=stage.tokenizer.special, unless=lambda: stage.notice.is_given
-    )  # fmt: skip
-    parts = [
-        trainers.broadcast_bytes(own_NP.tobytes() if rank == trainers.rank else None, source=rank)
-        for rank in range(trainers.size)
-    ]
-    return np.concatenate([np.frombuffer(data, dtype=np.float32).reshape(-1, own_NP.shape[1]) for data in parts])
 
 
 def _whole_copy(stage: Stage, engine: Engine, model: QaModel) -> QaModel:
     """The trained networks outside ZeRO, whole on every trainer. Collective."""
     weights = engine.copy_weights(model)
-    copy = _qa_model(stage, stage.model())
-    copy.load_state_dict(weights)
-    return copy.eval()
+    return _qa_model(stage, stage.model()).fill(weights).eval()
 
 
 def _gather_rows(rows: list[Row], trainers: Trainers) -> list[list[Row]]:

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.errors import CheckpointError
-from realm_ds.index.messages import NO_SHARD, BuildReport
+from realm_ds.index.messages import NO_SHARD, BuildReport, SnapshotStart
 from realm_ds.index.relay import snapshot_messages
 from realm_ds.index.store import SNAPSHOT_FILE, PartFault, check_snapshot, prune, version_folder, write_snapshot
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import Schedule, oldest_kept
 from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER
-from realm_ds.models.realm import RealmModel
-from realm_ds.models.towers import DTYPES, Embedder
+from realm_ds.models.towers import DTYPES, Embedder, Towers
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.engine import Engine
 from realm_ds.train.writer import Writer
@@ -34,19 +33,14 @@ log = logging.getLogger(__name__)
 Weights = dict[str, Tensor]
 
 
-class Refresher:
-    """Launches versions on schedule and holds the frozen query tower of each live one (the consistent pair).
-
-    Both towers of a version are made of the snapshot's own numbers: a tower that the trainers rounded less than the
-    index ranks did would not be of the same version.
-    """
+class Launcher:
+    """Launches versions, on schedule or besides, and keeps on disk what a resumed run launches again."""
 
     def __init__(
         self,
         *,
         engine: Engine,
-        model: RealmModel,
-        new_tower: Callable[[], Embedder],
+        towers: Towers,
         mailbox: Mailbox,
         writer: Writer,
         tree: SnapshotTree,
@@ -55,37 +49,40 @@ class Refresher:
         snapshot_dtype: Literal["fp32", "bf16", "fp16"],
         chunk_bytes: int,
         is_first_trainer: bool,
+        hold: Callable[[int, Weights], None] | None = None,
     ) -> None:
-        self._engine, self._model = engine, model
+        """`hold`, if any, is given each live version's query tower, in the snapshot's own numbers."""
+        self._engine, self._towers = engine, towers
         self._mailbox, self._tree, self._schedule = mailbox, tree, schedule
         self._writer = writer
         self._index_folder, self._chunk_bytes = index_folder, chunk_bytes
         self._dtype = DTYPES[snapshot_dtype]
         self._is_first_trainer = is_first_trainer
-        self._query_towers: dict[int, Embedder] = {}
-        # Two versions are alive at a time. Made here: initialising a tower in mid-training takes longer than a step.
-        self._spare_towers = [new_tower() for _ in range(2)]
-
-    def query_tower(self, step: int) -> tuple[int, Embedder]:
-        """The version that answers `step`, and the query tower of the same snapshot."""
-        version = self._schedule.version_at(step)
-        return version, self._query_towers[version]
+        self._hold = hold
+        self.digests: dict[int, str] = {}
+        """By version, sha256 of the snapshots that this trainer has sent: the first one all, others none."""
 
     def launch_if_due(self, step: int) -> int | None:
         """Before `step` is trained: launch the version that is due, if one is, and name it. Collective of trainers."""
         version = self._schedule.launch_at(step)
-        if version is None:
-            return None
-        query = self._engine.copy_weights(self._model.query_tower, dtype=self._dtype, keeps=True)
-        passage = query if self._model.shares_towers else self._engine.copy_weights(
-            self._model.passage_tower, dtype=self._dtype, keeps=self._is_first_trainer
+        if version is not None:
+            self.launch(version, step=step)
+        return version
+
+    def launch(self, version: int, *, step: int) -> None:
+        """Launch the next version with the weights as they are. Collective of trainers."""
+        towers = self._towers
+        is_first, holds = self._is_first_trainer, self._hold is not None
+        query = self._engine.copy_weights(towers.query, dtype=self._dtype, keeps=is_first or holds)
+        passage = query if towers.are_shared else self._engine.copy_weights(
+            towers.passage, dtype=self._dtype, keeps=is_first
         )  # fmt: skip
-        if self._is_first_trainer:
+        if is_first:
             self._send(version, step=step, passage=passage)
             # Behind the training: nothing but a checkpoint to come needs the file, and that is written after it.
             self._writer.submit("snapshot", partial(self._write, version, step=step, query=query, passage=passage))
-        self._hold(version, query)
-        return version
+        if self._hold is not None:
+            self._hold(version, query)
 
     def relaunch(self, step: int) -> list[int]:
         """After a resume at `step`: launch again, from disk, the versions that the run still needs."""
@@ -95,16 +92,18 @@ class Refresher:
             path = self._checked(version, launch_step=launch_step, needed_at=step)
             if self._is_first_trainer:
                 self._send(version, step=launch_step, passage=_read(path, PASSAGE_TOWER))
-            self._hold(version, _read(path, PASSAGE_TOWER if self._model.shares_towers else QUERY_TOWER))
+            if self._hold is not None:
+                self._hold(version, _read(path, PASSAGE_TOWER if self._towers.are_shared else QUERY_TOWER))
         return list(versions)
 
-    def prune(self, kept_steps: Callable[[], Sequence[int]]) -> None:
-        """Delete the files of versions that no kept checkpoint and no step to come needs. First trainer only.
+    def prune(self, launched: int, kept_steps: Callable[[], Sequence[int]]) -> None:
+        """Once `launched` is: delete the files of versions that no kept checkpoint and no step to come needs. First
+        trainer only.
 
         Which checkpoints are kept is asked once those that are on their way are published. One that is not yet begun
         needs no version older than those that are live now, and versions launched until then are younger.
         """
-        live = min(self._query_towers)
+        live = oldest_kept(launched)
         self._writer.submit("pruning of index versions", partial(self._prune, kept_steps, below=live))
 
     def _prune(self, kept_steps: Callable[[], Sequence[int]], *, below: int) -> None:
@@ -128,19 +127,13 @@ class Refresher:
             )
         return path
 
-    def _hold(self, version: int, query: Weights) -> None:
-        """Keep the version's query tower (float32, of the rounded numbers), and let go of those no longer asked for."""
-        retired = [self._query_towers.pop(old) for old in list(self._query_towers) if old < oldest_kept(version)]
-        self._spare_towers += retired
-        tower = self._spare_towers.pop()
-        tower.load_state_dict(query)
-        self._query_towers[version] = tower
-
     def _send(self, version: int, *, step: int, passage: Weights) -> None:
         """To the root of the tree, without waiting: chunks travel on from there while training goes on."""
         data = save(passage)
         messages = snapshot_messages(data, version=version, step=step, chunk_bytes=self._chunk_bytes)
         for message in messages:
+            if isinstance(message, SnapshotStart):
+                self.digests[version] = message.sha256
             self._mailbox.send(message, to=self._tree.root)
         log.info("index version %d launched at step %d: %.1f MB to rank %d and on from there",
                  version, step, len(data) / 1e6, self._tree.root)  # fmt: skip
@@ -151,6 +144,32 @@ class Refresher:
             state |= {f"{QUERY_TOWER}.{name}": value for name, value in query.items()}
         data = save(state, metadata={"step": str(step)})  # save_file tells a full disk as no OSError
         write_snapshot(self._index_folder, version, data, step=step)
+
+
+class QueryTowers:
+    """The frozen query tower of each live version (the consistent pair).
+
+    Both towers of a version are made of the snapshot's own numbers: a tower that the trainers rounded less than the
+    index ranks did would not be of the same version.
+    """
+
+    def __init__(self, new_tower: Callable[[], Embedder], *, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._live: dict[int, Embedder] = {}
+        # Two versions are alive at a time. Made here: initialising a tower in mid-training takes longer than a step.
+        self._spare = [new_tower() for _ in range(2)]
+
+    def at(self, step: int) -> tuple[int, Embedder]:
+        """The version that answers `step`, and the query tower of the same snapshot."""
+        version = self._schedule.version_at(step)
+        return version, self._live[version]
+
+    def hold(self, version: int, query: Weights) -> None:
+        """Keep the version's query tower (float32, of the rounded numbers), and let go of those no longer asked for."""
+        self._spare += [self._live.pop(old) for old in list(self._live) if old < oldest_kept(version)]
+        tower = self._spare.pop()
+        tower.load_state_dict(query)
+        self._live[version] = tower
 
 
 class BuildWatch:

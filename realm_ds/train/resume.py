@@ -16,10 +16,12 @@ from realm_ds.data.redeal import StreamState
 from realm_ds.errors import CheckpointError
 from realm_ds.files import SET_ASIDE, publish_folder, recover_folder
 from realm_ds.observe.sinks import Sinks
+from realm_ds.sealed import MANIFEST, check, seal, sha256
 from realm_ds.train import checkpoint
 from realm_ds.train.checkpoint import CONVERTED, UNFINISHED, IndexState, TrainState
-from realm_ds.train.engine import CHECKPOINT_TAG, Engine
-from realm_ds.train.manifest import DAMAGED, MANIFEST, check, lost_folders, saved_steps, seal, sha256
+from realm_ds.train.consolidate import CHECKPOINT_TAG
+from realm_ds.train.engine import Engine
+from realm_ds.train.manifest import DAMAGED, lost_folders, saved_steps
 from realm_ds.train.stage import Stage
 from realm_ds.train.universal import convert
 

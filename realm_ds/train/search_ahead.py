@@ -19,7 +19,7 @@ from realm_ds.index.exclusion import Exclusion, ngrams_of
 from realm_ds.index.merge import Candidates
 from realm_ds.models.towers import embed
 from realm_ds.train.collate import Collator
-from realm_ds.train.refresh import Refresher
+from realm_ds.train.refresh import QueryTowers
 from realm_ds.train.timing import StepTimer
 
 MicroBatch = tuple[list[MaskedExample], StreamState]
@@ -53,7 +53,7 @@ class SearchAhead:
         micro_batches: Iterator[MicroBatch],
         micro_batches_per_step: int,
         collator: Collator,
-        refresher: Refresher,
+        towers: QueryTowers,
         client: IndexClient,
         timer: StepTimer,
         exclude: Callable[[Sequence[MaskedExample]], Exclusion],
@@ -63,7 +63,7 @@ class SearchAhead:
         last_step: int,
     ) -> None:
         self._micro_batches, self._per_step = micro_batches, micro_batches_per_step
-        self._collator, self._refresher, self._client = collator, refresher, client
+        self._collator, self._towers, self._client = collator, towers, client
         self._timer, self._exclude = timer, exclude
         self._num_hits, self._ahead, self._last_step = num_hits, ahead, last_step
         self._next_step = first_step
@@ -95,7 +95,7 @@ class SearchAhead:
     def _ask(self, step: int) -> Asked:
         with self._timer.phase("data"):
             examples, state = next(self._micro_batches)
-        version, tower = self._refresher.query_tower(step)
+        version, tower = self._towers.at(step)
         request = self._client.submit(
             embed(tower, self._collator.masked_queries(examples)).numpy(),
             exclusion=self._exclude(examples),

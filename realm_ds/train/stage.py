@@ -19,9 +19,9 @@ from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
+from realm_ds.sealed import sha256
 from realm_ds.train.collate import Collator
 from realm_ds.train.engine import join
-from realm_ds.train.manifest import sha256
 from realm_ds.train.timing import StepTimer
 from realm_ds.train.writer import Writer
 
@@ -94,6 +94,7 @@ class Stage:
             }
         if name == "pretrain":
             fixed["data.pretrain"] = self.pretrain_shards().digest[:12]
+        if name == "pretrain" or (name == "qa" and config.qa.refresh_passages):
             names = ["every_steps", "adopt_after_steps"]
             if config.refresh.every_steps == "auto":
                 names += ["target_change", "shortest_steps", "longest_steps", "probe_queries"]
@@ -102,6 +103,8 @@ class Stage:
             fixed["ict.passages_per_article"] = config.ict.passages_per_article
             if config.ict.encoder_warmup:
                 fixed["data.pretrain"] = self.pretrain_shards().digest[:12]
+        if name == "qa":
+            fixed |= {f"qa.{setting}": getattr(config.qa, setting) for setting in ("index", "refresh_passages")}
         if name == "qa" and config.qa.data is not None:
             fixed["qa.data/train.jsonl"] = sha256(config.qa.data / "train.jsonl")[:12]
         return {key: str(value) for key, value in fixed.items()}

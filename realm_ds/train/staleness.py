@@ -19,7 +19,7 @@ from realm_ds.models.towers import embed
 from realm_ds.observe.sinks import Sinks
 from realm_ds.train.checkpoint import IndexState
 from realm_ds.train.collate import Collator
-from realm_ds.train.refresh import Refresher
+from realm_ds.train.refresh import QueryTowers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,14 @@ class Staleness:
         *,
         probe: Probe,
         schedule: Schedule,
-        refresher: Refresher,
+        towers: QueryTowers,
         client: IndexClient,
         trainers: Trainers,
         sinks: Sinks,
         state: IndexState | None,
     ) -> None:
         """`state` is that of the checkpoint to go on from."""
-        self._probe, self._schedule, self._refresher, self._client = probe, schedule, refresher, client
+        self._probe, self._schedule, self._towers, self._client = probe, schedule, towers, client
         self._trainers, self._sinks = trainers, sinks
         self._request: int | None = None
         self.changed_share = state.changed_share if state else None
@@ -65,7 +65,7 @@ class Staleness:
         stand in their way."""
         if self._schedule.adoption_at(step) is None or not self._probe.examples:
             return
-        version, tower = self._refresher.query_tower(step)
+        version, tower = self._towers.at(step)
         self._request = self._client.submit(
             embed(tower, self._probe.collator.masked_queries(self._probe.examples)).numpy(),
             exclusion=self._probe.exclude(self._probe.examples), num_hits=self._probe.num_hits, step=step,

@@ -10,6 +10,7 @@ from realm_ds.observe.notice import Notice
 from realm_ds.observe.pulse import Pulse
 from realm_ds.observe.sinks import Sinks
 from tests.support.tiny import tiny_config
+from tests.support.tiny_qa import qa_changes
 
 STEPS = 12
 SAVED_AT = 6
@@ -23,22 +24,16 @@ def main(data: Path, folder: Path, *, zero_stage: int, resume: bool, asked: bool
     from realm_ds.train.qa import train_qa
     from realm_ds.train.stage import open_stage
 
-    config = tiny_config(data, **{"model.start": "narrow"})
-    qa = config.qa.model_copy(
-        update={
-            "data": data / "qa", "steps": STEPS, "micro_batch_size": 6, "learning_rate": 1e-3, "warmup_steps": 1,
-            "save_every_steps": SAVED_AT, "log_every_steps": 1, "retrieve": 72, "read": 4,
-            "read_one_with_answer": True, "max_span_tokens": 6, "span_hidden_size": 16,
-        }
-    )  # fmt: skip
-    config = config.model_copy(update={"qa": qa})
+    config = tiny_config(data, **qa_changes(data, **{"qa.steps": STEPS, "qa.save_every_steps": SAVED_AT}))
     with Sinks(folder, role="trainer", role_rank=world.trainer_rank or 0, stage="qa") as sinks:
         pulse = Pulse(sinks, folder / "log", stacks_after_s=600.0)
         notice = Notice()
         if asked:  # one trainer of two, while it embeds its part of the corpus
             notice.name = "SIGTERM" if world.trainer_rank == 1 else ""
         stage = open_stage(world, config, folder=folder, sinks=sinks, notice=notice, pulse=pulse)
-        ending = train_qa(stage, deepspeed_json=load_deepspeed(packaged_deepspeed(f"zero{zero_stage}")), resume=resume)
+        ending = train_qa(
+            stage, None, deepspeed_json=load_deepspeed(packaged_deepspeed(f"zero{zero_stage}")), resume=resume
+        )
         assert ending.is_early == asked
         stage.trainers.close()
     world.barrier(timeout_s=60, waiting_for="all ranks to finish")

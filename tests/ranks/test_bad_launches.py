@@ -15,7 +15,8 @@ import pytest
 
 from realm_ds.comm.code import PACKAGE
 from realm_ds.config.load import dump
-from realm_ds.train.manifest import seal, step_folder
+from realm_ds.sealed import seal
+from realm_ds.train.manifest import step_folder
 from tests.support.tiny import make_data, tiny_config
 from tests.support.worlds import mpiexec, run_ranks, world_environment
 

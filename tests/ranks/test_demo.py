@@ -148,7 +148,7 @@ def test_the_export_opens_with_transformers(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(export / "tokenizer")
     inputs = tokenizer("the capital of aruba is [MASK].", return_tensors="pt")
     assert encoder(**inputs).logits.shape[-1] == tokenizer.vocab_size
-    assert "Made by `realm-ds export`" in (export / "README.md").read_text()
+    assert f"after {config.pretrain.steps} steps of pretrain" in (export / "README.md").read_text()
 
 
 def test_a_demo_is_not_overwritten(folder: Path, start_demo: Callable[..., Demo]) -> None:

@@ -20,7 +20,7 @@ import torch
 from realm_ds.config.load import dump
 from realm_ds.observe.sinks import last_of_each_step, metrics_path, read_events
 from realm_ds.train.checkpoint import find
-from realm_ds.train.engine import consolidate
+from realm_ds.train.consolidate import consolidate
 from realm_ds.train.manifest import saved_steps
 from tests.support.tiny import make_data, tiny_config
 from tests.support.worlds import marked, sweep, world_environment

@@ -15,7 +15,8 @@ from realm_ds.launch.failures import record_preemption
 from realm_ds.launch.node import leave_early
 from realm_ds.launch.rank import as_rank, run_as_rank
 from realm_ds.observe.notice import Notice
-from realm_ds.train.manifest import MANIFEST, step_folder
+from realm_ds.sealed import MANIFEST
+from realm_ds.train.manifest import step_folder
 
 
 def job(mode: str, folder: Path) -> None:

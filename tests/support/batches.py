@@ -24,7 +24,7 @@ def candidates_with(uids_BK: Sequence[Ids], texts: Mapping[int, tuple[Ids, Ids]]
     bodies_BK = np.array([len(body) for _, body in pairs]).reshape(uids.shape)
     lengths_BK = titles_BK + bodies_BK
     return Candidates(
-        step=step, version=0, uids_BK=uids, scores_BK=np.zeros(uids.shape, np.float32),
+        step=step, version=0, uids_BK=uids, places_BK=uids, scores_BK=np.zeros(uids.shape, np.float32),
         title_lengths_BK=titles_BK, body_lengths_BK=bodies_BK,
         starts_BK=(np.cumsum(lengths_BK) - lengths_BK.ravel()).reshape(uids.shape),
         tokens=np.array([token for pair in pairs for part in pair for token in part], "u2"),

@@ -7,31 +7,44 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from realm_ds.config.load import dump
+from realm_ds.errors import REQUEUE
 from realm_ds.launch.stages import num_processes
 from realm_ds.models.names import strip_prefix
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.sinks import metrics_path, read_events
-from realm_ds.train.engine import consolidate
+from realm_ds.train.consolidate import consolidate
 from tests.support.tiny import tiny_config
 from tests.support.worlds import Outcome, run_ranks
 
 PROGRAM = """
+import os, signal
 from pathlib import Path
 from realm_ds.config.load import load
 from realm_ds.launch.stages import launch_stage
+if {asked_after} and os.environ["PMI_RANK"] == "1":  # trainer 1 is asked to end at the end of that step
+    from realm_ds.observe.sinks import Sinks
+    write = Sinks.write
+    def signal_at_step(self, event, *, step=None, **values):
+        write(self, event, step=step, **values)
+        if (event, step) == ("step", {asked_after}):
+            os.kill(os.getpid(), signal.SIGUSR1)
+    Sinks.write = signal_at_step
 folder = Path({folder!r})
 launch_stage({stage!r}, load_config=lambda: load(folder / "config.yaml"), run_folder=folder, resume={resume})
 """
 COMPARED = ("step", "loss", "retrieval_utility", "null_share", "version", "retrieved_crc32", "changed_share")
 
 
-def train(folder: Path, data: Path, *, stage: str = "pretrain", resume: bool = False, **changes: object) -> Outcome:
+def train(
+    folder: Path, data: Path, *, stage: str = "pretrain", resume: bool = False, asked_after: int = 0, **changes: object
+) -> Outcome:
+    """To its end; to that of the step after which a trainer is asked to end, if one is."""
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny_config(data, **changes)
     (folder / "config.yaml").write_text(dump(config))
-    program = PROGRAM.format(folder=str(folder), stage=stage, resume=resume)
+    program = PROGRAM.format(folder=str(folder), stage=stage, resume=resume, asked_after=asked_after)
     outcome = run_ranks(program, processes=num_processes(stage, config), timeout_s=240)  # type: ignore[arg-type]
-    assert outcome.code == 0, outcome.output
+    assert outcome.code == (REQUEUE if asked_after else 0), outcome.output
     return outcome
 
 

@@ -76,7 +76,7 @@ def tiny_config(data: Path, **changes: object) -> RealmConfig:
     }  # fmt: skip
     for name, value in changes.items():
         section, key = name.split(".")
-        settings[section][key] = value
+        settings.setdefault(section, {})[key] = value
     return RealmConfig.model_validate(settings)
 
 

@@ -33,6 +33,16 @@ def make_questions(data: Path) -> dict[str, list[Question]]:
     return splits
 
 
+def qa_changes(data: Path, **changes: object) -> dict[str, object]:
+    """For tiny_config: a fine-tuning that learns something in seconds."""
+    return {
+        "model.start": "narrow", "qa.data": data / "qa", "qa.steps": 12, "qa.micro_batch_size": 6,
+        "qa.learning_rate": 1e-3, "qa.warmup_steps": 1, "qa.save_every_steps": 6, "qa.log_every_steps": 1,
+        "qa.retrieve": 72, "qa.read": 4, "qa.read_one_with_answer": True, "qa.max_span_tokens": 6,
+        "qa.span_hidden_size": 16, **changes,
+    }  # fmt: skip
+
+
 def make_corpus(data: Path, *, width: int, seed: int = 0) -> CorpusIndex:
     """All passages with random vectors."""
     corpus = open_shards(data / "corpus", kind="corpus", fingerprint=None)

@@ -4,10 +4,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realm_ds.data.answer_spans import AnswerSpans, concatenate, find_answer_spans, gold_span_mask, span_text
+from realm_ds.data.answer_spans import AnswerSpans, find_answer_spans, gold_span_mask, span_characters
 
 BODIES = st.lists(st.lists(st.integers(0, 3), max_size=12), max_size=5)
 ANSWERS = st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=4)
+
+
+def concatenate(bodies: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens_T, offsets)."""
+    offsets = np.cumsum([0, *map(len, bodies)])
+    return np.array([token for body in bodies for token in body], dtype=np.int64), offsets
 
 
 def as_triples(spans: AnswerSpans) -> list[tuple[int, int, int]]:
@@ -56,7 +62,7 @@ def encode(text: str) -> tuple[list[int], list[tuple[int, int]]]:
     return ids, offsets
 
 
-def test_span_text_keeps_capitals_and_falls_back_on_decoding() -> None:
-    tools = {"encode_with_offsets": encode, "decode": lambda ids: "/".join(map(str, ids))}
-    assert span_text((3, 5, 4), 1, 3, text="The Swiss Bern", **tools) == "Swiss Bern"
-    assert span_text((3, 5, 9), 1, 3, text="The Swiss Bern", **tools) == "5/9"
+def test_the_characters_of_a_span_are_told_where_the_text_is_that_of_the_wordpieces() -> None:
+    text = "The Swiss Bern"
+    assert span_characters((3, 5, 4), 1, 3, encoded=encode(text)) == (4, len(text))
+    assert span_characters((3, 5, 9), 1, 3, encoded=encode(text)) is None

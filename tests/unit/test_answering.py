@@ -90,17 +90,48 @@ def test_replies_without_tokens_have_places_to_fetch_them_by():
     assert bare.places_BK.tolist() == whole.places_BK.tolist()
     assert (bare.tokens.size, bare.title_lengths_BK.size) == (0, 0)
     fetched = answer_fetch(
-        Fetch(request=0, shard=1, version=2, step=10, places_H=bare.places_BK.ravel()), SHARD
+        Fetch(request=0, shard=1, version=2, step=10, wants_vectors=0, places_H=bare.places_BK.ravel()), SHARD, index
     )  # fmt: skip
     assert fetched.tokens.tobytes() == whole.tokens.tobytes()
     assert fetched.body_lengths_H.tolist() == whole.body_lengths_BK.ravel().tolist()
     assert (fetched.request, fetched.shard, fetched.version, fetched.step) == (0, 1, 2, 10)
 
 
+def test_places_are_of_the_corpus_and_vectors_those_that_are_searched():
+    shard = make_shards(PASSAGES, [100])[1]
+    index = build_shard(shard, VectorTable.of(VECTORS[100:]), version=2, spec=IndexSpec())
+    asked = Asked(source=7, query=query(0, 6, wants_tokens=0, num_hits=250), asked_at=0.0)
+    ((_, bare),) = answer_queries([asked], built=index, passages=shard, totals=Totals())
+    assert sorted(set(bare.places_BK.ravel().tolist())) == [-1, *range(100, 300)]  # no more than the shard holds
+    places_H = np.array([299, 100, 150], np.int32)
+    fetch = Fetch(request=0, shard=1, version=2, step=10, wants_vectors=1, places_H=places_H)
+    fetched = answer_fetch(fetch, shard, index)
+    assert fetched.vectors_HP.tobytes() == VECTORS[places_H].tobytes()
+    assert fetched.body_lengths_H.tolist() == [len(PASSAGES[place].body_ids) for place in places_H]
+    half = build_shard(
+        shard, VectorTable.of(VECTORS[100:], dtype="fp16"), version=2, spec=IndexSpec(vectors="fp16", factory="SQfp16")
+    )  # fmt: skip
+    rounded = answer_fetch(fetch, shard, half).vectors_HP
+    assert rounded.tobytes() == VECTORS[places_H].astype("f2").astype("f4").tobytes()
+
+
+def test_vectors_that_are_not_held_are_a_fault():
+    fetch = Fetch(shard=1, version=2, step=5, wants_vectors=1, places_H=np.zeros(1, np.int32))
+    with pytest.raises(IndexFault, match="step 5 fetches vectors of index version 2 of shard 1, which holds it no mor"):
+        answer_fetch(fetch, SHARD, None)
+    bare = build_shard(
+        SHARD, VectorTable.of(VECTORS), version=2, spec=IndexSpec(factory="IVF8,SQ8", rerank=0, keeps_exact=False)
+    )  # fmt: skip
+    with pytest.raises(
+        IndexFault, match=r"version 2 keeps no exact vectors, and they are asked for: set index\.rerank"
+    ):
+        answer_fetch(fetch, SHARD, bare)
+
+
 @pytest.mark.parametrize("place", [-1, 300])
 def test_places_that_the_shard_does_not_have_are_a_fault(place: int):
-    with pytest.raises(IndexFault, match=r"step 5 fetches places .* of shard 1, which holds 300 passages"):
-        answer_fetch(Fetch(shard=1, step=5, places_H=np.array([place], np.int32)), SHARD)
+    with pytest.raises(IndexFault, match=r"step 5 fetches places .* of shard 1, which holds 0 to 299: a fault"):
+        answer_fetch(Fetch(shard=1, step=5, wants_vectors=0, places_H=np.array([place], np.int32)), SHARD, None)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,19 @@ def test_a_regex_is_matched_at_the_start_of_a_prediction_and_searched_in_a_text(
     assert (token_f1("20,320 foot", feet), token_f1("20,320", feet)) == (1.0, 0.0)
 
 
+def test_a_regex_that_never_ends_is_found_nowhere_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("realm_ds.data.answers.LONGEST_MATCH_S", 1e-3)
+    monkeypatch.setattr("realm_ds.data.answers._given_up", set())
+    endless = _asked(r"(a|aa)+$", r"a b", is_regex=True)  # the first tries every way to cut 60 letters up
+    text = "a" * 60 + " b"
+    assert holds_answer(text, endless)  # by its other answer
+    assert is_right("a b", endless)
+    assert not is_right("b a", endless)
+    assert [record.getMessage()[:45] for record in caplog.records] == ["the answer '(a|aa)+$' takes more than 0.001 s"]
+
+
 @pytest.mark.parametrize("regex", ["(", "*", "a{99999999999}", "(?P<n>a"])
 def test_what_is_no_regex_is_named(regex: str) -> None:
     with pytest.raises(DataError, match=r"the answer '.*' is no regular expression \(.*\); mend it or leave it out"):

@@ -188,7 +188,7 @@ def test_an_installation_that_fails_is_told(tmp_path: Path) -> None:
 
 def test_a_side_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
     with (
-        peer.Peer(Path(sys.executable), tmp_path) as side,
+        peer.Peer(Path(sys.executable), tmp_path, program="peer_step.py") as side,
         pytest.raises(LaunchError, match="transformers' side ended with exit code 1: .*Error"),
     ):
-        side.steps(1)
+        side.ask("1")

@@ -14,6 +14,7 @@ from realm_ds.comm.trainers import Trainers
 from realm_ds.comm.world import singleton
 from realm_ds.errors import CheckpointError
 from realm_ds.observe.sinks import Sinks, metrics_path, read_events
+from realm_ds.sealed import check
 from realm_ds.train.best import BestModels, read_best
 from realm_ds.train.writer import Writer
 
@@ -58,6 +59,7 @@ def test_only_what_is_better_than_all_before_is_kept(tmp_path: Path) -> None:
     assert kept == [None, 2, 3, 3, 3, 3, 7]
     found = read_best(tmp_path / "best")
     assert found is not None
+    assert check(tmp_path / "best")["step"] == 7
     assert (found.step, found.measure, found.value) == (7, UTILITY, 0.31)
     assert (found.measured_on, found.metrics) == ("9 sentences of abc", {UTILITY: 0.31, LIKELIHOOD: -7})
     rows = read_events(metrics_path(tmp_path, role="trainer", role_rank=0), event="best")

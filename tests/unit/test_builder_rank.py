@@ -326,7 +326,7 @@ def start_of(version: int) -> SnapshotStart:
         ([], r"builder 0: no index version was launched within 9 s: trainer 0 \(world rank 0\) hangs or is gone"),
         ([(0, start_of(3))], r"nothing came from rank 0 for 5 s, in the middle of .* version 3 \(step 7\): it hangs"),
         ([(3, Stop())], "builder 0: Stop from rank 3, which has nothing to say to a builder or has taken leave"),
-        ([(0, Fetch(places_H=np.zeros(1, "i4")))], "Fetch from rank 0 is not for a builder"),
+        ([(0, Fetch(wants_vectors=0, places_H=np.zeros(1, "i4")))], "Fetch from rank 0 is not for a builder"),
         ([(2, start_of(0))], "SnapshotStart from rank 2, which has nothing to say"),
     ],
 )  # fmt: skip

@@ -21,8 +21,9 @@ CLI = Path(cli.__file__).parent
 DATA = ["data.corpus=corpus", "data.tokenizer=tokenizer"]
 VERBS = (
     "", "demo", "prepare", "prepare demo", "prepare corpus", "prepare pretrain", "prepare qa", "prepare tokenizer",
-    "prepare inspect", "ict", "pretrain", "qa", "qa train", "qa eval", "export", "config", "config explain",
-    "config show", "submit", "why", "doctor", "bench", "bench search", "bench refresh", "bench scale", "bench data",
+    "prepare inspect", "ict", "pretrain", "qa", "qa train", "qa eval", "qa retrieval", "export", "config",
+    "config explain", "config show", "submit", "why", "doctor", "bench", "bench search", "bench refresh", "bench scale",
+    "bench data",
 )  # fmt: skip
 
 
@@ -66,6 +67,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
         TowerSize=lambda **sizes: sizes,
     )  # fmt: skip
     module("realm_ds.bench.scale", scale_groups=stand_in("scale_groups", ["scale"]))
+    module("realm_ds.bench.qa", qa_groups=stand_in("qa_groups", ["scale"]))
     return seen
 
 
@@ -201,7 +203,7 @@ def test_the_other_verbs_hand_on_their_options(calls, tmp_path: Path) -> None:
     assert _run("prepare", "demo", run, "--seed", "5")[0] == 0
     demo, export, check, prepare = calls
     assert demo == ("run_demo", {"arguments": (tmp_path,), "seed": 3, "quick": True, "overrides": [], "resume": False})
-    assert (export[1]["step"], export[1]["out"]) == (40, None)
+    assert (export[1]["step"], export[1]["out"], export[1]["verify"]) == (40, None, False)
     assert check == ("check_is_free", {"arguments": (tmp_path,)})
     assert (prepare[1]["arguments"], prepare[1]["seed"]) == ((tmp_path,), 5)
 
@@ -234,6 +236,21 @@ def test_scores_are_read_back(tmp_path: Path) -> None:
     assert json.loads(_run("qa", "eval", "--run", run, "--split", "dev", "--json")[1]) == scores
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--model", "m"], "--model and --questions go together"),
+        (["--questions", "q"], "--model and --questions go together"),
+        (["--model", "m", "--questions", "q", "--against", "r"], "--against compares what two runs answered"),
+        (["--bm25"], "--bm25 and --rows are for questions that are answered now"),
+    ],
+)
+def test_options_of_evaluation_that_do_not_fit(options: list[str], complaint: str) -> None:
+    code, _, err = _run("qa", "eval", *options)
+    assert code == 2
+    assert complaint in err
+
+
 def test_a_demo_takes_the_next_free_folder_and_is_finished_where_it_was(calls) -> None:
     assert _run("demo", "pretrain.steps=9")[0] == 0
     assert calls[0][1]["arguments"] == (Path("runs/demo-2").absolute(),)
@@ -261,6 +278,13 @@ def test_benchmarks_end_with_the_code_of_their_verdict(calls) -> None:
     calls.clear()
     assert _run("bench", "scale")[0] == 1
     assert calls[0] == ("scale_groups", {"arguments": (), "is_quick": False, "out": Path("runs/bench-scale")})
+    calls.clear()
+    assert _run("bench", "qa", "--model", "m", "--questions", "q")[0] == 1
+    told = {"layers": 4, "hidden": 256, "model": Path("m"), "questions": Path("q")}
+    assert calls[0] == ("qa_groups", {"arguments": (), "is_quick": False, **told})
+    assert _run("bench", "qa", "--model", "m")[2] == (
+        "realm-ds: --model and --questions go together: an export, and the questions that it is to answer\n"
+    )
 
 
 def test_wrong_settings_are_one_plain_message_and_code_2(tmp_path: Path) -> None:
@@ -275,6 +299,8 @@ def test_other_errors_are_one_line_and_code_1(calls, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(sys.modules["realm_ds.train.export"], "export_run", fail)
     assert _run("export", "--run", str(tmp_path)) == (1, "", "realm-ds: no checkpoint in runs/a: train first\n")
+    said = (2, "", "realm-ds: --step newest: give the number of a step, best or latest\n")
+    assert _run("export", "--run", str(tmp_path), "--step", "newest") == said
 
 
 def test_a_file_in_the_way_of_a_run_folder_is_one_line(tmp_path: Path) -> None:

@@ -161,6 +161,8 @@ def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
 
 def test_settings_that_do_not_fit_each_other() -> None:
     assert "adopt_after_steps 250 is more than every_steps 100" in _refusal(None, "refresh.every_steps=100")
+    message = _refusal(None, "qa.refresh_passages=true")
+    assert "refresh_passages needs index ranks that rebuild the index: set qa.index=sharded" in message
     assert "lower search_ahead" in _refusal(None, "pretrain.search_ahead=300")
     assert "hidden_size 768 is not a multiple of num_heads 7" in _refusal(None, "model.num_heads=7")
 

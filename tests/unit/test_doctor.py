@@ -328,6 +328,9 @@ def test_one_task_of_srun_is_told_from_a_launch(tmp_path: Path, monkeypatch: pyt
     assert (roles.state, roles.found) == ("warn", "srun has started one task, and the run needs 3 ranks or more")
     assert "give srun -N and --ntasks-per-node" in roles.fix
     assert _judge_cards(cards, config=config, stage="ict")[0][-1].state == "ok"
+    assert _judge_cards(cards, config=config, stage="qa")[0][-1].state == "ok"
+    sharded = tiny_config(tmp_path, **{"qa.index": "sharded"})
+    assert _judge_cards(cards, config=sharded, stage="qa")[0][-1].state == "warn"
 
 
 def test_alone_with_a_config_it_says_what_a_run_would_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ class Trial:
 
         self.evaluate = evaluation_of(
             stage, Engine(), model=None, client=self.client, first_step=0,
-            refresher=SimpleNamespace(query_tower=query_tower),
+            towers=SimpleNamespace(at=query_tower),
         )  # fmt: skip
 
     def rows(self) -> list[dict[str, Any]]:

@@ -15,19 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from realm_ds.config.schema import ModelConfig
-from realm_ds.data.masking import MaskedExample
 from realm_ds.errors import CheckpointError
-from realm_ds.index.merge import Candidates
 from realm_ds.models import objectives
 from realm_ds.models.hf_realm import ENCODER_NAMES, TOWER_NAMES, flipped, open_tower, renamed
 from realm_ds.models.names import check_start
 from realm_ds.models.objectives import MarginalObjective
 from realm_ds.models.realm import RealmModel, build_model
-from realm_ds.train.collate import Collator
-from tests.support.batches import candidates_with
-from tests.support.records import SPECIAL
+from tests.support.oracle import ORACLE, expected, oracle_batch
 
-ORACLE = Path(__file__).parents[1] / "oracle" / "hf_realm"
 SIZES = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "projection_size": 8}
 VOCABULARY = 60
 LEFT_OUT = {"embedder": "cls.predictions.", "encoder": "realm.pooler."}
@@ -39,35 +34,11 @@ def started(folder: Path = ORACLE, *, vocab_size: int = VOCABULARY, **changes: A
     return build_model(ModelConfig(**settings), vocab_size=vocab_size, max_tokens=64, seed=0).eval()
 
 
-def expected() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ORACLE / "expected.json").read_text())
-    return found
-
-
-def examples(case: dict[str, Any]) -> list[MaskedExample]:
-    return [
-        MaskedExample(
-            id=str(number), ids=tuple(query["ids"]), mask_positions=tuple(query["positions"]),
-            targets=tuple(query["targets"]), origin_uid=0,
-        )
-        for number, query in enumerate(case["queries"])
-    ]  # fmt: skip
-
-
-def candidates(case: dict[str, Any]) -> Candidates:
-    """What the index would have found: all but the null passage, which the collator adds."""
-    return candidates_with([row[1:] for row in case["candidates"]], dict(enumerate(case["passages"])))
-
-
 def test_the_whole_model_computes_what_transformers_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Same weights, same batch: vectors, relevance, loss, and the gradients, though sequences are bucketed here and all
     of full length there."""
     case, realm, seen = expected(), started(), {}
-    collator = Collator(
-        special=SPECIAL, query_tokens=case["query_tokens"], passage_tokens=case["passage_tokens"], max_masks=10,
-        device=torch.device("cpu"),
-    )  # fmt: skip
-    batch = collator.marginal(examples(case), candidates(case))
+    batch = oracle_batch(case)
     lengths = {part.tokens.ids_NL.shape[1] for part in batch.joint}
     assert len(lengths) > 1  # it is bucketed
     whole = objectives.marginal_likelihood

@@ -169,12 +169,13 @@ def bare(shard: int, request: int, uids: list[list[int]]) -> Reply:
     )  # fmt: skip
 
 
-def fetched(shard: int, request: int, places: list[int]) -> Fetched:
-    """Each passage's title is its place, its body the place twice."""
+def fetched(shard: int, request: int, places: list[int], *, width: int = 0) -> Fetched:
+    """Each passage's title is its place, its body the place twice, and so are the numbers of its vector."""
     ones = np.ones(len(places), np.int32)
     tokens = np.repeat(np.array(places, np.uint16), 3)
     return Fetched(
-        request=request, shard=shard, version=5, step=9, title_lengths_H=ones, body_lengths_H=2 * ones, tokens=tokens
+        request=request, shard=shard, version=5, step=9, title_lengths_H=ones, body_lengths_H=2 * ones, tokens=tokens,
+        vectors_HP=np.repeat(np.array([places if width else []], np.float32).T, width, axis=1),
     )  # fmt: skip
 
 
@@ -203,6 +204,43 @@ def test_in_two_phases_each_shard_sends_the_tokens_of_its_winners_once(mailboxes
     assert bodies == [[[1, 1], [3, 3]], [[1, 1], [2, 2]]]
     assert [hit.title_ids.tolist() for hit in found.hits(0)] == [[1], [3]]
     assert (client.totals.two_phase, client.totals.strangers) == (1, 0)
+
+
+def test_vectors_are_fetched_with_the_tokens_of_winners_whatever_replies_are_wanted(mailboxes):
+    trainer, *shards = mailboxes
+    client = client_of(trainer, replies="whole")
+    request = client.submit(
+        np.ones((2, 3)), exclusion=exclude_nothing(2), num_hits=2, step=9, version=5, with_vectors=True
+    )  # fmt: skip
+    other = submit(client)  # one that wants none is under way too
+    for shard in shards:
+        assert [shard.poll()[1].wants_tokens for _ in range(2)] == [0, 1]
+    for number, uids in enumerate(([[11, 17], [11, 12]], [[13, 18], [19, NO_HIT]])):
+        shards[number].send(bare(number, request, uids), to=TRAINER)
+        shards[number].send(reply(number, other, [[1, 2]]), to=TRAINER)
+    client.progress()
+    assert [shard.poll()[1].wants_vectors for shard in shards] == [1, 1]
+    shards[1].send(fetched(1, request, [3], width=3), to=TRAINER)
+    shards[0].send(fetched(0, request, [1, 2], width=3), to=TRAINER)
+    found = client.collect(request)
+    assert found.vectors_BKP.tolist() == [[[1] * 3, [3] * 3], [[1] * 3, [2] * 3]]
+    assert found.places_BK.tolist() == [[1, 3], [1, 2]]
+    assert [part.tolist() for part in found.bodies(0)] == [[1, 1, 3, 3], [0, 2, 4]]
+    assert client.collect(other).vectors_BKP is None
+
+
+def test_vectors_of_another_shape_are_a_fault(mailboxes):
+    trainer, *shards = mailboxes
+    client = client_of(trainer)
+    request = client.submit(
+        np.ones((1, 3)), exclusion=exclude_nothing(1), num_hits=1, step=9, version=5, with_vectors=True
+    )  # fmt: skip
+    shards[0].send(bare(0, request, [[11]]), to=TRAINER)
+    shards[1].send(bare(1, request, [[12]]), to=TRAINER)
+    client.progress()
+    shards[0].send(fetched(0, request, [1], width=4), to=TRAINER)
+    with pytest.raises(IndexFault, match=r"index rank 1 sent vectors \(1, 4\) for step 9, which wants \(1, 3\)"):
+        client.collect(request)
 
 
 def test_nothing_is_fetched_where_nothing_won(mailboxes):

@@ -49,7 +49,7 @@ def query() -> Query:
 
 TO_SERVER = [
     query(),
-    Fetch(**WHO, places_H=np.array([1, 2], np.int32)),
+    Fetch(**WHO, wants_vectors=1, places_H=np.array([1, 2], np.int32)),
     Vectors(version=1, start=3, vectors_NP=np.ones((4, WIDTH), np.float32)),
     SnapshotStart(version=1, step=1, num_bytes=3, num_chunks=1, sha256="ab" * 32),
     SnapshotChunk(version=1, step=1, index=0, crc32=zlib.crc32(b"abc"), data=np.frombuffer(b"abc", np.uint8)),
@@ -62,7 +62,7 @@ TO_CLIENT = [
           title_lengths_BK=np.ones((2, 3), np.int32), body_lengths_BK=np.ones((2, 3), np.int32),
           tokens=np.ones(12, np.uint16)),
     Fetched(**WHO, title_lengths_H=np.ones(1, np.int32), body_lengths_H=np.ones(1, np.int32),
-            tokens=np.ones(2, np.uint16)),
+            tokens=np.ones(2, np.uint16), vectors_HP=np.ones((1, WIDTH), np.float32)),
 ]  # fmt: skip
 
 

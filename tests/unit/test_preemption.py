@@ -31,7 +31,8 @@ from realm_ds.launch.failures import (
 from realm_ds.launch.local import leaving_when_asked
 from realm_ds.launch.stages import prepare_run_folder
 from realm_ds.observe.notice import NOTICES, Notice
-from realm_ds.train.manifest import MANIFEST, step_folder
+from realm_ds.sealed import MANIFEST
+from realm_ds.train.manifest import step_folder
 from tests.support.tiny import tiny_config
 
 

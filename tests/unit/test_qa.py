@@ -2,21 +2,34 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from realm_ds.data.batches import passage_batch
 from realm_ds.data.question_files import question_order
 from realm_ds.data.records import Question
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
-from realm_ds.eval.corpus import CorpusIndex
-from realm_ds.eval.qa import ReadingSizes, answer_questions, majority_answers, predict, summarise
+from realm_ds.eval.bm25 import Bm25
+from realm_ds.eval.corpus import CorpusIndex, embed_queries, tensors
+from realm_ds.eval.qa import (
+    answer_questions,
+    baselines,
+    by_tower,
+    by_words,
+    majority_answers,
+    retrieve_for_questions,
+)
+from realm_ds.eval.reading import ReadingSizes, joint_tokens, read_spans
+from realm_ds.eval.scores import summarise
+from realm_ds.index.merge import Candidates
 from realm_ds.models.qa import FoundPassages, QaBatch, QaModel, QaObjective, body_tokens, build_qa_model
 from realm_ds.models.realm import build_model
-from realm_ds.models.towers import TokenBatch
+from realm_ds.models.towers import Embedder, TokenBatch
 from realm_ds.train.collate import Collator
 from realm_ds.train.find import PassageFinder, choose_read
 from tests.support.tiny import make_data, tiny_config
@@ -38,15 +51,24 @@ class Tiny:
         self.shards = open_shards(folder / "corpus", kind="corpus", fingerprint=None)
         self.passages = list(self.shards.passages())
 
-    def model(self) -> QaModel:
-        realm = build_model(self.config.model, vocab_size=self.tokenizer.vocab_size, max_tokens=48, seed=0)
-        return build_qa_model(realm, span_hidden_size=8, max_span_tokens=4, seed=1)
+    def model(self, *, trains_passages: bool = False, share_towers: bool = False) -> QaModel:
+        settings = self.config.model.model_copy(update={"share_towers": share_towers})
+        realm = build_model(settings, vocab_size=self.tokenizer.vocab_size, max_tokens=48, seed=0)
+        return build_qa_model(
+            realm, span_hidden_size=8, max_span_tokens=4, seed=1, trains_passages=trains_passages
+        )  # fmt: skip
+
+    def tools(self) -> dict[str, Any]:
+        return {"shards": self.shards, "tokenizer": self.tokenizer, "sizes": SIZES}
 
     def finder(self, **changes: object) -> PassageFinder:
         settings = self.settings.model_copy(update=changes)
         return PassageFinder(
-            self.questions["train"], self.corpus, tokenizer=self.tokenizer, settings=settings, sizes=SIZES
+            self.questions["train"], self.retrieve, tokenizer=self.tokenizer, settings=settings, sizes=SIZES
         )
+
+    def retrieve(self, queries_BP: np.ndarray, num_hits: int) -> Candidates:
+        return self.corpus.retrieve(queries_BP, num_hits=num_hits)
 
     def batch(self, finder: PassageFinder, numbers: tuple[int, ...]) -> QaBatch:
         collator = Collator(
@@ -143,10 +165,68 @@ def test_the_loss_is_that_of_a_loop_over_passages_and_spans(tiny: Tiny) -> None:
     assert measured.values["reads_answer"] == (torch.tensor(1.0), 2.0)
 
 
-def test_every_parameter_learns(tiny: Tiny) -> None:
-    finder, model = tiny.finder(read_one_with_answer=True, retrieve=72), tiny.model()
+@pytest.mark.parametrize("refreshes", [False, True])
+def test_every_parameter_learns(tiny: Tiny, refreshes: bool) -> None:
+    finder = tiny.finder(read_one_with_answer=True, retrieve=72, refresh_passages=refreshes)
+    model = tiny.model(trains_passages=refreshes)
     QaObjective(model, find=finder)(tiny.batch(finder, (0, 1))).loss.backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("share_towers", [False, True])
+def test_passages_that_are_read_are_embedded_anew_and_all_others_stand_as_the_index_has_them(
+    tiny: Tiny, share_towers: bool
+) -> None:
+    """As with frozen passages, had the index just these vectors for those that are read; and its gradient."""
+    finder, numbers = tiny.finder(read_one_with_answer=True, retrieve=72, refresh_passages=True), (3, 11)
+    model = tiny.model(trains_passages=True, share_towers=share_towers).eval()
+    batch = tiny.batch(finder, numbers)
+    fast = QaObjective(model, find=finder)(batch).loss
+    found = finder(batch, model.query_tower(batch.questions).detach())
+    places_BN = tiny.corpus.search(model.query_tower(batch.questions).detach().numpy(), num_hits=72).places_BK
+    vectors_BNP = [list(vectors_NP) for vectors_NP in found.vectors_BNP]
+    tower = model.passage_tower
+    assert tower is not None
+    for row, reads in enumerate(found.read_BK.tolist()):
+        for place in reads:
+            passage = tiny.passages[places_BN[row, place]]
+            tokens = passage_batch(
+                [(passage.title_ids, passage.body_ids)], special=tiny.tokenizer.special, max_tokens=32
+            )
+            vectors_BNP[row][place] = tower(tensors(tokens, torch.device("cpu")))[0]
+    as_read = found._replace(vectors_BNP=torch.stack([torch.stack(vectors_NP) for vectors_NP in vectors_BNP]))
+    frozen = QaModel(model.query_tower, model.reader).eval()
+    slow = QaObjective(frozen, find=lambda batch, query_BP: as_read)(batch).loss
+    assert fast.item() == pytest.approx(slow.item(), rel=1e-5)
+    parameters = list(model.parameters())
+    for one, other in zip(
+        torch.autograd.grad(fast, parameters, allow_unused=True),
+        torch.autograd.grad(slow, parameters, allow_unused=True), strict=True,
+    ):  # fmt: skip
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("share_towers", [False, True])
+def test_a_model_is_filled_by_the_names_of_another_and_saves_its_towers(
+    tiny: Tiny, tmp_path: Path, share_towers: bool
+) -> None:
+    model, other = (tiny.model(trains_passages=True, share_towers=share_towers) for _ in range(2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    assert (("passage_tower.dense.bias") in weights) != share_towers
+    assert other.fill(weights) is other
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+    other.save(tmp_path)
+    passage_tower = Embedder.load(tmp_path / "passage_tower").state_dict()
+    assert all(torch.equal(passage_tower[name], value) for name, value in model.passage_tower.state_dict().items())
+    assert QaModel.load(tmp_path).passage_tower is None  # nobody needs it to answer
+    tiny.model(share_towers=share_towers).save(tmp_path / "frozen")
+    assert not (tmp_path / "frozen" / "passage_tower").exists()
 
 
 def test_body_tokens_are_those_between_the_separators() -> None:
@@ -158,35 +238,39 @@ def test_body_tokens_are_those_between_the_separators() -> None:
 
 def test_a_question_may_ask_for_masked_words(tiny: Tiny) -> None:
     questions = [replace(tiny.questions["train"][0], question="the river of [MASK] [MASK].")]
-    finder = PassageFinder(questions, tiny.corpus, tokenizer=tiny.tokenizer, settings=tiny.settings, sizes=SIZES)
+    finder = PassageFinder(questions, tiny.retrieve, tokenizer=tiny.tokenizer, settings=tiny.settings, sizes=SIZES)
     assert finder.question_ids[0].count(tiny.tokenizer.special.mask) == 2
 
 
-def test_predictions_do_not_depend_on_the_batch(tiny: Tiny) -> None:
+def test_the_spans_read_are_those_of_a_loop_over_all_of_them_whatever_the_batch(tiny: Tiny) -> None:
     model = tiny.model().eval()
     ids = tiny.tokenizer.encode_all([question.question for question in tiny.questions["dev"]])
-    places_BK = np.random.default_rng(3).integers(0, 72, size=(len(ids), 3))
+    places_BK = np.array([np.random.default_rng(number).permutation(72)[:3] for number in range(len(ids))])
     scores_BK = np.random.default_rng(4).standard_normal((len(ids), 3)).astype(np.float32)
-    tools = {"special": tiny.tokenizer.special, "sizes": SIZES}
-    together = predict(model, ids, places_BK, scores_BK, tiny.corpus, **tools)
-    alone = [
-        predict(model, [ids[n]], places_BK[n : n + 1], scores_BK[n : n + 1], tiny.corpus, **tools)[0]
-        for n in range(len(ids))
-    ]
-    assert together == alone
-    for row, prediction in enumerate(together):
-        assert prediction.place in places_BK[row]
-        assert 0 <= prediction.start < prediction.stop <= len(tiny.passages[prediction.place].body_ids)
+    tools = {"special": tiny.tokenizer.special, "sizes": SIZES, "num_spans": 5}
+    together = read_spans(model, ids, places_BK, scores_BK, tiny.corpus.bodies, **tools)
+    for row, spans in enumerate(together):
+        every = {}
+        for place, score in zip(places_BK[row].tolist(), scores_BK[row].tolist(), strict=True):
+            tokens, (first,) = joint_tokens(
+                [(ids[row], tiny.passages[place].body_ids)], special=tiny.tokenizer.special, sizes=SIZES
+            )
+            logits_RLW, possible_RLW = model.reader(tensors(tokens, torch.device("cpu")))
+            for _, start, width in possible_RLW.nonzero().tolist():
+                span = (place, start - int(first), start - int(first) + width + 1)
+                every[span] = logits_RLW[0, start, width].item() + score
+        total = np.logaddexp.reduce(list(every.values()))
+        found = {(span.place, span.start, span.stop): span.log_p for span in spans}
+        assert len(found) == 15
+        assert found == pytest.approx({span: every[span] - total for span in found}, abs=1e-4)
+        assert [span.log_p for span in spans] == sorted(found.values(), reverse=True)
+        assert spans[0].log_p == pytest.approx(max(every.values()) - total, abs=1e-4)
 
 
 def test_answered_questions_say_what_was_found_and_score_themselves(tiny: Tiny) -> None:
     model, questions = tiny.model(), tiny.questions["test"]
-    arguments = {
-        "shards": tiny.shards, "tokenizer": tiny.tokenizer, "sizes": SIZES,
-        "majority": majority_answers(tiny.questions["train"]), "seed": 5,
-    }  # fmt: skip
-    rows = answer_questions(model, questions, tiny.corpus, **arguments)
-    assert rows == answer_questions(model, questions, tiny.corpus, **arguments)
+    rows = answer_questions(model, questions, by_tower(tiny.corpus), **tiny.tools())
+    assert rows == answer_questions(model, questions, by_tower(tiny.corpus), **tiny.tools())
     by_uid = {passage.uid: passage for passage in tiny.passages}
     for row, question in zip(rows, questions, strict=True):
         assert row["id"] == question.id
@@ -194,11 +278,44 @@ def test_answered_questions_say_what_was_found_and_score_themselves(tiny: Tiny) 
         uids = [hit["uid"] for hit in row["retrieved"]]
         assert [hit["is_gold"] for hit in row["retrieved"]] == [uid in question.gold_uids for uid in uids]
         assert any(row["prediction"] in by_uid[uid].text for uid in uids[:3])
+        assert row["is_answer_read"] == any(question.answers[0] in by_uid[uid].text for uid in uids[:3])
     scores = summarise(rows)
     assert scores["questions"] == len(questions)
     assert scores["recall"][5] == np.mean([any(hit["is_gold"] for hit in row["retrieved"]) for row in rows])
     assert scores["recall"] == scores["answer_recall"]  # here only the gold passage holds the answer
     assert set(scores["fields"]) == {question.field for question in questions}
+
+
+def test_retrieval_alone_finds_the_same(tiny: Tiny) -> None:
+    model, questions = tiny.model(), tiny.questions["test"]
+    answered = answer_questions(model, questions, by_tower(tiny.corpus), **tiny.tools())
+    found = retrieve_for_questions(model.query_tower, questions, by_tower(tiny.corpus), **tiny.tools())
+    assert found == [{name: row[name] for name in found[0]} for row in answered]
+
+
+def test_passages_of_bm25_are_read_by_the_same_reader_with_the_towers_scores(tiny: Tiny) -> None:
+    pytest.importorskip("bm25s")
+    model, questions = tiny.model(), tiny.questions["test"]
+    rows = answer_questions(model, questions, by_words(Bm25(tiny.passages), tiny.corpus), **tiny.tools())
+    by_uid = {passage.uid: place for place, passage in enumerate(tiny.passages)}
+    ids = tiny.tokenizer.encode_questions([question.question for question in questions])
+    queries_BP = embed_queries(model.query_tower, ids, special=tiny.tokenizer.special, max_tokens=16)
+    for row, question, query_P in zip(rows, questions, queries_BP, strict=True):
+        first = tiny.passages[by_uid[row["retrieved"][0]["uid"]]]
+        assert set(question.field.split()) <= set(first.title.split())  # it is of the town and fact that are asked for
+        for hit in row["retrieved"]:
+            assert hit["score"] == pytest.approx(tiny.corpus.vectors_NP[by_uid[hit["uid"]]] @ query_P, rel=1e-4)
+    assert all(row["found_place"] == 0 for row in rows)
+
+
+def test_baselines_read_random_passages_and_know_the_majority(tiny: Tiny) -> None:
+    questions = tiny.questions["test"]
+    majority = {"": "nothing", questions[0].field: questions[0].answers[0]}
+    arguments = {**tiny.tools(), "majority": majority, "seed": 5}
+    rows = baselines(tiny.model(), questions, **arguments)
+    assert rows == baselines(tiny.model(), questions, **arguments)
+    assert rows != baselines(tiny.model(), questions, **{**arguments, "seed": 6})
+    assert [row["is_exact_majority"] for row in rows] == [q.answers == questions[0].answers for q in questions]
 
 
 def test_majority_answers_by_hand() -> None:
@@ -212,19 +329,6 @@ def test_majority_answers_by_hand() -> None:
         asked("city", "Bern"),
     ]
     assert majority_answers(questions) == {"": "euro", "money": "euro", "city": "bern"}
-
-
-def test_scores_by_hand() -> None:
-    row = {"field": "a", "is_exact": True, "f1": 1.0, "is_exact_no_retrieval": False, "is_exact_majority": True}
-    rows = [
-        {**row, "found_place": 0, "answer_place": 4},
-        {**row, "is_exact": False, "f1": 0.5, "found_place": 5, "answer_place": -1},
-    ]
-    scores = summarise(rows)
-    assert (scores["em"], scores["f1"], scores["em_no_retrieval"], scores["em_majority"]) == (0.5, 0.75, 0.0, 1.0)
-    assert scores["recall"] == {1: 0.5, 5: 0.5, 20: 1.0}
-    assert scores["answer_recall"] == {1: 0.0, 5: 0.5, 20: 0.5}
-    assert scores["fields"] == {"a": {"questions": 2, "em": 0.5, "recall_at_5": 0.5}}
 
 
 def test_a_saved_model_answers_as_before(tiny: Tiny, tmp_path: Path) -> None:

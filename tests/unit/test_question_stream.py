@@ -35,8 +35,10 @@ def asked(resumed: Resumed, *, trainers: int, steps: int) -> tuple[list[int], Re
         engine: Any = SimpleNamespace(
             train_step=lambda parts, step, timer, batches=batches: batches.extend(part.numbers for part in parts)
         )
-        finder: Any = SimpleNamespace(question_ids=list(range(QUESTIONS)))
-        infos = list(qa._steps(stage, engine, [None] * QUESTIONS, finder, resumed))  # type: ignore[list-item]
+        finder: Any = SimpleNamespace(question_ids=list(range(QUESTIONS)), take_digest=lambda: 0)
+        index: Any = SimpleNamespace(is_ready=lambda step: True, take_step=lambda: (0.0, {}, {}))
+        questions: Any = [None] * QUESTIONS
+        infos = list(qa._steps(stage, engine, questions, finder, index, resumed))
         by_trainer.append(batches)
         states.append(infos[-1].streams[qa.QUESTIONS])
     numbers = [number for micro in zip(*by_trainer, strict=True) for part in micro for number in part]

@@ -136,10 +136,14 @@ def test_gradient_to_retriever_logits_is_posterior_minus_prior() -> None:
 def test_best_spans_against_a_loop() -> None:
     torch.manual_seed(3)
     logits_BKLW = torch.randn(5, 3, L, W)
-    best = best_spans(logits_BKLW)
+    best = best_spans(logits_BKLW, num_spans=7)
     for b in range(5):
-        logit, passage, start, width = max(
-            (logits_BKLW[b, k, s, w].item(), k, s, w) for k in range(3) for s in range(L) for w in range(W)
+        every = sorted(
+            ((logits_BKLW[b, k, s, w].item(), k, s, w) for k in range(3) for s in range(L) for w in range(W)),
+            reverse=True,
         )
-        assert (best.passage_B[b], best.start_B[b], best.stop_B[b]) == (passage, start, start + width + 1)
-        assert best.logit_B[b].item() == logit
+        for x, (logit, passage, start, width) in enumerate(every[:7]):
+            assert (best.passage_BX[b, x], best.start_BX[b, x]) == (passage, start)
+            assert best.stop_BX[b, x] == start + width + 1
+            assert best.logit_BX[b, x].item() == logit
+    assert best_spans(logits_BKLW, num_spans=1000).logit_BX.shape == (5, 3 * L * W)

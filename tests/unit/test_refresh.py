@@ -18,8 +18,9 @@ from realm_ds.index.store import stored_versions, version_folder
 from realm_ds.index.tree import SnapshotTree
 from realm_ds.index.versions import Schedule
 from realm_ds.models.realm import RealmModel, build_model, frozen_tower, tower_from_snapshot
+from realm_ds.models.towers import Towers
 from realm_ds.observe.sinks import Sinks, metrics_path, read_events
-from realm_ds.train.refresh import BuildWatch, Refresher
+from realm_ds.train.refresh import BuildWatch, Launcher, QueryTowers
 from realm_ds.train.writer import Writer
 from tests.support.tiny import tiny_config
 
@@ -45,7 +46,7 @@ class Run:
 
     def __init__(
         self, folder: Path, *, refresh: RefreshConfig = REFRESH, share_towers: bool = False,
-        launches: tuple[int, ...] = (), is_first_trainer: bool = True,
+        launches: tuple[int, ...] = (), is_first_trainer: bool = True, holds: bool = True,
     ) -> None:  # fmt: skip
         config = tiny_config(folder, **{"model.share_towers": share_towers})
         self.hub = LoopbackHub(3, MESSAGES)
@@ -54,16 +55,18 @@ class Run:
         self.new_tower = partial(frozen_tower, config.model, vocab_size=VOCABULARY, max_tokens=config.data.joint_tokens)
         self.engine, self.schedule = Engine(), Schedule(refresh, launches=launches)
         self.writer = Writer(timeout_s=5)
-        self.refresher = Refresher(
-            engine=self.engine, model=self.model, new_tower=self.new_tower, mailbox=self.hub.mailbox(TRAINER),
-            writer=self.writer, tree=self.tree, schedule=self.schedule, index_folder=folder,
-            snapshot_dtype=refresh.snapshot_dtype, chunk_bytes=1000, is_first_trainer=is_first_trainer,
+        self.towers = QueryTowers(self.new_tower, schedule=self.schedule)
+        self.launcher = Launcher(
+            engine=self.engine, towers=Towers(query=self.model.query_tower, passage=self.model.passage_tower),
+            mailbox=self.hub.mailbox(TRAINER), writer=self.writer, tree=self.tree, schedule=self.schedule,
+            index_folder=folder, snapshot_dtype=refresh.snapshot_dtype, chunk_bytes=1000,
+            is_first_trainer=is_first_trainer, hold=self.towers.hold if holds else None,
         )  # fmt: skip
 
     def train(self, first: int, last: int) -> None:
         """Steps that change all weights, with the launches that are due before them."""
         for step in range(first, last):
-            self.refresher.launch_if_due(step)
+            self.launcher.launch_if_due(step)
             with torch.no_grad():
                 for parameter in self.model.parameters():
                     parameter.add_(0.01 * (step + 1))
@@ -100,11 +103,11 @@ def test_the_root_gets_every_version_and_a_resume_sends_the_same(
         {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     }
     again = Run(tmp_path, refresh=refresh, share_towers=share_towers)
-    assert again.refresher.relaunch(4) == [0, 1]
+    assert again.launcher.relaunch(4) == [0, 1]
     assert again.sent() == first
-    version, tower = again.refresher.query_tower(5)
+    version, tower = again.towers.at(5)
     assert version == 1
-    for name, value in run.refresher.query_tower(5)[1].state_dict().items():
+    for name, value in run.towers.at(5)[1].state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(tower.state_dict()[name], value), name
     # The two towers start equal and are changed alike: a builder's tower is the trainers' query tower, bit for bit.
@@ -119,11 +122,31 @@ def test_other_trainers_keep_their_query_tower_alone(tmp_path: Path) -> None:
     assert (first.engine.kept, other.engine.kept) == ([True] * 4, [True, False] * 2)
     assert other.sent() == []
     assert not list((tmp_path / "other").glob("version-*"))
-    for name, value in first.refresher.query_tower(5)[1].state_dict().items():
-        assert torch.equal(other.refresher.query_tower(5)[1].state_dict()[name], value)
+    for name, value in first.towers.at(5)[1].state_dict().items():
+        assert torch.equal(other.towers.at(5)[1].state_dict()[name], value)
     resumed = Run(tmp_path / "first", is_first_trainer=False)
-    assert resumed.refresher.relaunch(4) == [0, 1]
+    assert resumed.launcher.relaunch(4) == [0, 1]
     assert resumed.sent() == []
+
+
+def test_where_nobody_holds_query_towers_other_trainers_keep_nothing(tmp_path: Path) -> None:
+    first, other = Run(tmp_path / "first", holds=False), Run(tmp_path / "other", holds=False, is_first_trainer=False)
+    for run in (first, other):
+        run.train(0, 4)
+    assert (first.engine.kept, other.engine.kept) == ([True] * 4, [False] * 4)
+    sent = first.sent()
+    assert first.launcher.digests == {start.version: start.sha256 for start, _ in sent}
+    again = Run(tmp_path / "first", holds=False)
+    assert again.launcher.relaunch(4) == [0, 1]
+    assert again.sent() == sent
+
+
+def test_a_version_besides_the_schedule_is_the_next(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.train(0, 6)
+    assert [run.schedule.next_version(step) for step in (0, 1, 3, 4, 6, 7)] == [0, 1, 1, 2, 2, 3]
+    run.launcher.launch(run.schedule.next_version(6), step=6)
+    assert [(start.version, start.step) for start, _ in run.sent()] == [(0, 0), (1, 3), (2, 6)]
 
 
 def test_an_auto_schedule_is_resumed_by_its_launches(tmp_path: Path) -> None:
@@ -133,17 +156,17 @@ def test_an_auto_schedule_is_resumed_by_its_launches(tmp_path: Path) -> None:
     run.train(6, 10)
     assert [(start.version, start.step) for start, _ in run.sent()] == [(0, 0), (1, 3), (2, 9)]
     again = Run(tmp_path, refresh=AUTO, launches=run.schedule.launches)
-    assert again.refresher.relaunch(10) == [1, 2]
+    assert again.launcher.relaunch(10) == [1, 2]
     assert [(start.version, start.step) for start, _ in again.sent()] == [(1, 3), (2, 9)]
 
 
 def test_files_that_no_checkpoint_needs_are_deleted(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.train(0, 10)
-    run.refresher.prune(lambda: [4])
+    run.launcher.prune(3, lambda: [4])
     run.writer.drain()
     assert sorted(path.name for path in tmp_path.glob("version-*")) == [f"version-0000{v}" for v in (0, 1, 2, 3)]
-    run.refresher.prune(lambda: [8])
+    run.launcher.prune(3, lambda: [8])
     run.writer.drain()
     assert sorted(path.name for path in tmp_path.glob("version-*")) == ["version-00002", "version-00003"]
 
@@ -152,7 +175,7 @@ def test_a_version_launched_while_the_deleting_waits_stays(tmp_path: Path) -> No
     run, gate = Run(tmp_path), threading.Event()
     run.train(0, 7)
     run.writer.submit("checkpoint", lambda: gate.wait(5) and None)
-    run.refresher.prune(lambda: [6])
+    run.launcher.prune(2, lambda: [6])
     later = version_folder(tmp_path, 3)
     later.mkdir()  # by an index rank: its part of what step 9 launches
     gate.set()
@@ -166,9 +189,9 @@ def test_another_schedule_cannot_resume(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"is of step 6, but by this run's refresh settings index version 2 is that of step 4"
     ):
-        other.refresher.relaunch(7)
+        other.launcher.relaunch(7)
     with pytest.raises(CheckpointError, match=r"is missing \(snapshot.json\): index version 3 .*refresh settings"):
-        other.refresher.relaunch(8)
+        other.launcher.relaunch(8)
 
 
 def report(version: int, done: int, total: int, took_s: float, *, shard: int = 0) -> BuildReport:

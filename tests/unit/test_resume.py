@@ -14,9 +14,10 @@ from realm_ds.comm.world import singleton
 from realm_ds.data.redeal import StreamState
 from realm_ds.errors import CheckpointError
 from realm_ds.observe.sinks import Sinks, metrics_path, read_events
+from realm_ds.sealed import seal
 from realm_ds.train import checkpoint, resume
 from realm_ds.train.checkpoint import IndexState, TrainState
-from realm_ds.train.manifest import saved_steps, seal, step_folder
+from realm_ds.train.manifest import saved_steps, step_folder
 from realm_ds.train.resume import Resumed, go_on
 from tests.support.tiny import tiny_config
 

@@ -30,9 +30,10 @@ from realm_ds.launch.stages import (
 )
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.table import RankView
+from realm_ds.sealed import seal
 from realm_ds.tether import TAG_VARIABLE
 from realm_ds.train.export import export_run
-from realm_ds.train.manifest import seal, step_folder
+from realm_ds.train.manifest import step_folder
 from tests.support.tiny import make_data, make_held_out, tiny_config
 from tests.support.tiny_qa import make_questions
 
@@ -102,6 +103,13 @@ def test_an_interval_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.
     auto = {"refresh.every_steps": "auto", "refresh.shortest_steps": 20}
     check_inputs("pretrain", tiny_config(tmp_path, **auto))
     assert "stays that of step 0: refresh.shortest_steps is 20, and" in capsys.readouterr().err
+    make_questions(tmp_path)
+    few = {"qa.data": tmp_path / "qa", "qa.steps": 3, "qa.warmup_steps": 1}
+    check_inputs("qa", tiny_config(tmp_path, **SERVED, **few))
+    said = "realm-ds: the index stays that of step 0: refresh.every_steps is 3, and qa.steps 3\n"
+    assert capsys.readouterr().err == said
+    check_inputs("qa", tiny_config(tmp_path, **few))  # no refresh, no word of it
+    assert capsys.readouterr().err == ""
 
 
 def test_a_warm_up_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +163,9 @@ def test_a_finished_run_is_left_as_it_is(
     (folder / "weights").write_text("damaged")
     go_on(config)  # there is a step to do again
     assert len(started) == 2
+
+
+SERVED = {"qa.index": "sharded", "qa.refresh_passages": True}
 
 
 def refused(stage: StageName, data: Path, **changes: object) -> str:
@@ -283,6 +294,30 @@ def test_builders_are_started_and_checked_like_shards(tmp_path: Path) -> None:
     )
 
 
+def test_fine_tuning_has_index_ranks_if_it_asks_for_them(tmp_path: Path) -> None:
+    make_data(tmp_path, num_facts=1)
+    make_questions(tmp_path)
+    questions = {"qa.data": tmp_path / "qa"}
+    config = tiny_config(tmp_path, **SERVED, **questions, **{"index.builders": 1})
+    check_inputs("qa", config)
+    assert [num_processes(stage, config) for stage in ("pretrain", "qa", "ict")] == [2 + 2 + 1, 2 + 2 + 1, 2]
+    assert num_processes("qa", tiny_config(tmp_path)) == 2
+    assert refused("qa", tmp_path, **SERVED, **questions, **{"index.num_shards": 13}).startswith(
+        "ConfigError: index.num_shards=13 is more than the 12 passages"
+    )
+    check_inputs("qa", tiny_config(tmp_path, **questions, **{"index.num_shards": 13}))
+    bare = {"index.factory": "IVF2,SQ8", "index.rerank": 0}
+    assert refused("qa", tmp_path, **SERVED, **questions, **bare) == (
+        "ConfigError: index.factory=IVF2,SQ8 with index.rerank=0 keeps no exact vectors, and the loss of "
+        "qa.index=sharded goes over those of what was found: set index.rerank to 1 or more"
+    )
+    check_inputs("qa", tiny_config(tmp_path, **SERVED, **questions, **{"index.rerank": 0}))
+    assert refused("qa", tmp_path, **SERVED, **questions, **{"refresh.every_steps": "auto"}) == (
+        "ConfigError: refresh.every_steps=auto, but fine-tuning measures nothing to decide by (qa.refresh_passages): "
+        "give a number of steps"
+    )
+
+
 def test_an_encoder_by_its_path_is_a_folder(tmp_path: Path) -> None:
     make_data(tmp_path, num_facts=1)
     config = tiny_config(tmp_path, **{"model.encoder": tmp_path / "none"})
@@ -355,7 +390,7 @@ def test_an_export_replaces_only_an_export(tmp_path: Path, files: tuple[str, ...
     for name in files:
         (out / name).touch()
     with pytest.raises(ConfigError, match="precious is there and is no export, so it is not overwritten: name another"):
-        export_run(tmp_path / "run", step=None, out=out)
+        export_run(tmp_path / "run", out=out)
     assert sorted(path.name for path in out.iterdir()) == sorted(files)
 
 

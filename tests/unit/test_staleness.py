@@ -81,7 +81,7 @@ class Run:
                 collator=Collator(), exclude=lambda examples: exclusion_of(examples, index=IndexConfig()), num_hits=2,
             ),
             schedule=self.schedule,
-            refresher=SimpleNamespace(query_tower=lambda step: (self.schedule.version_at(step), tower)),
+            towers=SimpleNamespace(at=lambda step: (self.schedule.version_at(step), tower)),
             client=self.client, trainers=Trainers(singleton()), sinks=self.sinks, state=state,
         )  # fmt: skip
 

@@ -220,6 +220,32 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path):
     assert list(version_folder(tmp_path, 3).iterdir()) == []
 
 
+@settings(max_examples=12)
+@given(st.sets(st.integers(1, 20), min_size=1, max_size=3), st.sampled_from(["fp32", "fp16"]))
+def test_vectors_are_mapped_where_they_lie_whatever_parts_there_are(tmp_path_factory, shards: set[int], dtype: str):
+    folder = tmp_path_factory.mktemp("index")
+    for num_shards in shards:
+        store = write(folder, num_shards=num_shards, dtype=dtype)
+    found = store.mapped(version=3, snapshot_sha256="snap", num_passages=20)
+    assert found is not None
+    assert all(isinstance(part, np.memmap) for part in found)
+    assert np.concatenate(found).tobytes() == VECTORS.astype({"fp32": "f4", "fp16": "f2"}[dtype]).tobytes()
+    for of in ({"version": 4}, {"snapshot_sha256": "other"}, {"num_passages": 21}):
+        assert store.mapped(**{"version": 3, "snapshot_sha256": "snap", "num_passages": 20, **of}) is None
+
+
+def test_mapped_vectors_are_whole(tmp_path: Path):
+    store = write(tmp_path, num_shards=2)
+    folder = version_folder(tmp_path, 3)
+    data = bytearray((folder / "part-000000010-000000020.npy").read_bytes())
+    data[-1] ^= 1
+    (folder / "part-000000010-000000020.npy").write_bytes(data)
+    with pytest.raises(IndexFault, match=r"a part of index version 3 in .* is damaged \(its sha256 .*: resume the run"):
+        store.mapped(version=3, snapshot_sha256="snap", num_passages=20)
+    (folder / "part-000000010-000000020.json").write_text("{")
+    assert store.mapped(version=3, snapshot_sha256="snap", num_passages=20) is None
+
+
 def test_prune_keeps_what_it_is_told(tmp_path: Path):
     for version in range(4):
         write(tmp_path, version=version)

@@ -16,7 +16,7 @@ from realm_ds.config.load import dump, load
 from realm_ds.config.sizes import JobSizes
 from realm_ds.errors import ConfigError, DataError, FolderTaken, LaunchError
 from realm_ds.launch.stages import check_inputs
-from realm_ds.train.manifest import seal
+from realm_ds.sealed import seal
 from tests.support.fake_slurm import FakeSlurm, install
 from tests.support.tiny import make_data, tiny_config
 
@@ -105,6 +105,20 @@ def test_index_ranks_of_each_node_are_on_each_node(fake: FakeSlurm, request_: Re
     assert job.config is not None
     assert job.config.index.placement == "per_node"
     assert job.environment["SETTINGS"] == "index.num_shards=2 index.placement=per_node"
+
+
+def test_fine_tuning_has_index_ranks_where_sizes_or_settings_say_so(fake: FakeSlurm, request_: Request) -> None:
+    job = plan_job(replace(request_, name="qa"))
+    assert "2 x 3 ranks: 4 trainers, 2 index" in show_plan(job)
+    assert job.environment["SETTINGS"] == "index.num_shards=2 index.placement=per_node qa.index=sharded"
+    without = plan_job(replace(request_, name="qa", sizes=JobSizes(nodes=2, tasks_per_node=3)))
+    assert "2 x 3 ranks\n" in show_plan(without)
+    assert without.environment["SETTINGS"].endswith("qa.index=in_process")
+    sharded = replace(request_, name="qa", overrides=("qa.index=sharded",), sizes=JobSizes(nodes=2, tasks_per_node=1))
+    with pytest.raises(ConfigError, match="num_shards=1 is not a multiple of the 2 nodes"):
+        plan_job(sharded)
+    with pytest.raises(ConfigError, match="qa.index=in_process, but the sizes of the job say qa.index=sharded: leave"):
+        plan_job(replace(request_, name="qa", overrides=("qa.index=in_process",)))
 
 
 def test_a_dry_run_writes_nothing(fake: FakeSlurm, request_: Request) -> None:

@@ -62,6 +62,7 @@ def test_a_version_is_launched_before_it_is_asked_for_and_kept_until_nobody_asks
 ) -> None:
     followed = Followed(refresh, changed)
     for step, launched in enumerate(followed.launched_by_step):
+        assert followed.schedule.next_version(step) == (followed.launched_by_step[step - 1] + 1 if step else 0)
         # Alive: from the version of this step to the newest. A shard keeps no more than that.
         assert launched - oldest_kept(launched) + 1 <= 2
         assert followed.schedule.age_in_steps(step) == step - followed.schedule.launch_step(followed.asked[step])
@@ -127,6 +128,15 @@ def test_ages_count_from_the_launch() -> None:
     ages = [schedule.age_in_steps(step) for step in range(12)]
     assert ages == [0, 1, 2, 3, 4, 5, 2, 3, 4, 5, 2, 3]
     assert [schedule.mean_age_until(version) for version in range(3)] == [None, sum(ages[:6]) / 6, sum(ages[6:10]) / 4]
+
+
+@given(st.integers(0, 10**6))
+def test_a_schedule_of_one_version_has_no_other(step: int) -> None:
+    schedule = Schedule.of_one_version()
+    assert (schedule.version_at(step), schedule.launch_at(step)) == (0, None if step else 0)
+    assert schedule.adoption_at(step) == (None if step else 0)
+    assert schedule.age_in_steps(step) == step
+    assert list(schedule.needed_versions(step)) == ([0] if step else [])
 
 
 def test_launches_are_multiples() -> None:

@@ -18,7 +18,8 @@ from realm_ds.launch.watch import SILENT_S, keep_looking, look, writes_on
 from realm_ds.observe.pulse import EVERY_S
 from realm_ds.observe.sinks import Sinks
 from realm_ds.observe.table import headline, print_once, show
-from realm_ds.train.manifest import MANIFEST, step_folder
+from realm_ds.sealed import MANIFEST
+from realm_ds.train.manifest import step_folder
 
 HOST = "node1"
 NOW = 1000.0

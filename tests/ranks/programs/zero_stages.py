@@ -25,6 +25,7 @@ from realm_ds.models.objectives import ClozeBatch, ClozeObjective, MaskedBatch, 
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.models.towers import TokenBatch
 from realm_ds.train import engine as engines
+from realm_ds.train.consolidate import consolidate
 from realm_ds.train.stage import run_encoders
 from tests.support.batches import plain_tokens
 
@@ -176,7 +177,7 @@ def check_consolidated(engine: engines.Engine, trainers: Trainers) -> Path:
     made = tempfile.mkdtemp().encode() if trainers.rank == 0 else None
     folder = Path(trainers.broadcast_bytes(made).decode())
     engine.save(folder)
-    read = engines.consolidate(folder)
+    read = consolidate(folder)
     dtype = next(engine.module.parameters()).dtype  # in 16 bits trainers compute with the rounded, and keep whole ones
     for name, value in live.items():
         assert torch.equal(value, read[f"model.passage_tower.{name}"].to(dtype).float()), name

@@ -1,0 +1,97 @@
+"""Open-domain answers of a fine-tuned export: retrieve, read, and tell the spans with the passages they stand in.
+
+Shapes: B questions, K passages read for each, P embedding.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from realm_ds.data.answers import normalise
+from realm_ds.errors import CheckpointError
+from realm_ds.eval.asking import Answerer
+from realm_ds.eval.corpus import device_of, embed_queries, softmax
+from realm_ds.eval.exported import Exported, open_export
+from realm_ds.eval.reading import Span, SpanTexts, read_spans
+from realm_ds.models.qa import READER, QaModel
+from realm_ds.observe.answers import Answer, Source
+
+SPANS_OF_A_PASSAGE = 20
+"""The best, of which those that overlap a better one or say the same are no answers of their own."""
+
+
+class RealmForQA(Answerer):
+    """Answers questions from the passages of an export that `realm-ds qa train` wrote.
+
+    >>> realm = RealmForQA.from_pretrained("runs/qa/export")
+    >>> (answered,) = realm.answer(["What is the river of Ghent called?"], top=3)
+    >>> best = answered.answers[0]
+    >>> first, last = best.span
+    >>> best.passage.text[first:last] == best.text
+    True
+    """
+
+    def __init__(self, exported: Exported, model: QaModel) -> None:
+        super().__init__(exported)
+        self._model = model
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None) -> "RealmForQA":
+        """Open an export, or that of a run folder, on a device: a GPU where there is one.
+
+        Raises CheckpointError, DataError or IndexFault that names what is missing or damaged.
+        """
+        exported = open_export(Path(folder))
+        if not (exported.folder / READER).is_dir():
+            raise CheckpointError(
+                f"{exported.folder} has no {READER}: it is not fine-tuned; run `realm-ds qa train` from it"
+            )
+        return cls(exported, QaModel.load(exported.folder).eval().to(device_of(device)))
+
+    def _answers(self, questions: Sequence[Sequence[int]], top: int) -> list[tuple[Answer, ...]]:
+        corpus, sizes, special = self._exported.corpus, self._sizes, self._special
+        queries_BP = embed_queries(
+            self._model.query_tower, questions, special=special, max_tokens=sizes.question_tokens
+        )  # fmt: skip
+        hits = corpus.search(queries_BP, num_hits=sizes.read)
+        spans = read_spans(
+            self._model, questions, hits.places_BK, hits.scores_BK, corpus.bodies, special=special, sizes=sizes,
+            num_spans=SPANS_OF_A_PASSAGE,
+        )  # fmt: skip
+        passages = self._exported.shards.passages_at(hits.places_BK.ravel().tolist())
+        sources = {
+            place: Source(uid=passage.uid, title=passage.title, text=passage.text)
+            for place, passage in passages.items()
+        }
+        texts = SpanTexts(passages, self._exported.tokenizer)
+        answers = []
+        for of_one, places, p_K in zip(spans, hits.places_BK.tolist(), softmax(hits.scores_BK).tolist(), strict=True):
+            p_of = dict(zip(places, p_K, strict=True))
+            answers.append(
+                tuple(
+                    Answer(
+                        text=texts.text(span), p=float(np.exp(span.log_p)), p_passage=p_of[span.place],
+                        passage=sources[span.place], span=texts.characters(span),
+                    )
+                    for span in _distinct(of_one, texts, most=top)
+                )
+            )  # fmt: skip
+        return answers
+
+
+def _distinct(spans: Sequence[Span], texts: SpanTexts, *, most: int) -> Iterator[Span]:
+    """The first spans that say something new: not what a better one says, and no part of it or around it."""
+    said: set[str] = set()
+    taken: list[Span] = []
+    for span in spans:
+        if len(taken) == most:
+            return
+        if any(span.place == other.place and span.start < other.stop and other.start < span.stop for other in taken):
+            continue
+        text = normalise(texts.text(span))
+        if text not in said:
+            said.add(text)
+            taken.append(span)
+            yield span

@@ -1,0 +1,166 @@
+"""An export folder as answering opens it: tokenizer, passages, their frozen vectors, and settings.
+
+    EXPORT/{tokenizer, passages, index/version-00000}/    answering.json    manifest.json, written last
+
+It needs no run beside it. The models in it are opened by those who answer: answerer.py and cloze.py.
+
+Shapes: N passages of the corpus, P embedding.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from realm_ds.data.shards import Shards, open_shards
+from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
+from realm_ds.errors import CheckpointError
+from realm_ds.eval.corpus import CorpusIndex
+from realm_ds.eval.reading import ReadingSizes
+from realm_ds.files import publish_folder, recover_folder, write_durably
+from realm_ds.index.passages import load_shard
+from realm_ds.index.store import IndexStore, PartFault, stored_parts
+from realm_ds.models.qa import QaModel
+from realm_ds.sealed import check, seal
+
+SETTINGS_FILE = "answering.json"
+TOKENIZER, PASSAGES, INDEX = "tokenizer", "passages", "index"
+EXPORTED_VERSION = 0
+"""The index of an export is of its own towers; it has one version."""
+REMEDY = "export the run again, or copy the folder again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings:
+    """What answering must do as training did it."""
+
+    sizes: ReadingSizes
+    null_passage: bool
+    """Whether the empty passage is a candidate of every question too."""
+    temperature: float
+    tokenizer_fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An export, opened and checked, without its models."""
+
+    folder: Path
+    settings: AnswerSettings
+    tokenizer: Tokenizer
+    shards: Shards
+    corpus: CorpusIndex
+
+
+def open_export(folder: Path) -> Exported:
+    """Open an export, or that of a run folder. Raises CheckpointError or DataError that names what is damaged."""
+    folder = find_export(folder)
+    try:
+        # Passages and vectors are held against sums of their own as they are read: what is large is read once.
+        check(folder, trusted=(PASSAGES, INDEX))
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} is no whole export: {error}; {REMEDY}") from error
+    settings = _read_settings(folder / SETTINGS_FILE)
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    if tokenizer.fingerprint != settings.tokenizer_fingerprint:
+        raise CheckpointError(
+            f"{folder / TOKENIZER} is not the tokenizer that the models beside it were trained with "
+            f"({tokenizer.fingerprint[:12]}, then {settings.tokenizer_fingerprint[:12]}); {REMEDY}"
+        )
+    shards = open_shards(folder / PASSAGES, kind="corpus", fingerprint=tokenizer.fingerprint)
+    passages = load_shard(shards, shard_rank=0, num_shards=1, max_tokens=settings.sizes.passage_tokens)
+    return Exported(
+        folder=folder, settings=settings, tokenizer=tokenizer, shards=shards,
+        corpus=CorpusIndex(passages, _read_vectors(folder / INDEX, shards)),
+    )  # fmt: skip
+
+
+def find_export(folder: Path) -> Path:
+    """The folder itself, or the export inside it where it is a run's. Raises CheckpointError if there is none."""
+    if not folder.is_dir():
+        raise CheckpointError(f"no folder {folder}: name an export, or the folder of a run that has one")
+    if (folder / SETTINGS_FILE).is_file():
+        return folder
+    if (folder / "export" / SETTINGS_FILE).is_file():
+        return folder / "export"
+    inside = sorted(str(path.parent) for path in folder.glob(f"*/export/{SETTINGS_FILE}"))
+    hint = f"name one of {', '.join(inside)}" if inside else (
+        "`realm-ds export --run RUN` writes one of a pre-trained run, `realm-ds qa train` at its end"
+    )  # fmt: skip
+    raise CheckpointError(f"{folder} holds no export with {SETTINGS_FILE}: {hint}")
+
+
+def write_corpus(folder: Path, shards: Shards, parts: Sequence[np.ndarray]) -> None:
+    """Passages and their vectors, those of the first passages first. Raises IndexFault, DataError or OSError."""
+    # The vectors are their own snapshot: the tower that made them may be trained on, and is not kept.
+    digest = hashlib.sha256()
+    for part_NP in parts:
+        digest.update(np.ascontiguousarray(part_NP).data)
+    store, start = IndexStore(folder / INDEX, corpus_sha256=shards.digest), 0
+    for part_NP in parts:
+        store.save(part_NP, version=EXPORTED_VERSION, snapshot_sha256=digest.hexdigest(), start=start)
+        start += len(part_NP)
+    shards.copy_to(folder / PASSAGES)
+
+
+def write_settings(folder: Path, settings: AnswerSettings) -> None:
+    """Raises OSError."""
+    write_durably(folder / SETTINGS_FILE, json.dumps(asdict(settings), indent=1) + "\n")
+
+
+def write_qa_export(
+    out: Path, model: QaModel, *, shards: Shards, vectors: Sequence[np.ndarray], tokenizer_folder: Path,
+    settings: AnswerSettings, kind: str = "qa",
+) -> None:  # fmt: skip
+    """A fine-tuned model with all that it answers from; whole or not at all, replacing an earlier one.
+
+    `vectors` are those of all passages in one or several parts, which may lie on disk.
+
+    Raises CheckpointError where the disk does not take it.
+    """
+    recover_folder(out)
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        model.save(unfinished)
+        shutil.copytree(tokenizer_folder, unfinished / TOKENIZER)
+        write_corpus(unfinished, shards, vectors)
+        write_settings(unfinished, settings)
+        seal(unfinished, kind=kind)
+        publish_folder(unfinished, out)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write the export to {out} ({error}): free space there; then import again, or go on with --resume"
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _read_settings(path: Path) -> AnswerSettings:
+    try:
+        data = json.loads(path.read_bytes())
+        return AnswerSettings(**{**data, "sizes": ReadingSizes(**data["sizes"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); {REMEDY}") from error
+
+
+def _read_vectors(index: Path, shards: Shards) -> np.ndarray:
+    """Float32 [N, P], held against their sums."""
+    try:
+        parts = stored_parts(index, EXPORTED_VERSION)
+        if not parts:
+            raise PartFault("empty")
+        manifest = parts[0].manifest()
+    except PartFault as fault:
+        raise CheckpointError(f"the index in {index} is {fault}; {REMEDY}") from fault
+    vectors_NP = np.empty((shards.count, manifest.width), dtype=np.float32)
+    store = IndexStore(index, corpus_sha256=shards.digest)
+    if not store.load(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=manifest.snapshot_sha256, start=0):
+        raise CheckpointError(
+            f"the vectors in {index} are damaged, or not of the {shards.count} passages beside them; {REMEDY}"
+        )
+    return vectors_NP

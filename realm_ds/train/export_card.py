@@ -1,0 +1,157 @@
+"""The README.md of an export: a model card as Hugging Face's hub shows it."""
+
+import re
+from textwrap import indent
+
+from realm_ds.comm.code import library_versions
+from realm_ds.config.load import dump
+from realm_ds.config.schema import RealmConfig
+from realm_ds.data.shards import Shards
+from realm_ds.errors import ConfigError
+from realm_ds.train.export_networks import Written
+from realm_ds.train.export_source import Source
+
+OPENING = {
+    "realm": """\
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+from realm_ds.models.towers import Embedder, TokenBatch
+
+folder = Path(".")  # where this file is
+tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+encoder = AutoModelForMaskedLM.from_pretrained(folder / "encoder")
+bert = AutoModel.from_pretrained(folder / "query_tower")  # without the projection
+query_tower = Embedder.load(folder / "query_tower").eval()  # with it
+vectors = np.concatenate([np.load(part) for part in sorted(folder.glob("index/version-*/*.npy"))])
+passages = []
+for shard in sorted(folder.glob("passages/*.tar")):
+    with tarfile.open(shard) as tar:
+        passages += [json.load(tar.extractfile(member)) for member in tar]
+
+question = tokenizer("what is the capital of iceland?", return_tensors="pt")
+vector = query_tower(TokenBatch(**{
+    "ids_NL": question["input_ids"],
+    "mask_NL": question["attention_mask"],
+    "types_NL": question["token_type_ids"],
+})).detach().numpy()[0]
+for place in np.argsort(-(vectors @ vector))[:5]:
+    print(vectors[place] @ vector, passages[place]["title"], passages[place]["text"])
+""",
+    "hf-realm": """\
+from transformers import AutoTokenizer, RealmEmbedder, RealmKnowledgeAugEncoder, RealmScorer  # 4.16 to 4.57
+
+tokenizer = AutoTokenizer.from_pretrained("encoder")
+embedder = RealmEmbedder.from_pretrained("embedder")  # of passages
+scorer = RealmScorer.from_pretrained("scorer")  # one tower for both
+encoder = RealmKnowledgeAugEncoder.from_pretrained("encoder")
+""",
+    "sentence-transformers": """\
+from sentence_transformers import SentenceTransformer
+
+query_tower, passage_tower = SentenceTransformer("query_tower"), SentenceTransformer("passage_tower")
+queries = query_tower.encode(["what is the capital of iceland?"])
+passages = passage_tower.encode([("reykjavik", "it is the capital of iceland.")])
+print(query_tower.similarity(queries, passages))
+""",
+}
+"""How to open each layout, in code that runs in the export's folder."""
+_FOLDERS = {
+    "realm": """\
+| `query_tower`, `passage_tower` | BERT of each tower; `projection.safetensors` holds W, b and the LayerNorm |
+| `encoder` | knowledge-augmented encoder, [CLS] x [SEP] passage [SEP] |
+| `tokenizer` | WordPiece, also in each model folder |
+""",
+    "hf-realm": """\
+| `embedder`, `scorer`, `encoder` | REALM as transformers had it until 4.57: the passage tower, both, the \
+knowledge-augmented encoder |
+""",
+    "sentence-transformers": """\
+| `query_tower`, `passage_tower` | the towers as sentence-transformers opens them |
+""",
+}
+_TWO_TOWERS = '"scorer")  # one tower for both', '"scorer", query_embedder=RealmEmbedder(embedder.config))'
+"""RealmScorer makes one tower of two unless it is told."""
+UNKNOWN = "unknown"
+"""A licence, as the hub knows it."""
+_UNLICENSED = (
+    "Not known: it depends on the text above and on what the models started from. Before you publish this, say \
+it in `license` at the top of this file."
+)
+_FAISS = """\
+`index.faiss` has the same vectors in the same order: `faiss.read_index("index.faiss").search(vector[None], 5)`.
+
+"""
+
+
+def card(
+    *, config: RealmConfig, corpus: Shards, source: Source, written: Written, code: str, layout: str, dtype: str,
+    licence: str, has_faiss_file: bool,
+) -> str:  # fmt: skip
+    """The whole file."""
+    opening = OPENING[layout] if written.shares_towers else OPENING[layout].replace(*_TWO_TOWERS)
+    versions = library_versions()
+    measured = "".join(
+        f"| {name.removeprefix('held_out_')} | {value:.4g} |\n" for name, value in source.metrics.items()
+    )
+    held_out = f"On held-out data at that step:\n\n| | |\n|---|---|\n{measured}" if measured else ""
+    return f"""---
+library_name: {"sentence-transformers" if layout == "sentence-transformers" else "transformers"}
+license: {licence}
+tags:
+- realm
+- retrieval
+- fill-mask
+---
+# REALM: {written.num_parameters / 1e6:.1f} million parameters, {corpus.count} passages
+
+Towers ({"one for questions and passages" if written.shares_towers else "one for questions, one for passages"}) and \
+knowledge-augmented encoder after {source.step} steps of {source.stage}: {source.why}, `{source.folder.name}`, \
+saved on {source.saved_on}. Weights are {dtype}.{_untrained(source, config)}
+
+{held_out}
+## What is here
+
+| | |
+|---|---|
+{_FOLDERS[layout]}| `index` | float32 vectors of all passages, in the order of the tar shards |
+| `passages` | the corpus as WebDataset tar shards |
+
+A vector is LayerNorm(W pooler_output + b); a passage's score for a query is their inner product. The sha256 of every
+file is in `manifest.json`.
+
+```python
+{opening}```
+
+{_FAISS if has_faiss_file else ""}## Data
+
+{corpus.manifest.source}
+
+## Licence
+
+{f"`{licence}`, as who exported it said." if licence != UNKNOWN else _UNLICENSED}
+
+## Provenance
+
+Trained with {code}; exported with torch {versions["torch"]} and transformers {versions["transformers"]}. The settings \
+of the run:
+
+{indent(dump(config), "    ")}"""
+
+
+def check_licence(licence: str) -> None:
+    """Raise ConfigError unless it looks like one of the hub's names, which a card must have."""
+    if re.fullmatch(r"[a-z0-9]+([.-][a-z0-9]+)*", licence) is None:
+        raise ConfigError(
+            f"--license {licence!r}: give one of the hub's names, such as apache-2.0, cc-by-sa-4.0 or other"
+        )
+
+
+def _untrained(source: Source, config: RealmConfig) -> str:
+    if source.stage != "ict" or config.ict.encoder_warmup:
+        return ""
+    return " This stage trains the towers alone: the encoder is as the run began with it."
