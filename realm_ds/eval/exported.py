@@ -94,8 +94,11 @@ def find_export(folder: Path) -> Path:
     raise CheckpointError(f"{folder} holds no export with {SETTINGS_FILE}: {hint}")
 
 
-def write_corpus(folder: Path, shards: Shards, parts: Sequence[np.ndarray]) -> None:
-    """Passages and their vectors, those of the first passages first. Raises IndexFault, DataError or OSError."""
+def write_corpus(folder: Path, shards: Shards, parts: Sequence[np.ndarray]) -> dict[str, str]:
+    """Passages and their vectors, those of the first passages first. Raises IndexFault, DataError or OSError.
+
+    Returns the sums of what is large of it, by name: sealing the folder need not read that again.
+    """
     # The vectors are their own snapshot: the tower that made them may be trained on, and is not kept.
     digest = hashlib.sha256()
     for part_NP in parts:
@@ -105,6 +108,11 @@ def write_corpus(folder: Path, shards: Shards, parts: Sequence[np.ndarray]) -> N
         store.save(part_NP, version=EXPORTED_VERSION, snapshot_sha256=digest.hexdigest(), start=start)
         start += len(part_NP)
     shards.copy_to(folder / PASSAGES)
+    written = stored_parts(folder / INDEX, EXPORTED_VERSION)
+    return {
+        **{f"{PASSAGES}/{entry.name}": entry.sha256 for entry in shards.manifest.shards},
+        **{str(part.vectors_path.relative_to(folder)): part.manifest().vectors_sha256 for part in written},
+    }
 
 
 def write_settings(folder: Path, settings: AnswerSettings) -> None:
@@ -128,9 +136,9 @@ def write_qa_export(
     try:
         model.save(unfinished)
         shutil.copytree(tokenizer_folder, unfinished / TOKENIZER)
-        write_corpus(unfinished, shards, vectors)
+        known = write_corpus(unfinished, shards, vectors)
         write_settings(unfinished, settings)
-        seal(unfinished, kind=kind)
+        seal(unfinished, kind=kind, known=known)
         publish_folder(unfinished, out)
     except OSError as error:
         raise CheckpointError(

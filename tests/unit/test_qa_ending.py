@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realm_ds import sealed
 from realm_ds.comm.trainers import Trainers
 from realm_ds.comm.world import singleton
 from realm_ds.data.places import Place
@@ -24,6 +25,7 @@ from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import build_model
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.sinks import Sinks
+from realm_ds.sealed import sha256
 from realm_ds.train import qa
 from realm_ds.train.passage_index import OwnIndex
 from realm_ds.train.stage import Stage
@@ -126,6 +128,26 @@ def test_a_corpus_that_is_elsewhere_is_taken_from_the_export(ending: Ending) -> 
     num_fetched = len(fetched)
     assert ending.evaluate()
     assert (ending.rows(), len(fetched)) == (rows, num_fetched)
+
+
+def test_the_export_is_sealed_without_reading_again_what_is_large(
+    ending: Ending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def noted(path: Path) -> str:
+        read.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr(sealed, "sha256", noted)
+    qa._export(ending.stage, ending.model, ending.index)
+    assert "model.safetensors" in read
+    assert [name for name in read if name.endswith((".tar", ".npy"))] == []
+    sealed.check(ending.stage.folder / "export")
+    assert {name for name in read if name.endswith((".tar", ".npy"))} >= {
+        "shard-00000.tar",
+        "part-000000000-000000072.npy",
+    }
 
 
 @pytest.mark.parametrize(("wait_s", "build_s", "deadline_s"), [(600, 3600, 3600), (7200, 3600, 7200)])
