@@ -22,6 +22,7 @@ from realm_ds.errors import CheckpointError
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.files import publish_folder, recover_folder, write_durably
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore, PartFault, stored_parts
 from realm_ds.models.qa import QaModel
@@ -156,8 +157,8 @@ def _read_settings(path: Path) -> AnswerSettings:
         raise CheckpointError(f"{path} cannot be read ({error}); {REMEDY}") from error
 
 
-def _read_vectors(index: Path, shards: Shards) -> np.ndarray:
-    """Float32 [N, P], held against their sums."""
+def _read_vectors(index: Path, shards: Shards) -> VectorTable:
+    """Float32, held against their sums."""
     try:
         parts = stored_parts(index, EXPORTED_VERSION)
         if not parts:
@@ -165,10 +166,10 @@ def _read_vectors(index: Path, shards: Shards) -> np.ndarray:
         manifest = parts[0].manifest()
     except PartFault as fault:
         raise CheckpointError(f"the index in {index} is {fault}; {REMEDY}") from fault
-    vectors_NP = np.empty((shards.count, manifest.width), dtype=np.float32)
+    table = VectorTable(shards.count, manifest.width)
     store = IndexStore(index, corpus_sha256=shards.digest)
-    if not store.load(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=manifest.snapshot_sha256, start=0):
+    if not store.load(table.vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=manifest.snapshot_sha256, start=0):
         raise CheckpointError(
             f"the vectors in {index} are damaged, or not of the {shards.count} passages beside them; {REMEDY}"
         )
-    return vectors_NP
+    return table

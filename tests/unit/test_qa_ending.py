@@ -1,5 +1,6 @@
 """The end of fine-tuning: who waits for the export and how long, and a split that is answered batch after batch."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,10 @@ from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval import qa as answering
 from realm_ds.eval.corpus import CorpusIndex
+from realm_ds.eval.exported import EXPORTED_VERSION, _read_vectors
 from realm_ds.eval.qa import in_batches
+from realm_ds.index.passages import PassageShard
+from realm_ds.index.store import IndexStore
 from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import build_model
 from realm_ds.observe.notice import Notice
@@ -31,6 +35,7 @@ from realm_ds.train.passage_index import OwnIndex
 from realm_ds.train.stage import Stage
 from realm_ds.train.timing import StepTimer
 from realm_ds.train.writer import Writer
+from tests.support.records import make_passage
 from tests.support.tiny import make_data, tiny_config
 from tests.support.tiny_qa import make_corpus, make_questions, qa_changes
 
@@ -166,3 +171,21 @@ def test_trainers_wait_for_the_export_as_long_as_for_an_index(wait_s: float, bui
     nothing: Any = None  # trainer 1 has nothing to write
     qa._export(stage, nothing, nothing)
     assert waits == [(deadline_s, "trainer 0 to write run/export (index.build_timeout_s)")]
+
+
+def test_all_vectors_of_an_export_are_in_memory_once(tmp_path: Path) -> None:
+    """In faiss's, which tracemalloc does not see."""
+    vectors_NP = np.random.default_rng(0).standard_normal((4000, 1024)).astype(np.float32)
+    shards: Any = SimpleNamespace(count=len(vectors_NP), digest="of the corpus")
+    store = IndexStore(tmp_path / "index", corpus_sha256=shards.digest)
+    store.save(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256="of the tower", start=0)
+    passages = PassageShard.from_passages(map(make_passage, range(4000)), start=0)
+    tracemalloc.start()
+    try:
+        table = _read_vectors(tmp_path / "index", shards)
+        corpus = CorpusIndex(passages, table)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(corpus.vectors_NP, vectors_NP)
+    assert peak_bytes < vectors_NP.nbytes / 2
