@@ -5,7 +5,7 @@ No torch: whether a folder is whole is asked before any process is started.
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ class OtherFormat(CheckpointError):
     """A folder of another version of this program, not damaged."""
 
 
-def seal(folder: Path, **facts: object) -> None:
+def seal(folder: Path, *, known: Mapping[str, str] | None = None, **facts: object) -> None:
     """Write the sums of a folder's files into its manifest, with what else is to be known.
 
-    Nothing is durable yet: that is files.publish_folder's, without which nobody may look at the folder.
+    Files whose sums are `known`, by their names in the folder, are not read for it. Nothing is durable yet: that is
+    files.publish_folder's, without which nobody may look at the folder.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {str(path.relative_to(folder)): sha256(path) for path in files}
+    known = known or {}
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    sums = {name: known.get(name) or sha256(folder / name) for name in names}
     text = json.dumps({"format": FORMAT, **facts, "sha256": sums}, indent=1, sort_keys=True)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 

@@ -22,6 +22,7 @@ from realm_ds.errors import CheckpointError
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.files import publish_folder, recover_folder, write_durably
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore, PartFault, stored_parts
 from realm_ds.models.qa import QaModel
@@ -94,8 +95,11 @@ def find_export(folder: Path) -> Path:
     raise CheckpointError(f"{folder} holds no export with {SETTINGS_FILE}: {hint}")
 
 
-def write_corpus(folder: Path, shards: Shards, parts: Sequence[np.ndarray]) -> None:
-    """Passages and their vectors, those of the first passages first. Raises IndexFault, DataError or OSError."""
+def write_corpus(folder: Path, shards: Shards, parts: Sequence[np.ndarray]) -> dict[str, str]:
+    """Passages and their vectors, those of the first passages first. Raises IndexFault, DataError or OSError.
+
+    Returns the sums of what is large of it, by name: sealing the folder need not read that again.
+    """
     # The vectors are their own snapshot: the tower that made them may be trained on, and is not kept.
     digest = hashlib.sha256()
     for part_NP in parts:
@@ -105,6 +109,11 @@ def write_corpus(folder: Path, shards: Shards, parts: Sequence[np.ndarray]) -> N
         store.save(part_NP, version=EXPORTED_VERSION, snapshot_sha256=digest.hexdigest(), start=start)
         start += len(part_NP)
     shards.copy_to(folder / PASSAGES)
+    written = stored_parts(folder / INDEX, EXPORTED_VERSION)
+    return {
+        **{f"{PASSAGES}/{entry.name}": entry.sha256 for entry in shards.manifest.shards},
+        **{str(part.vectors_path.relative_to(folder)): part.manifest().vectors_sha256 for part in written},
+    }
 
 
 def write_settings(folder: Path, settings: AnswerSettings) -> None:
@@ -128,9 +137,9 @@ def write_qa_export(
     try:
         model.save(unfinished)
         shutil.copytree(tokenizer_folder, unfinished / TOKENIZER)
-        write_corpus(unfinished, shards, vectors)
+        known = write_corpus(unfinished, shards, vectors)
         write_settings(unfinished, settings)
-        seal(unfinished, kind=kind)
+        seal(unfinished, kind=kind, known=known)
         publish_folder(unfinished, out)
     except OSError as error:
         raise CheckpointError(
@@ -148,8 +157,8 @@ def _read_settings(path: Path) -> AnswerSettings:
         raise CheckpointError(f"{path} cannot be read ({error}); {REMEDY}") from error
 
 
-def _read_vectors(index: Path, shards: Shards) -> np.ndarray:
-    """Float32 [N, P], held against their sums."""
+def _read_vectors(index: Path, shards: Shards) -> VectorTable:
+    """Float32, held against their sums."""
     try:
         parts = stored_parts(index, EXPORTED_VERSION)
         if not parts:
@@ -157,10 +166,10 @@ def _read_vectors(index: Path, shards: Shards) -> np.ndarray:
         manifest = parts[0].manifest()
     except PartFault as fault:
         raise CheckpointError(f"the index in {index} is {fault}; {REMEDY}") from fault
-    vectors_NP = np.empty((shards.count, manifest.width), dtype=np.float32)
+    table = VectorTable(shards.count, manifest.width)
     store = IndexStore(index, corpus_sha256=shards.digest)
-    if not store.load(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=manifest.snapshot_sha256, start=0):
+    if not store.load(table.vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=manifest.snapshot_sha256, start=0):
         raise CheckpointError(
             f"the vectors in {index} are damaged, or not of the {shards.count} passages beside them; {REMEDY}"
         )
-    return vectors_NP
+    return table
