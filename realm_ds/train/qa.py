@@ -56,7 +56,9 @@ def _train(
 ) -> Ending:
     settings = stage.config.qa
     train = load_questions(settings.folder / "train.jsonl")
-    finder = PassageFinder(train, index.retrieve, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage))
+    finder = PassageFinder(
+        train, index.retrieve, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage), timer=stage.timer
+    )
     engine = Engine(
         QaObjective(model, find=finder),
         stage=settings,
