@@ -122,10 +122,13 @@ class ServedIndex:
 
     def __init__(self, stage: Stage, towers: Towers, mailbox: Mailbox) -> None:
         self._stage, self._towers, self._mailbox = stage, towers, mailbox
-        self._refreshes = stage.config.qa.refresh_passages
+        config = stage.config
+        self._refreshes = config.qa.refresh_passages
         if not self._refreshes and not towers.are_shared:
             towers.passage.cpu()  # Nothing is embedded with it here.
-        self._schedule = Schedule(stage.config.refresh) if self._refreshes else Schedule.of_one_version()
+        self._schedule = (
+            Schedule(config.refresh, num_steps=config.qa.steps) if self._refreshes else Schedule.of_one_version()
+        )
         self._client: IndexClient = index_client(stage, mailbox)
         self._builds = BuildWatch(stage.corpus.count, sinks=stage.sinks)
         self._launcher: Launcher | None = None

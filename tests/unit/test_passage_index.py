@@ -28,7 +28,7 @@ from realm_ds.index.tree import SnapshotTree
 from realm_ds.models.realm import build_model, frozen_tower, tower_from_snapshot
 from realm_ds.models.towers import Towers
 from realm_ds.observe.notice import Notice
-from realm_ds.observe.sinks import Sinks
+from realm_ds.observe.sinks import Sinks, metrics_path, read_events
 from realm_ds.train.passage_index import OwnIndex, PassageIndex, ServedIndex, open_index
 from realm_ds.train.stage import Stage
 from realm_ds.train.timing import StepTimer
@@ -178,7 +178,7 @@ def test_refreshed_passages_are_those_of_the_step_of_their_version(
     data: Path, tmp_path: Path, share_towers: bool
 ) -> None:
     """Launched at steps 0, 3 and 6, used from 0, 5 and 8 on; and one more at the end."""
-    trial = Trial(data, tmp_path, **REFRESHED, **{"model.share_towers": share_towers})
+    trial = Trial(data, tmp_path, **REFRESHED, **{"model.share_towers": share_towers, "qa.steps": 9})
     as_of: dict[int, PassageIndex] = {}
     with trial.served() as served:
         for step, version in enumerate([0, 0, 0, 0, 0, 1, 1, 1, 2]):
@@ -197,6 +197,18 @@ def test_refreshed_passages_are_those_of_the_step_of_their_version(
         vectors = served.vectors()
         assert vectors is not None
         np.testing.assert_allclose(np.concatenate(vectors), last.vectors()[0], rtol=1e-4, atol=1e-5)
+        served.leave(early=False)
+
+
+def test_the_last_version_waits_for_none_that_no_step_asks_for(data: Path, tmp_path: Path) -> None:
+    """One launched at step 6 would be used from 8 on."""
+    trial = Trial(data, tmp_path, **REFRESHED, **{"qa.steps": 8})
+    with trial.served() as served:
+        for step in range(8):
+            assert served.is_ready(step)
+        assert served.is_final(8)
+        launched = read_events(metrics_path(tmp_path, role="trainer", role_rank=0), event="launched")
+        assert [(row["version"], row["step"]) for row in launched] == [(0, 0), (1, 3), (2, 8)]
         served.leave(early=False)
 
 
