@@ -35,7 +35,8 @@ def write_block_records(path: Path, bodies: Iterable[str], *, count: int) -> Non
     """`count` passages as transformers' RealmRetriever reads them. Bytes of any lengths in one array are Python
     objects, which npy keeps as a pickle: the format asks for it."""
     around, written = pickle.dumps(_Empty(count), protocol=_PROTOCOL), 0
-    (end,) = (place + 1 for name, _, place in pickletools.genops(around) if name.name == "EMPTY_LIST")
+    operations: Iterator[tuple[Any, Any, Any]] = pickletools.genops(around)
+    (end,) = (place + 1 for operation, _, place in operations if operation.name == "EMPTY_LIST")
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": (count,)})
         file.write(around[:end])
@@ -55,7 +56,8 @@ class _Empty:
         self._count = count
 
     def __reduce__(self) -> tuple[Any, ...]:
-        make, arguments, (version, _, *rest) = np.empty(0, dtype=object).__reduce__()
+        reduced: Any = np.empty(0, dtype=object).__reduce__()
+        make, arguments, (version, _, *rest) = reduced
         return make, arguments, (version, (self._count,), *rest)
 
 
