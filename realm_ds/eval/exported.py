@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from realm_ds.data.shards import Shards, open_shards
-from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
+from realm_ds.data.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.eval.reading import ReadingSizes
@@ -127,7 +127,7 @@ def write_qa_export(
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         model.save(unfinished)
-        shutil.copytree(tokenizer_folder, unfinished / TOKENIZER)
+        copy_tokenizer(tokenizer_folder, unfinished / TOKENIZER)
         write_corpus(unfinished, shards, vectors)
         write_settings(unfinished, settings)
         seal(unfinished, kind=kind)

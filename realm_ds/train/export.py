@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from realm_ds.config.load import RUN_CONFIG, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Shards, open_shards
-from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
+from realm_ds.data.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import publish_folder, recover_folder
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, strip_prefix
@@ -123,7 +123,7 @@ def write_models(realm: RealmModel, folder: Path, *, tokenizer_folder: Path) -> 
     realm.passage_tower.save(folder / PASSAGE_TOWER)
     realm.encoder.save(folder / ENCODER)
     for name in (QUERY_TOWER, PASSAGE_TOWER, ENCODER, "tokenizer"):
-        shutil.copytree(tokenizer_folder, folder / name, dirs_exist_ok=True)
+        copy_tokenizer(tokenizer_folder, folder / name)
 
 
 def unfilled(config: RealmConfig, *, vocab_size: int) -> RealmModel:

@@ -121,6 +121,23 @@ def test_an_export_has_the_weights_bit_for_bit(made: tuple[Path, RealmModel, lis
     assert (facts["kind"], facts["step"], facts["source"]) == ("export", 9, "step-00000009")
 
 
+def test_the_model_beside_the_tokenizer_is_left_there(tmp_path: Path) -> None:
+    """data.tokenizer may be the folder of a whole model, whose weights are no part of the run."""
+    tokenizer = make_data(tmp_path)
+    realm, other = (
+        unfilled(tiny_config(tmp_path, **{"model.share_towers": share}), vocab_size=tokenizer.vocab_size)
+        for share in (True, False)
+    )
+    other.passage_tower.save(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "1_Pooling").mkdir()
+    write_models(realm, tmp_path / "out", tokenizer_folder=tmp_path / "tokenizer")
+    for name in ("query_tower", "passage_tower"):
+        written = Embedder.load(tmp_path / "out" / name).state_dict()
+        assert all(torch.equal(written[key], value) for key, value in getattr(realm, name).state_dict().items())
+    files = sorted(path.name for path in (tmp_path / "out" / "tokenizer").iterdir())
+    assert files == ["tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+
+
 def test_faiss_alone_opens_the_file(made: tuple[Path, RealmModel, list[str]]) -> None:
     export = made[0] / "run" / "export"
     parts = sorted(export.glob("index/version-00000/*.npy"))
