@@ -7,7 +7,6 @@ is prepare/vocabulary.py's business.
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from realm_ds.data.records import MAX_TOKEN_ID, SpecialIds
 from realm_ds.errors import ConfigError, DataError
 from realm_ds.files import write_durably
 
-FILES = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 MASK = "[MASK]"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", MASK)
 """In the order of their ids in a vocabulary trained here; [PAD] is 0 as in every BERT."""
@@ -165,14 +163,6 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if kind != "WordPiece":
         raise DataError(f"{folder}: a {kind} tokenizer, but REALM's encoders are BERT-like: give a WordPiece one")
     return Tokenizer(backend, where=folder)
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """The tokenizer's files and no others: in a model's folder, its weights lie beside them. Makes the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
 
 
 def _alphabet(texts: Sequence[str], backend: tokenizers.Tokenizer, *, most: int) -> list[str]:

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from realm_ds.data.tokenizer import copy_tokenizer
 from realm_ds.errors import ConfigError
 from realm_ds.models.hf_realm import BERT_SIZES, ENCODER_NAMES, SAME_FUNCTIONS, TOWER_NAMES, Weights, flipped, renamed
 from realm_ds.models.names import HF_EMBEDDER, HF_ENCODER, HF_SCORER
 from realm_ds.models.realm import RealmModel
+from realm_ds.models.tokenizer_files import copy_tokenizer
 from realm_ds.models.towers import Embedder
 
 

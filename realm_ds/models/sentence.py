@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, float32, nn
 from transformers import AutoConfig
 
-from realm_ds.data.tokenizer import copy_tokenizer
 from realm_ds.errors import ConfigError
+from realm_ds.models.tokenizer_files import copy_tokenizer
 from realm_ds.models.towers import Embedder
 from realm_ds.models.weights import WEIGHTS_FILE
 
