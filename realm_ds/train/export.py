@@ -77,8 +77,11 @@ def export_run(
     )
     source = find_source(run_folder, step)
     check_corpus(source, corpus, run_folder=run_folder)
-    facts = {"source": source.folder.name, "step": source.step, "stage": source.stage, "dtype": dtype}
-    with sealed_folder(out, what="the export", remedy=REMEDY, kind=KIND, layout=layout, **facts) as unfinished:
+    known: dict[str, str] = {}
+    with sealed_folder(
+        out, what="the export", remedy=REMEDY, known=known, kind=KIND, layout=layout, source=source.folder.name,
+        step=source.step, stage=source.stage, dtype=dtype,
+    ) as unfinished:  # fmt: skip
         written = write_networks(
             source, unfinished, config=config, corpus=corpus, tokenizer=tokenizer, dtype=dtype, layout=layout,
             verify=verify, say=say,
@@ -86,7 +89,7 @@ def export_run(
         say(f"embedding {corpus.count} passages")
         part = passage_part(layout)
         tower = open_part(unfinished, part)
-        write_corpus(
+        known |= write_corpus(
             unfinished, corpus, _embedded(tower, config=config, corpus=corpus, tokenizer=tokenizer),
             snapshot_sha256=sha256(unfinished / part.folder / WEIGHTS_FILE),
         )  # fmt: skip

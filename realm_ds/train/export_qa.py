@@ -49,8 +49,9 @@ def export_qa(
     recover_sealed(out, what="export of layout hf-realm", kind=KIND, layout="hf-realm")
     exported = open_export(find_export(folder))
     model = QaModel.load(exported.folder).eval()
-    facts = {"kind": KIND, "layout": "hf-realm", "stage": "qa", "dtype": dtype}
-    with sealed_folder(out, what="the export", remedy=REMEDY, **facts) as unfinished:
+    with sealed_folder(
+        out, what="the export", remedy=REMEDY, kind=KIND, layout="hf-realm", stage="qa", dtype=dtype
+    ) as unfinished:
         say(f"writing {exported.folder}: {len(exported.corpus)} passages and the models that answer from them")
         expected = outputs(model, exported) if verify else {}
         round_to(model, dtype)
