@@ -62,8 +62,9 @@ def open_export(folder: Path) -> Exported:
     """Open an export, or that of a run folder. Raises CheckpointError or DataError that names what is damaged."""
     folder = find_export(folder)
     try:
-        # Passages and vectors are held against sums of their own as they are read: what is large is read once.
-        check(folder, trusted=(PASSAGES, INDEX))
+        # Passages and vectors are held against sums of their own as they are read: what is large is read once. The card
+        # is people's, who say the licence there.
+        check(folder, trusted=(PASSAGES, INDEX, CARD))
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is no whole export: {error}; {REMEDY}") from error
     settings = _read_settings(folder / SETTINGS_FILE)

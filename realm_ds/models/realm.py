@@ -70,7 +70,7 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
     if model.start_from is not None:
         check_start(model.start_from)
         if (model.start_from / MANIFEST).is_file():  # a folder of others has none
-            check(model.start_from, trusted=("index", "passages"))
+            check(model.start_from, trusted=("index", "passages", "README.md"))
         load_from = load_hf_realm if is_hf_realm(model.start_from) else load_export
         load_from(realm, model.start_from)
     elif model.encoder is not None:

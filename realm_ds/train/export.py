@@ -54,7 +54,7 @@ def export_run(
     """
     # With faiss, which trainers, who write models, need not.
     from realm_ds.eval.exported import CARD, write_corpus
-    from realm_ds.train.export_card import card, check_licence
+    from realm_ds.train.export_card import card, check_licence, code_of
     from realm_ds.train.export_layouts import check_layout, open_part, passage_part
     from realm_ds.train.export_networks import write_networks
     from realm_ds.train.export_qa import answers_questions, export_qa
@@ -96,7 +96,7 @@ def export_run(
         if faiss_file:
             _write_faiss_file(unfinished, width=config.model.projection_size)
         text = card(
-            config=config, corpus=corpus, source=source, written=written, code=_code(run_folder), dtype=dtype,
+            config=config, corpus=corpus, source=source, written=written, code=code_of(run_folder), dtype=dtype,
             licence=licence, has_faiss_file=faiss_file, layout=layout,
         )  # fmt: skip
         (unfinished / CARD).write_text(text, encoding="utf-8")
@@ -187,10 +187,3 @@ def _write_faiss_file(folder: Path, *, width: int) -> None:
 
     parts = stored_parts(folder / "index", EXPORTED_VERSION)
     write_flat((piece for part in parts for _, piece in part.pieces(part.manifest())), folder / FAISS_FILE, width=width)
-
-
-def _code(run_folder: Path) -> str:
-    """Version and commit of the code that the run was started with, from its code.txt."""
-    path = run_folder / "code.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return ", ".join(line for line in lines[:2] if line) or "realm-ds of an unknown version"
