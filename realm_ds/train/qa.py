@@ -174,7 +174,7 @@ def _qa_model(stage: Stage, realm: RealmModel) -> QaModel:
 def _whole_copy(stage: Stage, engine: Engine, model: QaModel) -> QaModel:
     """The trained networks outside ZeRO, whole on every trainer. Collective."""
     weights = engine.copy_weights(model)
-    return _qa_model(stage, stage.model()).fill(weights).eval()
+    return _qa_model(stage, stage.model()).with_weights(weights).eval()
 
 
 def _gather_rows(rows: list[Row], trainers: Trainers) -> list[list[Row]]:
