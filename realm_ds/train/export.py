@@ -125,7 +125,7 @@ def unfilled(config: RealmConfig, *, vocab_size: int) -> RealmModel:
         return RealmModel(config.model, vocab_size=vocab_size, max_tokens=config.data.joint_tokens).eval()
 
 
-def fill(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
+def with_weights(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
     """The model with these weights; a tower that is shared may be there once, under its first name.
 
     Raises CheckpointError if they are of another model.
