@@ -24,6 +24,7 @@ from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Towers
 from realm_ds.train.engine import Engine
+from realm_ds.train.export_card import code_of, qa_card
 from realm_ds.train.find import PassageFinder
 from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.manifest import saved_steps
@@ -123,6 +124,10 @@ def _export(stage: Stage, model: QaModel, index: PassageIndex) -> None:
                 sizes=_sizes(stage), null_passage=False, temperature=1.0,
                 tokenizer_fingerprint=stage.tokenizer.fingerprint,
             ),
+            card=qa_card(
+                layout="realm", corpus=stage.corpus, sizes=_sizes(stage), config=config,
+                made=f"Fine-tuned in {config.qa.steps} steps with {code_of(stage.folder)}",
+            ),
         )  # fmt: skip
     # It reads and writes the whole corpus, which takes longer than anything that trainers else wait for one another.
     stage.trainers.barrier(
@@ -192,7 +197,7 @@ def _qa_model(stage: Stage, realm: RealmModel) -> QaModel:
 def _whole_copy(stage: Stage, engine: Engine, model: QaModel) -> QaModel:
     """The trained networks outside ZeRO, whole on every trainer. Collective."""
     weights = engine.copy_weights(model)
-    return _qa_model(stage, stage.model()).fill(weights).eval()
+    return _qa_model(stage, stage.model()).with_weights(weights).eval()
 
 
 def _passages(stage: Stage) -> Shards:
