@@ -78,6 +78,7 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
             f"model.encoder={model.encoder} has {config.max_position_embeddings} positions, but query and passage "
             f"together may take {max_tokens}: lower data.passage_tokens or data.query_tokens"
         )
+    config.dtype = torch.float32  # Networks are made in it, and those of a 16-bit encoder would be trained so.
     if config.model_type == "bert":
         config.hidden_act = ONE_KERNEL.get(config.hidden_act, config.hidden_act)
     return with_dropout(config, model.dropout)

@@ -38,11 +38,12 @@ class PassageIndex(Protocol):
     """What one trainer searches in. Which way it goes about it changes no passage that is found, but for rounding."""
 
     def start(self, engine: Engine, *, step: int) -> None:
-        """Once there is an engine: begin, or go on, with `step` as the next step."""
+        """Begin, or go on, with `step` as the next step. Not on opening: the engine is made of what searches here, and
+        the passages of an index in this process are embedded before ZeRO has taken the towers apart."""
 
-    def is_ready(self, step: int) -> bool:
-        """Before `step` is trained: see to it that the index answers it at once. False, on all trainers alike, where
-        one of them was asked to end meanwhile. Collective of trainers."""
+    def prepare_step(self, step: int) -> bool:
+        """Before `step` is trained: launch what is due, and wait until the index can answer. False, on all trainers
+        alike, where one of them was asked to end meanwhile. Collective of trainers."""
 
     def retrieve(self, queries_BP: np.ndarray, num_hits: int) -> Candidates:
         """The best passages of the whole corpus for each query, with tokens and vectors."""
@@ -53,13 +54,13 @@ class PassageIndex(Protocol):
     def take_step(self) -> tuple[float, Figures, Facts]:
         """Of the step just trained: seconds that were waited for the index, figures and facts for its StepInfo."""
 
-    def is_final(self, step: int) -> bool:
-        """Once all `step` steps are trained: passages as the trained model sees them. False as of `is_ready`.
-        Collective of trainers."""
+    def finish(self, step: int) -> bool:
+        """Once all `step` steps are trained: launch passages as the trained model sees them, where they were trained,
+        and wait until the index can answer with them. False as of `prepare_step`. Collective of trainers."""
 
     def vectors(self) -> Sequence[np.ndarray] | None:
-        """Those of all passages in corpus order, in one or several parts. None where this trainer was asked to end
-        before they were there."""
+        """Those of all passages in corpus order, in one or several parts. For trainer 0 alone: no other knows which
+        weights they are of. None where it was asked to end before they were there."""
 
     def leave(self, *, early: bool) -> None:
         """Nothing more is asked. Collective of trainers."""
@@ -88,7 +89,7 @@ class OwnIndex:
     def start(self, engine: Engine, *, step: int) -> None:
         pass
 
-    def is_ready(self, step: int) -> bool:
+    def prepare_step(self, step: int) -> bool:
         return True
 
     def retrieve(self, queries_BP: np.ndarray, num_hits: int) -> Candidates:
@@ -104,7 +105,7 @@ class OwnIndex:
         search_ms, self._search_ms = self._search_ms, []
         return 0.0, {"search_ms": (float(np.mean(search_ms)), 1.0)}, {}
 
-    def is_final(self, step: int) -> bool:
+    def finish(self, step: int) -> bool:
         return True
 
     def vectors(self) -> Sequence[np.ndarray]:
@@ -122,13 +123,17 @@ class ServedIndex:
 
     def __init__(self, stage: Stage, towers: Towers, mailbox: Mailbox) -> None:
         self._stage, self._towers, self._mailbox = stage, towers, mailbox
-        self._refreshes = stage.config.qa.refresh_passages
+        config = stage.config
+        self._refreshes = config.qa.refresh_passages
         if not self._refreshes and not towers.are_shared:
             towers.passage.cpu()  # Nothing is embedded with it here.
-        self._schedule = Schedule(stage.config.refresh) if self._refreshes else Schedule.of_one_version()
+        self._schedule = (
+            Schedule(config.refresh, num_steps=config.qa.steps) if self._refreshes else Schedule.of_one_version()
+        )
         self._client: IndexClient = index_client(stage, mailbox)
         self._builds = BuildWatch(stage.corpus.count, sinks=stage.sinks)
-        self._launcher: Launcher | None = None
+        self._launcher: Launcher
+        """From `start` on."""
         self._first_step = self._step = self._version = 0
         self._answers: list[tuple[float, float]] = []
         """(ms that the slowest shard searched, s waited) of each search of the step."""
@@ -142,8 +147,7 @@ class ServedIndex:
         self._launcher.relaunch(step)
         self._first_step = step
 
-    def is_ready(self, step: int) -> bool:
-        assert self._launcher is not None
+    def prepare_step(self, step: int) -> bool:
         launch_if_due(self._stage, self._launcher, step)
         self._step, self._version = step, self._schedule.version_at(step)
         if step != self._first_step and self._schedule.adoption_at(step) is None:
@@ -179,8 +183,7 @@ class ServedIndex:
         staleness = self._schedule.age_in_steps(self._step)
         return waited_s, figures, {"version": self._version, "staleness_steps": staleness, **self._builds.facts()}
 
-    def is_final(self, step: int) -> bool:
-        assert self._launcher is not None
+    def finish(self, step: int) -> bool:
         self._step = step
         if self._refreshes:
             self._version = self._schedule.next_version(step)
@@ -190,8 +193,7 @@ class ServedIndex:
 
     def vectors(self) -> Sequence[np.ndarray] | None:
         """Where the index ranks have written them."""
-        assert self._launcher is not None
-        stage, digest = self._stage, self._launcher.digests[self._version]
+        stage, digest = self._stage, self._launcher.digests[self._version]  # trainer 0 sends the snapshots
         store = IndexStore(stage.folder / "index", corpus_sha256=stage.corpus.digest)
         found: list[np.ndarray] | None = None
 

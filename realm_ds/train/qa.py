@@ -56,7 +56,9 @@ def _train(
 ) -> Ending:
     settings = stage.config.qa
     train = load_questions(settings.folder / "train.jsonl")
-    finder = PassageFinder(train, index.retrieve, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage))
+    finder = PassageFinder(
+        train, index.retrieve, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage), timer=stage.timer
+    )
     engine = Engine(
         QaObjective(model, find=finder),
         stage=settings,
@@ -69,7 +71,7 @@ def _train(
     steps = _steps(stage, engine, train, finder, index, resumed)
     ending = run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=resumed.step)
     # The last checkpoint is there from here on: what follows it can be done again.
-    if ending.is_early or not index.is_final(ending.step):
+    if ending.is_early or not index.finish(ending.step):
         return Ending(step=ending.step, is_early=True)
     trained = _whole_copy(stage, engine, model)
     if stage.trainers.rank == 0 and (vectors := index.vectors()) is not None:
@@ -126,7 +128,7 @@ def _steps(
     # before makes no difference to what comes next.
     num_asked = sum(state.epoch * len(train) + state.position for state in resumed.stream(QUESTIONS)[:1])
     for step in range(resumed.step, settings.steps):
-        if not index.is_ready(step):
+        if not index.prepare_step(step):
             return
         seed_step(seed, trainer_rank=trainers.rank, step=step)
         batches = []

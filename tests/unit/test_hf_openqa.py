@@ -18,8 +18,9 @@ from realm_ds.eval.answerer import RealmForQA
 from realm_ds.eval.exported import AnswerSettings, open_export, write_qa_export
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, write_block_records
+from realm_ds.models.hf_realm_qa import HfQa, read_hf_qa
 from realm_ds.models.qa import QaModel, build_qa_model
-from realm_ds.train import export_qa
+from realm_ds.train import export_qa, importing_qa
 from realm_ds.train.export import export_run
 from realm_ds.train.importing import import_model, look
 from tests.support.hf_realm import SIZES, same_weights, small_realm
@@ -82,6 +83,17 @@ def test_there_and_back_gives_the_same_answers(made: tuple[Path, list[str]], tmp
         assert (tmp_path / "again" / path.relative_to(folder / "theirs")).read_bytes() == path.read_bytes(), path
 
 
+def test_no_vectors_are_copied_where_no_passage_is_left_out(
+    made: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, written = list[HfQa](), list[np.ndarray]()
+    monkeypatch.setattr(importing_qa, "read_hf_qa", lambda folder: found.append(read_hf_qa(folder)) or found[0])
+    monkeypatch.setattr(importing_qa, "write_qa_export", lambda *_, vectors, **__: written.extend(vectors))
+    theirs = made[0] / "theirs" / "openqa"
+    importing_qa.import_qa(theirs, tmp_path / "out", tokenizer_folder=theirs, kind="qa", say=lambda _: None)
+    assert np.shares_memory(written[0], found[0].vectors_NP.numpy())
+
+
 def test_passages_of_others(made: tuple[Path, list[str]], tmp_path: Path) -> None:
     """Without a word of ours in the settings; a passage of nothing, and one that is too long."""
     folder, _ = made
@@ -92,7 +104,7 @@ def test_passages_of_others(made: tuple[Path, list[str]], tmp_path: Path) -> Non
     (theirs / "config.json").write_text(json.dumps(config))
     bodies = [passage.text for passage in open_export(folder / "run").shards.passages()]
     bodies[3], bodies[5] = " ", " ".join([bodies[5]] * 20)
-    write_block_records(theirs / BLOCK_RECORDS, bodies)
+    write_block_records(theirs / BLOCK_RECORDS, bodies, count=len(bodies))
     lines: list[str] = []
     import_model(theirs, tmp_path / "ours", say=lines.append)
     assert (
@@ -115,12 +127,13 @@ def test_passages_of_others(made: tuple[Path, list[str]], tmp_path: Path) -> Non
 def test_what_does_not_belong_together(made: tuple[Path, list[str]], tmp_path: Path) -> None:
     theirs = tmp_path / "openqa"
     shutil.copytree(made[0] / "theirs" / "openqa", theirs)
-    write_block_records(theirs / BLOCK_RECORDS, ["one passage"])
-    message = (
-        r"openqa has 1 passages in block_records.npy and 72 vectors of passages in its weights: copy both from one"
-    )
-    with pytest.raises(CheckpointError, match=message):
-        import_model(theirs, tmp_path / "ours", say=lambda _: None)
+    for count in (1, 73):
+        write_block_records(theirs / BLOCK_RECORDS, ["one passage"] * count, count=count)
+        message = (
+            f"openqa has {count} passages in block_records.npy and 72 vectors of passages in its weights: copy both"
+        )
+        with pytest.raises(CheckpointError, match=message):
+            import_model(theirs, tmp_path / "ours", say=lambda _: None)
     (tmp_path / "words").mkdir()
     small = tmp_path / "words" / "vocab.txt"
     small.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]))
@@ -147,7 +160,9 @@ def test_a_copy_that_answers_otherwise_is_not_written(
 
     def write_others(exported, model, folder: Path) -> None:
         write(exported, model, folder)
-        write_block_records(folder / "openqa" / BLOCK_RECORDS, ["another"] * len(exported.corpus))
+        write_block_records(
+            folder / "openqa" / BLOCK_RECORDS, ["another"] * len(exported.corpus), count=len(exported.corpus)
+        )
 
     monkeypatch.setattr(export_qa, "write_hf_openqa", write_others)
     with pytest.raises(CheckpointError, match=r"does not hold the passages of .*export; nothing was written"):
