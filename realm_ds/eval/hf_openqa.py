@@ -1,6 +1,6 @@
 """An export that answers questions as transformers' RealmForOpenQA and RealmReader.
 
-The weights are models/hf_realm_qa.py's business; what comes from such folders is train/importing.py's.
+The weights are models/hf_realm_qa.py's business; what comes from such folders is train/importing_qa.py's.
 """
 
 from pathlib import Path

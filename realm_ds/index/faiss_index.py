@@ -118,11 +118,15 @@ class _Memory:
 
 
 def write_flat(pieces_RP: Iterable[np.ndarray], path: Path, *, width: int) -> None:
-    """Vectors as a file that faiss alone opens: exact inner products, the number of a vector is its place."""
+    """Vectors as a file that faiss alone opens: exact inner products, the number of a vector is its place. All are in
+    memory, as faiss writes no other way. Raises OSError."""
     index = faiss.IndexFlatIP(width)
     for piece_RP in pieces_RP:
         index.add(np.ascontiguousarray(piece_RP, dtype=np.float32))
-    faiss.write_index(index, str(path))
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 def check_factory(spec: IndexSpec, *, num_passages: int, width: int) -> None:

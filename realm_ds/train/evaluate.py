@@ -197,8 +197,9 @@ def evaluation_of(
         # Made here, once: the writer's thread may draw no random number while training draws its dropout.
         kept = unfilled(config, vocab_size=stage.tokenizer.vocab_size) if trainers.rank == 0 else None
         best = BestModels(
-            stage.folder, first_step=first_step, measured_on=measured_on, trainers=trainers, writer=stage.writer,
-            sinks=stage.sinks, copy_weights=partial(engine.copy_weights, model, keeps=trainers.rank == 0),
+            stage.folder, first_step=first_step, measured_on=measured_on, corpus=stage.corpus.digest[:12],
+            trainers=trainers, writer=stage.writer, sinks=stage.sinks,
+            copy_weights=partial(engine.copy_weights, model, keeps=trainers.rank == 0),
             write=partial(_write_models, kept, tokenizer_folder=config.data.tokenizer),
         )  # fmt: skip
     return Evaluation(

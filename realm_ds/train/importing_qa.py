@@ -7,7 +7,7 @@ Pre-trained models are importing.py's business. Shapes: N passages, P embedding.
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from realm_ds.eval.reading import ReadingSizes
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
 from realm_ds.models.hf_realm_qa import HF_OPENQA, HfQa, read_hf_qa
 from realm_ds.models.towers import Embedder
+from realm_ds.train.export import Say
 
-Say = Callable[[str], None]
 PER_SHARD = 5_000
 ENCODED_AT_ONCE = 1_000
 EMPTY, CUT = "of nothing, left out", "cut to the wordpieces that are read"

@@ -79,7 +79,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     )  # fmt: skip
     write_models(realm, cloze, tokenizer_folder=folder / "tokenizer")
     cloze_settings = replace(settings, null_passage=True, temperature=0.5)
-    write_corpus(cloze, shards, [corpus.vectors_NP[:30], corpus.vectors_NP[30:]])
+    write_corpus(cloze, shards, [corpus.vectors_NP[:30], corpus.vectors_NP[30:]], snapshot_sha256="of the towers")
     write_settings(cloze, cloze_settings)
     seal(cloze, source="step-9")
     return Exports(

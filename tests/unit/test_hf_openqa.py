@@ -177,7 +177,9 @@ def test_what_an_export_of_answers_cannot_be(made: tuple[Path, list[str]], tmp_p
         export_run(run, out=tmp_path / "out", layout="hf-realm", step=3)
     with pytest.raises(ConfigError, match=message):
         export_run(run, out=tmp_path / "out", layout="hf-realm", faiss_file=True)
-    with pytest.raises(ConfigError, match=r"export is there and is no export, so it is not overwritten: name another"):
+    with pytest.raises(
+        ConfigError, match=r"export is there and is no export of layout hf-realm, so it is not overwritten"
+    ):
         export_run(run, out=run / "export", layout="hf-realm")
 
 
