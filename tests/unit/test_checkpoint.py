@@ -172,11 +172,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     with pytest.raises(CheckpointError, match="step-00000002/zero/more.pt is no file of the manifest's"):
         find(tmp_path, 2)
     shutil.rmtree(step_folder(tmp_path, 2) / "zero")
+    caplog.clear()
     with pytest.raises(
         CheckpointError,
         match=r"no whole checkpoint: .*6/zero.*; .*4/zero.*; .*2/zero.*Start a new run in another folder",
     ):
         find(tmp_path)
+    assert not caplog.records  # no checkpoint before them is used
 
 
 def test_faults_say_what_to_do(tmp_path: Path, save_step: SaveStep) -> None:
