@@ -16,7 +16,7 @@ from realm_ds.eval.answerer import RealmForQA
 from realm_ds.eval.asking import QUESTIONS_AT_ONCE, Answerer
 from realm_ds.eval.cloze import RealmForCloze
 from realm_ds.eval.exported import find_export
-from realm_ds.models.qa import READER
+from realm_ds.models.names import READER
 from realm_ds.observe.answers import Answered, show_answers
 from realm_ds.observe.progress import Progress, number_of
 

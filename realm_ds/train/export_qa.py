@@ -18,7 +18,8 @@ from realm_ds.eval.hf_openqa import write_hf_openqa
 from realm_ds.eval.reading import joint_tokens
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
 from realm_ds.models.hf_realm_qa import HF_OPENQA, read_hf_qa
-from realm_ds.models.qa import READER, QaModel
+from realm_ds.models.names import READER
+from realm_ds.models.qa import QaModel
 from realm_ds.models.towers import embed
 from realm_ds.sealed import recover_sealed, sealed_folder
 from realm_ds.train.export import KIND, REMEDY, Dtype, Say, default_folder, round_to

@@ -16,7 +16,8 @@ from realm_ds.eval.scores import summarise
 from realm_ds.launch import judging
 from realm_ds.launch.judging import judge_answers, judge_retrieval
 from realm_ds.launch.scores import describe_judged
-from realm_ds.models.qa import READER, QaModel, build_qa_model
+from realm_ds.models.names import READER
+from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import build_model
 from realm_ds.sealed import MANIFEST, seal
 from tests.support.tiny import make_data, tiny_config

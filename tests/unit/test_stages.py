@@ -339,6 +339,23 @@ def test_weights_to_start_from_are_an_export(tmp_path: Path) -> None:
     check_inputs("ict", tiny_config(tmp_path, **changes))
 
 
+@pytest.mark.parametrize("named", ["run", "run/export"])
+def test_what_answers_questions_is_an_export_but_none_to_start_from(tmp_path: Path, named: str) -> None:
+    make_data(tmp_path, num_facts=1)
+    for name in ("query_tower", "reader"):
+        (tmp_path / "run" / "export" / name).mkdir(parents=True)
+        (tmp_path / "run" / "export" / name / "config.json").touch()
+    told = (
+        f"CheckpointError: {tmp_path}/run/export answers questions, and of its towers it has that of questions alone: "
+        "take the pre-trained export that it was made of"
+    )
+    assert refused("pretrain", tmp_path, **{"model.start_from": tmp_path / named}) == told
+    (tmp_path / "run" / "config.yaml").touch()
+    assert refused("ict", tmp_path, **{"model.start_from": tmp_path / named}) == (
+        f"{told}: it is model.start_from in {tmp_path}/run/config.yaml"
+    )
+
+
 def test_an_encoder_named_on_the_hub_is_fetched_once_before_ranks_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
