@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,20 @@ class OtherFormat(CheckpointError):
 
 
 @contextmanager
-def sealed_folder(final: Path, *, what: str, remedy: str, **facts: object) -> Iterator[Path]:
+def sealed_folder(
+    final: Path, *, what: str, remedy: str, known: Mapping[str, str] | None = None, **facts: object
+) -> Iterator[Path]:
     """An empty folder to fill, which is sealed with `facts` and then takes the name `final`, replacing what had it.
 
-    After an error nothing of it is left. Raises CheckpointError with `remedy` where the disk does not take it.
+    Sums that come to be `known` while it is filled are not taken again. After an error nothing of the folder is left.
+    Raises CheckpointError with `remedy` where the disk does not take it.
     """
     unfinished = final.with_name(f"{final.name}.tmp-{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
-        seal(unfinished, **facts)
+        seal(unfinished, known=known, **facts)
         publish_folder(unfinished, final)
     except (OSError, SafetensorError, IndexFault) as error:
         # safetensors tells a full disk by an error of its own, the index store by one that speaks of a run.
@@ -60,13 +63,15 @@ def recover_sealed(final: Path, *, what: str, **facts: object) -> None:
         )
 
 
-def seal(folder: Path, **facts: object) -> None:
+def seal(folder: Path, *, known: Mapping[str, str] | None = None, **facts: object) -> None:
     """Write the sums of a folder's files into its manifest, with what else is to be known.
 
-    Nothing is durable yet: that is files.publish_folder's, without which nobody may look at the folder.
+    Files whose sums are `known`, by their names in the folder, are not read for it. Nothing is durable yet: that is
+    files.publish_folder's, without which nobody may look at the folder.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {str(path.relative_to(folder)): sha256(path) for path in files}
+    known = known or {}
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    sums = {name: known.get(name) or sha256(folder / name) for name in names}
     text = json.dumps({"format": FORMAT, **facts, "sha256": sums}, indent=1, sort_keys=True)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 

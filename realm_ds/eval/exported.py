@@ -21,6 +21,7 @@ from realm_ds.errors import CheckpointError
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.files import recover_folder, write_durably
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore, PartFault, stored_parts
 from realm_ds.models.qa import QaModel
@@ -61,8 +62,9 @@ def open_export(folder: Path) -> Exported:
     """Open an export, or that of a run folder. Raises CheckpointError or DataError that names what is damaged."""
     folder = find_export(folder)
     try:
-        # Passages and vectors are held against sums of their own as they are read: what is large is read once.
-        check(folder, trusted=(PASSAGES, INDEX))
+        # Passages and vectors are held against sums of their own as they are read: what is large is read once. The card
+        # is people's, who say the licence there.
+        check(folder, trusted=(PASSAGES, INDEX, CARD))
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is no whole export: {error}; {REMEDY}") from error
     settings = _read_settings(folder / SETTINGS_FILE)
@@ -95,14 +97,22 @@ def find_export(folder: Path) -> Path:
     raise CheckpointError(f"{folder} holds no export with {SETTINGS_FILE}: {hint}")
 
 
-def write_corpus(folder: Path, shards: Shards, parts: Iterable[np.ndarray], *, snapshot_sha256: str) -> None:
+def write_corpus(folder: Path, shards: Shards, parts: Iterable[np.ndarray], *, snapshot_sha256: str) -> dict[str, str]:
     """Passages and their vectors, those of the first passages first, by the tower of that sum (vectors_sha256 where it
-    is not kept). Raises IndexFault, DataError or OSError."""
+    is not kept). Raises IndexFault, DataError or OSError.
+
+    Returns the sums of what is large of it, by name: sealing the folder need not read that again.
+    """
     store, start = IndexStore(folder / INDEX, corpus_sha256=shards.digest), 0
     for part_NP in parts:
         store.save(part_NP, version=EXPORTED_VERSION, snapshot_sha256=snapshot_sha256, start=start)
         start += len(part_NP)
     shards.copy_to(folder / PASSAGES)
+    written = stored_parts(folder / INDEX, EXPORTED_VERSION)
+    return {
+        **{f"{PASSAGES}/{entry.name}": entry.sha256 for entry in shards.manifest.shards},
+        **{str(part.vectors_path.relative_to(folder)): part.manifest().vectors_sha256 for part in written},
+    }
 
 
 def vectors_sha256(parts: Iterable[np.ndarray]) -> str:
@@ -130,11 +140,12 @@ def write_qa_export(
     Raises CheckpointError where the disk does not take it.
     """
     recover_folder(out)
+    known: dict[str, str] = {}
     remedy = "free space there; then import again, or go on with --resume"
-    with sealed_folder(out, what="the export", remedy=remedy, kind=kind) as unfinished:
+    with sealed_folder(out, what="the export", remedy=remedy, known=known, kind=kind) as unfinished:
         model.save(unfinished)
         copy_tokenizer(tokenizer_folder, unfinished / TOKENIZER)
-        write_corpus(unfinished, shards, vectors, snapshot_sha256=vectors_sha256(vectors))
+        known |= write_corpus(unfinished, shards, vectors, snapshot_sha256=vectors_sha256(vectors))
         write_settings(unfinished, settings)
         if card is not None:
             (unfinished / CARD).write_text(card, encoding="utf-8")
@@ -148,8 +159,8 @@ def _read_settings(path: Path) -> AnswerSettings:
         raise CheckpointError(f"{path} cannot be read ({error}); {REMEDY}") from error
 
 
-def _read_vectors(index: Path, shards: Shards) -> np.ndarray:
-    """Float32 [N, P], held against their sums."""
+def _read_vectors(index: Path, shards: Shards) -> VectorTable:
+    """Float32, held against their sums."""
     try:
         parts = stored_parts(index, EXPORTED_VERSION)
         if not parts:
@@ -157,10 +168,10 @@ def _read_vectors(index: Path, shards: Shards) -> np.ndarray:
         manifest = parts[0].manifest()
     except PartFault as fault:
         raise CheckpointError(f"the index in {index} is {fault}; {REMEDY}") from fault
-    vectors_NP = np.empty((shards.count, manifest.width), dtype=np.float32)
+    table = VectorTable(shards.count, manifest.width)
     store = IndexStore(index, corpus_sha256=shards.digest)
-    if not store.load(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=manifest.snapshot_sha256, start=0):
+    if not store.load(table.vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=manifest.snapshot_sha256, start=0):
         raise CheckpointError(
             f"the vectors in {index} are damaged, or not of the {shards.count} passages beside them; {REMEDY}"
         )
-    return vectors_NP
+    return table

@@ -19,7 +19,7 @@ from transformers.utils import logging as hf_logging
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.models.hub import encoder_folder
-from realm_ds.models.weights import WEIGHTS_FILE, fill
+from realm_ds.models.weights import WEIGHTS_FILE, read_into
 
 hf_logging.disable_progress_bar()  # They would tear our own.
 
@@ -138,8 +138,8 @@ class Embedder(nn.Module):
 
     def load_from(self, folder: Path) -> None:
         """Take the weights of what `save` wrote, in place, with no second copy. Raises CheckpointError if it cannot."""
-        fill(self.bert.state_dict(), folder / WEIGHTS_FILE)
-        fill(self.projection(), folder / PROJECTION_FILE)
+        read_into(self.bert.state_dict(), folder / WEIGHTS_FILE)
+        read_into(self.projection(), folder / PROJECTION_FILE)
 
     def projection(self) -> dict[str, Tensor]:
         """W, b and the LayerNorm, by name."""

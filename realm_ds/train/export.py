@@ -54,7 +54,7 @@ def export_run(
     """
     # With faiss, which trainers, who write models, need not.
     from realm_ds.eval.exported import CARD, write_corpus
-    from realm_ds.train.export_card import card, check_licence
+    from realm_ds.train.export_card import card, check_licence, code_of
     from realm_ds.train.export_layouts import check_layout, open_part, passage_part
     from realm_ds.train.export_networks import write_networks
     from realm_ds.train.export_qa import answers_questions, export_qa
@@ -77,8 +77,11 @@ def export_run(
     )
     source = find_source(run_folder, step)
     check_corpus(source, corpus, run_folder=run_folder)
-    facts = {"source": source.folder.name, "step": source.step, "stage": source.stage, "dtype": dtype}
-    with sealed_folder(out, what="the export", remedy=REMEDY, kind=KIND, layout=layout, **facts) as unfinished:
+    known: dict[str, str] = {}
+    with sealed_folder(
+        out, what="the export", remedy=REMEDY, known=known, kind=KIND, layout=layout, source=source.folder.name,
+        step=source.step, stage=source.stage, dtype=dtype,
+    ) as unfinished:  # fmt: skip
         written = write_networks(
             source, unfinished, config=config, corpus=corpus, tokenizer=tokenizer, dtype=dtype, layout=layout,
             verify=verify, say=say,
@@ -86,14 +89,14 @@ def export_run(
         say(f"embedding {corpus.count} passages")
         part = passage_part(layout)
         tower = open_part(unfinished, part)
-        write_corpus(
+        known |= write_corpus(
             unfinished, corpus, _embedded(tower, config=config, corpus=corpus, tokenizer=tokenizer),
             snapshot_sha256=sha256(unfinished / part.folder / WEIGHTS_FILE),
         )  # fmt: skip
         if faiss_file:
             _write_faiss_file(unfinished, width=config.model.projection_size)
         text = card(
-            config=config, corpus=corpus, source=source, written=written, code=_code(run_folder), dtype=dtype,
+            config=config, corpus=corpus, source=source, written=written, code=code_of(run_folder), dtype=dtype,
             licence=licence, has_faiss_file=faiss_file, layout=layout,
         )  # fmt: skip
         (unfinished / CARD).write_text(text, encoding="utf-8")
@@ -122,7 +125,7 @@ def unfilled(config: RealmConfig, *, vocab_size: int) -> RealmModel:
         return RealmModel(config.model, vocab_size=vocab_size, max_tokens=config.data.joint_tokens).eval()
 
 
-def fill(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
+def with_weights(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
     """The model with these weights; a tower that is shared may be there once, under its first name.
 
     Raises CheckpointError if they are of another model.
@@ -184,10 +187,3 @@ def _write_faiss_file(folder: Path, *, width: int) -> None:
 
     parts = stored_parts(folder / "index", EXPORTED_VERSION)
     write_flat((piece for part in parts for _, piece in part.pieces(part.manifest())), folder / FAISS_FILE, width=width)
-
-
-def _code(run_folder: Path) -> str:
-    """Version and commit of the code that the run was started with, from its code.txt."""
-    path = run_folder / "code.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return ", ".join(line for line in lines[:2] if line) or "realm-ds of an unknown version"

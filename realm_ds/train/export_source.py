@@ -72,7 +72,7 @@ def check_corpus(source: Source, corpus: Shards, *, run_folder: Path) -> None:
         )
 
 
-def fill_from(realm: RealmModel, source: Source) -> None:
+def read_source(realm: RealmModel, source: Source) -> None:
     """Overwrite the weights of a run's model, in place. Raises CheckpointError if the source's are of another model."""
     if source.folder.name == FOLDER:
         load_export(realm, source.folder)

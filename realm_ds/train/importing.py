@@ -19,6 +19,7 @@ from realm_ds.models.realm import RealmModel, open_hf_realm
 from realm_ds.models.tf_realm import checkpoint_prefix, write_tf_as_hf
 from realm_ds.sealed import recover_sealed, sealed_folder
 from realm_ds.train.export import REMEDY, Say, write_models
+from realm_ds.train.export_card import UNKNOWN, licence_section
 from realm_ds.train.importing_qa import check_vocabulary, find_openqa, import_qa
 
 KIND = "import"
@@ -119,6 +120,7 @@ def _card(source: Path, realm: RealmModel) -> str:
     towers = "one tower for queries and passages" if realm.shares_towers else "two towers"
     return f"""---
 library_name: transformers
+license: {UNKNOWN}
 tags: [realm, retrieval, fill-mask]
 ---
 # REALM, imported from {source.name}
@@ -126,4 +128,6 @@ tags: [realm, retrieval, fill-mask]
 Made by `realm-ds import`: {towers} and the knowledge-augmented encoder. To train or embed with them:
 
     model.start_from=HERE {_settings(realm)}
+
+{licence_section(UNKNOWN)}
 """

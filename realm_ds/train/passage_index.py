@@ -13,16 +13,18 @@ import numpy as np
 
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.comm.waiting import Clock, wait_until
+from realm_ds.data.shards import passage_range
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.index.client import IndexClient
 from realm_ds.index.exclusion import exclude_nothing
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.merge import Candidates
 from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore
 from realm_ds.index.versions import Schedule
 from realm_ds.models.towers import Embedder, Towers
 from realm_ds.train.engine import Engine
-from realm_ds.train.recall import embed_passages
+from realm_ds.train.recall import embed_into
 from realm_ds.train.refresh import BuildWatch, Launcher
 from realm_ds.train.service import index_client, index_launcher, index_recall, launch_if_due, leave_index, tell_launch
 from realm_ds.train.stage import Stage
@@ -72,11 +74,11 @@ def open_index(stage: Stage, towers: Towers, mailbox: Mailbox | None) -> Passage
     if mailbox is not None:
         return ServedIndex(stage, towers, mailbox)
     config = stage.config
-    vectors_NP = _embed_corpus(stage, towers.passage)
+    table = _embed_corpus(stage, towers.passage)
     if stage.must_leave():  # Who was asked to end has left passages out: nothing may be made of them.
         return None
     passages = load_shard(stage.corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
-    return OwnIndex(CorpusIndex(passages, vectors_NP))
+    return OwnIndex(CorpusIndex(passages, table))
 
 
 class OwnIndex:
@@ -234,18 +236,21 @@ class ServedIndex:
         )  # fmt: skip
 
 
-def _embed_corpus(stage: Stage, tower: Embedder) -> np.ndarray:
-    """Vectors of all passages, each trainer embedding its part of the corpus, float32 (N, P)."""
-    config, trainers = stage.config, stage.trainers
-    part = load_shard(
-        stage.corpus, shard_rank=trainers.rank, num_shards=trainers.size,
-        max_tokens=config.data.passage_tokens,
-    )  # fmt: skip
-    own_NP = embed_passages(
-        tower.eval(), part, config=config, special=stage.tokenizer.special, unless=lambda: stage.notice.is_given
-    )  # fmt: skip
+def _embed_corpus(stage: Stage, tower: Embedder) -> VectorTable:
+    """Vectors of all passages, each trainer embedding its part of the corpus. Collective of trainers."""
+    config, trainers, corpus = stage.config, stage.trainers, stage.corpus
+    table = VectorTable(corpus.count, config.model.projection_size)
     parts = [
-        trainers.broadcast_bytes(own_NP.tobytes() if rank == trainers.rank else None, source=rank)
+        table.vectors_NP[slice(*passage_range(corpus.count, rank, trainers.size, setting="runtime.trainers"))]
         for rank in range(trainers.size)
     ]
-    return np.concatenate([np.frombuffer(data, dtype=np.float32).reshape(-1, own_NP.shape[1]) for data in parts])
+    own = load_shard(
+        corpus, shard_rank=trainers.rank, num_shards=trainers.size, max_tokens=config.data.passage_tokens
+    )  # fmt: skip
+    embed_into(
+        parts[trainers.rank], tower.eval(), own, config=config, special=stage.tokenizer.special,
+        unless=lambda: stage.notice.is_given,
+    )  # fmt: skip
+    for rank, part_NP in enumerate(parts):
+        trainers.broadcast_array(part_NP, source=rank)
+    return table

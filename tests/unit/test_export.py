@@ -29,7 +29,7 @@ from realm_ds.train import export as module
 from realm_ds.train import export_layouts
 from realm_ds.train.best import BestRecord
 from realm_ds.train.checkpoint import TrainState
-from realm_ds.train.export import export_run, fill, unfilled, write_models
+from realm_ds.train.export import export_run, unfilled, with_weights, write_models
 from realm_ds.train.manifest import step_folder
 from tests.support.full_disk import no_file_longer_than
 from tests.support.tiny import make_data, tiny_config
@@ -49,7 +49,7 @@ def test_a_model_is_filled_again_and_again(tmp_path: Path, share_towers: bool) -
         weights = {name: torch.full_like(weight, value) for name, weight in realm.state_dict().items()}
         if share_towers:
             weights = {name: weight for name, weight in weights.items() if not name.startswith("passage_tower.")}
-        assert fill(realm, weights) is realm
+        assert with_weights(realm, weights) is realm
         assert all((parameter == value).all() for parameter in realm.parameters())
 
 
@@ -60,7 +60,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"(?s)does not hold the model of config.yaml: .*size mismatch for query_tower"
     ):
-        fill(small, wide.state_dict())
+        with_weights(small, wide.state_dict())
 
 
 def make_run(folder: Path, *, share_towers: bool = False, stage: str = "pretrain", zero: int = 2) -> RealmModel:

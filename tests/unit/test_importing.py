@@ -123,7 +123,7 @@ def test_googles_own_checkpoint(google: tuple[Path, RealmModel], tmp_path: Path)
 
 def test_names_by_hand() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    found = tf_realm.embedder_weights(
+    found = tf_realm.embedder_of_variables(
         {
             "module/module/module/bert/encoder/layer_11/attention/self/query/kernel": array,
             "module/module/module/module/bert/embeddings/word_embeddings": array,
@@ -138,7 +138,7 @@ def test_names_by_hand() -> None:
         "realm.encoder.layer.11.attention.self.query.weight",
     ]  # fmt: skip
     assert found["realm.encoder.layer.11.attention.self.query.weight"].tolist() == [[0, 3], [1, 4], [2, 5]]
-    assert list(tf_realm.encoder_weights({"cls/seq_relationship/output_bias": array, "cls/x/beta": array})) == [
+    assert list(tf_realm.encoder_of_variables({"cls/seq_relationship/output_bias": array, "cls/x/beta": array})) == [
         "cls.x.bias"
     ]
 

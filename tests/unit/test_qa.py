@@ -220,7 +220,7 @@ def test_a_model_is_filled_by_the_names_of_another_and_saves_its_towers(
             parameter.add_(1.0)
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     assert (("passage_tower.dense.bias") in weights) != share_towers
-    assert other.fill(weights) is other
+    assert other.with_weights(weights) is other
     for name, value in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
     other.save(tmp_path)
