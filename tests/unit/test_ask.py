@@ -246,8 +246,17 @@ def test_at_least_one_answer_is_asked_for(exports: Exports) -> None:
 
 
 def test_an_export_moved_away_from_everything_answers_the_same(exports: Exports, tmp_path: Path) -> None:
-    moved = RealmForQA.from_pretrained(copied(exports.qa, tmp_path))
+    export = copied(exports.qa, tmp_path)
+    put_beside(export)
+    moved = RealmForQA.from_pretrained(export)
     assert moved.answer(QUESTIONS) == RealmForQA.from_pretrained(exports.qa).answer(QUESTIONS)
+
+
+def put_beside(export: Path) -> None:
+    """What a hub and people leave in a folder."""
+    for name in (".gitattributes", ".cache/huggingface/download/a.lock", "LICENSE"):
+        (export / name).parent.mkdir(parents=True, exist_ok=True)
+        (export / name).touch()
 
 
 def remove_manifest(export: Path) -> None:

@@ -21,6 +21,7 @@ from realm_ds.data.shard_writer import write_shards as write_corpus
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError
+from realm_ds.eval.exported import open_export
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.sinks import metrics_path
@@ -175,6 +176,11 @@ def test_a_damaged_export_is_named(made: tuple[Path, RealmModel, list[str]], tmp
     shutil.copytree(folder / "run" / "export", export)
     model = tiny_config(folder, **{"model.start_from": export}).model
     vocab_size = len((folder / "tokenizer" / "vocab.txt").read_text().splitlines())
+    card, lock = export / "README.md", export / ".cache" / "huggingface" / "download" / "a.lock"
+    card.write_text(card.read_text().replace("license: unknown", "license: apache-2.0"))  # as the card says
+    lock.parent.mkdir(parents=True)
+    lock.touch()  # as a hub leaves it
+    assert len(open_export(export).corpus) == 72
     build_model(model, vocab_size=vocab_size, max_tokens=48, seed=1)
     path = export / "encoder" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
