@@ -28,7 +28,7 @@ from realm_ds.models.towers import Embedder
 SHOWN_PASSAGES = 5
 MOST_HITS = max(QA_RECALL_AT)
 QUESTIONS_AT_ONCE = 256
-"""Whose passages are in memory together: up to MOST_HITS each, of some 13 KB."""
+"""Whose passages are in memory together, up to MOST_HITS each of some 13 KB, and are searched for in one request."""
 Find = Callable[[Sequence[Question], np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """Places [B, K] of passages for questions, their vectors [B, P] and a number of hits, and the inner products of these
 vectors with those of the passages."""

@@ -29,9 +29,6 @@ from realm_ds.train.refresh import BuildWatch, Launcher
 from realm_ds.train.service import index_client, index_launcher, index_recall, launch_if_due, leave_index, tell_launch
 from realm_ds.train.stage import Stage
 
-QUERIES_AT_ONCE = 256
-"""Of an evaluation in one request, so that shards answer others in between."""
-
 Figures = Mapping[str, tuple[float, float]]
 Facts = Mapping[str, float]
 
@@ -169,13 +166,8 @@ class ServedIndex:
         return found
 
     def search(self, queries_BP: np.ndarray, num_hits: int) -> tuple[np.ndarray, np.ndarray]:
-        num_hits = min(num_hits, self._stage.corpus.count)
-        requests = [
-            self._submit(queries_BP[start:][:QUERIES_AT_ONCE], num_hits, ids_only=True)
-            for start in range(0, len(queries_BP), QUERIES_AT_ONCE)
-        ]
-        found = [self._client.collect(request) for request in requests]
-        return np.concatenate([part.places_BK for part in found]), np.concatenate([part.scores_BK for part in found])
+        found = self._client.collect(self._submit(queries_BP, min(num_hits, self._stage.corpus.count), ids_only=True))
+        return found.places_BK, found.scores_BK
 
     def take_step(self) -> tuple[float, Figures, Facts]:
         search_ms, wait_s = np.array(self._answers).T
