@@ -19,6 +19,7 @@ from realm_ds.eval.exported import find_export
 from realm_ds.models.names import READER
 from realm_ds.observe.answers import Answered, show_answers
 from realm_ds.observe.progress import Progress, number_of
+from realm_ds.train.manifest import refuse_unfinished
 
 STDIN = "-"
 
@@ -69,6 +70,7 @@ def ask(
 
 def open_answerer(folder: Path) -> Answerer:
     """The model of an export, or of a run's: one that answers questions, or one that fills in masked words."""
+    refuse_unfinished(folder)
     folder = find_export(folder)
     kind = RealmForQA if (folder / READER).is_dir() else RealmForCloze
     return kind.from_pretrained(folder)

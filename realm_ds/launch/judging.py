@@ -22,6 +22,7 @@ from realm_ds.models.names import QUERY_TOWER, READER
 from realm_ds.models.qa import QaModel
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.progress import Progress, number_of
+from realm_ds.train.manifest import refuse_unfinished
 
 Rows = Callable[[Sequence[Question], Find], list[Row]]
 """Rows of questions whose passages are found so."""
@@ -34,6 +35,7 @@ def judge_answers(model: Path, questions: Path, *, with_bm25: bool, rows_file: P
     differences question by question: {"retriever": ..., "bm25": ..., "differences": ...}. `rows_file` has the
     lines of both then, which `finder` tells apart.
     """
+    refuse_unfinished(model)
     exported = open_export(model)
     if not (exported.folder / READER).is_dir():
         raise CheckpointError(
@@ -50,6 +52,7 @@ def judge_answers(model: Path, questions: Path, *, with_bm25: bool, rows_file: P
 
 def judge_retrieval(model: Path, questions: Path, *, with_bm25: bool, rows_file: Path | None) -> dict[str, Any]:
     """The same for what any export retrieves, also before fine-tuning: nothing is read."""
+    refuse_unfinished(model)
     exported = open_export(model)
     tower = Embedder.load(exported.folder / QUERY_TOWER).eval().to(device_of(None))
 

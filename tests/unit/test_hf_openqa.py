@@ -177,6 +177,11 @@ def test_what_an_export_of_answers_cannot_be(made: tuple[Path, list[str]], tmp_p
         export_run(run, out=tmp_path / "out", layout="hf-realm", step=3)
     with pytest.raises(ConfigError, match=message):
         export_run(run, out=tmp_path / "out", layout="hf-realm", faiss_file=True)
+    for folder in (None, tmp_path / "out"):
+        with pytest.raises(
+            ConfigError, match="run is of `realm-ds qa train`, which writes its export itself: .*/run/export; of that"
+        ):
+            export_run(run, out=folder)
     with pytest.raises(
         ConfigError, match=r"export is there and is no export of layout hf-realm, so it is not overwritten"
     ):
