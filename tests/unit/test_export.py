@@ -261,7 +261,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     (step_folder(run, 12) / "zero" / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
     said: list[str] = []
     assert export_run(run, say=said.append) == run / "export"
-    assert said[0].endswith("step-00000009: the newest checkpoint")
+    assert said[0].endswith("step-00000009: the newest checkpoint that is whole")
     with pytest.raises(CheckpointError, match=r"zero_pp_rank_1_mp_rank_00_optim_states.pt is missing"):
         export_run(run, step=12)
 
@@ -327,11 +327,13 @@ def take_other_words(checkpoint: Path) -> None:
         (cut_short, (), 1, "run holds no whole checkpoint: .*model_states.pt is damaged .*Start a new run in another"),
         (cut_short, ("--step", "9"), 1, r"mp_rank_00_model_states.pt is damaged \(its sha256 is not the manifest's\)"),
         (take_other_words, (), 2, "was trained with another corpus or tokenizer than are now in .*/corpus .*data.tok"),
-        (answer_questions, (), 2, "is a run of `realm-ds qa train`, which writes its export itself: .*/run/export"),
-        (leave_alone, ("--license", "MIT, mostly"), 2, "--license 'MIT, mostly': give one of the hub's names, such as"),
+        (answer_questions, (), 1, r"finished yet \(step 9 of 10000\): `realm-ds qa train --run .*/run --resume`"),
+        (answer_questions, ("--layout", "hf-realm"), 1, r"run is not finished yet \(step 9 of 10000\): .* --resume`"),
+        (leave_alone, ("--license", "nonsense-1"), 2, "'nonsense-1' is none of the hub's names: such as apache-2.0 or"),
+        (leave_alone, ("--license", "Apache2.0"), 2, r"none of the hub's names: did you mean apache-2.0\? `other` is"),
         (leave_alone, ("--step", "best"), 1, "has kept no best models: none were judged .* take --step latest"),
     ],
-    ids=["rank", "half", "half-by-step", "tokenizer", "qa", "license", "best"],
+    ids=["rank", "half", "half-by-step", "tokenizer", "qa", "qa-layout", "license", "nearly", "best"],
 )  # fmt: skip
 def test_what_cannot_be_exported_is_one_line(
     tmp_path: Path, spoil: Callable[[Path], None], options: Sequence[str], code: int, message: str
