@@ -1,6 +1,6 @@
 """An export folder as answering opens it: tokenizer, passages, their frozen vectors, and settings.
 
-    EXPORT/{tokenizer, passages, index/version-00000}/    answering.json    manifest.json, written last
+    EXPORT/{tokenizer, passages, index/version-00000}/    answering.json    README.md    manifest.json, written last
 
 It needs no run beside it. The models in it are opened by those who answer: answerer.py and cloze.py.
 

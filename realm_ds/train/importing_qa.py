@@ -1,6 +1,6 @@
 """transformers' RealmForOpenQA as an export of ours that answers questions, with the passages that lie beside it.
 
-    OUT/{query_tower, reader, tokenizer, passages, index}/    answering.json    manifest.json, written last
+    OUT/{query_tower, reader, tokenizer, passages, index}/    answering.json    README.md    manifest.json, written last
 
 Pre-trained models are importing.py's business. Shapes: N passages, P embedding.
 """
@@ -24,6 +24,7 @@ from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
 from realm_ds.models.hf_realm_qa import HF_OPENQA, HfQa, read_hf_qa
 from realm_ds.models.towers import Embedder
 from realm_ds.train.export import Say
+from realm_ds.train.export_card import qa_card
 
 PER_SHARD = 5_000
 ENCODED_AT_ONCE = 1_000
@@ -56,9 +57,11 @@ def import_qa(folder: Path, out: Path, *, tokenizer_folder: Path, kind: str, say
         vectors_NP = found.vectors_NP.numpy()
         if not is_kept_N.all():  # else a copy for nothing, of gigabytes for a corpus of millions
             vectors_NP = vectors_NP[is_kept_N]
+        shards = open_shards(corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+        made = f"Made by `realm-ds import` of {folder.name}"
         write_qa_export(
-            out, found.model, shards=open_shards(corpus, kind="corpus", fingerprint=tokenizer.fingerprint),
-            vectors=[vectors_NP], tokenizer_folder=own_tokenizer, settings=settings, kind=kind,
+            out, found.model, shards=shards, vectors=[vectors_NP], tokenizer_folder=own_tokenizer, settings=settings,
+            kind=kind, card=qa_card(layout="realm", corpus=shards, sizes=sizes, made=made),
         )  # fmt: skip
 
 

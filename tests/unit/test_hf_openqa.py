@@ -1,6 +1,7 @@
 """Models that answer questions to transformers' layout and back, with their passages: the same answers."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 from realm_ds.cli.main import app
@@ -17,6 +19,7 @@ from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.answerer import RealmForQA
 from realm_ds.eval.exported import AnswerSettings, open_export, write_qa_export
 from realm_ds.eval.reading import ReadingSizes
+from realm_ds.files import write_durably
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, write_block_records
 from realm_ds.models.hf_realm_qa import HfQa, read_hf_qa
 from realm_ds.models.qa import QaModel, build_qa_model
@@ -59,12 +62,31 @@ def test_what_was_written_answers_as_what_was_trained(made: tuple[Path, list[str
     assert names == ["README.md", "manifest.json", "openqa", "reader"]
 
 
+def test_cards_say_licence_data_and_scores(made: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """Of dev and test questions that were answered after the export was written: others are of an earlier one."""
+    run = Path(shutil.copytree(made[0] / "run", tmp_path / "run"))
+    plain = ModelCard.load(made[0] / "theirs" / "README.md")
+    assert (plain.data.license, "All questions of a split" in plain.text) == ("unknown", False)
+    assert "Before you publish this, say" in plain.text
+    for split, value in (("dev", 0.25), ("test", 0.125)):
+        write_durably(run / "qa" / f"{split}.json", json.dumps({"questions": 8, "exact_match": value, "mrr": 0.5}))
+    card = ModelCard.load(export_run(run, layout="hf-realm", licence="cc-by-sa-4.0") / "README.md")
+    assert (card.data.license, "`cc-by-sa-4.0`, as who exported it said." in card.text) == ("cc-by-sa-4.0", True)
+    assert "| | dev | test |\n|---|---|---|\n| exact_match | 0.25 | 0.125 |\n| mrr | 0.5 | 0.5 |\n\n" in card.text
+    assert f"## Data\n\n{open_export(run).shards.manifest.source}\n" in card.text
+    os.utime(run / "qa" / "dev.json", (1, 1))
+    assert "| | test |" in (export_run(run, layout="hf-realm") / "README.md").read_text()
+
+
 def test_there_and_back_gives_the_same_answers(made: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, _ = made
     lines: list[str] = []
     for _ in range(2):  # an import replaces its like
         import_model(folder / "theirs", tmp_path / "back", say=lines.append)
     assert lines[-1] == f"imported to {tmp_path / 'back'}: ask it with `realm-ds ask QUESTION --model {tmp_path}/back`"
+    card = tmp_path / "back" / "README.md"
+    assert ModelCard.load(card).data.license == "unknown"
+    card.write_text(card.read_text().replace("license: unknown", "license: cc0-1.0"))  # as the card asks for
     before, after = open_export(folder / "run"), open_export(tmp_path / "back")
     assert same_weights(QaModel.load(after.folder), QaModel.load(before.folder))
     assert after.settings == before.settings

@@ -43,6 +43,9 @@ def test_what_was_exported_is_imported_to_the_bit(data: Path, tmp_path: Path, sh
     assert (manifest["kind"], manifest["source"]) == ("import", "theirs")
     assert lines[0] == "Google's REALM in transformers' layout"
     assert f"model.share_towers={str(share_towers).lower()}" in lines[-1]
+    card = tmp_path / "ours" / "README.md"
+    assert "\nlicense: unknown\n" in card.read_text()
+    card.write_text(card.read_text().replace("license: unknown", "license: cc0-1.0"))  # as the card asks for
     vocab_size = load_tokenizer(data / "tokenizer").vocab_size
     config = ModelConfig(**{**SIZES, "share_towers": share_towers, "start_from": tmp_path / "ours"})
     started = build_model(config, vocab_size=vocab_size, max_tokens=64, seed=5)

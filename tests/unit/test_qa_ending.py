@@ -1,5 +1,6 @@
 """The end of fine-tuning: who waits for the export and how long, and a split that is answered batch after batch."""
 
+import re
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -153,6 +155,21 @@ def test_the_export_is_sealed_without_reading_again_what_is_large(
         "shard-00000.tar",
         "part-000000000-000000072.npy",
     }
+
+
+def test_the_export_has_a_card_whose_code_works(
+    ending: Ending, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    qa._export(ending.stage, ending.model, ending.index)
+    export = ending.stage.folder / "export"
+    card = ModelCard.load(export / "README.md")
+    assert (card.data.license, card.data.tags) == ("unknown", ["realm", "question-answering"])
+    for words in ("from 72 passages", "Fine-tuned in 12 steps with realm-ds", "## Data\n\n", "max_span_tokens: 6"):
+        assert words in card.text
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+    monkeypatch.chdir(export)
+    exec(compile(code, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 @pytest.mark.parametrize(("wait_s", "build_s", "deadline_s"), [(600, 3600, 3600), (7200, 3600, 7200)])
