@@ -91,7 +91,7 @@ def copied(export: Path, to: Path) -> Path:
     return Path(shutil.copytree(export, to / "copy"))
 
 
-def run(*arguments: object, stdin: str = "") -> Result:
+def run(*arguments: object, stdin: str | bytes = "") -> Result:
     result = CliRunner().invoke(app, ["ask", *map(str, arguments)], input=stdin)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
@@ -182,8 +182,9 @@ def test_a_word_that_its_passage_holds_is_marked_there(exports: Exports) -> None
 BAD: dict[str, tuple[object, str]] = {
     "nothing": ("", "the question is empty"),
     "white space": (" \n\t", "the question is empty"),
-    "no text": (7, "a question is a text, not a int"),
-    "nothing at all": (None, "a question is a text, not a NoneType"),
+    "no text": (7, "a question is a text, not of the type int"),
+    "nothing at all": (None, "a question is a text, not of the type NoneType"),
+    "half a pair": ("\ud800 what", r"'\ud800' is no character: half a surrogate pair, or a byte that is not UTF-8"),
     "control characters": ("\x00\x07\x1b", "nothing in it is a word"),
     "no wordpieces": ("☃ ☂ 天", "none of its words is made of wordpieces of the model's vocabulary"),
     "a file gone astray": ("word " * 30_000, "150,000 characters are no question: at most 100,000"),
@@ -376,24 +377,24 @@ def test_the_verb_fills_in_masks_from_standard_input(exports: Exports) -> None:
 def test_many_questions_come_and_go_as_json_lines_and_bad_ones_stop_none(exports: Exports, tmp_path: Path) -> None:
     lines = [
         json.dumps({"id": 7, "question": QUESTIONS[0]}), "", "{", '{"question": 3}', "[]", '{"question": "\\u0000"}',
-        json.dumps({"question": QUESTIONS[1]}),
+        json.dumps({"question": QUESTIONS[1]}), '{"question": null, "id": "\\udc00"}', '{"question": "caf\udcff"}',
     ]  # fmt: skip
     path = tmp_path / "asked.jsonl"
-    path.write_text("\n".join(lines))
+    path.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
     result = run("--jsonl", path, "--model", exports.qa)
     told = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.exit_code == 0
-    assert [row.get("id") for row in told] == ["7", None, None, None, None, None]
-    assert [bool(row["answers"]) for row in told] == [True, False, False, False, False, True]
-    assert told[1]["problem"].startswith(f"{path}:3 is not JSON")
-    assert told[2]["problem"] == "a question is a text, not a int"
-    assert told[3]["problem"] == f'{path}:5 does not look like {{"question": TEXT}}'
-    assert told[4]["problem"] == "nothing in it is a word"
-    assert "4 of 6 questions skipped" in result.stderr
-    assert (
-        run("--jsonl", "-", "--model", exports.qa, stdin=path.read_text()).stdout.splitlines()[0]
-        == (result.stdout.splitlines()[0])
-    )
+    assert [row.get("id") for row in told] == ["7", None, None, None, None, None, "\udc00", None]
+    assert [bool(row["answers"]) for row in told] == [True, False, False, False, False, True, False, False]
+    assert told[1]["problem"].startswith(f"{path}:3: not JSON")
+    assert told[2]["problem"] == f'{path}:4: does not look like {{"question": TEXT}}'
+    assert told[3]["problem"] == f'{path}:5: does not look like {{"question": TEXT}}'
+    assert told[4]["problem"] == f"{path}:6: nothing in it is a word"
+    assert (told[6]["question"], told[6]["problem"]) == ("", f'{path}:8: does not look like {{"question": TEXT}}')
+    assert (told[7]["question"], told[7]["problem"].split(" is ")[0]) == ("caf\udcff", f"{path}:9: '\\udcff'")
+    assert "6 of 8 questions skipped" in result.stderr
+    from_stdin = run("--jsonl", "-", "--model", exports.qa, stdin=path.read_bytes())
+    assert from_stdin.stdout.replace("standard input:", f"{path}:") == result.stdout
 
 
 @pytest.mark.parametrize(
