@@ -88,6 +88,11 @@ def show_stage(stage: StageName, *, load_config: Callable[[], RealmConfig], run_
         poll = follow_run(run_folder, stage=stage, bar=bar)
         launch_stage(stage, load_config=load_config, run_folder=run_folder, resume=resume, on_poll=poll)
         bar.finish(f"{bar.done} steps: {bar.now}" if bar.done else "there was nothing left to do")
+        if stage == "qa":
+            progress.say(
+                f"`realm-ds qa eval --run {run_folder}` tells all scores, `realm-ds ask QUESTION --model {run_folder}` "
+                "answers"
+            )
 
 
 def check_inputs(

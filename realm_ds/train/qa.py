@@ -5,6 +5,7 @@ losses are models/qa.py's and models/reader.py's.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from realm_ds.files import write_durably
 from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Towers
+from realm_ds.observe.progress import describe_result, number_of
 from realm_ds.train.engine import Engine
 from realm_ds.train.find import PassageFinder
 from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
@@ -29,6 +31,8 @@ from realm_ds.train.manifest import saved_steps
 from realm_ds.train.passage_index import PassageIndex, open_index
 from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.stage import Stage
+
+log = logging.getLogger(__name__)
 
 STAGE: StageName = "qa"
 QUESTIONS = "questions"
@@ -95,6 +99,8 @@ def evaluate_split(
     settings, trainers = stage.config.qa, stage.trainers
     questions = load_questions(settings.folder / f"{split}.jsonl")
     own = questions[trainers.rank :: trainers.size]
+    if trainers.rank == 0:
+        stage.sinks.write("doing", text=f"answering {number_of(len(questions), f'{split} question')}")
     tools: dict[str, Any] = {"shards": stage.corpus, "tokenizer": stage.tokenizer, "sizes": _sizes(stage)}
     seed, majority = stage.config.runtime.seed, majority_answers(train)
     answered = answer_questions(model, own, lambda _, queries_BP, num_hits: index.search(queries_BP, num_hits), **tools)
@@ -108,6 +114,7 @@ def evaluate_split(
         write_durably(stage.folder / "qa" / f"{split}.json", json.dumps(scores, indent=1) + "\n")
         numbers: dict[str, Any] = {name: value for name, value in scores.items() if isinstance(value, int | float)}
         stage.sinks.write("result", split=split, **numbers)
+        log.info("%s: %s", split, describe_result(numbers))
     return scores
 
 

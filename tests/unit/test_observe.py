@@ -272,6 +272,21 @@ def test_until_the_first_step_the_ranks_say_what_they_do(tmp_path: Path) -> None
         assert now(index[0], "alive", rebuilt_share=0.75) == "loss 2.000"  # of the next index: steps tell of that
 
 
+def test_what_questions_are_answered_after_the_last_step_and_their_scores_are_lines_that_stay(tmp_path: Path) -> None:
+    out = io.StringIO()
+    trainer = Sinks(tmp_path, role="trainer", role_rank=0, stage="qa")
+    with Progress(out=out, clock=Clock()) as progress:
+        poll = follow_run(tmp_path, stage="qa", bar=progress.stage("qa"))
+        trainer.write("step", step=9, steps=9)
+        trainer.write("doing", text="answering 20 dev questions")
+        trainer.write("result", split="dev", questions=20, em=0.45, f1=0.5, em_no_retrieval=0.05, em_majority=0.1)
+        poll()
+    trainer.close()
+    assert out.getvalue().splitlines()[1:] == [
+        "qa: answering 20 dev questions", "qa: dev: exact match 45.0% (no retrieval 5.0%, majority 10.0%), F1 50.0%",
+    ]  # fmt: skip
+
+
 def test_what_was_held_out_is_a_line_that_stays(tmp_path: Path) -> None:
     out = io.StringIO()
     trainer = Sinks(tmp_path, role="trainer", role_rank=0, stage="pretrain")

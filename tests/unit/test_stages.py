@@ -26,6 +26,7 @@ from realm_ds.launch.stages import (
     num_processes,
     prepare_run_folder,
     refuse_to_join_in,
+    show_stage,
     with_local_encoder,
 )
 from realm_ds.observe.notice import Notice
@@ -118,6 +119,16 @@ def test_a_warm_up_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.Ca
         check_inputs("ict", tiny_config(tmp_path, **{"ict.warmup_steps": warmup_steps, "pretrain.warmup_steps": 50}))
         said = f"realm-ds: the whole run is warm-up: that takes {told} steps (ict.warmup_steps), and "
         assert capsys.readouterr().err == (f"{said}ict.steps is 4\n" if told >= 3 else "")
+
+
+def test_the_end_of_fine_tuning_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "launch_stage", lambda stage, **_: None)
+    for stage, told in (("ict", 0), ("qa", 1)):
+        show_stage(stage, load_config=lambda: tiny_config(tmp_path), run_folder=tmp_path / "r", resume=False)
+        said = f"`realm-ds qa eval --run {tmp_path}/r` tells all scores, `realm-ds ask QUESTION --model {tmp_path}/r`"
+        assert capsys.readouterr().err.count(said) == told
 
 
 @pytest.mark.parametrize("has_checkpoint", [True, False])
