@@ -15,7 +15,6 @@ from realm_ds.data.records import Question
 from realm_ds.errors import DataError
 from realm_ds.files import write_durably
 
-
 _MEMBERS = tuple(field.name for field in fields(Question))
 """Of a line, in order; another is a mistake that would else cost a score, such as "regex" for is_regex."""
 

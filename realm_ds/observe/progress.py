@@ -207,9 +207,7 @@ class RunFollower:
             self._bar.say(f"held out, after step {record['step']}: {describe_evaluation(record)}")
         elif record["event"] == "result":
             self._bar.say(f"{record['split']}: {describe_result(record)}")
-        elif record["event"] == "doing" and self._bar.done:
-            self._bar.say(str(record["text"]))
-        elif record["event"] == "remark":
+        elif record["event"] == "remark" or (record["event"] == "doing" and self._bar.done):
             self._bar.say(str(record["text"]))
         elif not self._bar.done:
             self._take_start(writer, record)
