@@ -212,14 +212,16 @@ def test_ten_thousand_words_are_read_as_far_as_training_would_and_that_is_told(e
 
 
 @pytest.mark.parametrize(
-    ("statement", "num"),
-    [("the river of ghent", "no"), ("the [MASK] of [MASK]", "2"), ("the river " * 9 + "[MASK]", "no")],
+    ("statement", "found"),
+    [
+        ("the river of ghent", "no [MASK]"),
+        ("the [MASK] of [MASK]", "2 [MASK]"),
+        ("the river " * 9 + "[MASK]", "no [MASK] in the first 14 wordpieces, which alone are read"),
+    ],
 )
-def test_a_statement_has_one_mask(exports: Exports, statement: str, num: str) -> None:
+def test_a_statement_has_one_mask(exports: Exports, statement: str, found: str) -> None:
     (answered,) = RealmForCloze.from_pretrained(exports.cloze).answer([statement])
-    assert answered.problem.startswith(
-        f"{num} [MASK] in the 14 wordpieces that are read, but a pre-trained model fills"
-    )
+    assert answered.problem.startswith(f"{found}, but a pre-trained model fills in exactly one")
 
 
 def test_a_mask_alone_says_nothing(exports: Exports) -> None:
@@ -421,6 +423,13 @@ def test_what_a_passage_says_means_nothing_to_the_terminal() -> None:
     assert out.getvalue() == (
         "q\\x07\n  cut\n  \\x1b]0;b  50.0%\n    [bold]T\\x1b[2J, p(z|x) 100.0%\n    a «\\x1b]0;b» [red]c\n\n"
     )
+
+
+def test_a_passage_without_a_title_has_none() -> None:
+    answer = Answer(text="a", p=0.5, p_passage=1.0, passage=Source(uid=1, title="", text="a"), span=None)
+    out = io.StringIO()
+    show_answers(Answered(question="q", answers=(answer, answer)), out=out)
+    assert out.getvalue() == "q\n  a  50.0%\n    p(z|x) 100.0%\n    a\n  or a  50.0%  (p(z|x) 100.0%)\n\n"
 
 
 def test_at_a_terminal_where_nothing_is_asked_it_does_not_wait(
