@@ -7,7 +7,6 @@ own cosines times SCALE; in the knowledge-augmented encoder that further layer c
 it for MiniLM.
 """
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import embed_with
-from realm_ds.eval.exported import AnswerSettings, write_corpus, write_settings
+from realm_ds.eval.exported import AnswerSettings, vectors_sha256, write_corpus, write_settings
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.index.embedding import ShardEmbedder
 from realm_ds.index.passages import load_shard
+from realm_ds.models.tokenizer_files import copy_tokenizer
 from realm_ds.models.towers import Embedder
 from realm_ds.sealed import seal
 
@@ -48,9 +48,7 @@ def main() -> None:
     encoder = BertForMaskedLM(config)
     encoder.bert.load_state_dict(with_layer(bert, config, takes_mean=False), strict=False)  # it has no pooler
     encoder.save_pretrained(out / "encoder")
-    (out / "tokenizer").mkdir()
-    for path in (*source.glob("tokenizer*"), source / "vocab.txt"):
-        shutil.copy(path, out / "tokenizer")
+    copy_tokenizer(source, out / "tokenizer")
     write_passages(tower, corpus, out)
     seal(out, source=str(source))
 
@@ -83,7 +81,7 @@ def write_passages(tower: Embedder, corpus: Path, out: Path) -> None:
     settings = AnswerSettings(
         sizes=SIZES, null_passage=False, temperature=1.0, tokenizer_fingerprint=tokenizer.fingerprint
     )
-    write_corpus(out, shards, vectors_NP)
+    write_corpus(out, shards, [vectors_NP], snapshot_sha256=vectors_sha256([vectors_NP]))
     write_settings(out, settings)
 
 

@@ -1,15 +1,22 @@
 """A folder whose manifest vouches for every file in it: a checkpoint, an export. What the files hold is not known here.
+Written whole or not at all; a checkpoint, which all trainers write into, goes about that itself (train/checkpoint.py).
 
 No torch: whether a folder is whole is asked before any process is started.
 """
 
 import hashlib
 import json
-from collections.abc import Collection
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from realm_ds.errors import CheckpointError
+from safetensors import SafetensorError
+
+from realm_ds.errors import CheckpointError, ConfigError, IndexFault
+from realm_ds.files import publish_folder, recover_folder
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -19,13 +26,52 @@ class OtherFormat(CheckpointError):
     """A folder of another version of this program, not damaged."""
 
 
-def seal(folder: Path, **facts: object) -> None:
+@contextmanager
+def sealed_folder(
+    final: Path, *, what: str, remedy: str, known: Mapping[str, str] | None = None, **facts: object
+) -> Iterator[Path]:
+    """An empty folder to fill, which is sealed with `facts` and then takes the name `final`, replacing what had it.
+
+    Sums that come to be `known` while it is filled are not taken again. After an error nothing of the folder is left.
+    Raises CheckpointError with `remedy` where the disk does not take it.
+    """
+    unfinished = final.with_name(f"{final.name}.tmp-{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        seal(unfinished, known=known, **facts)
+        publish_folder(unfinished, final)
+    except (OSError, SafetensorError, IndexFault) as error:
+        # safetensors tells a full disk by an error of its own, the index store by one that speaks of a run.
+        reason = error.__cause__ if isinstance(error, IndexFault) else error
+        if not isinstance(reason, OSError | SafetensorError):
+            raise
+        raise CheckpointError(f"cannot write {what} to {final} ({reason}): {remedy}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def recover_sealed(final: Path, *, what: str, **facts: object) -> None:
+    """Before `sealed_folder`: mend what a stop left, and raise ConfigError unless what is there is sealed with these
+    facts, so that nothing is lost for good but what is made again."""
+    recover_folder(final)
+    found = read_facts(final)
+    if final.exists() and any(found.get(name) != value for name, value in facts.items()):
+        raise ConfigError(
+            f"{final} is there and is no {what}, so it is not overwritten: name another folder with --out"
+        )
+
+
+def seal(folder: Path, *, known: Mapping[str, str] | None = None, **facts: object) -> None:
     """Write the sums of a folder's files into its manifest, with what else is to be known.
 
-    Nothing is durable yet: that is files.publish_folder's, without which nobody may look at the folder.
+    Files whose sums are `known`, by their names in the folder, are not read for it. Nothing is durable yet: that is
+    files.publish_folder's, without which nobody may look at the folder.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {str(path.relative_to(folder)): sha256(path) for path in files}
+    known = known or {}
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    sums = {name: known.get(name) or sha256(folder / name) for name in names}
     text = json.dumps({"format": FORMAT, **facts, "sha256": sums}, indent=1, sort_keys=True)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 

@@ -62,16 +62,18 @@ def saved(world: World, config: RealmConfig, options: Options, *, folder: Path) 
     vocabulary = load_tokenizer(config.data.tokenizer).vocab_size
     model = build_model(config.model, vocab_size=vocabulary, max_tokens=config.data.joint_tokens, seed=0)
     engine = _trained(model, config, trainers.size, vocabulary=vocabulary, folder=folder)
+    corpus = open_shards(config.data.corpus, kind="corpus", fingerprint=None).digest[:12]
     state = TrainState(
         stage="pretrain", step=STEPS, num_trainers=trainers.size, zero_stage=engine.zero_stage, on_disk=False,
-        global_batch=trainers.size, streams={}, groups=engine.groups(),
-        fixed={"data.corpus": open_shards(config.data.corpus, kind="corpus", fingerprint=None).digest[:12]},
+        global_batch=trainers.size, streams={}, groups=engine.groups(), fixed={"data.corpus": corpus},
     )  # fmt: skip
     writer = Writer(timeout_s=timeout_s)
     save(engine, run, state=state, trainers=trainers, writer=writer, keep=lambda steps: steps, timeout_s=timeout_s)
     writer.drain()
     if trainers.rank == 0:
-        best = BestRecord(step=STEPS, measure=JUDGED_BY[0], value=0.0, measured_on="nothing", metrics={})
+        best = BestRecord(
+            step=STEPS, measure=JUDGED_BY[0], value=0.0, measured_on="nothing", corpus=corpus, metrics={}
+        )  # fmt: skip
         write_models(model, run / BEST, tokenizer_folder=config.data.tokenizer)
         (run / BEST / RECORD).write_text(json.dumps(asdict(best)))
         seal(run / BEST, kind=BEST, step=STEPS)

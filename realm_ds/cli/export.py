@@ -20,7 +20,9 @@ def export(
             "held-out data (RUN/best)."
         ),
     ] = "latest",
-    out: Annotated[Path | None, typer.Option(help="Where to write; left out: RUN/export.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; left out: RUN/export, of other layouts RUN/export-LAYOUT.")
+    ] = None,
     dtype: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision of the weights.")] = "fp32",
     layout: Annotated[
         Literal["realm", "hf-realm", "sentence-transformers"],
@@ -46,7 +48,7 @@ def export(
     """A run's towers and encoder as transformers folders, with index, passages and a model card.
 
     Needs no GPU; in memory are the models once. A run of qa train has its own export; --layout hf-realm makes of that a
-    RealmReader and a RealmForOpenQA, in RUN/export-hf-realm.
+    RealmReader and a RealmForOpenQA.
     """
     from realm_ds.train.export import export_run
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
+from realm_ds.cli.common import FAILED, Overrides, Source, group, refuse_without_effect, verb
 from realm_ds.cli.stage import DryRun, Resume, RunFolder, start_stage
 from realm_ds.errors import ConfigError
 
@@ -15,7 +15,8 @@ Split = Annotated[Literal["dev", "test"], typer.Option(help="Whose questions.")]
 QUESTIONS_HELP = 'A file of {"question", "answers"} lines, as `realm-ds prepare qa` writes it.'
 Questions = Annotated[Path | None, typer.Option(help=QUESTIONS_HELP)]
 WithBm25 = Annotated[bool, typer.Option("--bm25", help="Also with passages found by BM25, and how far apart they are.")]
-RowsFile = Annotated[Path | None, typer.Option("--rows", help="Write what was found here, a JSON line a question.")]
+ROWS_HELP = "Write what was found here, a JSON line a question; with --bm25 one of each finder's."
+RowsFile = Annotated[Path | None, typer.Option("--rows", help=ROWS_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")]
 
 
@@ -32,6 +33,7 @@ def qa_train(
 @qa.command("eval")
 @verb
 def qa_eval(
+    context: typer.Context,
     run: RunFolder = Path("runs/qa"), split: Split = "test",
     against: Annotated[
         Path | None, typer.Option(help="Another run folder: how far apart the two are on the same questions.")
@@ -53,10 +55,15 @@ def qa_eval(
     """
     if (model is None) != (questions is None):
         raise ConfigError("--model and --questions go together: an export, and the questions that it is to answer")
-    if model is not None and against is not None:
-        raise ConfigError("--against compares what two runs answered in training: leave --model and --questions out")
-    if model is None and (bm25 or rows is not None):
-        raise ConfigError("--bm25 and --rows are for questions that are answered now: give --model and --questions")
+    if model is not None:
+        refuse_without_effect(
+            context, "run", "split", "against",
+            because="they are of what runs answered in training; leave --model and --questions out to see that",
+        )  # fmt: skip
+    else:
+        refuse_without_effect(
+            context, "bm25", "rows", because="they are of questions that are answered now; give --model and --questions"
+        )
     from realm_ds.launch.scores import compare_runs, describe, describe_comparison, describe_judged, read_scores
 
     if model is not None and questions is not None:

@@ -115,6 +115,16 @@ class Trainers:
             dist.broadcast(tensor, src=dist.get_global_rank(self._group, source), group=self._group)
         return bytes(tensor.numpy().tobytes())
 
+    def broadcast_array(self, array: np.ndarray, *, source: int = 0) -> None:
+        """Fill the array with that of trainer `source`, of the same shape and dtype, without a copy of it anywhere."""
+        if self.size > 1:
+            import torch
+            import torch.distributed as dist
+
+            with self._named("broadcast of an array"):
+                root = dist.get_global_rank(self._group, source)
+                dist.broadcast(torch.from_numpy(array), src=root, group=self._group)
+
     def any(self, is_so: bool, *, waiting_for: str) -> bool:
         """Whether it is so for any trainer; the same on all. Over MPI, whose answer takes microseconds."""
         return polled_any(self._world.trainer_comm, is_so, timeout_s=self._timeout_s, waiting_for=waiting_for)

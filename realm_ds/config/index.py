@@ -107,5 +107,5 @@ class IndexConfig(Section):
     snapshot_chunk_bytes: Count = 4 * 2**20
     """Snapshots, and vectors of builder ranks, travel in messages of at most this size, between searches."""
     build_timeout_s: Seconds = 3600.0
-    """No answer is waited for longer than this, a rebuild that it needs included; a rank that dies is noticed by the
-    launcher long before."""
+    """No answer is waited for longer than this, a rebuild that it needs included, nor the export at the end of
+    fine-tuning; a rank that dies is noticed by the launcher long before."""

@@ -131,8 +131,8 @@ class RuntimeConfig(Section):
     threads_per_rank: Annotated[int, Field(ge=0)] = 0
     """CPU threads of each rank; 0 takes OMP_NUM_THREADS, else divides the machine's cores by the ranks on it."""
     wait_timeout_s: Seconds = 600.0
-    """No wait for another rank is longer, but for answers of the index (index.build_timeout_s), nor one for the next
-    byte of shards that are elsewhere; what was waited for is in the error."""
+    """No wait for another rank is longer, but for answers of the index and an export (index.build_timeout_s), nor one
+    for the next byte of shards that are elsewhere; what was waited for is in the error."""
     stacks_after_s: Seconds = 120.0
     """A rank that waits longer than this for one thing writes the stacks of its threads to its log."""
     keep_last: Count = 2

@@ -53,7 +53,7 @@ class Place:
             return self._place.replace(NAME_MARK, name)
         return f"{self._place.rstrip('/')}/{name}"
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, *, buffer_bytes: int = BUFFER_BYTES) -> BinaryIO:
         """The bytes of the manifest or a tar shard, to be read forward. Raises DataError.
 
         What comes from elsewhere raises it too while it is read and when its end is met, if the command failed or gives
@@ -64,12 +64,12 @@ class Place:
         where = self.where(name)
         if self.folder is not None:
             try:
-                return (self.folder / name).open("rb", buffering=BUFFER_BYTES)
+                return (self.folder / name).open("rb", buffering=buffer_bytes)
             except OSError as error:
                 raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
         url = f"{PIPE}aws s3 cp {shlex.quote(where)} -" if where.startswith("s3://") else where
         source = FromElsewhere(url, where=where, timeout_s=self._timeout_s, opener=self._opener)
-        return io.BufferedReader(source, BUFFER_BYTES)
+        return io.BufferedReader(source, buffer_bytes)
 
     def read(self, name: str) -> bytes:
         """All of a file."""

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import shutil
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from realm_ds.data.elsewhere import TIMEOUT_S
-from realm_ds.data.places import MANIFEST, SHARD_NAME, Place
+from realm_ds.data.places import BUFFER_BYTES, MANIFEST, SHARD_NAME, Place
 from realm_ds.data.records import Example, Passage, example_from_json, parse, passage_from_json
 from realm_ds.data.tar_reader import TarReader
 from realm_ds.errors import ConfigError, DataError
@@ -28,6 +29,8 @@ from realm_ds.errors import ConfigError, DataError
 Kind = Literal["corpus", "pretrain"]
 FORMAT = 3
 """Of manifest and records; a reader refuses another number."""
+AT_PLACES_BYTES = 4096
+"""Read at once where single records are wanted: of a usual passage, most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,12 @@ class Shards:
         """What people call a record."""
         return f"{self._files[bisect_right(self.firsts, record) - 1]}, record {record:09d}"
 
-    def open(self, shard: int, *, verify: bool = True) -> TarReader:
+    @cached_property
+    def _offsets(self) -> dict[int, "array[int]"]:
+        """Where the records of a tar shard lie in it: of those that are here and were asked for by place."""
+        return {}
+
+    def open(self, shard: int, *, verify: bool = True, buffer_bytes: int = BUFFER_BYTES) -> TarReader:
         """A tar shard, to be read from its first record on.
 
         With `verify` the bytes of one that is here are held against the manifest before any is used. Those of one that
@@ -105,7 +113,7 @@ class Shards:
         if verify and self.place.folder is not None:
             verify_shard(self.place.folder, entry)
         return TarReader(
-            self.place.open(entry.name),
+            self.place.open(entry.name, buffer_bytes=buffer_bytes),
             where=self._files[shard],
             first=self.firsts[shard],
             count=entry.count,
@@ -138,16 +146,17 @@ class Shards:
             yield passage_from_json(parse(data, where=where), where=where, max_tokens=max_tokens)
 
     def passages_at(self, places: Iterable[int]) -> dict[int, Passage]:
-        """The passages at some places of a corpus. No tar shard is read but those that hold them, none twice, and none
-        of their other records looked into."""
+        """The passages at some places of a corpus.
+
+        Of a tar shard that is here the headers are read once, whoever asks how often; from then on, of what was asked
+        for, nothing else. One that is elsewhere is read from its begin each time.
+        """
         found = {}
         by_shard = itertools.groupby(sorted(set(places)), key=lambda place: bisect_right(self.firsts, place) - 1)
         for shard, inside in by_shard:
-            with self.open(shard, verify=False) as reader:
-                for place in inside:
-                    reader.skip(place - self.firsts[shard] - reader.position)
-                    where = self.where(place)
-                    found[place] = passage_from_json(parse(reader.next(), where=where), where=where)
+            for place, data in self._records_at(shard, inside):
+                where = self.where(place)
+                found[place] = passage_from_json(parse(data, where=where), where=where)
         return found
 
     def examples(self, start: int = 0, stop: int | None = None, *, verify: bool = True) -> Iterator[Example]:
@@ -156,6 +165,19 @@ class Shards:
         for number, data in enumerate(self.records(start, stop, verify=verify), start):
             where = self.where(number)
             yield example_from_json(parse(data, where=where), where=where)
+
+    def _records_at(self, shard: int, places: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        """Records of a tar shard at ascending places of the corpus."""
+        first, is_here = self.firsts[shard], self.place.folder is not None
+        with self.open(shard, verify=False, buffer_bytes=AT_PLACES_BYTES if is_here else BUFFER_BYTES) as reader:
+            if is_here and shard not in self._offsets:
+                self._offsets[shard] = reader.offsets()
+            for place in places:
+                if is_here:
+                    reader.go_to(place - first, offset=self._offsets[shard][place - first])
+                else:
+                    reader.skip(place - first - reader.position)
+                yield place, reader.next()
 
     def copy_to(self, folder: Path) -> None:
         """The same folder of shards here, checked; by hard links where it can be. Raises DataError or OSError."""

@@ -29,9 +29,9 @@ QUERIES_AT_ONCE = 64
 class CorpusIndex:
     """All passages with vectors that never change, in this process."""
 
-    def __init__(self, passages: PassageShard, vectors_NP: np.ndarray) -> None:
+    def __init__(self, passages: PassageShard, table: VectorTable) -> None:
+        """`table` is kept: the vectors are most of what is in memory, and are there once."""
         self.passages = passages
-        table = VectorTable.of(vectors_NP)
         self.vectors_NP = table.vectors_NP
         self._built = build_shard(passages, table, version=0, spec=IndexSpec())
 

@@ -1,6 +1,6 @@
 """An export folder as answering opens it: tokenizer, passages, their frozen vectors, and settings.
 
-    EXPORT/{tokenizer, passages, index/version-00000}/    answering.json    manifest.json, written last
+    EXPORT/{tokenizer, passages, index/version-00000}/    answering.json    README.md    manifest.json, written last
 
 It needs no run beside it. The models in it are opened by those who answer: answerer.py and cloze.py.
 
@@ -9,8 +9,7 @@ Shapes: N passages of the corpus, P embedding.
 
 import hashlib
 import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,12 +20,15 @@ from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.eval.reading import ReadingSizes
-from realm_ds.files import publish_folder, recover_folder, write_durably
+from realm_ds.files import recover_folder, write_durably
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore, PartFault, stored_parts
 from realm_ds.models.qa import QaModel
-from realm_ds.sealed import check, seal
+from realm_ds.models.tokenizer_files import copy_tokenizer
+from realm_ds.sealed import check, sealed_folder
 
+CARD = "README.md"
 SETTINGS_FILE = "answering.json"
 TOKENIZER, PASSAGES, INDEX = "tokenizer", "passages", "index"
 EXPORTED_VERSION = 0
@@ -60,8 +62,9 @@ def open_export(folder: Path) -> Exported:
     """Open an export, or that of a run folder. Raises CheckpointError or DataError that names what is damaged."""
     folder = find_export(folder)
     try:
-        # Passages and vectors are held against sums of their own as they are read: what is large is read once.
-        check(folder, trusted=(PASSAGES, INDEX))
+        # Passages and vectors are held against sums of their own as they are read: what is large is read once. The card
+        # is people's, who say the licence there.
+        check(folder, trusted=(PASSAGES, INDEX, CARD))
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is no whole export: {error}; {REMEDY}") from error
     settings = _read_settings(folder / SETTINGS_FILE)
@@ -94,17 +97,30 @@ def find_export(folder: Path) -> Path:
     raise CheckpointError(f"{folder} holds no export with {SETTINGS_FILE}: {hint}")
 
 
-def write_corpus(folder: Path, shards: Shards, parts: Sequence[np.ndarray]) -> None:
-    """Passages and their vectors, those of the first passages first. Raises IndexFault, DataError or OSError."""
-    # The vectors are their own snapshot: the tower that made them may be trained on, and is not kept.
+def write_corpus(folder: Path, shards: Shards, parts: Iterable[np.ndarray], *, snapshot_sha256: str) -> dict[str, str]:
+    """Passages and their vectors, those of the first passages first, by the tower of that sum (vectors_sha256 where it
+    is not kept). Raises IndexFault, DataError or OSError.
+
+    Returns the sums of what is large of it, by name: sealing the folder need not read that again.
+    """
+    store, start = IndexStore(folder / INDEX, corpus_sha256=shards.digest), 0
+    for part_NP in parts:
+        store.save(part_NP, version=EXPORTED_VERSION, snapshot_sha256=snapshot_sha256, start=start)
+        start += len(part_NP)
+    shards.copy_to(folder / PASSAGES)
+    written = stored_parts(folder / INDEX, EXPORTED_VERSION)
+    return {
+        **{f"{PASSAGES}/{entry.name}": entry.sha256 for entry in shards.manifest.shards},
+        **{str(part.vectors_path.relative_to(folder)): part.manifest().vectors_sha256 for part in written},
+    }
+
+
+def vectors_sha256(parts: Iterable[np.ndarray]) -> str:
+    """Vectors as their own snapshot: the tower that made them may have been trained on, and is not kept."""
     digest = hashlib.sha256()
     for part_NP in parts:
         digest.update(np.ascontiguousarray(part_NP).data)
-    store, start = IndexStore(folder / INDEX, corpus_sha256=shards.digest), 0
-    for part_NP in parts:
-        store.save(part_NP, version=EXPORTED_VERSION, snapshot_sha256=digest.hexdigest(), start=start)
-        start += len(part_NP)
-    shards.copy_to(folder / PASSAGES)
+    return digest.hexdigest()
 
 
 def write_settings(folder: Path, settings: AnswerSettings) -> None:
@@ -114,30 +130,25 @@ def write_settings(folder: Path, settings: AnswerSettings) -> None:
 
 def write_qa_export(
     out: Path, model: QaModel, *, shards: Shards, vectors: Sequence[np.ndarray], tokenizer_folder: Path,
-    settings: AnswerSettings, kind: str = "qa",
+    settings: AnswerSettings, kind: str = "qa", card: str | None = None,
 ) -> None:  # fmt: skip
     """A fine-tuned model with all that it answers from; whole or not at all, replacing an earlier one.
 
-    `vectors` are those of all passages in one or several parts, which may lie on disk.
+    `vectors` are those of all passages in one or several parts, which may lie on disk. What is written to be measured
+    needs no `card`.
 
     Raises CheckpointError where the disk does not take it.
     """
     recover_folder(out)
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    known: dict[str, str] = {}
+    remedy = "free space there; then import again, or go on with --resume"
+    with sealed_folder(out, what="the export", remedy=remedy, known=known, kind=kind) as unfinished:
         model.save(unfinished)
-        shutil.copytree(tokenizer_folder, unfinished / TOKENIZER)
-        write_corpus(unfinished, shards, vectors)
+        copy_tokenizer(tokenizer_folder, unfinished / TOKENIZER)
+        known |= write_corpus(unfinished, shards, vectors, snapshot_sha256=vectors_sha256(vectors))
         write_settings(unfinished, settings)
-        seal(unfinished, kind=kind)
-        publish_folder(unfinished, out)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write the export to {out} ({error}): free space there; then import again, or go on with --resume"
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if card is not None:
+            (unfinished / CARD).write_text(card, encoding="utf-8")
 
 
 def _read_settings(path: Path) -> AnswerSettings:
@@ -148,8 +159,8 @@ def _read_settings(path: Path) -> AnswerSettings:
         raise CheckpointError(f"{path} cannot be read ({error}); {REMEDY}") from error
 
 
-def _read_vectors(index: Path, shards: Shards) -> np.ndarray:
-    """Float32 [N, P], held against their sums."""
+def _read_vectors(index: Path, shards: Shards) -> VectorTable:
+    """Float32, held against their sums."""
     try:
         parts = stored_parts(index, EXPORTED_VERSION)
         if not parts:
@@ -157,10 +168,10 @@ def _read_vectors(index: Path, shards: Shards) -> np.ndarray:
         manifest = parts[0].manifest()
     except PartFault as fault:
         raise CheckpointError(f"the index in {index} is {fault}; {REMEDY}") from fault
-    vectors_NP = np.empty((shards.count, manifest.width), dtype=np.float32)
+    table = VectorTable(shards.count, manifest.width)
     store = IndexStore(index, corpus_sha256=shards.digest)
-    if not store.load(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=manifest.snapshot_sha256, start=0):
+    if not store.load(table.vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=manifest.snapshot_sha256, start=0):
         raise CheckpointError(
             f"the vectors in {index} are damaged, or not of the {shards.count} passages beside them; {REMEDY}"
         )
-    return vectors_NP
+    return table

@@ -1,6 +1,6 @@
 """An export that answers questions as transformers' RealmForOpenQA and RealmReader.
 
-The weights are models/hf_realm_qa.py's business; what comes from such folders is train/importing.py's.
+The weights are models/hf_realm_qa.py's business; what comes from such folders is train/importing_qa.py's.
 """
 
 from pathlib import Path
@@ -15,6 +15,6 @@ def write_hf_openqa(exported: Exported, model: QaModel, folder: Path) -> None:
     sizes = exported.settings.sizes
     write_hf_qa(
         model, folder, tokenizer_folder=exported.folder / TOKENIZER, vectors_NP=exported.corpus.vectors_NP,
-        bodies=[passage.text for passage in exported.shards.passages(verify=False)], num_read=sizes.read,
+        bodies=(passage.text for passage in exported.shards.passages(verify=False)), num_read=sizes.read,
         question_tokens=sizes.question_tokens, passage_tokens=sizes.passage_tokens,
     )  # fmt: skip

@@ -6,7 +6,7 @@ Shapes: B questions, K passages found for each, P embedding.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -27,9 +27,18 @@ from realm_ds.models.towers import Embedder
 
 SHOWN_PASSAGES = 5
 MOST_HITS = max(QA_RECALL_AT)
+QUESTIONS_AT_ONCE = 256
+"""Whose passages are in memory together, up to MOST_HITS each of some 13 KB, and are searched for in one request."""
 Find = Callable[[Sequence[Question], np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """Places [B, K] of passages for questions, their vectors [B, P] and a number of hits, and the inner products of these
 vectors with those of the passages."""
+
+
+def in_batches(questions: Sequence[Question], *, num_answering: int = 1) -> Iterator[Sequence[Question]]:
+    """Questions in batches to be answered together: QUESTIONS_AT_ONCE for each of those who deal a batch out."""
+    at_once = QUESTIONS_AT_ONCE * num_answering
+    for start in range(0, len(questions), at_once):
+        yield questions[start : start + at_once]
 
 
 def answer_questions(

@@ -118,11 +118,15 @@ class _Memory:
 
 
 def write_flat(pieces_RP: Iterable[np.ndarray], path: Path, *, width: int) -> None:
-    """Vectors as a file that faiss alone opens: exact inner products, the number of a vector is its place."""
+    """Vectors as a file that faiss alone opens: exact inner products, the number of a vector is its place. All are in
+    memory, as faiss writes no other way. Raises OSError."""
     index = faiss.IndexFlatIP(width)
     for piece_RP in pieces_RP:
         index.add(np.ascontiguousarray(piece_RP, dtype=np.float32))
-    faiss.write_index(index, str(path))
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 def check_factory(spec: IndexSpec, *, num_passages: int, width: int) -> None:
@@ -186,12 +190,13 @@ def _reason(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].rpartition("Error: ")[2] or str(error)
 
 
-def on_gpu(index: Any, device: int | None) -> "_GpuFetcher | None":
-    """A copy of the index on a GPU; None where none is wanted, or faiss has none or not this kind of index on it."""
+def on_gpu(index: Any, device: int | None, *, beside: Any) -> "_GpuFetcher | None":
+    """A copy of the index on a GPU, and `beside` for what it cannot search; None where none is wanted, or faiss has
+    none or not this kind of index on it."""
     if device is None or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         return None
     try:
-        return _GpuFetcher(faiss.index_cpu_to_gpu(_gpu_resources(), device, index), beside=index)
+        return _GpuFetcher(faiss.index_cpu_to_gpu(_gpu_resources(), device, index), beside=beside)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         log.info("this index is searched on the CPU: faiss has no such one for GPUs (%s)", reason)
@@ -199,7 +204,8 @@ def on_gpu(index: Any, device: int | None) -> "_GpuFetcher | None":
 
 
 class _GpuFetcher:
-    """An index on a GPU, which returns at most 2048 hits; for more, as many ties need, the one in memory is asked."""
+    """An index on a GPU, where faiss returns at most 2048 hits; for more, as `qa.retrieve` may want and many ties need,
+    one in memory is asked."""
 
     MOST_HITS = 2048
 
@@ -207,9 +213,17 @@ class _GpuFetcher:
         self._index, self._beside = index, beside
 
     def search(self, queries_BP: np.ndarray, num_hits: int) -> tuple[np.ndarray, np.ndarray]:
-        index = self._index if num_hits <= self.MOST_HITS else self._beside
-        found: tuple[np.ndarray, np.ndarray] = index.search(queries_BP, num_hits)
+        is_on_gpu = num_hits <= self.MOST_HITS
+        if not is_on_gpu:
+            _tell_of_cpu(self.MOST_HITS)
+        found: tuple[np.ndarray, np.ndarray] = (self._index if is_on_gpu else self._beside).search(queries_BP, num_hits)
         return found
+
+
+@functools.cache
+def _tell_of_cpu(most_hits: int) -> None:
+    """Once in a process."""
+    log.warning("searches for more than %d hits are made on the CPU: faiss returns no more on a GPU", most_hits)
 
 
 @functools.cache

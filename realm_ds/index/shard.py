@@ -212,10 +212,10 @@ def build_shard(
         log.info("index.factory auto is %s: %s", factory, reason)
     looks_at_all = is_exact(factory, spec.vectors)
     index = table.index if looks_at_all else approximate(table, factory=factory, spec=spec)
-    fetcher = on_gpu(index, device) or (ExactSearch(table.vectors_NP) if looks_at_all else index)
+    on_cpu = ExactSearch(table.vectors_NP) if looks_at_all else index
     return BuiltShard(
         version=version, passages=passages, width=table.width, rerank=spec.rerank, is_exact=looks_at_all,
-        fetcher=fetcher,
+        fetcher=on_gpu(index, device, beside=on_cpu) or on_cpu,
         table=table if looks_at_all or spec.keeps_exact else None,
     )  # fmt: skip
 

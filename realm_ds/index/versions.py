@@ -35,9 +35,13 @@ def oldest_kept(launched: int) -> int:
 class Schedule:
     """The launches of one run. Told the same settings and measurements, it is the same on every trainer and resume."""
 
-    def __init__(self, refresh: RefreshConfig, *, launches: Sequence[int] = ()) -> None:
-        """`launches` are those of a schedule to go on with."""
+    def __init__(
+        self, refresh: RefreshConfig, *, launches: Sequence[int] = (), num_steps: int | None = None
+    ) -> None:  # fmt: skip
+        """`launches` are those of a schedule to go on with. Of a run of `num_steps`, no version is launched that none
+        of its steps would ask for: what is launched after the last step would have to wait for it."""
         self._refresh = refresh
+        self._last_launch = None if num_steps is None else num_steps - 1 - refresh.adopt_after_steps
         self._fixed = None if refresh.every_steps == "auto" else refresh.every_steps
         self._launches = list(launches) or [0, refresh.first_interval]
 
@@ -110,4 +114,6 @@ class Schedule:
 
     def _newest(self, step: int) -> int:
         """The newest version launched at `step` or before; version 0 before its launch."""
+        if self._last_launch is not None:
+            step = min(step, self._last_launch)
         return max(0, step // self._fixed if self._fixed else bisect_right(self._launches, step) - 1)

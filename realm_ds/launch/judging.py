@@ -15,7 +15,7 @@ from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.bm25 import Bm25
 from realm_ds.eval.corpus import device_of
 from realm_ds.eval.exported import Exported, open_export
-from realm_ds.eval.qa import Find, answer_questions, by_tower, by_words, retrieve_for_questions
+from realm_ds.eval.qa import Find, answer_questions, by_tower, by_words, in_batches, retrieve_for_questions
 from realm_ds.eval.scores import Row, compare_rows, summarise
 from realm_ds.files import write_durably
 from realm_ds.launch.scores import as_numbers
@@ -24,7 +24,6 @@ from realm_ds.models.qa import READER, QaModel
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.progress import Progress, number_of
 
-QUESTIONS_AT_ONCE = 256
 Rows = Callable[[Sequence[Question], Find], list[Row]]
 """Rows of questions whose passages are found so."""
 
@@ -33,7 +32,8 @@ def judge_answers(model: Path, questions: Path, *, with_bm25: bool, rows_file: P
     """Scores of a fine-tuned export's answers; `rows_file` gets a line for each question.
 
     With BM25 also those of the same reader on the passages that it finds, scored by the same query tower, and the
-    differences question by question: {"retriever": ..., "bm25": ..., "differences": ...}.
+    differences question by question: {"retriever": ..., "bm25": ..., "differences": ...}. `rows_file` has the
+    lines of both then, which `finder` tells apart.
     """
     _check_rows_file(rows_file)
     exported = open_export(model)
@@ -90,12 +90,13 @@ def _judge(
         for name, find in finders.items():
             bar = progress.stage(f"passages of the {name}", unit="questions")
             rows[name] = []
-            for start in range(0, len(asked), QUESTIONS_AT_ONCE):
-                rows[name] += rows_of(asked[start:][:QUESTIONS_AT_ONCE], find)
+            for batch in in_batches(asked):
+                rows[name] += rows_of(batch, find)
                 bar.update(len(rows[name]))
             bar.finish(number_of(len(asked), "question"))
     if rows_file is not None:
-        write_durably(rows_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows["retriever"]))
+        named = ({"finder": name, **row} for name, found in rows.items() for row in found)
+        write_durably(rows_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in named))
     scores = {name: summarise(found) for name, found in rows.items()}
     if not with_bm25:
         return scores["retriever"]

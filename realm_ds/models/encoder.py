@@ -52,7 +52,7 @@ class KnowledgeAugEncoder(nn.Module):
         """Open what `save` wrote."""
         encoder = cls(AutoConfig.from_pretrained(folder, local_files_only=True))
         encoder.load_from(folder)
-        return encoder
+        return encoder.float()  # what was exported in 16 bits comes back so
 
     def load_from(self, folder: Path) -> None:
         """Take the weights of a masked-language model, or of a bare encoder (whose head then starts fresh)."""
@@ -88,4 +88,4 @@ def load_bare_encoder(folder: Path, config: PreTrainedConfig) -> nn.Module:
     takes_pooling = "add_pooling_layer" in signature(MODEL_MAPPING[type(config)]).parameters
     options = {"add_pooling_layer": False} if takes_pooling else {}
     bare: nn.Module = AutoModel.from_pretrained(folder, config=config, local_files_only=True, **options)
-    return bare
+    return bare.float()

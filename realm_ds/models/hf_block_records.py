@@ -1,12 +1,14 @@
 """block_records.npy: the passages beside a RealmForOpenQA, a numpy array of bytes objects, which npy keeps as a pickle.
 
-Nothing is unpickled here. A pickle is a list of operations; the records are data within them, which is read where it
-stands, and nothing is called. The weights beside it are hf_realm_qa.py's business.
+A pickle is a list of operations; the records are data within them. So they are written and read one at a time, and a
+corpus takes no room in memory. Nothing is unpickled here: records are read where they stand, and nothing is called. The
+weights beside it are hf_realm_qa.py's business.
 """
 
+import pickle
 import pickletools
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,13 +27,38 @@ _AGAIN = ("BINGET", "LONG_BINGET")
 _NUMBERED = ("MEMOIZE", "BINPUT", "LONG_BINPUT")
 """What came last gets the next number, to be named by where it is there again."""
 _AROUND = ("MARK", "APPEND", "APPENDS", "FRAME")
+_PROTOCOL = 3
+"""The first that has bytes, and the last without frames, which tell their length before what is in them."""
 
 
-def write_block_records(path: Path, bodies: Sequence[str]) -> None:
-    """As transformers' RealmRetriever reads them."""
-    # Bytes of any lengths in one array are Python objects, which npy keeps as a pickle: the format asks for it.
-    records = np.array([body.encode() for body in bodies] + [None], dtype=object)[:-1]
-    np.save(path, records, allow_pickle=True)
+def write_block_records(path: Path, bodies: Iterable[str], *, count: int) -> None:
+    """`count` passages as transformers' RealmRetriever reads them. Bytes of any lengths in one array are Python
+    objects, which npy keeps as a pickle: the format asks for it."""
+    around, written = pickle.dumps(_Empty(count), protocol=_PROTOCOL), 0
+    operations: Iterator[tuple[Any, Any, Any]] = pickletools.genops(around)
+    (end,) = (place + 1 for operation, _, place in operations if operation.name == "EMPTY_LIST")
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": (count,)})
+        file.write(around[:end])
+        for body in bodies:
+            record = body.encode()
+            size, operation = (1, pickle.SHORT_BINBYTES) if len(record) < 256 else (4, pickle.BINBYTES)
+            file.write(operation + len(record).to_bytes(size, "little") + record + pickle.APPEND)
+            written += 1
+        file.write(around[end:])
+    assert written == count, (written, count)
+
+
+class _Empty:
+    """Pickled as numpy pickles an array of `count` objects, but for the list of them, in which there is none."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reduced: Any = np.empty(0, dtype=object).__reduce__()
+        make, arguments, (version, _, *rest) = reduced
+        return make, arguments, (version, (self._count,), *rest)
 
 
 def read_block_records(path: Path) -> Iterator[str]:

@@ -7,7 +7,7 @@ Pre-trained models are hf_realm.py's and hf_realm_write.py's business, the passa
 passages, P embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class HfQa:
 
 
 def write_hf_qa(
-    model: QaModel, folder: Path, *, tokenizer_folder: Path, vectors_NP: np.ndarray, bodies: Sequence[str],
+    model: QaModel, folder: Path, *, tokenizer_folder: Path, vectors_NP: np.ndarray, bodies: Iterable[str],
     num_read: int, question_tokens: int, passage_tokens: int,
 ) -> None:  # fmt: skip
     """Write both folders. `bodies`: the passages as text without titles, as the reader reads them, in the order of the
@@ -80,15 +80,14 @@ def write_hf_qa(
 
     Raises ConfigError if transformers' classes cannot compute what the model does.
     """
-    assert len(bodies) == len(vectors_NP), (len(bodies), len(vectors_NP))
-    reader = model.reader
+    reader, num_passages = model.reader, len(vectors_NP)
     check_same_bert(model.query_tower.bert.config, reader.encoder.config)
     config = realm_config(model.query_tower) | {
         "span_hidden_size": reader.scorer.norm.normalized_shape[0], "max_span_width": reader.scorer.max_span_tokens,
-        "reader_layer_norm_eps": reader.scorer.norm.eps, "reader_beam_size": min(num_read, len(bodies)),
+        "reader_layer_norm_eps": reader.scorer.norm.eps, "reader_beam_size": min(num_read, num_passages),
         "reader_seq_len": question_tokens + passage_tokens, QUESTION_TOKENS: question_tokens,
-        "num_block_records": len(bodies),
-        "searcher_beam_size": min(5000, len(bodies)),  # what it retrieves in training, by default
+        "num_block_records": num_passages,
+        "searcher_beam_size": min(5000, num_passages),  # what it retrieves in training, by default
     }  # fmt: skip
     own = _reader_weights(reader)
     write_model(folder / HF_READER, "RealmReader", own, config=config, tokenizer_folder=tokenizer_folder)
@@ -96,7 +95,7 @@ def write_hf_qa(
     whole |= {f"reader.{name}": value for name, value in own.items()}
     whole["block_emb"] = torch.from_numpy(np.asarray(vectors_NP, dtype=np.float32))
     write_model(folder / HF_OPENQA, "RealmForOpenQA", whole, config=config, tokenizer_folder=tokenizer_folder)
-    write_block_records(folder / HF_OPENQA / BLOCK_RECORDS, bodies)
+    write_block_records(folder / HF_OPENQA / BLOCK_RECORDS, bodies, count=num_passages)
 
 
 def read_hf_qa(folder: Path) -> HfQa:

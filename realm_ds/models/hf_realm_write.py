@@ -8,7 +8,6 @@ Reading them, and the tables of names, is hf_realm.py's business; models that an
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,8 @@ from realm_ds.errors import ConfigError
 from realm_ds.models.hf_realm import BERT_SIZES, ENCODER_NAMES, SAME_FUNCTIONS, TOWER_NAMES, Weights, flipped, renamed
 from realm_ds.models.names import HF_EMBEDDER, HF_ENCODER, HF_SCORER
 from realm_ds.models.realm import RealmModel
+from realm_ds.models.tokenizer_files import copy_tokenizer
 from realm_ds.models.towers import Embedder
-
-TOKENIZER_FILES = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 def write_hf_realm(realm: RealmModel, folder: Path, *, tokenizer_folder: Path, num_candidates: int = 8) -> None:
@@ -129,10 +127,3 @@ def write_model(
     state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     copy_tokenizer(tokenizer_folder, folder)
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """The tokenizer's files, whatever else lies beside them."""
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)

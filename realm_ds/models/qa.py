@@ -105,7 +105,7 @@ class QaModel(nn.Module):
         self.passage_tower = passage_tower
         self.reader = reader
 
-    def fill(self, weights: Mapping[str, Tensor]) -> "QaModel":
+    def with_weights(self, weights: Mapping[str, Tensor]) -> "QaModel":
         """This model with weights by name; what is shared is there once, under its first name."""
         own = dict(self.named_parameters())
         assert own.keys() == weights.keys(), "the weights of another model"

@@ -15,7 +15,7 @@ from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export, check_start, hf_towers, is_hf_realm
 from realm_ds.models.start import start_encoder, start_tower
 from realm_ds.models.towers import Embedder, bert_config
-from realm_ds.models.weights import WEIGHTS_FILE, fill
+from realm_ds.models.weights import WEIGHTS_FILE, read_into
 from realm_ds.sealed import MANIFEST, check
 
 
@@ -70,7 +70,7 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
     if model.start_from is not None:
         check_start(model.start_from)
         if (model.start_from / MANIFEST).is_file():  # a folder of others has none
-            check(model.start_from, trusted=("index", "passages"))
+            check(model.start_from, trusted=("index", "passages", "README.md"))
         load_from = load_hf_realm if is_hf_realm(model.start_from) else load_export
         load_from(realm, model.start_from)
     elif model.encoder is not None:
@@ -88,7 +88,7 @@ def load_export(realm: RealmModel, folder: Path) -> None:
     realm.query_tower.load_from(folder / QUERY_TOWER)
     if not realm.shares_towers:
         realm.passage_tower.load_from(folder / PASSAGE_TOWER)
-    fill(realm.encoder.mlm.state_dict(), folder / ENCODER / WEIGHTS_FILE)
+    read_into(realm.encoder.mlm.state_dict(), folder / ENCODER / WEIGHTS_FILE)
 
 
 def load_hf_realm(realm: RealmModel, folder: Path) -> None:

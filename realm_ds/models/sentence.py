@@ -12,7 +12,7 @@ from torch import Tensor, float32, nn
 from transformers import AutoConfig
 
 from realm_ds.errors import ConfigError
-from realm_ds.models.hf_realm_write import copy_tokenizer
+from realm_ds.models.tokenizer_files import copy_tokenizer
 from realm_ds.models.towers import Embedder
 from realm_ds.models.weights import WEIGHTS_FILE
 

@@ -34,8 +34,8 @@ def write_tf_as_hf(source: Path, folder: Path, *, tokenizer_folder: Path) -> Non
 
     Raises ConfigError without TensorFlow, CheckpointError if variables are missing.
     """
-    embedder = embedder_weights(read_variables(checkpoint_prefix(source / HF_EMBEDDER)))
-    encoder = encoder_weights(read_variables(checkpoint_prefix(source / TF_ENCODER)))
+    embedder = embedder_of_variables(read_variables(checkpoint_prefix(source / HF_EMBEDDER)))
+    encoder = encoder_of_variables(read_variables(checkpoint_prefix(source / TF_ENCODER)))
     try:
         config = config_of(embedder)
     except KeyError as error:
@@ -72,12 +72,12 @@ def checkpoint_prefix(folder: Path) -> Path:
     return found[0].with_suffix("")
 
 
-def embedder_weights(variables: Variables) -> Weights:
+def embedder_of_variables(variables: Variables) -> Weights:
     """Variables of the embedder's module under a RealmEmbedder's names."""
     return _renamed(variables, {"bert": "realm", "cls": "cls", "dense": "cls.dense", "LayerNorm": "cls.LayerNorm"})
 
 
-def encoder_weights(variables: Variables) -> Weights:
+def encoder_of_variables(variables: Variables) -> Weights:
     """Variables of the encoder's module under a RealmKnowledgeAugEncoder's names."""
     return _renamed(variables, {"bert": "realm", "cls": "cls"})
 

@@ -20,7 +20,7 @@ from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import PROJECTION_FILE
-from realm_ds.models.weights import WEIGHTS_FILE, fill
+from realm_ds.models.weights import WEIGHTS_FILE, read_into
 
 hf_logging.disable_progress_bar()  # They would tear our own.
 
@@ -78,6 +78,7 @@ def bert_config(model: ModelConfig, *, vocab_size: int, max_tokens: int) -> PreT
             f"model.encoder={model.encoder} has {config.max_position_embeddings} positions, but query and passage "
             f"together may take {max_tokens}: lower data.passage_tokens or data.query_tokens"
         )
+    config.dtype = torch.float32  # Networks are made in it, and those of a 16-bit encoder would be trained so.
     if config.model_type == "bert":
         config.hidden_act = ONE_KERNEL.get(config.hidden_act, config.hidden_act)
     return with_dropout(config, model.dropout)
@@ -137,8 +138,8 @@ class Embedder(nn.Module):
 
     def load_from(self, folder: Path) -> None:
         """Take the weights of what `save` wrote, in place, with no second copy. Raises CheckpointError if it cannot."""
-        fill(self.bert.state_dict(), folder / WEIGHTS_FILE)
-        fill(self.projection(), folder / PROJECTION_FILE)
+        read_into(self.bert.state_dict(), folder / WEIGHTS_FILE)
+        read_into(self.projection(), folder / PROJECTION_FILE)
 
     def projection(self) -> dict[str, Tensor]:
         """W, b and the LayerNorm, by name."""

@@ -19,7 +19,7 @@ PIECE_BYTES = 16 * 2**20
 
 
 @torch.no_grad()
-def fill(weights: Mapping[str, Tensor], path: Path) -> None:
+def read_into(weights: Mapping[str, Tensor], path: Path) -> None:
     """Overwrite tensors with those of a safetensors file that have their names.
 
     Tensors that share memory are there once, under the name of one of them. Raises CheckpointError if some are missing,

@@ -206,9 +206,12 @@ class RunFollower:
         elif record["event"] == "evaluated" and writer == "trainer-0":
             self._bar.say(f"held out, after step {record['step']}: {describe_evaluation(record)}")
         elif record["event"] == "result":
-            self._bar.say(f"{record['split']}: {describe_result(record)}")
-        elif record["event"] == "remark" or (record["event"] == "doing" and self._bar.done):
+            self._bar.now = f"{record['split']}: {describe_result(record)}"  # what the stage ends with
+            self._bar.say(self._bar.now)
+        elif record["event"] == "remark":
             self._bar.say(str(record["text"]))
+        elif record["event"] == "doing" and writer == "trainer-0" and self._bar.done:
+            self._bar.update(now=record["text"])
         elif not self._bar.done:
             self._take_start(writer, record)
 

@@ -93,7 +93,7 @@ class RefreshPace:
         return self.snapshot_s + self.embed_s + self.vectors_s
 
 
-def device_of(profile: HardwareProfile, layout: Layout, *, threads: int = 0) -> Device:
+def rank_device(profile: HardwareProfile, layout: Layout, *, threads: int = 0) -> Device:
     """What each rank of the layout has; `threads` is runtime.threads_per_rank."""
     share = profile.devices / layout.ranks_per_node
     if profile.kind == "gpu":

@@ -13,7 +13,7 @@ from realm_ds.models.sizes import EncoderSizes
 from realm_ds.planning.layout import Layout
 from realm_ds.planning.lengths import Lengths
 from realm_ds.planning.memory import Held, Storage, builder_held, index_held, storage, trainer_held
-from realm_ds.planning.pace import RefreshPace, SearchPace, StepPace, device_of, refresh_pace, search_pace, step_pace
+from realm_ds.planning.pace import RefreshPace, SearchPace, StepPace, rank_device, refresh_pace, search_pace, step_pace
 from realm_ds.planning.sharding import Sharding
 
 ROUND_STEPS = 10
@@ -111,7 +111,7 @@ def make_plan(run: Run) -> Plan:
     """Raises ConfigError for settings that contradict each other."""
     config, layout, sizes, lengths = run.config, run.layout, run.sizes, run.lengths
     sharding = Sharding.of(check_deepspeed(config), trainers=layout.trainers)
-    device = device_of(run.hardware, layout, threads=config.runtime.threads_per_rank)
+    device = rank_device(run.hardware, layout, threads=config.runtime.threads_per_rank)
     step = step_pace(config, sizes, lengths, sharding=sharding, device=device, layout=layout)
     search = search_pace(config, lengths, passages=run.passages, device=device, layout=layout)
     refresh = refresh_pace(

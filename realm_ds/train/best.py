@@ -8,21 +8,19 @@ The networks are as an export has them, so the folder can be named as model.star
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from realm_ds.comm.trainers import Trainers
 from realm_ds.errors import CheckpointError
-from realm_ds.files import publish_folder, recover_folder, write_durably
+from realm_ds.files import recover_folder, write_durably
 from realm_ds.observe.sinks import Sinks
-from realm_ds.sealed import seal
+from realm_ds.sealed import sealed_folder
 from realm_ds.train.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -43,6 +41,8 @@ class BestRecord:
     value: float
     measured_on: str
     """Values of other sentences cannot be compared with these."""
+    corpus: str
+    """How the digest of the passages begins that it was trained over."""
     metrics: Mapping[str, float]
     """Everything that was measured then."""
 
@@ -56,6 +56,7 @@ class BestModels:
         *,
         first_step: int,
         measured_on: str,
+        corpus: str,
         trainers: Trainers,
         writer: Writer,
         sinks: Sinks,
@@ -65,7 +66,7 @@ class BestModels:
         """`first_step` steps are done already. `copy_weights` is a collective; what it returns on trainer 0, `write`
         puts into a folder, in the writer's thread: it must draw no random number."""
         self._folder = run_folder / FOLDER
-        self._measured_on = measured_on
+        self._measured_on, self._corpus = measured_on, corpus
         self._trainers, self._writer, self._sinks = trainers, writer, sinks
         self._copy_weights, self._write = copy_weights, write
         self._best = self._known(first_step)
@@ -81,7 +82,7 @@ class BestModels:
         started_at = time.perf_counter()
         weights = self._copy_weights()
         best = BestRecord(
-            step=step, measure=measure, value=metrics[measure], measured_on=self._measured_on,
+            step=step, measure=measure, value=metrics[measure], measured_on=self._measured_on, corpus=self._corpus,
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         )  # fmt: skip
         if self._trainers.rank == 0:
@@ -97,18 +98,12 @@ class BestModels:
         return self._best is None or self._best.measure != measure or value > self._best.value
 
     def _replace(self, weights: Mapping[str, Tensor], best: BestRecord) -> None:
-        unfinished = self._folder.with_name(f"{FOLDER}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
+        remedy = "free space there, or set evaluate.keep_best=false, then go on with --resume"
+        with sealed_folder(
+            self._folder, what="the best models", remedy=remedy, kind=FOLDER, step=best.step
+        ) as unfinished:
             self._write(weights, unfinished)
             write_durably(unfinished / RECORD, json.dumps(asdict(best), indent=1) + "\n")
-            seal(unfinished, kind=FOLDER, step=best.step)
-            publish_folder(unfinished, self._folder)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"cannot write the best models to {self._folder} ({error}): free space there, or set "
-                "evaluate.keep_best=false, then go on with --resume"
-            ) from error
 
     def _known(self, first_step: int) -> BestRecord | None:
         """The best of the steps that this run stands on; trainer 0 looks and tells the others."""

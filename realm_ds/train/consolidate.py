@@ -45,16 +45,6 @@ class _Range:
     """Flat."""
 
 
-def consolidate(folder: Path) -> dict[str, Tensor]:
-    """All weights of a checkpoint by name, float32, in memory of their own.
-
-    Raises CheckpointError if shards are missing or are none.
-    """
-    weights = {name: torch.empty(shape) for name, shape in weight_shapes(folder).items()}
-    consolidate_into(weights, folder)
-    return weights
-
-
 def weight_shapes(folder: Path) -> dict[str, torch.Size]:
     """What a checkpoint holds, each weight under its first name. Raises CheckpointError where that cannot be told."""
     zero = folder / CHECKPOINT_TAG

@@ -37,7 +37,7 @@ from realm_ds.observe.meters import Meters
 from realm_ds.observe.progress import HELD_OUT, describe_evaluation
 from realm_ds.train.best import BestModels
 from realm_ds.train.engine import Engine
-from realm_ds.train.export import fill, unfilled, write_models
+from realm_ds.train.export import unfilled, with_weights, write_models
 from realm_ds.train.refresh import QueryTowers
 from realm_ds.train.search_ahead import exclusion_of
 from realm_ds.train.stage import Stage
@@ -197,8 +197,9 @@ def evaluation_of(
         # Made here, once: the writer's thread may draw no random number while training draws its dropout.
         kept = unfilled(config, vocab_size=stage.tokenizer.vocab_size) if trainers.rank == 0 else None
         best = BestModels(
-            stage.folder, first_step=first_step, measured_on=measured_on, trainers=trainers, writer=stage.writer,
-            sinks=stage.sinks, copy_weights=partial(engine.copy_weights, model, keeps=trainers.rank == 0),
+            stage.folder, first_step=first_step, measured_on=measured_on, corpus=stage.corpus.digest[:12],
+            trainers=trainers, writer=stage.writer, sinks=stage.sinks,
+            copy_weights=partial(engine.copy_weights, model, keeps=trainers.rank == 0),
             write=partial(_write_models, kept, tokenizer_folder=config.data.tokenizer),
         )  # fmt: skip
     return Evaluation(
@@ -211,7 +212,7 @@ def _write_models(
     kept: RealmModel | None, weights: Mapping[str, Tensor], folder: Path, *, tokenizer_folder: Path
 ) -> None:
     assert kept is not None, "trainer 0 alone writes"
-    write_models(fill(kept, weights), folder, tokenizer_folder=tokenizer_folder)
+    write_models(with_weights(kept, weights), folder, tokenizer_folder=tokenizer_folder)
 
 
 def deal(

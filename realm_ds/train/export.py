@@ -2,17 +2,17 @@
 
     export/{query_tower, passage_tower, encoder, tokenizer}/    index/version-00000/    passages/    README.md
 
-Needs no GPU and no other process. In memory are the models, once, then a part of the corpus. Which weights is
-export_source.py's business, how they are written export_networks.py's, what the card says export_card.py's.
+Needs no GPU and no other process. In memory are the models, once, then a part of the corpus, but that a file for faiss
+takes all vectors at once. Which weights is export_source.py's business, how they are written export_networks.py's, what
+the card says export_card.py's.
 """
 
 import logging
-import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,25 +21,23 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
-from realm_ds.files import publish_folder, recover_folder
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, strip_prefix
 from realm_ds.models.realm import RealmModel
-from realm_ds.models.towers import Embedder
+from realm_ds.models.tokenizer_files import copy_tokenizer
+from realm_ds.models.towers import DTYPES, Embedder
 from realm_ds.models.weights import WEIGHTS_FILE
-from realm_ds.sealed import read_facts, seal, sha256
+from realm_ds.sealed import recover_sealed, sealed_folder, sha256
 
 log = logging.getLogger(__name__)
 
 KIND = "export"
-EXPORTED_VERSION = 0
-"""The index of an export is of its own towers; it has one version."""
 FAISS_FILE = "index.faiss"
 EMBEDDED_AT_ONCE = 65_536
 """Passages whose tokens and vectors are in memory."""
+REMEDY = "free space there, or name another folder with --out"
 Say = Callable[[str], None]
 Dtype = Literal["fp32", "bf16", "fp16"]
 Layout = Literal["realm", "hf-realm", "sentence-transformers"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def export_run(
@@ -47,13 +45,16 @@ def export_run(
     dtype: Dtype = "fp32", layout: Layout = "realm", verify: bool = False, faiss_file: bool = False,
     licence: str = "unknown", say: Say = log.info,
 ) -> Path:  # fmt: skip
-    """Export a run's newest checkpoint, that of a step, or its best models to `out`, by default RUN/export.
+    """Export a run's newest checkpoint, that of a step, or its best models to `out`, by default RUN/export, of another
+    layout than realm RUN/export-LAYOUT.
 
-    Raises CheckpointError if there are none, they are damaged, or `verify` finds that what was written computes
-    something else. `out` appears whole or not at all; an older export there is replaced, anything else is left alone
-    (ConfigError). `licence` is by the hub's name, for the card.
+    Raises CheckpointError if there are none, they are damaged, `verify` finds that what was written computes something
+    else, or the disk is full. `out` appears whole or not at all; an older export of that layout there is replaced,
+    anything else is left alone (ConfigError). `licence` is by the hub's name, for the card.
     """
-    from realm_ds.train.export_card import card, check_licence
+    # With faiss, which trainers, who write models, need not.
+    from realm_ds.eval.exported import CARD, write_corpus
+    from realm_ds.train.export_card import card, check_licence, code_of
     from realm_ds.train.export_layouts import check_layout, open_part, passage_part
     from realm_ds.train.export_networks import write_networks
     from realm_ds.train.export_qa import answers_questions, export_qa
@@ -65,10 +66,8 @@ def export_run(
         return export_qa(
             run_folder, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file, licence=licence, say=say
         )
-    out = out or run_folder / "export"
-    recover_folder(out)
-    if out.exists() and read_facts(out).get("kind") != KIND:
-        raise ConfigError(f"{out} is there and is no export, so it is not overwritten: name another folder with --out")
+    out = out or default_folder(run_folder, layout)
+    recover_sealed(out, what=f"export of layout {layout}", kind=KIND, layout=layout)
     if not (run_folder / RUN_CONFIG).is_file():
         raise ConfigError(f"{run_folder} holds no run: there is no {RUN_CONFIG}; name another with --run")
     config = load(run_folder / RUN_CONFIG)
@@ -77,11 +76,12 @@ def export_run(
         config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint, timeout_s=config.runtime.wait_timeout_s
     )
     source = find_source(run_folder, step)
-    check_corpus(source, corpus)
-    unfinished = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
+    check_corpus(source, corpus, run_folder=run_folder)
+    known: dict[str, str] = {}
+    with sealed_folder(
+        out, what="the export", remedy=REMEDY, known=known, kind=KIND, layout=layout, source=source.folder.name,
+        step=source.step, stage=source.stage, dtype=dtype,
+    ) as unfinished:  # fmt: skip
         written = write_networks(
             source, unfinished, config=config, corpus=corpus, tokenizer=tokenizer, dtype=dtype, layout=layout,
             verify=verify, say=say,
@@ -89,32 +89,25 @@ def export_run(
         say(f"embedding {corpus.count} passages")
         part = passage_part(layout)
         tower = open_part(unfinished, part)
-        snapshot_sha256 = sha256(unfinished / part.folder / WEIGHTS_FILE)
-        _write_index(
-            tower, unfinished, config=config, corpus=corpus, tokenizer=tokenizer, snapshot_sha256=snapshot_sha256
-        )
+        known |= write_corpus(
+            unfinished, corpus, _embedded(tower, config=config, corpus=corpus, tokenizer=tokenizer),
+            snapshot_sha256=sha256(unfinished / part.folder / WEIGHTS_FILE),
+        )  # fmt: skip
         if faiss_file:
             _write_faiss_file(unfinished, width=config.model.projection_size)
         text = card(
-            config=config, corpus=corpus, source=source, written=written, code=_code(run_folder), dtype=dtype,
+            config=config, corpus=corpus, source=source, written=written, code=code_of(run_folder), dtype=dtype,
             licence=licence, has_faiss_file=faiss_file, layout=layout,
         )  # fmt: skip
-        (unfinished / "README.md").write_text(text, encoding="utf-8")
+        (unfinished / CARD).write_text(text, encoding="utf-8")
         if layout == "realm":
             _write_settings(unfinished, config=config, tokenizer=tokenizer)
-        seal(
-            unfinished,
-            kind=KIND,
-            layout=layout,
-            source=source.folder.name,
-            step=source.step,
-            stage=source.stage,
-            dtype=dtype,
-        )
-        publish_folder(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return out
+
+
+def default_folder(run_folder: Path, layout: Layout) -> Path:
+    """One for each layout: only of layout realm is what is answered from, and what a run starts from."""
+    return run_folder / ("export" if layout == "realm" else f"export-{layout}")
 
 
 def write_models(realm: RealmModel, folder: Path, *, tokenizer_folder: Path) -> None:
@@ -123,7 +116,7 @@ def write_models(realm: RealmModel, folder: Path, *, tokenizer_folder: Path) -> 
     realm.passage_tower.save(folder / PASSAGE_TOWER)
     realm.encoder.save(folder / ENCODER)
     for name in (QUERY_TOWER, PASSAGE_TOWER, ENCODER, "tokenizer"):
-        shutil.copytree(tokenizer_folder, folder / name, dirs_exist_ok=True)
+        copy_tokenizer(tokenizer_folder, folder / name)
 
 
 def unfilled(config: RealmConfig, *, vocab_size: int) -> RealmModel:
@@ -132,7 +125,7 @@ def unfilled(config: RealmConfig, *, vocab_size: int) -> RealmModel:
         return RealmModel(config.model, vocab_size=vocab_size, max_tokens=config.data.joint_tokens).eval()
 
 
-def fill(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
+def with_weights(realm: RealmModel, weights: Mapping[str, Tensor]) -> RealmModel:
     """The model with these weights; a tower that is shared may be there once, under its first name.
 
     Raises CheckpointError if they are of another model.
@@ -155,28 +148,20 @@ def round_to(module: nn.Module, dtype: Dtype) -> None:
         for name, weight in module.named_parameters():
             if weight.detach().abs().max() > widest:
                 raise ConfigError(f"the weights of {name} are too large for fp16 ({widest:g}): take --dtype bf16")
-    module.to(_DTYPES[dtype])
+    module.to(DTYPES[dtype])
 
 
-def _write_index(
-    tower: Embedder, folder: Path, *, config: RealmConfig, corpus: Shards, tokenizer: Tokenizer, snapshot_sha256: str
-) -> None:
-    """Vectors by the exported passage tower, and the passages that they are of."""
-    from realm_ds.index.passages import (
-        load_shard,  # and faiss with recall.py, which trainers, who write models, need not
-    )
-    from realm_ds.index.store import IndexStore
+def _embedded(tower: Embedder, *, config: RealmConfig, corpus: Shards, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """Vectors by the exported passage tower, some passages' after others'."""
+    from realm_ds.index.passages import load_shard
     from realm_ds.train.recall import embed_passages
 
     if torch.cuda.is_available():
         tower = tower.to("cuda")
-    store = IndexStore(folder / "index", corpus_sha256=corpus.digest)
     num_parts = -(-corpus.count // EMBEDDED_AT_ONCE)
     for number in range(num_parts):
         passages = load_shard(corpus, shard_rank=number, num_shards=num_parts, max_tokens=config.data.passage_tokens)
-        vectors_NP = embed_passages(tower, passages, config=config, special=tokenizer.special)
-        store.save(vectors_NP, version=EXPORTED_VERSION, snapshot_sha256=snapshot_sha256, start=passages.start)
-    corpus.copy_to(folder / "passages")
+        yield embed_passages(tower, passages, config=config, special=tokenizer.special)
 
 
 def _write_settings(folder: Path, *, config: RealmConfig, tokenizer: Tokenizer) -> None:
@@ -196,15 +181,9 @@ def _write_settings(folder: Path, *, config: RealmConfig, tokenizer: Tokenizer) 
 
 
 def _write_faiss_file(folder: Path, *, width: int) -> None:
+    from realm_ds.eval.exported import EXPORTED_VERSION
     from realm_ds.index.faiss_index import write_flat
     from realm_ds.index.store import stored_parts
 
     parts = stored_parts(folder / "index", EXPORTED_VERSION)
     write_flat((piece for part in parts for _, piece in part.pieces(part.manifest())), folder / FAISS_FILE, width=width)
-
-
-def _code(run_folder: Path) -> str:
-    """Version and commit of the code that the run was started with, from its code.txt."""
-    path = run_folder / "code.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return ", ".join(line for line in lines[:2] if line) or "realm-ds of an unknown version"

@@ -1,6 +1,8 @@
-"""The README.md of an export: a model card as Hugging Face's hub shows it."""
+"""The README.md of an export or import: a model card as Hugging Face's hub shows it."""
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from textwrap import indent
 
 from realm_ds.comm.code import library_versions
@@ -8,6 +10,7 @@ from realm_ds.config.load import dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Shards
 from realm_ds.errors import ConfigError
+from realm_ds.eval.reading import ReadingSizes
 from realm_ds.train.export_networks import Written
 from realm_ds.train.export_source import Source
 
@@ -60,6 +63,41 @@ print(query_tower.similarity(queries, passages))
 """,
 }
 """How to open each layout, in code that runs in the export's folder."""
+OPENING_QA = {
+    "realm": """\
+from realm_ds.eval.answerer import RealmForQA
+
+(answered,) = RealmForQA.from_pretrained(".").answer(["what is the capital of iceland?"])
+for answer in answered.answers:
+    print(answer.text, answer.p, answer.passage.title)
+""",
+    "hf-realm": """\
+import os
+
+os.environ["TRUST_REMOTE_CODE"] = "True"  # block_records.npy is a pickle, which transformers opens only so
+
+from transformers import RealmForOpenQA, RealmRetriever  # 4.16 to 4.57
+
+retriever = RealmRetriever.from_pretrained("openqa")
+model = RealmForOpenQA.from_pretrained("openqa", retriever=retriever)
+question = retriever.tokenizer(["what is the capital of iceland?"], return_tensors="pt")
+print(retriever.tokenizer.decode(model(**question).predicted_answer_ids))
+""",
+}
+"""Likewise of models that answer questions."""
+_FOLDERS_QA = {
+    "realm": """\
+| `query_tower`, `reader` | BERT of each, with the projection and the span scorer beside it |
+| `tokenizer` | WordPiece |
+| `index` | float32 vectors of all passages, in the order of the tar shards |
+| `passages` | the corpus as WebDataset tar shards |
+""",
+    "hf-realm": """\
+| `reader` | a RealmReader |
+| `openqa` | a RealmForOpenQA with the passages and their vectors; `realm-ds import` makes of it what `realm-ds ask` \
+answers from |
+""",
+}
 _FOLDERS = {
     "realm": """\
 | `query_tower`, `passage_tower` | BERT of each tower; `projection.safetensors` holds W, b and the LayerNorm |
@@ -94,7 +132,6 @@ def card(
 ) -> str:  # fmt: skip
     """The whole file."""
     opening = OPENING[layout] if written.shares_towers else OPENING[layout].replace(*_TWO_TOWERS)
-    versions = library_versions()
     measured = "".join(
         f"| {name.removeprefix('held_out_')} | {value:.4g} |\n" for name, value in source.metrics.items()
     )
@@ -131,16 +168,63 @@ file is in `manifest.json`.
 
 {corpus.manifest.source}
 
-## Licence
+{licence_section(licence)}
 
-{f"`{licence}`, as who exported it said." if licence != UNKNOWN else _UNLICENSED}
+{_provenance(f"Trained with {code}", config)}"""
 
-## Provenance
 
-Trained with {code}; exported with torch {versions["torch"]} and transformers {versions["transformers"]}. The settings \
-of the run:
+def qa_card(
+    *, layout: str, corpus: Shards, sizes: ReadingSizes, made: str, dtype: str = "fp32", licence: str = UNKNOWN,
+    scores: Mapping[str, Mapping[str, float]] | None = None, config: RealmConfig | None = None,
+) -> str:  # fmt: skip
+    """The whole file, of models that answer questions. `scores` are by split; `config` is of the run that made them."""
+    splits, names = scores or {}, list(dict.fromkeys(name for values in (scores or {}).values() for name in values))
+    table = "".join(
+        f"| {name} | {' | '.join(f'{values[name]:.4g}' if name in values else '' for values in splits.values())} |\n"
+        for name in names
+    )
+    head = f"| | {' | '.join(splits)} |\n|{'---|' * (1 + len(splits))}\n"
+    measured = f"All questions of a split answered:\n\n{head}{table}\n" if splits else ""
+    return f"""---
+library_name: transformers
+license: {licence}
+tags:
+- realm
+- question-answering
+---
+# REALM that answers questions, from {corpus.count} passages
 
-{indent(dump(config), "    ")}"""
+{made}. {sizes.read} passages are read for each question. Weights are {dtype}.
+
+{measured}## What is here
+
+| | |
+|---|---|
+{_FOLDERS_QA[layout]}
+The sha256 of every file is in `manifest.json`.
+
+```python
+{OPENING_QA[layout]}```
+
+## Data
+
+{corpus.manifest.source}
+
+{licence_section(licence)}
+
+{_provenance(made, config)}"""
+
+
+def licence_section(licence: str) -> str:
+    """What a card says of it beside its name at the top."""
+    return f"## Licence\n\n{f'`{licence}`, as who exported it said.' if licence != UNKNOWN else _UNLICENSED}"
+
+
+def code_of(run_folder: Path) -> str:
+    """Version and commit of the code that the run was started with, from its code.txt."""
+    path = run_folder / "code.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return ", ".join(line for line in lines[:2] if line) or "realm-ds of an unknown version"
 
 
 def check_licence(licence: str) -> None:
@@ -149,6 +233,14 @@ def check_licence(licence: str) -> None:
         raise ConfigError(
             f"--license {licence!r}: give one of the hub's names, such as apache-2.0, cc-by-sa-4.0 or other"
         )
+
+
+def _provenance(made: str, config: RealmConfig | None) -> str:
+    versions = library_versions()
+    text = (
+        f"## Provenance\n\n{made}; exported with torch {versions['torch']} and transformers {versions['transformers']}."
+    )
+    return f"{text} The settings of the run:\n\n{indent(dump(config), '    ')}" if config is not None else f"{text}\n"
 
 
 def _untrained(source: Source, config: RealmConfig) -> str:

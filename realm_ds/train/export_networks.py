@@ -15,7 +15,7 @@ from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.train.export import Dtype, Layout, round_to, unfilled
 from realm_ds.train.export_check import outputs, take_samples, verified
 from realm_ds.train.export_layouts import write_layout
-from realm_ds.train.export_source import Source, fill_from
+from realm_ds.train.export_source import Source, read_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ def write_networks(
     """Raises CheckpointError where the source is of another model, or what was written computes something else."""
     say(f"consolidating {source.folder}: {source.why}")
     realm = unfilled(config, vocab_size=tokenizer.vocab_size)
-    fill_from(realm, source)
+    read_source(realm, source)
     written = Written(num_parameters=sum(map(Tensor.numel, realm.parameters())), shares_towers=realm.shares_towers)
     samples = take_samples(corpus, tokenizer=tokenizer, config=config) if verify else None
     expected = outputs(realm, samples) if samples else {}

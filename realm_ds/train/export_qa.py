@@ -5,9 +5,7 @@
 Other layouts and other runs are export.py's business.
 """
 
-import os
-import shutil
-from collections.abc import Callable
+import json
 from pathlib import Path
 
 import torch
@@ -16,20 +14,18 @@ from torch import Tensor
 from realm_ds.data.batches import query_batch
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.corpus import tensors
-from realm_ds.eval.exported import Exported, find_export, open_export
+from realm_ds.eval.exported import CARD, Exported, find_export, open_export
 from realm_ds.eval.hf_openqa import write_hf_openqa
 from realm_ds.eval.reading import joint_tokens
-from realm_ds.files import publish_folder, recover_folder
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
 from realm_ds.models.hf_realm_qa import HF_OPENQA, read_hf_qa
 from realm_ds.models.qa import READER, QaModel
 from realm_ds.models.towers import embed
-from realm_ds.sealed import read_facts, seal
-from realm_ds.train.export import KIND, Dtype, round_to
+from realm_ds.sealed import MANIFEST, recover_sealed, sealed_folder
+from realm_ds.train.export import KIND, REMEDY, Dtype, Say, default_folder, round_to
+from realm_ds.train.export_card import qa_card
 from realm_ds.train.export_check import BOUNDS, NUM_SAMPLES, compare
 from realm_ds.train.export_source import Step
-
-Say = Callable[[str], None]
 
 
 def answers_questions(folder: Path) -> bool:
@@ -51,16 +47,13 @@ def export_qa(
             f"{folder} answers questions: its export is of its last step, and has no file for faiss; leave --step and "
             "--faiss-file out"
         )
-    out = out or folder / "export-hf-realm"
-    recover_folder(out)
-    if out.exists() and read_facts(out).get("kind") != KIND:
-        raise ConfigError(f"{out} is there and is no export, so it is not overwritten: name another folder with --out")
+    out = out or default_folder(folder, "hf-realm")
+    recover_sealed(out, what="export of layout hf-realm", kind=KIND, layout="hf-realm")
     exported = open_export(find_export(folder))
     model = QaModel.load(exported.folder).eval()
-    unfinished = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
+    with sealed_folder(
+        out, what="the export", remedy=REMEDY, kind=KIND, layout="hf-realm", stage="qa", dtype=dtype
+    ) as unfinished:
         say(f"writing {exported.folder}: {len(exported.corpus)} passages and the models that answer from them")
         expected = outputs(model, exported) if verify else {}
         round_to(model, dtype)
@@ -68,11 +61,12 @@ def export_qa(
         del model  # so that there is room for what was written
         if verify:
             _verify(unfinished / HF_OPENQA, exported, expected, dtype=dtype, say=say)
-        (unfinished / "README.md").write_text(_card(exported, dtype, licence), encoding="utf-8")
-        seal(unfinished, kind=KIND, layout="hf-realm", stage="qa", dtype=dtype)
-        publish_folder(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        text = qa_card(
+            layout="hf-realm", corpus=exported.shards, sizes=exported.settings.sizes, dtype=dtype, licence=licence,
+            made=f"Made by `realm-ds export` of {exported.folder.parent.name}/{exported.folder.name}",
+            scores=_scores(folder, exported.folder),
+        )  # fmt: skip
+        (unfinished / CARD).write_text(text, encoding="utf-8")
     return out
 
 
@@ -105,34 +99,11 @@ def _verify(folder: Path, exported: Exported, expected: dict[str, Tensor], *, dt
     say(f"verified: {len(exported.corpus)} passages with their vectors, the same")
 
 
-def _card(exported: Exported, dtype: str, licence: str) -> str:
-    sizes = exported.settings.sizes
-    return f"""---
-library_name: transformers
-license: {licence}
-tags: [realm, question-answering]
----
-# REALM that answers questions, from {len(exported.corpus)} passages
-
-`reader` is a RealmReader, `openqa` a RealmForOpenQA with the passages and their vectors. {sizes.read} passages are read
-for each question. Weights are {dtype}. The sha256 of every file is in `manifest.json`.
-
-```python
-import os
-
-os.environ["TRUST_REMOTE_CODE"] = "True"  # block_records.npy is a pickle, which transformers opens only so
-
-from transformers import RealmForOpenQA, RealmRetriever  # 4.16 to 4.57
-
-retriever = RealmRetriever.from_pretrained("openqa")
-model = RealmForOpenQA.from_pretrained("openqa", retriever=retriever)
-question = retriever.tokenizer(["what is the capital of iceland?"], return_tensors="pt")
-print(retriever.tokenizer.decode(model(**question).predicted_answer_ids))
-```
-
-`realm-ds import` makes of this folder an export that `realm-ds ask` answers from.
-
-## Data
-
-{exported.shards.manifest.source}
-"""
+def _scores(folder: Path, export: Path) -> dict[str, dict[str, float]]:
+    """By split, where a run has answered its questions after the export was written."""
+    written_at, found = (export / MANIFEST).stat().st_mtime, {}
+    for path in sorted((folder / "qa").glob("*.json")):
+        if path.stat().st_mtime >= written_at:
+            scores = json.loads(path.read_bytes())
+            found[path.stem] = {name: value for name, value in scores.items() if isinstance(value, float)}
+    return found

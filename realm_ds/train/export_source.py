@@ -62,17 +62,17 @@ def find_source(run_folder: Path, step: Step) -> Source:
     )  # fmt: skip
 
 
-def check_corpus(source: Source, corpus: Shards) -> None:
+def check_corpus(source: Source, corpus: Shards, *, run_folder: Path) -> None:
     """Raise ConfigError if passages, and so tokenizer and vectors, are not what the weights were trained with."""
     if source.corpus is not None and not corpus.digest.startswith(source.corpus):
         raise ConfigError(
             f"{source.folder} was trained with another corpus or tokenizer than are now in {corpus} (its digest "
             f"was {source.corpus}, now {corpus.digest[:12]}): name those in data.corpus and data.tokenizer of "
-            f"{source.folder.parents[1] / RUN_CONFIG}"
+            f"{run_folder / RUN_CONFIG}"
         )
 
 
-def fill_from(realm: RealmModel, source: Source) -> None:
+def read_source(realm: RealmModel, source: Source) -> None:
     """Overwrite the weights of a run's model, in place. Raises CheckpointError if the source's are of another model."""
     if source.folder.name == FOLDER:
         load_export(realm, source.folder)
@@ -105,7 +105,7 @@ def _best(run_folder: Path) -> Source:
         raise CheckpointError(f"the best models are not whole: {error}; take --step latest") from error
     return Source(
         folder=folder, step=best.step, stage="pretrain", why=f"the best by {best.measure}, {best.value:.4g}",
-        metrics=best.metrics, saved_on=_day(folder / RECORD),
+        metrics=best.metrics, saved_on=_day(folder / RECORD), corpus=best.corpus,
     )  # fmt: skip
 
 

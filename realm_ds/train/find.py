@@ -21,6 +21,7 @@ from realm_ds.eval.reading import ReadingSizes, joint_tokens
 from realm_ds.index.merge import Candidates, Hit
 from realm_ds.models.qa import FoundPassages, QaBatch, ReadPart
 from realm_ds.models.towers import TokenBatch
+from realm_ds.train.timing import StepTimer
 
 Retrieve = Callable[[np.ndarray, int], Candidates]
 """The best passages for vectors [B, P], so many for each, with tokens and vectors."""
@@ -42,8 +43,9 @@ class PassageFinder:
         tokenizer: Tokenizer,
         settings: QaConfig,
         sizes: ReadingSizes,
+        timer: StepTimer,
     ) -> None:
-        self._retrieve, self._settings, self._sizes = retrieve, settings, sizes
+        self._retrieve, self._settings, self._sizes, self._timer = retrieve, settings, sizes, timer
         self._special = tokenizer.special
         self.question_ids = tokenizer.encode_questions([question.question for question in questions])
         self._answers = [tokenizer.encode_all(question.answers) for question in questions]
@@ -53,8 +55,13 @@ class PassageFinder:
 
     def __call__(self, batch: QaBatch, query_BP: Tensor) -> FoundPassages:
         """The `retrieve` best passages of each question, and of these the `read` to read."""
-        settings, device = self._settings, query_BP.device
-        found = self._retrieve(query_BP.float().cpu().numpy(), settings.retrieve)
+        queries_BP = query_BP.float().cpu().numpy()  # Waits for a GPU: that is the forward pass, within which this is.
+        with self._timer.phase("queries"):
+            return self._find(batch, queries_BP, device=query_BP.device)
+
+    def _find(self, batch: QaBatch, queries_BP: np.ndarray, *, device: torch.device) -> FoundPassages:
+        settings = self._settings
+        found = self._retrieve(queries_BP, settings.retrieve)
         assert found.vectors_BKP is not None
         self._digest = zlib.crc32(found.uids_BK.tobytes(), self._digest)
         spans_B = [self._spans(number, found, row) for row, number in enumerate(batch.numbers)]

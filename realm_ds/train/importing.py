@@ -6,26 +6,23 @@ There is no index in it, as there is no corpus; a model that answers questions h
 are models/hf_realm.py's and models/tf_realm.py's business.
 """
 
-import os
-import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
-from realm_ds.files import publish_folder, recover_folder
+from realm_ds.eval.exported import CARD
 from realm_ds.models.hf_block_records import BLOCK_RECORDS
 from realm_ds.models.hf_realm import read_config, weights_file
 from realm_ds.models.names import HF_EMBEDDER, HF_ENCODER, TF_ENCODER, hf_towers, is_hf_realm
 from realm_ds.models.realm import RealmModel, open_hf_realm
 from realm_ds.models.tf_realm import checkpoint_prefix, write_tf_as_hf
-from realm_ds.sealed import read_facts, seal
-from realm_ds.train.export import write_models
+from realm_ds.sealed import recover_sealed, sealed_folder
+from realm_ds.train.export import REMEDY, Say, write_models
+from realm_ds.train.export_card import UNKNOWN, licence_section
 from realm_ds.train.importing_qa import check_vocabulary, find_openqa, import_qa
 
 KIND = "import"
-Say = Callable[[str], None]
 
 
 def look(source: Path) -> list[str]:
@@ -61,29 +58,22 @@ def import_model(source: Path, out: Path, *, tokenizer_folder: Path | None = Non
     """
     for line in look(source):
         say(line)
-    recover_folder(out)
-    if out.exists() and read_facts(out).get("kind") != KIND:
-        raise ConfigError(f"{out} is there and is no import, so it is not overwritten: name another folder with --out")
+    recover_sealed(out, what="import", kind=KIND)
     tokenizer_folder = tokenizer_folder or _own_tokenizer(source)
     if openqa := find_openqa(source):
         import_qa(openqa, out, tokenizer_folder=tokenizer_folder, kind=KIND, say=say)
         say(f"imported to {out}: ask it with `realm-ds ask QUESTION --model {out}`")
         return
     tokenizer = load_tokenizer(tokenizer_folder)
-    unfinished = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            tokenizer.save(Path(scratch) / "tokenizer")  # in the form that we write, whatever it came in
-            realm = _open(source, Path(scratch))
-            check_vocabulary(realm.query_tower, tokenizer, tokenizer_folder)
-            write_models(realm, unfinished, tokenizer_folder=Path(scratch) / "tokenizer")
-        (unfinished / "README.md").write_text(_card(source, realm), encoding="utf-8")
-        seal(unfinished, kind=KIND, source=source.name)
-        publish_folder(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with (
+        sealed_folder(out, what="the import", remedy=REMEDY, kind=KIND, source=source.name) as unfinished,
+        tempfile.TemporaryDirectory(prefix=f"{out.name}.tmp-", dir=out.parent) as scratch,
+    ):
+        tokenizer.save(Path(scratch) / "tokenizer")  # in the form that we write, whatever it came in
+        realm = _open(source, Path(scratch))
+        check_vocabulary(realm.query_tower, tokenizer, tokenizer_folder)
+        write_models(realm, unfinished, tokenizer_folder=Path(scratch) / "tokenizer")
+        (unfinished / CARD).write_text(_card(source, realm), encoding="utf-8")
     say(f"imported to {out}: name it in model.start_from, with {_settings(realm)}")
 
 
@@ -130,6 +120,7 @@ def _card(source: Path, realm: RealmModel) -> str:
     towers = "one tower for queries and passages" if realm.shares_towers else "two towers"
     return f"""---
 library_name: transformers
+license: {UNKNOWN}
 tags: [realm, retrieval, fill-mask]
 ---
 # REALM, imported from {source.name}
@@ -137,4 +128,6 @@ tags: [realm, retrieval, fill-mask]
 Made by `realm-ds import`: {towers} and the knowledge-augmented encoder. To train or embed with them:
 
     model.start_from=HERE {_settings(realm)}
+
+{licence_section(UNKNOWN)}
 """

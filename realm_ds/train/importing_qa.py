@@ -1,13 +1,13 @@
 """transformers' RealmForOpenQA as an export of ours that answers questions, with the passages that lie beside it.
 
-    OUT/{query_tower, reader, tokenizer, passages, index}/    answering.json    manifest.json, written last
+    OUT/{query_tower, reader, tokenizer, passages, index}/    answering.json    README.md    manifest.json, written last
 
-Pre-trained models are importing.py's business.
+Pre-trained models are importing.py's business. Shapes: N passages, P embedding.
 """
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from realm_ds.eval.reading import ReadingSizes
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
 from realm_ds.models.hf_realm_qa import HF_OPENQA, HfQa, read_hf_qa
 from realm_ds.models.towers import Embedder
+from realm_ds.train.export import Say
+from realm_ds.train.export_card import qa_card
 
-Say = Callable[[str], None]
 PER_SHARD = 5_000
 ENCODED_AT_ONCE = 1_000
 EMPTY, CUT = "of nothing, left out", "cut to the wordpieces that are read"
@@ -50,12 +51,17 @@ def import_qa(folder: Path, out: Path, *, tokenizer_folder: Path, kind: str, say
     with tempfile.TemporaryDirectory(prefix=f"{out.name}.tmp-", dir=out.parent) as scratch:
         corpus, own_tokenizer = Path(scratch) / "corpus", Path(scratch) / "tokenizer"
         tokenizer.save(own_tokenizer)  # in the form that we write, whatever it came in
-        kept, tally = _write_corpus(corpus, folder, found, tokenizer)
+        is_kept_N, tally = _write_corpus(corpus, folder, found, tokenizer)
         for what, count in tally.items():
             say(f"{count} of {len(found.vectors_NP)} passages {what}")
+        vectors_NP = found.vectors_NP.numpy()
+        if not is_kept_N.all():  # else a copy for nothing, of gigabytes for a corpus of millions
+            vectors_NP = vectors_NP[is_kept_N]
+        shards = open_shards(corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+        made = f"Made by `realm-ds import` of {folder.name}"
         write_qa_export(
-            out, found.model, shards=open_shards(corpus, kind="corpus", fingerprint=tokenizer.fingerprint),
-            vectors=[found.vectors_NP.numpy()[kept]], tokenizer_folder=own_tokenizer, settings=settings, kind=kind,
+            out, found.model, shards=shards, vectors=[vectors_NP], tokenizer_folder=own_tokenizer, settings=settings,
+            kind=kind, card=qa_card(layout="realm", corpus=shards, sizes=sizes, made=made),
         )  # fmt: skip
 
 
@@ -70,23 +76,25 @@ def check_vocabulary(tower: Embedder, tokenizer: Tokenizer, folder: Path) -> Non
 
 
 def _write_corpus(corpus: Path, folder: Path, found: HfQa, tokenizer: Tokenizer) -> tuple[np.ndarray, Counter[str]]:
-    """The passages as tar shards; the rows of vectors that they have, and what was done to how many."""
-    kept, tally = list[int](), Counter[str]()
+    """The passages as tar shards; which of the vectors have one, and what was done to how many."""
+    is_kept_N, tally = np.zeros(len(found.vectors_NP), dtype=bool), Counter[str]()
     records = _counted(read_block_records(folder / BLOCK_RECORDS), len(found.vectors_NP), folder)
     longest = found.passage_tokens - NUM_SPECIAL
     write_shards(
-        _passages(records, tokenizer, longest=longest, kept=kept, tally=tally), corpus, kind="corpus",
+        _passages(records, tokenizer, longest=longest, is_kept_N=is_kept_N, tally=tally), corpus, kind="corpus",
         per_shard=PER_SHARD, tokenizer_fingerprint=tokenizer.fingerprint, source=f"{BLOCK_RECORDS} of {folder.name}",
         settings={"passage_tokens": found.passage_tokens},
     )  # fmt: skip
-    return np.array(kept), tally
+    return is_kept_N, tally
 
 
 def _counted(records: Iterable[str], wanted: int, folder: Path) -> Iterator[str]:
+    """As many as are wanted; raises CheckpointError where there are others, or too few."""
     count = 0
     for record in records:
-        yield record
         count += 1
+        if count <= wanted:
+            yield record
     if count != wanted:
         raise CheckpointError(
             f"{folder} has {count} passages in {BLOCK_RECORDS} and {wanted} vectors of passages in its weights: copy "
@@ -95,14 +103,14 @@ def _counted(records: Iterable[str], wanted: int, folder: Path) -> Iterator[str]
 
 
 def _passages(
-    texts: Iterator[str], tokenizer: Tokenizer, *, longest: int, kept: list[int], tally: Counter[str]
+    texts: Iterator[str], tokenizer: Tokenizer, *, longest: int, is_kept_N: np.ndarray, tally: Counter[str]
 ) -> Iterator[Passage]:
-    """Passages without titles, each one sentence; their places go to `kept`."""
+    """Passages without titles, each one sentence; their places are marked in `is_kept_N`."""
     place = 0
     while some := list(islice(texts, ENCODED_AT_ONCE)):
         for text, (ids, offsets) in zip(some, tokenizer.encode_all_with_offsets(some), strict=True):
             if ids:
-                kept.append(place)
+                is_kept_N[place] = True
                 if len(ids) > longest:
                     tally[CUT] += 1
                     ids, text = ids[:longest], text[: offsets[longest - 1][1]]

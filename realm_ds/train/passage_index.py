@@ -13,22 +13,21 @@ import numpy as np
 
 from realm_ds.comm.mailbox import Mailbox
 from realm_ds.comm.waiting import Clock, wait_until
+from realm_ds.data.shards import passage_range
 from realm_ds.eval.corpus import CorpusIndex
 from realm_ds.index.client import IndexClient
 from realm_ds.index.exclusion import exclude_nothing
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.merge import Candidates
 from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore
 from realm_ds.index.versions import Schedule
 from realm_ds.models.towers import Embedder, Towers
 from realm_ds.train.engine import Engine
-from realm_ds.train.recall import embed_passages
+from realm_ds.train.recall import embed_into
 from realm_ds.train.refresh import BuildWatch, Launcher
 from realm_ds.train.service import index_client, index_launcher, index_recall, launch_if_due, leave_index, tell_launch
 from realm_ds.train.stage import Stage
-
-QUERIES_AT_ONCE = 256
-"""Of an evaluation in one request, so that shards answer others in between."""
 
 Figures = Mapping[str, tuple[float, float]]
 Facts = Mapping[str, float]
@@ -38,11 +37,12 @@ class PassageIndex(Protocol):
     """What one trainer searches in. Which way it goes about it changes no passage that is found, but for rounding."""
 
     def start(self, engine: Engine, *, step: int) -> None:
-        """Once there is an engine: begin, or go on, with `step` as the next step."""
+        """Begin, or go on, with `step` as the next step. Not on opening: the engine is made of what searches here, and
+        the passages of an index in this process are embedded before ZeRO has taken the towers apart."""
 
-    def is_ready(self, step: int) -> bool:
-        """Before `step` is trained: see to it that the index answers it at once. False, on all trainers alike, where
-        one of them was asked to end meanwhile. Collective of trainers."""
+    def prepare_step(self, step: int) -> bool:
+        """Before `step` is trained: launch what is due, and wait until the index can answer. False, on all trainers
+        alike, where one of them was asked to end meanwhile. Collective of trainers."""
 
     def retrieve(self, queries_BP: np.ndarray, num_hits: int) -> Candidates:
         """The best passages of the whole corpus for each query, with tokens and vectors."""
@@ -53,13 +53,13 @@ class PassageIndex(Protocol):
     def take_step(self) -> tuple[float, Figures, Facts]:
         """Of the step just trained: seconds that were waited for the index, figures and facts for its StepInfo."""
 
-    def is_final(self, step: int) -> bool:
-        """Once all `step` steps are trained: passages as the trained model sees them. False as of `is_ready`.
-        Collective of trainers."""
+    def finish(self, step: int) -> bool:
+        """Once all `step` steps are trained: launch passages as the trained model sees them, where they were trained,
+        and wait until the index can answer with them. False as of `prepare_step`. Collective of trainers."""
 
     def vectors(self) -> Sequence[np.ndarray] | None:
-        """Those of all passages in corpus order, in one or several parts. None where this trainer was asked to end
-        before they were there."""
+        """Those of all passages in corpus order, in one or several parts. For trainer 0 alone: no other knows which
+        weights they are of. None where it was asked to end before they were there."""
 
     def leave(self, *, early: bool) -> None:
         """Nothing more is asked. Collective of trainers."""
@@ -71,11 +71,11 @@ def open_index(stage: Stage, towers: Towers, mailbox: Mailbox | None) -> Passage
     if mailbox is not None:
         return ServedIndex(stage, towers, mailbox)
     config = stage.config
-    vectors_NP = _embed_corpus(stage, towers.passage)
+    table = _embed_corpus(stage, towers.passage)
     if stage.must_leave():  # Who was asked to end has left passages out: nothing may be made of them.
         return None
     passages = load_shard(stage.corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
-    return OwnIndex(CorpusIndex(passages, vectors_NP))
+    return OwnIndex(CorpusIndex(passages, table))
 
 
 class OwnIndex:
@@ -88,7 +88,7 @@ class OwnIndex:
     def start(self, engine: Engine, *, step: int) -> None:
         pass
 
-    def is_ready(self, step: int) -> bool:
+    def prepare_step(self, step: int) -> bool:
         return True
 
     def retrieve(self, queries_BP: np.ndarray, num_hits: int) -> Candidates:
@@ -104,7 +104,7 @@ class OwnIndex:
         search_ms, self._search_ms = self._search_ms, []
         return 0.0, {"search_ms": (float(np.mean(search_ms)), 1.0)}, {}
 
-    def is_final(self, step: int) -> bool:
+    def finish(self, step: int) -> bool:
         return True
 
     def vectors(self) -> Sequence[np.ndarray]:
@@ -122,13 +122,17 @@ class ServedIndex:
 
     def __init__(self, stage: Stage, towers: Towers, mailbox: Mailbox) -> None:
         self._stage, self._towers, self._mailbox = stage, towers, mailbox
-        self._refreshes = stage.config.qa.refresh_passages
+        config = stage.config
+        self._refreshes = config.qa.refresh_passages
         if not self._refreshes and not towers.are_shared:
             towers.passage.cpu()  # Nothing is embedded with it here.
-        self._schedule = Schedule(stage.config.refresh) if self._refreshes else Schedule.of_one_version()
+        self._schedule = (
+            Schedule(config.refresh, num_steps=config.qa.steps) if self._refreshes else Schedule.of_one_version()
+        )
         self._client: IndexClient = index_client(stage, mailbox)
         self._builds = BuildWatch(stage.corpus.count, sinks=stage.sinks)
-        self._launcher: Launcher | None = None
+        self._launcher: Launcher
+        """From `start` on."""
         self._first_step = self._step = self._version = 0
         self._answers: list[tuple[float, float]] = []
         """(ms that the slowest shard searched, s waited) of each search of the step."""
@@ -142,8 +146,7 @@ class ServedIndex:
         self._launcher.relaunch(step)
         self._first_step = step
 
-    def is_ready(self, step: int) -> bool:
-        assert self._launcher is not None
+    def prepare_step(self, step: int) -> bool:
         launch_if_due(self._stage, self._launcher, step)
         self._step, self._version = step, self._schedule.version_at(step)
         if step != self._first_step and self._schedule.adoption_at(step) is None:
@@ -163,13 +166,8 @@ class ServedIndex:
         return found
 
     def search(self, queries_BP: np.ndarray, num_hits: int) -> tuple[np.ndarray, np.ndarray]:
-        num_hits = min(num_hits, self._stage.corpus.count)
-        requests = [
-            self._submit(queries_BP[start:][:QUERIES_AT_ONCE], num_hits, ids_only=True)
-            for start in range(0, len(queries_BP), QUERIES_AT_ONCE)
-        ]
-        found = [self._client.collect(request) for request in requests]
-        return np.concatenate([part.places_BK for part in found]), np.concatenate([part.scores_BK for part in found])
+        found = self._client.collect(self._submit(queries_BP, min(num_hits, self._stage.corpus.count), ids_only=True))
+        return found.places_BK, found.scores_BK
 
     def take_step(self) -> tuple[float, Figures, Facts]:
         search_ms, wait_s = np.array(self._answers).T
@@ -179,8 +177,7 @@ class ServedIndex:
         staleness = self._schedule.age_in_steps(self._step)
         return waited_s, figures, {"version": self._version, "staleness_steps": staleness, **self._builds.facts()}
 
-    def is_final(self, step: int) -> bool:
-        assert self._launcher is not None
+    def finish(self, step: int) -> bool:
         self._step = step
         if self._refreshes:
             self._version = self._schedule.next_version(step)
@@ -190,8 +187,7 @@ class ServedIndex:
 
     def vectors(self) -> Sequence[np.ndarray] | None:
         """Where the index ranks have written them."""
-        assert self._launcher is not None
-        stage, digest = self._stage, self._launcher.digests[self._version]
+        stage, digest = self._stage, self._launcher.digests[self._version]  # trainer 0 sends the snapshots
         store = IndexStore(stage.folder / "index", corpus_sha256=stage.corpus.digest)
         found: list[np.ndarray] | None = None
 
@@ -232,18 +228,21 @@ class ServedIndex:
         )  # fmt: skip
 
 
-def _embed_corpus(stage: Stage, tower: Embedder) -> np.ndarray:
-    """Vectors of all passages, each trainer embedding its part of the corpus, float32 (N, P)."""
-    config, trainers = stage.config, stage.trainers
-    part = load_shard(
-        stage.corpus, shard_rank=trainers.rank, num_shards=trainers.size,
-        max_tokens=config.data.passage_tokens,
-    )  # fmt: skip
-    own_NP = embed_passages(
-        tower.eval(), part, config=config, special=stage.tokenizer.special, unless=lambda: stage.notice.is_given
-    )  # fmt: skip
+def _embed_corpus(stage: Stage, tower: Embedder) -> VectorTable:
+    """Vectors of all passages, each trainer embedding its part of the corpus. Collective of trainers."""
+    config, trainers, corpus = stage.config, stage.trainers, stage.corpus
+    table = VectorTable(corpus.count, config.model.projection_size)
     parts = [
-        trainers.broadcast_bytes(own_NP.tobytes() if rank == trainers.rank else None, source=rank)
+        table.vectors_NP[slice(*passage_range(corpus.count, rank, trainers.size, setting="runtime.trainers"))]
         for rank in range(trainers.size)
     ]
-    return np.concatenate([np.frombuffer(data, dtype=np.float32).reshape(-1, own_NP.shape[1]) for data in parts])
+    own = load_shard(
+        corpus, shard_rank=trainers.rank, num_shards=trainers.size, max_tokens=config.data.passage_tokens
+    )  # fmt: skip
+    embed_into(
+        parts[trainers.rank], tower.eval(), own, config=config, special=stage.tokenizer.special,
+        unless=lambda: stage.notice.is_given,
+    )  # fmt: skip
+    for rank, part_NP in enumerate(parts):
+        trainers.broadcast_array(part_NP, source=rank)
+    return table

@@ -15,16 +15,18 @@ from realm_ds.config.base import StageName
 from realm_ds.data.question_files import load_questions, question_order
 from realm_ds.data.records import Question
 from realm_ds.data.redeal import StreamState
-from realm_ds.eval.exported import AnswerSettings, write_qa_export
-from realm_ds.eval.qa import answer_questions, baselines, majority_answers
+from realm_ds.data.shards import Shards, open_shards
+from realm_ds.eval.exported import PASSAGES, AnswerSettings, write_qa_export
+from realm_ds.eval.qa import answer_questions, baselines, in_batches, majority_answers
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.eval.scores import Row, summarise
 from realm_ds.files import write_durably
 from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Towers
-from realm_ds.observe.progress import describe_result, number_of
+from realm_ds.observe.progress import describe_result
 from realm_ds.train.engine import Engine
+from realm_ds.train.export_card import code_of, qa_card
 from realm_ds.train.find import PassageFinder
 from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.manifest import saved_steps
@@ -35,6 +37,7 @@ from realm_ds.train.stage import Stage
 log = logging.getLogger(__name__)
 
 STAGE: StageName = "qa"
+EXPORT = "export"
 QUESTIONS = "questions"
 """The stream of training questions."""
 EVALUATED = ("dev", "test")
@@ -60,7 +63,9 @@ def _train(
 ) -> Ending:
     settings = stage.config.qa
     train = load_questions(settings.folder / "train.jsonl")
-    finder = PassageFinder(train, index.retrieve, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage))
+    finder = PassageFinder(
+        train, index.retrieve, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage), timer=stage.timer
+    )
     engine = Engine(
         QaObjective(model, find=finder),
         stage=settings,
@@ -73,39 +78,38 @@ def _train(
     steps = _steps(stage, engine, train, finder, index, resumed)
     ending = run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=resumed.step)
     # The last checkpoint is there from here on: what follows it can be done again.
-    if ending.is_early or not index.is_final(ending.step):
+    if ending.is_early or not index.finish(ending.step):
         return Ending(step=ending.step, is_early=True)
     trained = _whole_copy(stage, engine, model)
-    if stage.trainers.rank == 0 and (vectors := index.vectors()) is not None:
-        write_qa_export(
-            stage.folder / "export", trained, shards=stage.corpus, vectors=vectors,
-            tokenizer_folder=stage.config.data.tokenizer,
-            settings=AnswerSettings(
-                sizes=_sizes(stage), null_passage=False, temperature=1.0,
-                tokenizer_fingerprint=stage.tokenizer.fingerprint,
-            ),
-        )  # fmt: skip
+    _export(stage, trained, index)
+    if stage.must_leave():
+        return Ending(step=ending.step, is_early=True)
     for split in EVALUATED:
-        if stage.must_leave():
+        if not evaluate_split(stage, trained, index, train, split=split):
             return Ending(step=ending.step, is_early=True)
-        evaluate_split(stage, trained, index, train, split=split)
     return ending
 
 
-def evaluate_split(
-    stage: Stage, model: QaModel, index: PassageIndex, train: Sequence[Question], *, split: str
-) -> dict[str, Any]:
-    """Answer a split's questions, dealt out to the trainers, and write rows and scores. Collective."""
+def evaluate_split(stage: Stage, model: QaModel, index: PassageIndex, train: Sequence[Question], *, split: str) -> bool:
+    """Answer a split's questions, dealt out to the trainers, and write rows and scores. False, with nothing written,
+    where a trainer was asked to end meanwhile. Collective."""
     settings, trainers = stage.config.qa, stage.trainers
     questions = load_questions(settings.folder / f"{split}.jsonl")
-    own = questions[trainers.rank :: trainers.size]
-    if trainers.rank == 0:
-        stage.sinks.write("doing", text=f"answering {number_of(len(questions), f'{split} question')}")
-    tools: dict[str, Any] = {"shards": stage.corpus, "tokenizer": stage.tokenizer, "sizes": _sizes(stage)}
+    tools: dict[str, Any] = {"shards": _passages(stage), "tokenizer": stage.tokenizer, "sizes": _sizes(stage)}
     seed, majority = stage.config.runtime.seed, majority_answers(train)
-    answered = answer_questions(model, own, lambda _, queries_BP, num_hits: index.search(queries_BP, num_hits), **tools)
-    beside = baselines(model, own, **tools, majority=majority, seed=seed)
-    rows = [{**row, **baseline} for row, baseline in zip(answered, beside, strict=True)]
+    rows: list[Row] = []
+    num_answered = 0
+    for batch in in_batches(questions, num_answering=trainers.size):
+        if stage.must_leave():
+            return False
+        stage.sinks.write("doing", text=f"answering {split} questions, {num_answered} of {len(questions)}")
+        num_answered += len(batch)
+        own = batch[trainers.rank :: trainers.size]
+        answered = answer_questions(
+            model, own, lambda _, queries_BP, num_hits: index.search(queries_BP, num_hits), **tools
+        )
+        beside = baselines(model, own, **tools, majority=majority, seed=seed)
+        rows += [{**row, **baseline} for row, baseline in zip(answered, beside, strict=True)]
     every = _gather_rows(rows, trainers)
     in_order = [every[number % trainers.size][number // trainers.size] for number in range(len(questions))]
     scores = summarise(in_order)
@@ -115,7 +119,29 @@ def evaluate_split(
         numbers: dict[str, Any] = {name: value for name, value in scores.items() if isinstance(value, int | float)}
         stage.sinks.write("result", split=split, **numbers)
         log.info("%s: %s", split, describe_result(numbers))
-    return scores
+    return True
+
+
+def _export(stage: Stage, model: QaModel, index: PassageIndex) -> None:
+    """Trainer 0 writes the export; nothing is there where it was asked to end meanwhile. Collective."""
+    config = stage.config
+    if stage.trainers.rank == 0 and (vectors := index.vectors()) is not None:
+        write_qa_export(
+            stage.folder / EXPORT, model, shards=stage.corpus, vectors=vectors, tokenizer_folder=config.data.tokenizer,
+            settings=AnswerSettings(
+                sizes=_sizes(stage), null_passage=False, temperature=1.0,
+                tokenizer_fingerprint=stage.tokenizer.fingerprint,
+            ),
+            card=qa_card(
+                layout="realm", corpus=stage.corpus, sizes=_sizes(stage), config=config,
+                made=f"Fine-tuned in {config.qa.steps} steps with {code_of(stage.folder)}",
+            ),
+        )  # fmt: skip
+    # It reads and writes the whole corpus, which takes longer than anything that trainers else wait for one another.
+    stage.trainers.barrier(
+        timeout_s=max(config.runtime.wait_timeout_s, config.index.build_timeout_s),
+        waiting_for=f"trainer 0 to write {stage.folder / EXPORT} (index.build_timeout_s)",
+    )
 
 
 def _steps(
@@ -133,7 +159,7 @@ def _steps(
     # before makes no difference to what comes next.
     num_asked = sum(state.epoch * len(train) + state.position for state in resumed.stream(QUESTIONS)[:1])
     for step in range(resumed.step, settings.steps):
-        if not index.is_ready(step):
+        if not index.prepare_step(step):
             return
         seed_step(seed, trainer_rank=trainers.rank, step=step)
         batches = []
@@ -179,7 +205,14 @@ def _qa_model(stage: Stage, realm: RealmModel) -> QaModel:
 def _whole_copy(stage: Stage, engine: Engine, model: QaModel) -> QaModel:
     """The trained networks outside ZeRO, whole on every trainer. Collective."""
     weights = engine.copy_weights(model)
-    return _qa_model(stage, stage.model()).fill(weights).eval()
+    return _qa_model(stage, stage.model()).with_weights(weights).eval()
+
+
+def _passages(stage: Stage) -> Shards:
+    """The corpus where single passages can be taken from it: what is elsewhere lies in the export now."""
+    if stage.corpus.place.folder is not None:
+        return stage.corpus
+    return open_shards(stage.folder / EXPORT / PASSAGES, kind="corpus", fingerprint=stage.tokenizer.fingerprint)
 
 
 def _gather_rows(rows: list[Row], trainers: Trainers) -> list[list[Row]]:

@@ -12,6 +12,7 @@ from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.corpus import CorpusIndex, embed_queries, embed_with
 from realm_ds.eval.retrieval import RECALL_AT, gold_hits, recalls
 from realm_ds.index.embedding import ShardEmbedder
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import PassageShard, load_shard
 from realm_ds.models.towers import Embedder
 from realm_ds.train.stage import starting_model
@@ -21,10 +22,19 @@ Recalls = dict[int, float]
 
 
 def embed_passages(
-    tower: Embedder, passages: PassageShard, *, config: RealmConfig, special: SpecialIds,
-    unless: Callable[[], bool] = lambda: False,
+    tower: Embedder, passages: PassageShard, *, config: RealmConfig, special: SpecialIds
 ) -> np.ndarray:  # fmt: skip
-    """Vectors of all passages of the shard in corpus order, float32 (N, P); of some alone once `unless` holds."""
+    """Vectors of all passages of the shard in corpus order, float32 (N, P)."""
+    vectors_NP = np.empty((len(passages), tower.dense.out_features), dtype=np.float32)
+    embed_into(vectors_NP, tower, passages, config=config, special=special)
+    return vectors_NP
+
+
+def embed_into(
+    vectors_NP: np.ndarray, tower: Embedder, passages: PassageShard, *, config: RealmConfig, special: SpecialIds,
+    unless: Callable[[], bool] = lambda: False,
+) -> None:  # fmt: skip
+    """The same where the vectors are to be; those of some alone once `unless` holds."""
     embedder = ShardEmbedder(
         passages,
         special=special,
@@ -32,11 +42,9 @@ def embed_passages(
         batch_tokens=config.index.embed_batch_tokens,
         width=tower.dense.out_features,
     )
-    vectors_NP = np.zeros((len(passages), tower.dense.out_features), dtype=np.float32)
     for _ in embedder.run(embed_with(tower), vectors_NP):
         if unless():
             break
-    return vectors_NP
 
 
 def recall_of(config: RealmConfig, question_sets: Mapping[str, Sequence[Question]]) -> dict[str, Recalls]:
@@ -52,8 +60,9 @@ def recall_of(config: RealmConfig, question_sets: Mapping[str, Sequence[Question
     if torch.cuda.is_available():
         realm = realm.to("cuda")
     passages = load_shard(corpus, shard_rank=0, num_shards=1, max_tokens=config.data.passage_tokens)
-    vectors_NP = embed_passages(realm.passage_tower, passages, config=config, special=tokenizer.special)
-    index = CorpusIndex(passages, vectors_NP)
+    table = VectorTable(len(passages), config.model.projection_size)
+    embed_into(table.vectors_NP, realm.passage_tower, passages, config=config, special=tokenizer.special)
+    index = CorpusIndex(passages, table)
 
     def recall(questions: Sequence[Question]) -> Recalls:
         ids = tokenizer.encode_questions([question.question for question in questions])

@@ -1,6 +1,6 @@
 """The index service as the trainers of a stage have it: how its client and its launcher are made, what is told of both.
 
-When to ask and to launch is pretrain.py's and served.py's business.
+When to ask and to launch is pretrain.py's and passage_index.py's business.
 """
 
 from collections.abc import Callable

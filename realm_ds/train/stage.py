@@ -104,7 +104,9 @@ class Stage:
             if config.ict.encoder_warmup:
                 fixed["data.pretrain"] = self.pretrain_shards().digest[:12]
         if name == "qa":
-            fixed |= {f"qa.{setting}": getattr(config.qa, setting) for setting in ("index", "refresh_passages")}
+            # Which versions of refreshed passages are launched depends on the last step.
+            names = ["index", "refresh_passages", *(["steps"] if config.qa.refresh_passages else [])]
+            fixed |= {f"qa.{setting}": getattr(config.qa, setting) for setting in names}
         if name == "qa" and config.qa.data is not None:
             fixed["qa.data/train.jsonl"] = sha256(config.qa.data / "train.jsonl")[:12]
         return {key: str(value) for key, value in fixed.items()}

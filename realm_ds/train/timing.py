@@ -13,7 +13,8 @@ import torch
 Phase = Literal[
     "data", "queries", "wait_for_index", "forward", "backward", "optimizer", "snapshot", "evaluate", "checkpoint"
 ]
-"""`data` is reading, masking and collating; `queries` is embedding and sending them and taking their answers apart."""
+"""`data` is reading, masking and collating; `queries` is embedding and sending them and taking their answers apart.
+Fine-tuning embeds them in its forward pass, and marks what in their answers is right."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 ON_DEVICE: frozenset[Phase] = frozenset({"forward", "backward", "optimizer"})
 """Phases that a GPU works off after the call that asked for them has returned."""
@@ -33,23 +34,31 @@ class StepTimer:
         self._accounted_s = 0.0
         """Of the host's time, by phases that have ended."""
         self._events: list[tuple[Phase, torch.cuda.Event, torch.cuda.Event]] = []
+        self._on_device: tuple[Phase, torch.cuda.Event] | None = None
+        """The phase that a GPU is given work of, and since when."""
         self._started_at = clock()
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
         """What the block takes belongs to this phase, without what a phase within it takes."""
-        if self._cuda is not None and name in ON_DEVICE:
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            yield
-            end.record()
-            self._events.append((name, begin, end))
-            return
+        is_on_device = self._cuda is not None and name in ON_DEVICE
         started_at, accounted_s = self._clock(), self._accounted_s
+        around = self._turn_to(name if is_on_device else None)
         yield
+        self._turn_to(around)
         took_s = self._clock() - started_at
-        self._seconds[name] += took_s - (self._accounted_s - accounted_s)
+        if not is_on_device:
+            self._seconds[name] += took_s - (self._accounted_s - accounted_s)
         self._accounted_s = accounted_s + took_s
+
+    def _turn_to(self, name: Phase | None) -> Phase | None:
+        """From here on a GPU is given work of this phase, or none that is timed there. The phase before."""
+        before, self._on_device = self._on_device, None
+        if before is not None:
+            self._events.append((*before, _now_on_device()))
+        if name is not None:
+            self._on_device = name, _now_on_device()
+        return before[0] if before is not None else None
 
     def add(self, name: Phase, seconds: float) -> None:
         """Seconds that were measured elsewhere."""
@@ -74,3 +83,9 @@ class StepTimer:
         self._events.clear()
         self._started_at = now
         return {f"{name}_ms": 1e3 * seconds / num_steps for name, seconds in parts.items()}
+
+
+def _now_on_device() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event

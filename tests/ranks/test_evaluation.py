@@ -29,7 +29,7 @@ from realm_ds.models.names import check_export, strip_prefix
 from realm_ds.models.realm import build_model, frozen_tower
 from realm_ds.models.towers import Embedder, embed
 from realm_ds.observe.sinks import metrics_path, read_events
-from realm_ds.train.consolidate import consolidate
+from tests.support.consolidated import consolidate
 from tests.support.runs import check_weights, forget_after, steps, train
 from tests.support.tiny import make_data, make_held_out
 

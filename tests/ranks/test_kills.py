@@ -20,8 +20,8 @@ import torch
 from realm_ds.config.load import dump
 from realm_ds.observe.sinks import last_of_each_step, metrics_path, read_events
 from realm_ds.train.checkpoint import find
-from realm_ds.train.consolidate import consolidate
 from realm_ds.train.manifest import saved_steps
+from tests.support.consolidated import consolidate
 from tests.support.tiny import make_data, tiny_config
 from tests.support.worlds import marked, sweep, world_environment
 

@@ -14,8 +14,8 @@ from realm_ds.launch.index_search import search_index
 from realm_ds.observe.logs import log_path
 from realm_ds.observe.sinks import metrics_path, read_events
 from realm_ds.train.checkpoint import read_states
-from realm_ds.train.consolidate import consolidate
 from realm_ds.train.export import export_run
+from tests.support.consolidated import consolidate
 from tests.support.runs import check_weights, forget_after, steps, train
 from tests.support.tiny import make_data
 

@@ -15,7 +15,7 @@ world = join_world(num_shards=2, placement="per_node", timeout_s=60)
 if world.role == "trainer":
     from realm_ds.comm.trainers import init_trainers
     trainers = init_trainers(world, timeout_s=60)
-    import torch, torch.distributed as dist
+    import numpy as np, torch, torch.distributed as dist
     assert (dist.get_rank(), dist.get_world_size()) == (world.trainer_rank, 2)
     assert [os.environ[k] for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR")] == [
         str(world.trainer_rank), "2", str(world.trainer_rank), "2", "127.0.0.1"]
@@ -29,6 +29,9 @@ if world.role == "trainer":
     assert trainers.broadcast_ints([me + 5], source=1) == (6,)
     assert trainers.broadcast_bytes(b"snapshot" if me == 1 else None, source=1) == b"snapshot"
     assert trainers.broadcast_bytes(b"" if me == 0 else None) == b""
+    table = np.full((4, 3), me, dtype=np.float32)
+    trainers.broadcast_array(table[1:3], source=1)
+    assert table.tolist() == [[me] * 3, [1] * 3, [1] * 3, [me] * 3]
     trainers.barrier(timeout_s=60, waiting_for="the other trainer")
     trainers.close()
 else:

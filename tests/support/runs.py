@@ -12,7 +12,7 @@ from realm_ds.launch.stages import num_processes
 from realm_ds.models.names import strip_prefix
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.sinks import metrics_path, read_events
-from realm_ds.train.consolidate import consolidate
+from tests.support.consolidated import consolidate
 from tests.support.tiny import tiny_config
 from tests.support.worlds import Outcome, run_ranks
 

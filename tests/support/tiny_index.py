@@ -1,7 +1,6 @@
 """Towers without training, as an export and as a run has them, for the tests of the verbs on an index."""
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import torch
@@ -15,8 +14,9 @@ from realm_ds.eval.corpus import embed_with
 from realm_ds.index.embedding import ShardEmbedder
 from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore, version_folder, write_snapshot
-from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER
+from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER
 from realm_ds.models.realm import RealmModel, build_model
+from realm_ds.train.export import write_models
 from tests.support.tiny import make_data, tiny_config
 
 
@@ -32,11 +32,7 @@ def make_model(config: RealmConfig, *, seed: int) -> RealmModel:
 
 def make_export(folder: Path, config: RealmConfig, *, seed: int = 3) -> Path:
     """What `realm-ds export` writes of the networks and the tokenizer."""
-    realm = make_model(config, seed=seed)
-    for name in (QUERY_TOWER, PASSAGE_TOWER, ENCODER):
-        getattr(realm, name).save(folder / name)
-        shutil.copytree(config.data.tokenizer, folder / name, dirs_exist_ok=True)
-    shutil.copytree(config.data.tokenizer, folder / "tokenizer", dirs_exist_ok=True)
+    write_models(make_model(config, seed=seed), folder, tokenizer_folder=config.data.tokenizer)
     return folder
 
 

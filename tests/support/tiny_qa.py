@@ -8,6 +8,7 @@ from realm_ds.data.question_files import write_questions
 from realm_ds.data.records import Question
 from realm_ds.data.shards import open_shards
 from realm_ds.eval.corpus import CorpusIndex
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import PassageShard, load_shard
 from tests.support.tiny import FACTS, TOWNS
 
@@ -48,4 +49,4 @@ def make_corpus(data: Path, *, width: int, seed: int = 0) -> CorpusIndex:
     corpus = open_shards(data / "corpus", kind="corpus", fingerprint=None)
     passages: PassageShard = load_shard(corpus, shard_rank=0, num_shards=1)
     vectors_NP = np.random.default_rng(seed).standard_normal((len(passages), width)).astype(np.float32)
-    return CorpusIndex(passages, vectors_NP)
+    return CorpusIndex(passages, VectorTable.of(vectors_NP))

@@ -1,6 +1,7 @@
 """Exports that open by themselves and answer: spans as they stand in passages, masked words against a double loop, the
 verb from end to end, and bad input of every kind."""
 
+import copy
 import doctest
 import io
 import json
@@ -37,7 +38,7 @@ from realm_ds.launch.ask import ask
 from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.observe.answers import Answer, Answered, Source, show_answers
-from realm_ds.sealed import seal
+from realm_ds.sealed import MANIFEST, seal
 from realm_ds.train.export import write_models
 from tests.support.tiny import make_data, tiny_config
 from tests.support.tiny_qa import make_corpus, make_questions
@@ -78,7 +79,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     )  # fmt: skip
     write_models(realm, cloze, tokenizer_folder=folder / "tokenizer")
     cloze_settings = replace(settings, null_passage=True, temperature=0.5)
-    write_corpus(cloze, shards, [corpus.vectors_NP[:30], corpus.vectors_NP[30:]])
+    write_corpus(cloze, shards, [corpus.vectors_NP[:30], corpus.vectors_NP[30:]], snapshot_sha256="of the towers")
     write_settings(cloze, cloze_settings)
     seal(cloze, source="step-9")
     return Exports(
@@ -167,6 +168,19 @@ def test_a_masked_word_is_filled_in_by_the_sum_over_passages(exports: Exports) -
         assert answer.passage.uid == passages[places[best]].uid
         assert answer.p_passage == pytest.approx(weights[1 + best], rel=1e-4)
         assert answer.span is None or answer.passage.text[slice(*answer.span)] == answer.text
+
+
+def test_an_export_in_16_bits_answers_in_float32(exports: Exports, tmp_path: Path) -> None:
+    """As one of the same rounded weights does: what is computed in 16 bits would be another answer."""
+    rounded = copy.deepcopy(exports.realm)
+    told = []
+    for name, dtype in (("narrow", torch.bfloat16), ("wide", torch.float32)):
+        folder = copied(exports.cloze, tmp_path / name)
+        write_models(rounded.to(torch.bfloat16).to(dtype), folder, tokenizer_folder=exports.folder / "tokenizer")
+        (folder / MANIFEST).unlink()
+        seal(folder, source="step-9")
+        told.append(RealmForCloze.from_pretrained(folder).answer([STATEMENT], top=3))
+    assert told[0] == told[1]
 
 
 def test_a_word_that_its_passage_holds_is_marked_there(exports: Exports) -> None:

@@ -1,6 +1,7 @@
 """Which models are the best, and that RUN/best holds these and no others, wherever a run is stopped."""
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Mapping
@@ -29,12 +30,11 @@ class Run:
         self.sinks = Sinks(folder, role="trainer", role_rank=0, stage="pretrain")
         self.writer = Writer(timeout_s=5)
         self.best = BestModels(
-            folder, first_step=first_step, measured_on=measured_on, trainers=Trainers(singleton()), writer=self.writer,
-            sinks=self.sinks, copy_weights=lambda: {"w": self.weights}, write=self.write,
+            folder, first_step=first_step, measured_on=measured_on, corpus="c0ffee", trainers=Trainers(singleton()),
+            writer=self.writer, sinks=self.sinks, copy_weights=lambda: {"w": self.weights}, write=self.write,
         )  # fmt: skip
 
     def write(self, weights: Mapping[str, Any], folder: Path) -> None:
-        folder.mkdir()
         (folder / "model").write_text(str(weights["w"]))
 
     def offer(self, step: int, **metrics: float) -> None:
@@ -61,7 +61,8 @@ def test_only_what_is_better_than_all_before_is_kept(tmp_path: Path) -> None:
     assert found is not None
     assert check(tmp_path / "best")["step"] == 7
     assert (found.step, found.measure, found.value) == (7, UTILITY, 0.31)
-    assert (found.measured_on, found.metrics) == ("9 sentences of abc", {UTILITY: 0.31, LIKELIHOOD: -7})
+    assert (found.measured_on, found.corpus) == ("9 sentences of abc", "c0ffee")
+    assert found.metrics == {UTILITY: 0.31, LIKELIHOOD: -7}
     rows = read_events(metrics_path(tmp_path, role="trainer", role_rank=0), event="best")
     assert [(row["step"], row["measure"], row["best_value"]) for row in rows] == [
         (2, UTILITY, 0.1), (3, UTILITY, 0.3), (7, UTILITY, 0.31),
@@ -134,7 +135,7 @@ def test_a_stop_between_two_names_is_mended(tmp_path: Path) -> None:
     (tmp_path / "best").rename(tmp_path / "replaced-best")
     assert Run(tmp_path, first_step=4).kept() == 4
     shutil.copytree(tmp_path / "best", tmp_path / "replaced-best")
-    (tmp_path / "best.unfinished").mkdir()
+    (tmp_path / f"best.tmp-{os.getpid()}").mkdir()
     run = Run(tmp_path, first_step=4)
     run.offer(5, **{UTILITY: 0.6})
     assert run.kept() == 5
@@ -146,7 +147,6 @@ def test_a_full_disk_says_what_to_do_and_keeps_the_older_best(tmp_path: Path, er
     run.offer(1, **{UTILITY: 0.1})
 
     def full(weights: object, folder: Path) -> None:
-        folder.mkdir()
         raise error
 
     run.best._write = full

@@ -241,8 +241,18 @@ def test_scores_are_read_back(tmp_path: Path) -> None:
     [
         (["--model", "m"], "--model and --questions go together"),
         (["--questions", "q"], "--model and --questions go together"),
-        (["--model", "m", "--questions", "q", "--against", "r"], "--against compares what two runs answered"),
-        (["--bm25"], "--bm25 and --rows are for questions that are answered now"),
+        (
+            ["--model", "m", "--questions", "q", "--against", "r"],
+            "--against would be ignored: they are of what runs answered in training; leave --model and --questions out",
+        ),
+        (
+            ["--model", "m", "--questions", "q", "--run", "r", "--split", "dev"],
+            "--run, --split would be ignored: they are of what runs answered",
+        ),
+        (
+            ["--rows", "f", "--bm25"],
+            "--bm25, --rows would be ignored: they are of questions that are answered now; give --model",
+        ),
     ],
 )
 def test_options_of_evaluation_that_do_not_fit(options: list[str], complaint: str) -> None:

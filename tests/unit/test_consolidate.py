@@ -13,7 +13,8 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 
 from realm_ds.errors import CheckpointError
 from realm_ds.train import consolidate as module
-from realm_ds.train.consolidate import consolidate, consolidate_into, weight_shapes
+from realm_ds.train.consolidate import consolidate_into, weight_shapes
+from tests.support.consolidated import consolidate
 from tests.support.zero_shards import write_shards
 
 SHAPES = [{"model.a": (5, 7), "model.b": (3,), "model.c": (1,)}, {"model.d": (11,), "model.e": (4, 4, 2)}]
@@ -91,7 +92,7 @@ MEASURE = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from realm_ds.train.consolidate import consolidate
+from tests.support.consolidated import consolidate
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 weights = consolidate(Path(sys.argv[1]))

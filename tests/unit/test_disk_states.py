@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from realm_ds.errors import CheckpointError
 from realm_ds.train import disk_states
-from realm_ds.train.consolidate import consolidate
 from realm_ds.train.disk_states import load_states, save_states
+from tests.support.consolidated import consolidate
 
 TRAINERS = 2
 

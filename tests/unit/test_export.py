@@ -29,8 +29,9 @@ from realm_ds.train import export as module
 from realm_ds.train import export_layouts
 from realm_ds.train.best import BestRecord
 from realm_ds.train.checkpoint import TrainState
-from realm_ds.train.export import export_run, fill, unfilled, write_models
+from realm_ds.train.export import export_run, unfilled, with_weights, write_models
 from realm_ds.train.manifest import step_folder
+from tests.support.full_disk import no_file_longer_than
 from tests.support.tiny import make_data, tiny_config
 from tests.support.zero_shards import write_shards
 
@@ -48,7 +49,7 @@ def test_a_model_is_filled_again_and_again(tmp_path: Path, share_towers: bool) -
         weights = {name: torch.full_like(weight, value) for name, weight in realm.state_dict().items()}
         if share_towers:
             weights = {name: weight for name, weight in weights.items() if not name.startswith("passage_tower.")}
-        assert fill(realm, weights) is realm
+        assert with_weights(realm, weights) is realm
         assert all((parameter == value).all() for parameter in realm.parameters())
 
 
@@ -59,7 +60,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"(?s)does not hold the model of config.yaml: .*size mismatch for query_tower"
     ):
-        fill(small, wide.state_dict())
+        with_weights(small, wide.state_dict())
 
 
 def make_run(folder: Path, *, share_towers: bool = False, stage: str = "pretrain", zero: int = 2) -> RealmModel:
@@ -119,6 +120,23 @@ def test_an_export_has_the_weights_bit_for_bit(made: tuple[Path, RealmModel, lis
     ]
     facts = check(export)
     assert (facts["kind"], facts["step"], facts["source"]) == ("export", 9, "step-00000009")
+
+
+def test_the_model_beside_the_tokenizer_is_left_there(tmp_path: Path) -> None:
+    """data.tokenizer may be the folder of a whole model, whose weights are no part of the run."""
+    tokenizer = make_data(tmp_path)
+    realm, other = (
+        unfilled(tiny_config(tmp_path, **{"model.share_towers": share}), vocab_size=tokenizer.vocab_size)
+        for share in (True, False)
+    )
+    other.passage_tower.save(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "1_Pooling").mkdir()
+    write_models(realm, tmp_path / "out", tokenizer_folder=tmp_path / "tokenizer")
+    for name in ("query_tower", "passage_tower"):
+        written = Embedder.load(tmp_path / "out" / name).state_dict()
+        assert all(torch.equal(written[key], value) for key, value in getattr(realm, name).state_dict().items())
+    files = sorted(path.name for path in (tmp_path / "out" / "tokenizer").iterdir())
+    assert files == ["tokenizer.json", "tokenizer_config.json", "vocab.txt"]
 
 
 def test_faiss_alone_opens_the_file(made: tuple[Path, RealmModel, list[str]]) -> None:
@@ -211,6 +229,7 @@ def test_the_best_models_are_exported(tmp_path: Path) -> None:
     write_models(realm, best, tokenizer_folder=tmp_path / "tokenizer")
     record = BestRecord(
         step=6, measure="held_out_retrieval_utility", value=0.5, measured_on="x",
+        corpus=open_shards(tmp_path / "corpus", kind="corpus", fingerprint=None).digest[:12],
         metrics={"held_out_retrieval_utility": 0.5},
     )  # fmt: skip
     (best / "best.json").write_text(json.dumps(vars(record)))
@@ -218,6 +237,10 @@ def test_the_best_models_are_exported(tmp_path: Path) -> None:
     out = export_run(run, step="best", verify=True)
     assert (Embedder.load(out / "query_tower").dense.bias == 7.0).all()
     assert "after 6 steps of pretrain: the best by held_out_retrieval_utility, 0.5" in (out / "README.md").read_text()
+    take_other_words(step_folder(run, 9))
+    other = r"run/best was trained with another corpus .* in data.corpus and data.tokenizer of .*/run/config.yaml"
+    with pytest.raises(ConfigError, match=other):
+        export_run(run, step="best")
     path = best / "encoder" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     damage = r"the best models are not whole: .*encoder/model.safetensors is damaged .*; take --step latest"
@@ -324,17 +347,21 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         export_run(tmp_path / "run")
 
 
-def test_a_full_disk_leaves_the_export_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("num_bytes", "error"),
+    [(600, r"\[Errno 27\] File too large"), (100_000, r"Error while serializing: .*File too large \(os error 27\)")],
+    ids=["settings", "weights"],
+)
+def test_a_full_disk_leaves_the_export_before(tmp_path: Path, num_bytes: int, error: str) -> None:
+    """Told by the errors of those who write, which are not all OSError."""
     make_run(tmp_path)
     out = export_run(tmp_path / "run")
     before = (out / "manifest.json").read_bytes()
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", "model.safetensors")
-
-    monkeypatch.setattr(export_layouts, "write_models", full)
-    with pytest.raises(OSError, match="No space left"):
-        export_run(tmp_path / "run", step=9)
+    with no_file_longer_than(num_bytes):
+        result = CliRunner().invoke(app, ["export", "--run", str(tmp_path / "run")])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert re.match(rf"realm-ds: cannot write the export to .*/run/export \({error}\): free space there, or name", line)
     assert (out / "manifest.json").read_bytes() == before
     assert not list(out.parent.glob("export.tmp*"))
 
@@ -371,10 +398,15 @@ def test_towers_for_sentence_transformers(tmp_path: Path) -> None:
     """The library itself opens them in tests/unit/test_sentence.py."""
     make_run(tmp_path)
     said: list[str] = []
+    plain = export_run(tmp_path / "run", step=9)
     out = export_run(
         tmp_path / "run", layout="sentence-transformers", verify=True, licence="cc-by-sa-4.0", say=said.append
     )
     assert sum("of the greatest (bound 0.0001)" in line for line in said) == 2
+    assert [path.name for path in (plain, out)] == ["export", "export-sentence-transformers"]
+    check(plain)
+    with pytest.raises(ConfigError, match="run/export is there and is no export of layout hf-realm, so it is not"):
+        export_run(tmp_path / "run", layout="hf-realm", out=plain)
     assert (out / "passage_tower" / "modules.json").is_file()
     card = ModelCard.load(out / "README.md")
     assert (card.data.library_name, card.data.license) == ("sentence-transformers", "cc-by-sa-4.0")

@@ -1,6 +1,7 @@
 """block_records.npy: what numpy writes is read without unpickling; else it is refused, and nothing in it is called."""
 
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,26 @@ def test_what_numpy_wrote_is_read(tmp_path_factory, texts: list[str], again: lis
     assert [text.encode() for text in read_block_records(path)] == records
 
 
-def test_what_we_write_numpy_reads(tmp_path: Path) -> None:
-    bodies = ["", "one", "two " * 2000, "sch\u00f6n", "one"] + [f"passage {number}" for number in range(2500)]
-    write_block_records(tmp_path / "records.npy", bodies)
-    assert [record.decode() for record in np.load(tmp_path / "records.npy", allow_pickle=True)] == bodies
-    assert list(read_block_records(tmp_path / "records.npy")) == bodies
+@settings(max_examples=30, deadline=None)
+@given(TEXTS, st.integers(0, 3000))
+def test_what_we_write_numpy_reads(tmp_path_factory, texts: list[str], more: int) -> None:
+    path = tmp_path_factory.mktemp("records") / "records.npy"
+    bodies = [*texts, "two " * 2000, "x" * 255, "y" * 256, *(f"passage {number}" for number in range(more))]
+    for written in (bodies, []):
+        write_block_records(path, iter(written), count=len(written))
+        found = np.load(path, allow_pickle=True)
+        assert (found.dtype, found.shape) == (object, (len(written),))
+        assert [record.decode() for record in found] == written
+        assert list(read_block_records(path)) == written
+
+
+def test_records_are_written_one_at_a_time(tmp_path: Path) -> None:
+    """Of 40 MB."""
+    tracemalloc.start()
+    write_block_records(tmp_path / "records.npy", ("x" * 2000 for _ in range(20_000)), count=20_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20, peak
 
 
 class Trap:

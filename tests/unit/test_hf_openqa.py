@@ -1,6 +1,7 @@
 """Models that answer questions to transformers' layout and back, with their passages: the same answers."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 from realm_ds.cli.main import app
@@ -17,9 +19,11 @@ from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.answerer import RealmForQA
 from realm_ds.eval.exported import AnswerSettings, open_export, write_qa_export
 from realm_ds.eval.reading import ReadingSizes
+from realm_ds.files import write_durably
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, write_block_records
+from realm_ds.models.hf_realm_qa import HfQa, read_hf_qa
 from realm_ds.models.qa import QaModel, build_qa_model
-from realm_ds.train import export_qa
+from realm_ds.train import export_qa, importing_qa
 from realm_ds.train.export import export_run
 from realm_ds.train.importing import import_model, look
 from tests.support.hf_realm import SIZES, same_weights, small_realm
@@ -58,12 +62,31 @@ def test_what_was_written_answers_as_what_was_trained(made: tuple[Path, list[str
     assert names == ["README.md", "manifest.json", "openqa", "reader"]
 
 
+def test_cards_say_licence_data_and_scores(made: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """Of dev and test questions that were answered after the export was written: others are of an earlier one."""
+    run = Path(shutil.copytree(made[0] / "run", tmp_path / "run"))
+    plain = ModelCard.load(made[0] / "theirs" / "README.md")
+    assert (plain.data.license, "All questions of a split" in plain.text) == ("unknown", False)
+    assert "Before you publish this, say" in plain.text
+    for split, value in (("dev", 0.25), ("test", 0.125)):
+        write_durably(run / "qa" / f"{split}.json", json.dumps({"questions": 8, "exact_match": value, "mrr": 0.5}))
+    card = ModelCard.load(export_run(run, layout="hf-realm", licence="cc-by-sa-4.0") / "README.md")
+    assert (card.data.license, "`cc-by-sa-4.0`, as who exported it said." in card.text) == ("cc-by-sa-4.0", True)
+    assert "| | dev | test |\n|---|---|---|\n| exact_match | 0.25 | 0.125 |\n| mrr | 0.5 | 0.5 |\n\n" in card.text
+    assert f"## Data\n\n{open_export(run).shards.manifest.source}\n" in card.text
+    os.utime(run / "qa" / "dev.json", (1, 1))
+    assert "| | test |" in (export_run(run, layout="hf-realm") / "README.md").read_text()
+
+
 def test_there_and_back_gives_the_same_answers(made: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, _ = made
     lines: list[str] = []
     for _ in range(2):  # an import replaces its like
         import_model(folder / "theirs", tmp_path / "back", say=lines.append)
     assert lines[-1] == f"imported to {tmp_path / 'back'}: ask it with `realm-ds ask QUESTION --model {tmp_path}/back`"
+    card = tmp_path / "back" / "README.md"
+    assert ModelCard.load(card).data.license == "unknown"
+    card.write_text(card.read_text().replace("license: unknown", "license: cc0-1.0"))  # as the card asks for
     before, after = open_export(folder / "run"), open_export(tmp_path / "back")
     assert same_weights(QaModel.load(after.folder), QaModel.load(before.folder))
     assert after.settings == before.settings
@@ -82,6 +105,17 @@ def test_there_and_back_gives_the_same_answers(made: tuple[Path, list[str]], tmp
         assert (tmp_path / "again" / path.relative_to(folder / "theirs")).read_bytes() == path.read_bytes(), path
 
 
+def test_no_vectors_are_copied_where_no_passage_is_left_out(
+    made: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, written = list[HfQa](), list[np.ndarray]()
+    monkeypatch.setattr(importing_qa, "read_hf_qa", lambda folder: found.append(read_hf_qa(folder)) or found[0])
+    monkeypatch.setattr(importing_qa, "write_qa_export", lambda *_, vectors, **__: written.extend(vectors))
+    theirs = made[0] / "theirs" / "openqa"
+    importing_qa.import_qa(theirs, tmp_path / "out", tokenizer_folder=theirs, kind="qa", say=lambda _: None)
+    assert np.shares_memory(written[0], found[0].vectors_NP.numpy())
+
+
 def test_passages_of_others(made: tuple[Path, list[str]], tmp_path: Path) -> None:
     """Without a word of ours in the settings; a passage of nothing, and one that is too long."""
     folder, _ = made
@@ -92,7 +126,7 @@ def test_passages_of_others(made: tuple[Path, list[str]], tmp_path: Path) -> Non
     (theirs / "config.json").write_text(json.dumps(config))
     bodies = [passage.text for passage in open_export(folder / "run").shards.passages()]
     bodies[3], bodies[5] = " ", " ".join([bodies[5]] * 20)
-    write_block_records(theirs / BLOCK_RECORDS, bodies)
+    write_block_records(theirs / BLOCK_RECORDS, bodies, count=len(bodies))
     lines: list[str] = []
     import_model(theirs, tmp_path / "ours", say=lines.append)
     assert (
@@ -115,12 +149,13 @@ def test_passages_of_others(made: tuple[Path, list[str]], tmp_path: Path) -> Non
 def test_what_does_not_belong_together(made: tuple[Path, list[str]], tmp_path: Path) -> None:
     theirs = tmp_path / "openqa"
     shutil.copytree(made[0] / "theirs" / "openqa", theirs)
-    write_block_records(theirs / BLOCK_RECORDS, ["one passage"])
-    message = (
-        r"openqa has 1 passages in block_records.npy and 72 vectors of passages in its weights: copy both from one"
-    )
-    with pytest.raises(CheckpointError, match=message):
-        import_model(theirs, tmp_path / "ours", say=lambda _: None)
+    for count in (1, 73):
+        write_block_records(theirs / BLOCK_RECORDS, ["one passage"] * count, count=count)
+        message = (
+            f"openqa has {count} passages in block_records.npy and 72 vectors of passages in its weights: copy both"
+        )
+        with pytest.raises(CheckpointError, match=message):
+            import_model(theirs, tmp_path / "ours", say=lambda _: None)
     (tmp_path / "words").mkdir()
     small = tmp_path / "words" / "vocab.txt"
     small.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]))
@@ -147,7 +182,9 @@ def test_a_copy_that_answers_otherwise_is_not_written(
 
     def write_others(exported, model, folder: Path) -> None:
         write(exported, model, folder)
-        write_block_records(folder / "openqa" / BLOCK_RECORDS, ["another"] * len(exported.corpus))
+        write_block_records(
+            folder / "openqa" / BLOCK_RECORDS, ["another"] * len(exported.corpus), count=len(exported.corpus)
+        )
 
     monkeypatch.setattr(export_qa, "write_hf_openqa", write_others)
     with pytest.raises(CheckpointError, match=r"does not hold the passages of .*export; nothing was written"):
@@ -162,7 +199,9 @@ def test_what_an_export_of_answers_cannot_be(made: tuple[Path, list[str]], tmp_p
         export_run(run, out=tmp_path / "out", layout="hf-realm", step=3)
     with pytest.raises(ConfigError, match=message):
         export_run(run, out=tmp_path / "out", layout="hf-realm", faiss_file=True)
-    with pytest.raises(ConfigError, match=r"export is there and is no export, so it is not overwritten: name another"):
+    with pytest.raises(
+        ConfigError, match=r"export is there and is no export of layout hf-realm, so it is not overwritten"
+    ):
         export_run(run, out=run / "export", layout="hf-realm")
 
 

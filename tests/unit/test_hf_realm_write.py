@@ -21,6 +21,7 @@ from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, LaunchError
 from realm_ds.eval.corpus import CorpusIndex, embed_queries
 from realm_ds.eval.reading import ReadingSizes, read_spans
+from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import load_shard
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
 from realm_ds.models.hf_realm import BERT_SIZES
@@ -65,7 +66,7 @@ def corpus_of(data: Path) -> tuple[CorpusIndex, list[str]]:
     shards = open_shards(data / "corpus", kind="corpus", fingerprint=None)
     passages = load_shard(shards, shard_rank=0, num_shards=1)
     vectors_NP = np.random.default_rng(0).standard_normal((len(passages), SIZES["projection_size"]), dtype=np.float32)
-    return CorpusIndex(passages, vectors_NP), [passage.text for passage in shards.passages()]
+    return CorpusIndex(passages, VectorTable.of(vectors_NP)), [passage.text for passage in shards.passages()]
 
 
 def written_qa(data: Path, folder: Path, answering: QaModel) -> Path:

@@ -43,6 +43,9 @@ def test_what_was_exported_is_imported_to_the_bit(data: Path, tmp_path: Path, sh
     assert (manifest["kind"], manifest["source"]) == ("import", "theirs")
     assert lines[0] == "Google's REALM in transformers' layout"
     assert f"model.share_towers={str(share_towers).lower()}" in lines[-1]
+    card = tmp_path / "ours" / "README.md"
+    assert "\nlicense: unknown\n" in card.read_text()
+    card.write_text(card.read_text().replace("license: unknown", "license: cc0-1.0"))  # as the card asks for
     vocab_size = load_tokenizer(data / "tokenizer").vocab_size
     config = ModelConfig(**{**SIZES, "share_towers": share_towers, "start_from": tmp_path / "ours"})
     started = build_model(config, vocab_size=vocab_size, max_tokens=64, seed=5)
@@ -123,7 +126,7 @@ def test_googles_own_checkpoint(google: tuple[Path, RealmModel], tmp_path: Path)
 
 def test_names_by_hand() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    found = tf_realm.embedder_weights(
+    found = tf_realm.embedder_of_variables(
         {
             "module/module/module/bert/encoder/layer_11/attention/self/query/kernel": array,
             "module/module/module/module/bert/embeddings/word_embeddings": array,
@@ -138,7 +141,7 @@ def test_names_by_hand() -> None:
         "realm.encoder.layer.11.attention.self.query.weight",
     ]  # fmt: skip
     assert found["realm.encoder.layer.11.attention.self.query.weight"].tolist() == [[0, 3], [1, 4], [2, 5]]
-    assert list(tf_realm.encoder_weights({"cls/seq_relationship/output_bias": array, "cls/x/beta": array})) == [
+    assert list(tf_realm.encoder_of_variables({"cls/seq_relationship/output_bias": array, "cls/x/beta": array})) == [
         "cls.x.bias"
     ]
 

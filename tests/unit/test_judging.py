@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from realm_ds.data.question_files import load_questions
 from realm_ds.data.shards import open_shards
 from realm_ds.errors import CheckpointError, ConfigError, DataError
+from realm_ds.eval import qa
 from realm_ds.eval.bm25 import Bm25
 from realm_ds.eval.exported import AnswerSettings, open_export, write_qa_export
 from realm_ds.eval.qa import answer_questions, by_tower, by_words
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.eval.scores import summarise
-from realm_ds.launch import judging
 from realm_ds.launch.judging import judge_answers, judge_retrieval
 from realm_ds.launch.scores import describe_judged
 from realm_ds.models.qa import READER, QaModel, build_qa_model
@@ -48,18 +49,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_answers_are_those_of_all_questions_at_once(data: Path, tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("bm25s")
-    monkeypatch.setattr(judging, "QUESTIONS_AT_ONCE", 5)
+    monkeypatch.setattr(qa, "QUESTIONS_AT_ONCE", 5)
     rows_file = tmp_path / "rows.jsonl"
     judged = judge_answers(data / "export", data / "qa" / "train.jsonl", with_bm25=True, rows_file=rows_file)
-    exported, questions = open_export(data / "export"), judging.load_questions(data / "qa" / "train.jsonl")
+    exported, questions = open_export(data / "export"), load_questions(data / "qa" / "train.jsonl")
     model = QaModel.load(data / "export").eval()
     tools = {"shards": exported.shards, "tokenizer": exported.tokenizer, "sizes": SIZES}
     wanted = answer_questions(model, questions, by_tower(exported.corpus), **tools)
-    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
-    assert [(row["id"], row["prediction"]) for row in rows] == [(row["id"], row["prediction"]) for row in wanted]
     assert judged["retriever"] == summarise(wanted)
     find = by_words(Bm25(list(exported.shards.passages())), exported.corpus)
-    assert judged["bm25"] == summarise(answer_questions(model, questions, find, **tools))
+    of_bm25 = answer_questions(model, questions, find, **tools)
+    assert judged["bm25"] == summarise(of_bm25)
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    assert [(row["finder"], row["id"], row["prediction"]) for row in rows] == [
+        (name, row["id"], row["prediction"]) for name, found in (("retriever", wanted), ("bm25", of_bm25))
+        for row in found
+    ]  # fmt: skip
     assert judged["bm25"]["recall"][1] == 1.0  # the words of these questions stand in their passages alone
     difference = judged["differences"]["recall@1"]["mean"]
     assert difference == pytest.approx(judged["retriever"]["recall"][1] - 1)

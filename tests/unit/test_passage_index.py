@@ -28,7 +28,7 @@ from realm_ds.index.tree import SnapshotTree
 from realm_ds.models.realm import build_model, frozen_tower, tower_from_snapshot
 from realm_ds.models.towers import Towers
 from realm_ds.observe.notice import Notice
-from realm_ds.observe.sinks import Sinks
+from realm_ds.observe.sinks import Sinks, metrics_path, read_events
 from realm_ds.train.passage_index import OwnIndex, PassageIndex, ServedIndex, open_index
 from realm_ds.train.stage import Stage
 from realm_ds.train.timing import StepTimer
@@ -133,7 +133,7 @@ def test_index_ranks_find_what_a_search_in_this_process_finds(
     passages = list(trial.corpus.passages())
     own = trial.own()
     with trial.served() as served:
-        assert served.is_ready(0)
+        assert served.prepare_step(0)
         wanted, found = (index.retrieve(queries(6), num_hits) for index in (own, served))
         assert found.uids_BK.shape == (6, min(num_hits, NUM_PASSAGES))
         np.testing.assert_array_equal(found.uids_BK, wanted.uids_BK)
@@ -160,12 +160,12 @@ def test_frozen_passages_are_those_of_the_start_throughout(data: Path, tmp_path:
     own = trial.own()
     with trial.served() as served:
         for step in range(7):
-            assert served.is_ready(step)
+            assert served.prepare_step(step)
             trial.train()
             found, wanted = (index.retrieve(queries(2), 5) for index in (served, own))
             np.testing.assert_array_equal(found.uids_BK, wanted.uids_BK)
             assert served.take_step()[2]["version"] == 0
-        assert served.is_final(7)
+        assert served.finish(7)
         vectors = served.vectors()
         assert vectors is not None
         assert [type(part) for part in vectors] == [np.memmap, np.memmap]
@@ -178,13 +178,13 @@ def test_refreshed_passages_are_those_of_the_step_of_their_version(
     data: Path, tmp_path: Path, share_towers: bool
 ) -> None:
     """Launched at steps 0, 3 and 6, used from 0, 5 and 8 on; and one more at the end."""
-    trial = Trial(data, tmp_path, **REFRESHED, **{"model.share_towers": share_towers})
+    trial = Trial(data, tmp_path, **REFRESHED, **{"model.share_towers": share_towers, "qa.steps": 9})
     as_of: dict[int, PassageIndex] = {}
     with trial.served() as served:
         for step, version in enumerate([0, 0, 0, 0, 0, 1, 1, 1, 2]):
             if step % 3 == 0:
                 as_of[step // 3] = trial.own()
-            assert served.is_ready(step)
+            assert served.prepare_step(step)
             found, wanted = served.retrieve(queries(3), 8), as_of[version].retrieve(queries(3), 8)
             np.testing.assert_array_equal(found.uids_BK, wanted.uids_BK)
             np.testing.assert_allclose(found.vectors_BKP, wanted.vectors_BKP, rtol=1e-4, atol=1e-5)
@@ -192,7 +192,7 @@ def test_refreshed_passages_are_those_of_the_step_of_their_version(
             assert (facts["version"], facts["staleness_steps"]) == (version, step - 3 * version)
             trial.train()
         last = trial.own()
-        assert served.is_final(9)
+        assert served.finish(9)
         np.testing.assert_array_equal(served.search(queries(4), 6)[0], last.search(queries(4), 6)[0])
         vectors = served.vectors()
         assert vectors is not None
@@ -200,11 +200,23 @@ def test_refreshed_passages_are_those_of_the_step_of_their_version(
         served.leave(early=False)
 
 
+def test_the_last_version_waits_for_none_that_no_step_asks_for(data: Path, tmp_path: Path) -> None:
+    """One launched at step 6 would be used from 8 on."""
+    trial = Trial(data, tmp_path, **REFRESHED, **{"qa.steps": 8})
+    with trial.served() as served:
+        for step in range(8):
+            assert served.prepare_step(step)
+        assert served.finish(8)
+        launched = read_events(metrics_path(tmp_path, role="trainer", role_rank=0), event="launched")
+        assert [(row["version"], row["step"]) for row in launched] == [(0, 0), (1, 3), (2, 8)]
+        served.leave(early=False)
+
+
 def test_who_is_asked_to_end_does_not_wait_for_the_index(data: Path, tmp_path: Path) -> None:
     trial, gate = Trial(data, tmp_path), threading.Event()
     with trial.served(before_embedding=lambda: gate.wait(20)) as served:
         trial.notice.name = "SIGTERM"
-        assert not served.is_ready(0)
+        assert not served.prepare_step(0)
         gate.set()
         served.leave(early=True)
 
@@ -212,8 +224,8 @@ def test_who_is_asked_to_end_does_not_wait_for_the_index(data: Path, tmp_path: P
 def test_who_is_asked_to_end_does_not_wait_for_vectors_to_be_written(data: Path, tmp_path: Path) -> None:
     trial = Trial(data, tmp_path)
     with trial.served(writes=False) as served:
-        assert served.is_ready(0)
-        assert served.is_final(1)
+        assert served.prepare_step(0)
+        assert served.finish(1)
         trial.notice.name = "SIGTERM"
         assert served.vectors() is None
         served.leave(early=True)

@@ -32,6 +32,7 @@ from realm_ds.models.realm import build_model
 from realm_ds.models.towers import Embedder, TokenBatch
 from realm_ds.train.collate import Collator
 from realm_ds.train.find import PassageFinder, choose_read
+from realm_ds.train.timing import StepTimer
 from tests.support.tiny import make_data, tiny_config
 from tests.support.tiny_qa import make_corpus, make_questions
 
@@ -64,8 +65,9 @@ class Tiny:
     def finder(self, **changes: object) -> PassageFinder:
         settings = self.settings.model_copy(update=changes)
         return PassageFinder(
-            self.questions["train"], self.retrieve, tokenizer=self.tokenizer, settings=settings, sizes=SIZES
-        )
+            self.questions["train"], self.retrieve, tokenizer=self.tokenizer, settings=settings, sizes=SIZES,
+            timer=StepTimer(),
+        )  # fmt: skip
 
     def retrieve(self, queries_BP: np.ndarray, num_hits: int) -> Candidates:
         return self.corpus.retrieve(queries_BP, num_hits=num_hits)
@@ -218,7 +220,7 @@ def test_a_model_is_filled_by_the_names_of_another_and_saves_its_towers(
             parameter.add_(1.0)
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     assert (("passage_tower.dense.bias") in weights) != share_towers
-    assert other.fill(weights) is other
+    assert other.with_weights(weights) is other
     for name, value in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
     other.save(tmp_path)
@@ -236,9 +238,29 @@ def test_body_tokens_are_those_between_the_separators() -> None:
     assert is_body.nonzero().tolist() == [[0, 3], [0, 4]]
 
 
+def test_a_search_within_the_forward_pass_has_a_phase_of_its_own(tiny: Tiny) -> None:
+    now = 0.0
+
+    def retrieve(queries_BP: np.ndarray, num_hits: int) -> Candidates:
+        nonlocal now
+        now += 3.0
+        return tiny.retrieve(queries_BP, num_hits)
+
+    timer = StepTimer(clock=lambda: now)
+    finder = PassageFinder(
+        tiny.questions["train"], retrieve, tokenizer=tiny.tokenizer, settings=tiny.settings, sizes=SIZES, timer=timer
+    )
+    with timer.phase("forward"):
+        finder(tiny.batch(finder, (0, 7)), torch.zeros(2, 16))
+    times = timer.drain(1)
+    assert (times["queries_ms"], times["forward_ms"]) == (3000, 0)
+
+
 def test_a_question_may_ask_for_masked_words(tiny: Tiny) -> None:
     questions = [replace(tiny.questions["train"][0], question="the river of [MASK] [MASK].")]
-    finder = PassageFinder(questions, tiny.retrieve, tokenizer=tiny.tokenizer, settings=tiny.settings, sizes=SIZES)
+    finder = PassageFinder(
+        questions, tiny.retrieve, tokenizer=tiny.tokenizer, settings=tiny.settings, sizes=SIZES, timer=StepTimer()
+    )
     assert finder.question_ids[0].count(tiny.tokenizer.special.mask) == 2
 
 

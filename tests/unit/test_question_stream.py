@@ -36,7 +36,7 @@ def asked(resumed: Resumed, *, trainers: int, steps: int) -> tuple[list[int], Re
             train_step=lambda parts, step, timer, batches=batches: batches.extend(part.numbers for part in parts)
         )
         finder: Any = SimpleNamespace(question_ids=list(range(QUESTIONS)), take_digest=lambda: 0)
-        index: Any = SimpleNamespace(is_ready=lambda step: True, take_step=lambda: (0.0, {}, {}))
+        index: Any = SimpleNamespace(prepare_step=lambda step: True, take_step=lambda: (0.0, {}, {}))
         questions: Any = [None] * QUESTIONS
         infos = list(qa._steps(stage, engine, questions, finder, index, resumed))
         by_trainer.append(batches)

@@ -11,7 +11,9 @@ from realm_ds.data.records import NO_UID
 from realm_ds.data.shard_writer import write_shards
 from realm_ds.data.shards import open_shards
 from realm_ds.errors import ConfigError, DataError, IndexFault
+from realm_ds.index import faiss_index
 from realm_ds.index import shard as shard_module
+from realm_ds.index.exact import ExactSearch
 from realm_ds.index.exclusion import exclude_nothing, exclude_passages
 from realm_ds.index.factory import IndexSpec
 from realm_ds.index.faiss_index import VectorTable
@@ -180,3 +182,37 @@ def test_shards_are_loaded_from_the_corpus_and_too_many_are_refused(tmp_path: Pa
     assert len(load_shard(corpus, shard_rank=0, num_shards=1, max_tokens=longest)) == 3
     with pytest.raises(DataError, match=f"more than data.passage_tokens={longest - 1}; raise that, or"):
         load_shard(corpus, shard_rank=0, num_shards=1, max_tokens=longest - 1)
+
+
+class Gpu:
+    """faiss's index on a GPU, which refuses what faiss refuses there."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors, self.asked_for = vectors, list[int]()
+
+    def search(self, queries: np.ndarray, num_hits: int) -> tuple[np.ndarray, np.ndarray]:
+        assert num_hits <= 2048
+        self.asked_for.append(num_hits)
+        return ExactSearch(self.vectors).search(queries, num_hits)
+
+
+def test_what_is_too_much_for_a_gpu_is_searched_exactly_on_the_cpu_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    passages = make_shards(make_passages(list(range(1, 3001))), [])[0]
+    vectors, queries = (np.random.default_rng(0).standard_normal((num, 4)).astype("f4") for num in (3000, 3))
+    table, gpu = VectorTable.of(vectors), Gpu(vectors)
+    monkeypatch.setattr(faiss_index.faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss_index.faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss_index.faiss, "index_cpu_to_gpu", lambda resources, device, index: gpu, raising=False)
+    monkeypatch.setattr(type(table.index), "search", None)  # several times slower than ours
+    faiss_index._gpu_resources.cache_clear()
+    faiss_index._tell_of_cpu.cache_clear()
+    built = build_shard(passages, table, version=0, spec=IndexSpec(), device=0)
+    for num_hits in (10, 2044, 2045, 3000):
+        found = built.search(queries, num_hits=num_hits, exclusion=exclude_nothing(3))
+        wanted, _ = brute_force(queries, vectors, passages.uids_N.tolist(), num_hits=num_hits, exclude=[NO_UID] * 3)
+        assert found.uids_BK.tolist() == wanted
+    assert gpu.asked_for == [14, 2048]
+    assert caplog.messages == ["searches for more than 2048 hits are made on the CPU: faiss returns no more on a GPU"]
+    faiss_index._gpu_resources.cache_clear()

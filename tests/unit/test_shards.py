@@ -48,6 +48,35 @@ def test_written_and_read(folder: Path) -> None:
             assert list(corpus.passages(start, stop)) == PASSAGES[start:stop]
 
 
+def test_passages_at_places_are_those_of_a_list(folder: Path) -> None:
+    here = open_shards(folder, kind="corpus", fingerprint=None)
+    elsewhere = open_shards(f"pipe:cat {folder}/{{name}}", kind="corpus", fingerprint=None)
+    for places in ([], [6], [5, 0, 5, 2], range(7)):
+        for corpus in (here, elsewhere):
+            assert corpus.passages_at(places) == {place: PASSAGES[place] for place in places}
+
+
+def test_passages_at_places_cost_no_reading_of_all_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is known where they lie: no more than what a page around each takes."""
+    write_corpus(tmp_path / "corpus", [make_passage(number) for number in range(600)], per_shard=300)
+    corpus = open_shards(tmp_path / "corpus", kind="corpus", fingerprint=None)
+    corpus.passages_at([0, 599])
+    read: list[int] = []
+
+    class Counted(io.FileIO):
+        def readinto(self, buffer: Any) -> int | None:
+            read.append(super().readinto(buffer) or 0)
+            return read[-1]
+
+    monkeypatch.setattr(
+        Place, "open",
+        lambda place, name, *, buffer_bytes: io.BufferedReader(Counted(place.folder / name), buffer_bytes),
+    )  # fmt: skip
+    assert [passage.uid for passage in corpus.passages_at([7, 298, 310]).values()] == [8, 299, 311]
+    assert sum(entry.num_bytes for entry in corpus.manifest.shards) > 500_000
+    assert sum(read) <= 3 * 2 * 4096
+
+
 def test_a_copy_is_the_same_shards(folder: Path, tmp_path: Path) -> None:
     corpus = open_shards(folder, kind="corpus", fingerprint=None)
     (folder / "notes.txt").write_text("not the corpus")

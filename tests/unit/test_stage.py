@@ -88,5 +88,5 @@ def test_questions_are_those_that_were_asked_before(data: Path) -> None:
     assert fixed["qa.data/train.jsonl"] == expected
     assert fixed.keys() == {"runtime.seed", "data.corpus", "qa.data/train.jsonl", "qa.index", "qa.refresh_passages"}
     refreshed = stage_of(data, **{"qa.index": "sharded", "qa.refresh_passages": True}).fixed_settings("qa")
-    assert refreshed.keys() - fixed.keys() == {"refresh.every_steps", "refresh.adopt_after_steps"}
+    assert refreshed.keys() - fixed.keys() == {"refresh.every_steps", "refresh.adopt_after_steps", "qa.steps"}
     assert (refreshed["qa.index"], refreshed["qa.refresh_passages"]) == ("sharded", "True")

@@ -441,7 +441,9 @@ def test_an_export_replaces_only_an_export(tmp_path: Path, files: tuple[str, ...
     out.mkdir()
     for name in files:
         (out / name).touch()
-    with pytest.raises(ConfigError, match="precious is there and is no export, so it is not overwritten: name another"):
+    with pytest.raises(
+        ConfigError, match="precious is there and is no export of layout realm, so it is not overwritten"
+    ):
         export_run(tmp_path / "run", out=out)
     assert sorted(path.name for path in out.iterdir()) == sorted(files)
 

@@ -266,9 +266,9 @@ class Counting(Place):
 
     opened: list[str]
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, **how: int) -> BinaryIO:
         self.opened.append(name)
-        return super().open(name)
+        return super().open(name, **how)
 
 
 def test_passages_of_an_article_come_together(tmp_path: Path) -> None:

@@ -147,3 +147,61 @@ def test_no_damage_gives_anything_but_records_or_a_data_error(place: int, value:
         assert read_all(damaged, num_bytes=len(SHARD), sha256=sha256) == RECORDS
     except DataError:
         assert damaged != SHARD
+
+
+class Counted(io.BytesIO):
+    """A file that counts the bytes taken from it, and may be one that cannot be sought in."""
+
+    def __init__(self, data: bytes, *, seeks: bool = True) -> None:
+        super().__init__(data)
+        self.seeks, self.num_bytes = seeks, 0
+
+    def seekable(self) -> bool:
+        return self.seeks
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.num_bytes += len(data)
+        return data
+
+
+@given(
+    records=st.lists(st.binary(max_size=1500), min_size=1, max_size=6), wanted=st.lists(st.integers(0, 5)),
+    seeks=st.booleans(),
+)  # fmt: skip
+def test_records_are_found_again_where_they_lie_in_any_order(
+    records: list[bytes], wanted: list[int], seeks: bool
+) -> None:
+    data, count = archive_of(numbered(records)), len(records)
+    facts = {"where": "a.tar", "first": 5, "count": count, "num_bytes": len(data)}
+    offsets = TarReader(Counted(data, seeks=seeks), **facts).offsets()
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert offsets.tolist() == [member.offset for member in archive]
+    reader = TarReader(io.BytesIO(data), **facts)
+    for position in (number % count for number in wanted):
+        reader.go_to(position, offset=offsets[position])
+        assert reader.next() == records[position]
+
+
+def test_no_more_than_the_headers_of_what_is_passed_over_is_read() -> None:
+    data = archive_of(numbered([b"x" * 100_000] * 3))
+    file = Counted(data)
+    reader = TarReader(file, where="a.tar", first=5, count=3, num_bytes=len(data))
+    reader.skip(2)
+    assert file.num_bytes == 2 * (512 + 1)
+    assert reader.next() == b"x" * 100_000
+
+
+@pytest.mark.parametrize("seeks", [False, True])
+def test_what_is_passed_over_is_missed_where_it_is_not_whole(seeks: bool) -> None:
+    for length, num_records in ((1024, 1), (1500, 1), (2000, 1), (2048, 2), (len(SHARD) - 512, 3)):
+        reader = TarReader(Counted(SHARD[:length], seeks=seeks), where="a.tar", first=5, count=3, num_bytes=len(SHARD))
+        with pytest.raises(DataError, match=f"a.tar: (ends after {num_records} of 3 records|.*but the manifest says)"):
+            reader.skip(3)
+
+
+def test_a_record_that_does_not_lie_where_it_is_said_to() -> None:
+    reader = open_reader(SHARD)
+    reader.go_to(1, offset=0)
+    with pytest.raises(DataError, match="record 1 is named '000000005.json', not '000000006.json'"):
+        reader.next()

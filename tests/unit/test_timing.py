@@ -64,6 +64,70 @@ def test_phases_and_the_rest_add_up_to_the_step() -> None:
     assert timer.drain(1)["other_ms"] == 0.0
 
 
+class Device:
+    """A GPU beside its host: it works off what it is given in turn, and marks when it comes to an event."""
+
+    def __init__(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock, self.free_at = clock, clock.now
+        monkeypatch.setattr(torch.cuda, "Event", lambda *, enable_timing: DeviceEvent(self))
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: self.wait())
+
+    def give(self, seconds: float) -> None:
+        self.free_at = max(self.free_at, self.clock.now) + seconds
+
+    def wait(self) -> None:
+        self.clock.now = max(self.free_at, self.clock.now)
+
+
+class DeviceEvent:
+    def __init__(self, device: Device) -> None:
+        self.device, self.at = device, 0.0
+
+    def record(self) -> None:
+        self.at = max(self.device.free_at, self.device.clock.now)
+
+    def elapsed_time(self, end: "DeviceEvent") -> float:
+        return 1e3 * (end.at - self.at)
+
+
+def test_what_the_host_does_within_a_phase_of_the_gpu_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    timer, device = StepTimer(torch.device("cuda"), clock=clock), Device(clock, monkeypatch)
+    with timer.phase("forward"):
+        device.give(1.0)  # the questions are embedded
+        device.wait()
+        with timer.phase("queries"):
+            clock.now += 2.0
+            with timer.phase("wait_for_index"):
+                clock.now += 4.0
+            clock.now += 1.0
+        device.give(8.0)  # what was found is read, while the host goes on
+    with timer.phase("backward"):
+        device.give(16.0)
+    with timer.phase("data"):
+        clock.now += 0.5
+    times = timer.drain(1)
+    names = ("forward", "queries", "wait_for_index", "backward", "data", "step")
+    assert [times[f"{name}_ms"] for name in names] == [9000, 3000, 4000, 16000, 500, 32000]
+    assert times["other_ms"] == -500  # the data was read meanwhile
+
+
+def test_a_phase_of_the_gpu_within_one_of_the_host_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    timer, device = StepTimer(torch.device("cuda"), clock=clock), Device(clock, monkeypatch)
+    with timer.phase("evaluate"):
+        clock.now += 1.0
+        with timer.phase("forward"):
+            device.give(2.0)
+            device.wait()
+            with timer.phase("queries"):
+                clock.now += 4.0
+        clock.now += 8.0
+    times = timer.drain(1)
+    names = ("evaluate", "forward", "queries", "other")
+    assert [times[f"{name}_ms"] for name in names] == [9000, 2000, 4000, 0]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_is_timed_by_its_own_clock() -> None:

@@ -109,6 +109,17 @@ def test_any_bert_like_encoder_serves(family: tuple[str, Path], tmp_path: Path) 
         assert torch.equal(loaded.reader(tokens)[0], qa.reader(tokens)[0])
 
 
+def test_an_encoder_kept_in_16_bits_is_trained_in_float32(family: tuple[str, Path], tmp_path: Path) -> None:
+    _, folder = family
+    AutoModelForMaskedLM.from_pretrained(folder).to(torch.bfloat16).save_pretrained(tmp_path / "narrow")
+    model = ModelConfig(encoder=tmp_path / "narrow", projection_size=4)
+    realm = build_model(model, vocab_size=VOCABULARY, max_tokens=64, seed=0)
+    qa = build_qa_model(realm, span_hidden_size=4, max_span_tokens=3, seed=0)
+    assert {weight.dtype for weight in [*realm.parameters(), *qa.parameters()]} == {torch.float32}
+    qa.to(torch.bfloat16).save(tmp_path / "qa")
+    assert {weight.dtype for weight in QaModel.load(tmp_path / "qa").reader.encoder.parameters()} == {torch.float32}
+
+
 def test_dropout_reaches_every_family(family: tuple[str, Path]) -> None:
     _, folder = family
     tokens = two_segments()

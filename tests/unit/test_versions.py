@@ -145,6 +145,19 @@ def test_launches_are_multiples() -> None:
     assert [schedule.adoption_at(step) for step in range(9)] == [0, None, None, None, None, 1, None, None, 2]
 
 
+@given(fixed_settings, st.integers(1, NUM_STEPS))
+def test_a_run_launches_what_one_of_its_steps_asks_for_and_nothing_else(refresh: RefreshConfig, num_steps: int) -> None:
+    endless, ending = Schedule(refresh), Schedule(refresh, num_steps=num_steps)
+    asked = [endless.version_at(step) for step in range(num_steps)]
+    assert [ending.version_at(step) for step in range(num_steps)] == asked
+    launched = [version for step in range(num_steps) if (version := ending.launch_at(step)) is not None]
+    assert launched == sorted(set(asked))
+    assert ending.next_version(num_steps) == launched[-1] + 1
+    for step in range(num_steps):
+        needed = [version for version in endless.needed_versions(step) if version in launched]
+        assert list(ending.needed_versions(step)) == needed
+
+
 @pytest.mark.parametrize(
     ("step", "expected"), [(0, []), (1, [0]), (3, [0]), (4, [0, 1]), (5, [1]), (6, [1]), (7, [1, 2])]
 )

@@ -176,6 +176,8 @@ def test_the_world_of_one() -> None:
     assert trainers.broadcast_ints([3, 4]) == (3, 4)
     assert trainers.gather_ints([5]) == ((5,),)
     assert trainers.broadcast_bytes(b"x") == b"x"
+    trainers.broadcast_array(numbers := np.arange(3))
+    assert numbers.tolist() == [0, 1, 2]
     trainers.barrier(timeout_s=1, waiting_for="nobody")
     trainers.close()
 

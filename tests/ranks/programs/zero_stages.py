@@ -25,9 +25,9 @@ from realm_ds.models.objectives import ClozeBatch, ClozeObjective, MaskedBatch, 
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.models.towers import TokenBatch
 from realm_ds.train import engine as engines
-from realm_ds.train.consolidate import consolidate
 from realm_ds.train.stage import run_encoders
 from tests.support.batches import plain_tokens
+from tests.support.consolidated import consolidate
 
 STEPS, TRAINERS, SIZE, VOCABULARY = 5, 2, 4, 50
 STAGE = IctConfig(
