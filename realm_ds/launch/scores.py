@@ -101,7 +101,7 @@ def _differences(differences: Mapping[str, Any]) -> list[str]:
 
 
 def _written_by(run_folder: Path) -> str:
-    return f"`realm-ds qa train --run {run_folder}` writes them at its end"
+    return f"`realm-ds qa train --run {run_folder}` writes them at its end; what was stopped goes on with --resume"
 
 
 def _group(name: str, values: Any, edges: Mapping[str, Any]) -> Iterator[str]:

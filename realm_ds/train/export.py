@@ -62,10 +62,11 @@ def export_run(
 
     check_layout(layout, dtype=dtype)
     check_licence(licence)
-    if layout == "hf-realm" and answers_questions(run_folder):
+    if answers_questions(run_folder):
         return export_qa(
-            run_folder, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file, licence=licence, say=say
-        )
+            run_folder, layout=layout, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file,
+            licence=licence, say=say,
+        )  # fmt: skip
     out = out or default_folder(run_folder, layout)
     recover_sealed(out, what=f"export of layout {layout}", kind=KIND, layout=layout)
     if not (run_folder / RUN_CONFIG).is_file():

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal
 
-from realm_ds.config.load import RUN_CONFIG
+from realm_ds.config.load import RUN_CONFIG, load
 from realm_ds.data.shards import Shards
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.files import recover_folder
@@ -50,9 +50,10 @@ def find_source(run_folder: Path, step: Step) -> Source:
     folder = checkpoint.find(run_folder, None if step == "latest" else step)
     manifest = json.loads((folder / MANIFEST).read_bytes())
     if manifest["stage"] == "qa":
+        steps = load(run_folder / RUN_CONFIG).qa.steps
         raise ConfigError(
-            f"{run_folder} is a run of `realm-ds qa train`, which writes its export itself: {run_folder}/export; of "
-            "that, --layout hf-realm makes what transformers opens"
+            f"{run_folder} is a run of `realm-ds qa train`, which writes its export itself, at its end, and has not "
+            f"finished (step {manifest['step']} of {steps}): `realm-ds qa train --run {run_folder} --resume` goes on"
         )
     return Source(
         folder=folder, step=manifest["step"], stage=manifest["stage"],

@@ -321,7 +321,7 @@ def take_other_words(checkpoint: Path) -> None:
         (cut_short, (), 1, "run holds no whole checkpoint: .*model_states.pt is damaged .*Start a new run in another"),
         (cut_short, ("--step", "9"), 1, r"mp_rank_00_model_states.pt is damaged \(its sha256 is not the manifest's\)"),
         (take_other_words, (), 2, "was trained with another corpus or tokenizer than are now in .*/corpus .*data.tok"),
-        (answer_questions, (), 2, "is a run of `realm-ds qa train`, which writes its export itself: .*/run/export"),
+        (answer_questions, (), 2, r"has not finished \(step 9 of \d+\): `realm-ds qa train --run .* --resume`"),
         (leave_alone, ("--license", "MIT, mostly"), 2, "--license 'MIT, mostly': give one of the hub's names, such as"),
         (leave_alone, ("--step", "best"), 1, "has kept no best models: none were judged .* take --step latest"),
     ],

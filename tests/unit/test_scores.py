@@ -97,7 +97,10 @@ def test_runs_are_compared_by_their_folders(tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_read_say_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no answers in .*test.jsonl: `realm-ds qa train --run .* writes them"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"no answers in .*test.jsonl: `realm-ds qa train --run .* writes them .* goes on with --resume",
+    ):
         compare_runs(tmp_path, tmp_path, split="test")
     (tmp_path / "qa").mkdir()
     for text, complaint in (("{", "is damaged"), ("[]\n", "holds something else than answered questions")):
