@@ -92,7 +92,8 @@ def find_export(folder: Path) -> Path:
         return folder / "export"
     inside = sorted(str(path.parent) for path in folder.glob(f"*/export/{SETTINGS_FILE}"))
     hint = f"name one of {', '.join(inside)}" if inside else (
-        "`realm-ds export --run RUN` writes one of a pre-trained run, `realm-ds qa train` at its end"
+        "`realm-ds export --run RUN` writes one of a pre-trained run, `realm-ds qa train` at its end (what was "
+        "stopped goes on with --resume)"
     )  # fmt: skip
     raise CheckpointError(f"{folder} holds no export with {SETTINGS_FILE}: {hint}")
 

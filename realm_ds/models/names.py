@@ -11,6 +11,8 @@ from realm_ds.errors import CheckpointError
 Weight = TypeVar("Weight")
 QUERY_TOWER, PASSAGE_TOWER, ENCODER = "query_tower", "passage_tower", "encoder"
 """Folders of an export, and the names of the three networks in every state dict."""
+PROJECTION_FILE = "projection.safetensors"
+"""In a tower's folder, beside its BERT: the linear map of vectors and its LayerNorm."""
 READER = "reader"
 """What only a folder has that answers questions (models/qa.py)."""
 HF_EMBEDDER, HF_SCORER, HF_ENCODER = "embedder", "scorer", "encoder"

@@ -54,7 +54,7 @@ def export_run(
     anything else is left alone (ConfigError). `licence` is by the hub's name, for the card.
     """
     # With faiss, which trainers, who write models, need not.
-    from realm_ds.eval.exported import CARD, find_export, write_corpus
+    from realm_ds.eval.exported import CARD, write_corpus
     from realm_ds.train.export_card import card, check_licence, code_of
     from realm_ds.train.export_layouts import check_layout, open_part, passage_part
     from realm_ds.train.export_networks import write_networks
@@ -64,14 +64,10 @@ def export_run(
     check_layout(layout, dtype=dtype)
     check_licence(licence)
     if answers_questions(run_folder):
-        if layout != "hf-realm":
-            raise ConfigError(
-                f"{run_folder} is of `realm-ds qa train`, which writes its export itself: {find_export(run_folder)}; "
-                "of that, --layout hf-realm makes what transformers opens"
-            )
         return export_qa(
-            run_folder, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file, licence=licence, say=say
-        )
+            run_folder, layout=layout, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file,
+            licence=licence, say=say,
+        )  # fmt: skip
     refuse_unfinished(run_folder)
     out = out or default_folder(run_folder, layout)
     recover_sealed(out, what=f"export of layout {layout}", kind=KIND, layout=layout)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from realm_ds.config.load import dump
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.shards import open_shards
-from realm_ds.errors import CheckpointError, DataError
+from realm_ds.errors import CheckpointError, ConfigError, DataError
 from realm_ds.eval import qa
 from realm_ds.eval.bm25 import Bm25
 from realm_ds.eval.exported import AnswerSettings, open_export, write_qa_export
@@ -118,3 +119,22 @@ def _copy_without_reader(export: Path, out: Path) -> None:
     shutil.rmtree(out / READER)
     (out / MANIFEST).unlink()
     seal(out, kind="export")
+
+
+@pytest.mark.parametrize("judge", [judge_answers, judge_retrieval])
+def test_rows_that_cannot_be_written_are_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: Callable[..., object]
+) -> None:
+    def refused(rows_file: Path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            judge(tmp_path / "no-export", tmp_path / "none.jsonl", with_bm25=False, rows_file=rows_file)
+        return str(caught.value)
+
+    advice = "; name a file in a folder that takes one"
+    assert refused(tmp_path) == f"--rows {tmp_path} is a folder{advice}"
+    lost = tmp_path / "lost" / "rows.jsonl"
+    assert refused(lost) == f"--rows {lost} cannot be written: {lost.parent} is no folder{advice}"
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    rows = tmp_path / "rows.jsonl"
+    assert refused(rows) == f"--rows {rows} cannot be written: {tmp_path} takes no files{advice}"
+    assert not lost.parent.exists()
