@@ -17,7 +17,8 @@ def main() -> None:
     jobs = {
         "encode": refresh_jobs.encode, "snapshot": refresh_jobs.snapshot, "memory": refresh_jobs.memory,
         "data_pack": data_jobs.pack, "data_prepare": data_jobs.prepare, "data_read": data_jobs.read,
-        "export": memory_jobs.export, "plan_embedded": plan_jobs.embedded, "qa_answer": qa_jobs.answer,
+        "export": memory_jobs.export, "export_answering": memory_jobs.answering,
+        "plan_embedded": plan_jobs.embedded, "qa_answer": qa_jobs.answer,
     }  # fmt: skip
     write_result(folder, 0, jobs[work["job"]](work["options"], folder=folder))
 

@@ -4,7 +4,7 @@ tower that gives a passage the vector of its place, and words drawn at random.
 Shapes: N passages, B passages of a batch, L tokens, P embedding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ SPECIAL = SpecialIds(pad=0, cls=1, sep=2, mask=3, unk=4)
 FIRST_BODY_COLUMN = 2
 """[CLS] [SEP] body [SEP]: titles are empty here."""
 FIRST_UID = 1
+ENCODED_AT_ONCE = 1000
+MOST_PER_SHARD = 5000
 PLACE_BITS = 16
 PLACE_TOKENS = 2
 """Wordpieces that tell a place: what a stand-in for a tower needs to see of a passage."""
@@ -99,21 +101,25 @@ def write_text(folder: Path, *, vocabulary: int, num_passages: int = 64, words: 
     """Write tokenizer/ of about so many wordpieces, and corpus/ of tar shards, of words that mean nothing."""
     random = np.random.default_rng(0)
     letters = list("abcdefghijklmnopqrstuvwxyz")
-    known = ["".join(random.choice(letters, size=length)) for length in random.integers(3, 8, size=3 * vocabulary // 2)]
+    lengths = random.integers(3, 8, size=3 * vocabulary // 2)
+    known = np.array(["".join(random.choice(letters, size=length)) for length in lengths])
     tokenizer = train_wordpiece([" ".join(known)], vocab_size=vocabulary, folder=folder / "tokenizer")
-    passages = []
-    for number in range(num_passages):
-        title, text = known[number], " ".join(random.choice(known, size=words)) + "."
-        ids = tuple(tokenizer.encode(text))
-        passages.append(
-            Passage(
-                uid=passage_uid(title, text), title=title, text=text, article=title, body_ids=ids,
-                title_ids=tuple(tokenizer.encode(title)), sentences=((0, len(ids)),),
-            )
-        )  # fmt: skip
+
+    def passages() -> Iterator[Passage]:
+        for start in range(0, num_passages, ENCODED_AT_ONCE):
+            numbers = range(start, min(start + ENCODED_AT_ONCE, num_passages))
+            titles = [str(known[number % len(known)]) for number in numbers]
+            texts = [" ".join(random.choice(known, size=words)) + "." for _ in numbers]
+            pairs = zip(tokenizer.encode_all(titles), tokenizer.encode_all(texts), strict=True)
+            for title, text, (title_ids, ids) in zip(titles, texts, pairs, strict=True):
+                yield Passage(
+                    uid=passage_uid(title, text), title=title, text=text, article=title, body_ids=tuple(ids),
+                    title_ids=tuple(title_ids), sentences=((0, len(ids)),),
+                )  # fmt: skip
+
     write_shards(
-        passages, folder / "corpus", kind="corpus", per_shard=num_passages, tokenizer_fingerprint=tokenizer.fingerprint,
-        source="words drawn at random", settings={},
+        passages(), folder / "corpus", kind="corpus", per_shard=min(num_passages, MOST_PER_SHARD),
+        tokenizer_fingerprint=tokenizer.fingerprint, source="words drawn at random", settings={},
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.observe import progress
 
 LIMIT, EXPORT_LIMIT = 0.30, 1.3
+PASSAGE_WORDS = 200
 EXPORTS: Mapping[str, Mapping[str, Any]] = {
     **{f"export_{layout}": {"layout": layout} for layout in ("realm", "hf-realm", "sentence-transformers")},
     **{f"export_{layout}_verify": {"layout": layout, "verify": True}
@@ -26,6 +27,10 @@ EXPORTS: Mapping[str, Mapping[str, Any]] = {
     "export_best_verify": {"step": "best", "verify": True},
 }  # fmt: skip
 """Options of `realm-ds export`, by measure."""
+ANSWERS: Mapping[str, Mapping[str, Any]] = {
+    "export_answers": {"layout": "hf-realm"}, "export_answers_verify": {"layout": "hf-realm", "verify": True},
+}  # fmt: skip
+"""Likewise, of a run of question answering, with the passages that it answers from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,10 @@ class Sizes:
     """Of a model that is exported: wide, so that what else a process needs for that is small beside it."""
     exports: tuple[str, ...]
     """Of EXPORTS."""
+    answers: tuple[str, ...]
+    """Of ANSWERS."""
+    passages: int
+    """That are answered from: so many that it shows where their text is held."""
     vocabulary: int
 
 
@@ -51,7 +60,7 @@ FULL = Sizes(
               "model.projection_size": 128},
     exported={"model.num_layers": 6, "model.hidden_size": 768, "model.num_heads": 12, "model.intermediate_size": 3072,
               "model.projection_size": 128},
-    exports=tuple(EXPORTS),
+    exports=tuple(EXPORTS), answers=tuple(ANSWERS), passages=30_000,
 )  # fmt: skip
 QUICK = Sizes(
     is_quick=True,
@@ -60,6 +69,8 @@ QUICK = Sizes(
     settings={},
     exported={},
     exports=("export_hf-realm_verify",),
+    answers=("export_answers",),
+    passages=100,
     vocabulary=2_000,
 )
 
@@ -71,6 +82,7 @@ def memory_groups(*, is_quick: bool) -> list[Group]:
     return [
         Group(title="Memory of each trainer", names=names, run=functools.partial(state, sizes)),
         Group(title="Memory of an export", names=sizes.exports, run=functools.partial(export, sizes)),
+        Group(title="Memory of an export with passages", names=sizes.answers, run=functools.partial(answers, sizes)),
     ]
 
 
@@ -107,10 +119,7 @@ def export(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
         config = _config(run, data=data, zero=2, settings=sizes.exported)
         options = {"config": str(config), "run": str(run)}
         saved = run_in_world("saved", options, clients=2, shards=0, bar=bar, module=MODULE)[0]
-        peaks = {
-            name: run_alone("export", {"run": str(run), "export": EXPORTS[name]}, threads=1, bar=bar)["peak"]
-            for name in sizes.exports
-        }
+        peaks = {name: _export_peak(run, EXPORTS[name], bar) for name in sizes.exports}
         return [
             Measure(
                 name=name, value=peak / 2**20, reference=4 * saved["parameters"] / 2**20, unit="MiB",
@@ -122,9 +131,34 @@ def export(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
         ]  # fmt: skip
 
 
+def answers(sizes: Sizes, bar: progress.Bar) -> Sequence[Measure]:
+    """A process for every kind of export, of one run of question answering."""
+    with tempfile.TemporaryDirectory(prefix="realm-bench-") as made:
+        data, run = Path(made) / "data", Path(made) / "run"
+        write_text(data, vocabulary=sizes.vocabulary, num_passages=sizes.passages, words=PASSAGE_WORDS)
+        options = {"config": str(_config(run, data=data, zero=2, settings=sizes.exported)), "run": str(run)}
+        saved = run_alone("export_answering", options, threads=1, bar=bar)
+        return [
+            Measure(
+                name=name, value=_export_peak(run, ANSWERS[name], bar) / 2**20, reference=saved["held"] / 2**20,
+                unit="MiB", is_judged=not sizes.is_quick,
+                # To verify, the whole file that was written is read beside the networks made of it.
+                bar=None if ANSWERS[name].get("verify") else Bar(limit=EXPORT_LIMIT, side="<="),
+                note="most resident memory of a process that exports, above what it holds with its libraries loaded; "
+                f"reference: query tower and reader in fp32, vectors and wordpieces of {sizes.passages:,} passages, "
+                f"without their {saved['text'] / 2**20:.0f} MiB of text",
+            )
+            for name in sizes.answers
+        ]  # fmt: skip
+
+
 def state_bytes(found: Mapping[str, int]) -> int:
     """What the bar is about: gradients come and go."""
     return found["weights"] + found["optimizer"]
+
+
+def _export_peak(run: Path, options: Mapping[str, Any], bar: progress.Bar) -> int:
+    return int(run_alone("export", {"run": str(run), "export": options}, threads=1, bar=bar)["peak"])
 
 
 def _process_mib(held: Sequence[Mapping[str, int]]) -> float:

@@ -14,15 +14,20 @@ from typing import Any
 import psutil
 import torch
 
+from realm_ds.bench.corpora import VectorsOf
 from realm_ds.bench.processes import Result, write_progress
 from realm_ds.bench.resident import peak_bytes, reset_peak
 from realm_ds.comm.trainers import init_trainers
 from realm_ds.comm.world import World
 from realm_ds.config.deepspeed import load_deepspeed
+from realm_ds.config.load import load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
+from realm_ds.eval.exported import AnswerSettings, write_qa_export
+from realm_ds.eval.reading import ReadingSizes
 from realm_ds.models.objectives import MarginalBatch, MaskedBatch
+from realm_ds.models.qa import build_qa_model
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.models.towers import TokenBatch
 from realm_ds.sealed import seal
@@ -38,6 +43,10 @@ Options = Mapping[str, Any]
 STEPS = 2
 """The first makes the optimizer's state, the second is as all later ones."""
 TOKENS = 8
+MOST_TOKENS = 1024
+"""Of a passage that is answered from, and of a question."""
+TOKEN_BYTES = 2
+"""Of a wordpiece in an index."""
 
 
 def resident(world: World, config: RealmConfig, options: Options, *, folder: Path) -> Result:
@@ -82,11 +91,32 @@ def saved(world: World, config: RealmConfig, options: Options, *, folder: Path) 
     return found
 
 
+def answering(options: Options, *, folder: Path) -> Result:
+    """An export of a fine-tuned run, for others to export; bytes of what answers, and of the passages' text."""
+    config = load(Path(options["config"]))
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    shards = open_shards(config.data.corpus, kind="corpus", fingerprint=tokenizer.fingerprint)
+    sizes = ReadingSizes(question_tokens=MOST_TOKENS, passage_tokens=MOST_TOKENS, read=2)
+    realm = build_model(config.model, vocab_size=tokenizer.vocab_size, max_tokens=2 * MOST_TOKENS, seed=0)
+    model = build_qa_model(realm, span_hidden_size=256, max_span_tokens=10, seed=0)
+    vectors_NP = VectorsOf(seed=0, width=config.model.projection_size)(0, shards.count)
+    write_progress(folder, done=0, total=1, now=f"writing {shards.count} passages")
+    write_qa_export(
+        Path(options["run"]) / "export", model, shards=shards, vectors=[vectors_NP],
+        tokenizer_folder=config.data.tokenizer, settings=AnswerSettings(
+            sizes=sizes, null_passage=False, temperature=1.0, tokenizer_fingerprint=tokenizer.fingerprint
+        ),
+    )  # fmt: skip
+    passages = [(len(passage.title_ids) + len(passage.body_ids), len(passage.text)) for passage in shards.passages()]
+    num_tokens, text = (sum(column) for column in zip(*passages, strict=True))
+    return {"held": 4 * _num_parameters(model) + vectors_NP.nbytes + TOKEN_BYTES * num_tokens, "text": text}
+
+
 def export(options: Options, *, folder: Path) -> Result:
     """The most that a process holds while it exports a run, above what it does with its libraries loaded."""
     # All that export_run loads itself, when it needs it.
     from realm_ds.index import faiss_index  # noqa: F401
-    from realm_ds.train import export_card, export_networks, recall  # noqa: F401
+    from realm_ds.train import export_card, export_networks, export_qa, recall  # noqa: F401
     from realm_ds.train.export import export_run
 
     write_progress(folder, done=0, total=1, now=" ".join(map(str, options["export"].values())))

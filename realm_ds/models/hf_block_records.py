@@ -5,7 +5,6 @@ corpus takes no room in memory. Nothing is unpickled here: records are read wher
 weights beside it are hf_realm_qa.py's business.
 """
 
-import pickle
 import pickletools
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -27,38 +26,30 @@ _AGAIN = ("BINGET", "LONG_BINGET")
 _NUMBERED = ("MEMOIZE", "BINPUT", "LONG_BINPUT")
 """What came last gets the next number, to be named by where it is there again."""
 _AROUND = ("MARK", "APPEND", "APPENDS", "FRAME")
-_PROTOCOL = 3
-"""The first that has bytes, and the last without frames, which tell their length before what is in them."""
+_BEFORE = (
+    b"\x80\x03" b"cnumpy.core.multiarray\n_reconstruct\n" b"cnumpy\nndarray\n" b"K\x00\x85C\x01b\x87R"
+    b"(K\x01" b"J%s\x85" b"cnumpy\ndtype\nX\x02\x00\x00\x00O8\x89\x88\x87R(K\x03X\x01\x00\x00\x00|NNN"
+    b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb" b"\x89]"
+)  # fmt: skip
+"""What makes numpy's array of objects of some length, by a name that all of its versions know, up to an empty list."""
+_AFTER = b"tb."
+_SHORT_BYTES, _BYTES, _APPEND = b"C", b"B", b"a"
 
 
 def write_block_records(path: Path, bodies: Iterable[str], *, count: int) -> None:
     """`count` passages as transformers' RealmRetriever reads them. Bytes of any lengths in one array are Python
     objects, which npy keeps as a pickle: the format asks for it."""
-    around, written = pickle.dumps(_Empty(count), protocol=_PROTOCOL), 0
-    operations: Iterator[tuple[Any, Any, Any]] = pickletools.genops(around)
-    (end,) = (place + 1 for operation, _, place in operations if operation.name == "EMPTY_LIST")
+    written = 0
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": (count,)})
-        file.write(around[:end])
+        file.write(_BEFORE % count.to_bytes(4, "little"))
         for body in bodies:
             record = body.encode()
-            size, operation = (1, pickle.SHORT_BINBYTES) if len(record) < 256 else (4, pickle.BINBYTES)
-            file.write(operation + len(record).to_bytes(size, "little") + record + pickle.APPEND)
+            size, operation = (1, _SHORT_BYTES) if len(record) < 256 else (4, _BYTES)
+            file.write(operation + len(record).to_bytes(size, "little") + record + _APPEND)
             written += 1
-        file.write(around[end:])
+        file.write(_AFTER)
     assert written == count, (written, count)
-
-
-class _Empty:
-    """Pickled as numpy pickles an array of `count` objects, but for the list of them, in which there is none."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        reduced: Any = np.empty(0, dtype=object).__reduce__()
-        make, arguments, (version, _, *rest) = reduced
-        return make, arguments, (version, (self._count,), *rest)
 
 
 def read_block_records(path: Path) -> Iterator[str]:

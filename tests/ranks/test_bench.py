@@ -122,6 +122,8 @@ def test_memory() -> None:
     assert measures["export_hf-realm_verify"]["bar"] == 1.3
     # Beside a model so small, what libraries load when they are first used.
     assert 0 < measures["export_hf-realm_verify"]["value"] < 500
+    assert measures["export_answers"]["bar"] == 1.3
+    assert 0 < measures["export_answers"]["value"] < 500
 
 
 @pytest.mark.slow
