@@ -134,7 +134,7 @@ def check_inputs(
         _check_candidates(config, num_passages=corpus.count)
         _check_evaluation(config, fingerprint=tokenizer.fingerprint)
     if stage == "qa":
-        if config.model.start_from is None:
+        if runs_here and config.model.start_from is None:  # elsewhere an earlier job may have yet to write it
             _remark(
                 "model.start_from is not set, so this fine-tunes towers that have not learned to retrieve: name the "
                 "export of a pre-trained run"
