@@ -76,16 +76,23 @@ def seal(folder: Path, *, known: Mapping[str, str] | None = None, **facts: objec
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def check(folder: Path, *, trusted: Collection[str] = ()) -> dict[str, Any]:
-    """The manifest of a folder whose files are those that it tells of, no more and no less; else CheckpointError.
+def check(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder whose files are those that it tells of, no more and no less; else CheckpointError."""
+    told = _read_manifest(folder)["sha256"]
+    # DeepSpeed unpickles what it finds by name, in any folder: a file that nobody vouches for must not be there.
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
+    for name in sorted(there - told.keys() - {MANIFEST}):
+        raise CheckpointError(f"{folder / name} is no file of the manifest's")
+    return check_told(folder)
 
-    The files of folders that are `trusted` are looked for, not into: who reads them has sums of its own.
+
+def check_told(folder: Path, *, trusted: Collection[str] = ()) -> dict[str, Any]:
+    """The manifest of a folder that has the files it tells of; else CheckpointError. What else is there is not looked
+    at: only for folders that are read by name and never unpickled, beside whose files people and hubs put their own.
+
+    What is `trusted`, a file or all files of a folder, is looked for, not into: who reads it has sums of its own.
     """
     manifest = _read_manifest(folder)
-    # DeepSpeed unpickles what it finds by name: a file that nobody vouches for must not be there.
-    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
-    for name in sorted(there - manifest["sha256"].keys() - {MANIFEST}):
-        raise CheckpointError(f"{folder / name} is no file of the manifest's")
     for name, expected in manifest["sha256"].items():
         path = folder / name
         if not path.is_file():

@@ -5,7 +5,7 @@ Other formats are made into this one by prepare/qa.py. What the demo asks is fac
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from realm_ds.data.chance import permutation
 from realm_ds.data.records import Question
 from realm_ds.errors import DataError
 from realm_ds.files import write_durably
+
+_MEMBERS = tuple(field.name for field in fields(Question))
+"""Of a line, in order; another is a mistake that would else cost a score, such as "regex" for is_regex."""
 
 
 def load_questions(
@@ -50,6 +53,18 @@ def refuse_regexes(questions: Sequence[Question], *, why: str) -> None:
         raise DataError(f"{why}, but the answers of {count} of {len(questions)} questions are; leave these out")
 
 
+def fault_of_text(text: str) -> str:
+    """Why no tokenizer takes a text and no file of UTF-8 holds it; nothing where it is sound.
+
+    JSON may hold half a surrogate pair; bytes of a command line that are no UTF-8 become one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"{text[error.start]!a} is no character: half a surrogate pair, or a byte that is not UTF-8"
+    return ""
+
+
 def question_order(count: int, *, start: int, stop: int, seed: int) -> list[int]:
     """Questions start..stop-1 of an endless order in which every epoch is a permutation of all, by seed and epoch."""
     orders = {epoch: permutation(count, seed, epoch, "questions") for epoch in range(start // count, -(-stop // count))}
@@ -66,6 +81,14 @@ def _question(line: str, *, where: str, number: int) -> Question:
         raise DataError(f"{where} has no question; a line must look like {wanted}")
     if not _is_list(data.get("answers"), str) or not any(answer.strip() for answer in data["answers"]):
         raise DataError(f"{where} has no answers; a line must look like {wanted}")
+    if unknown := sorted(data.keys() - set(_MEMBERS)):
+        raise DataError(
+            f"{where} has {unknown[0]!r}, which nothing reads: a line may have {', '.join(_MEMBERS)}; rename it, leave "
+            "it out, or have `realm-ds prepare qa` make a file of these"
+        )
+    for text in (data["question"], *data["answers"]):
+        if fault := fault_of_text(text):
+            raise DataError(f"{where}: {fault}; mend the line, or leave it out")
     if not _is_list(data.get("gold_uids", []), int):
         raise DataError(f"{where}: gold_uids is not a list of passage uids; leave it out where they are not known")
     is_regex = data.get("is_regex", False)

@@ -15,7 +15,8 @@ from realm_ds.eval.asking import Answerer
 from realm_ds.eval.corpus import device_of, embed_queries, softmax
 from realm_ds.eval.exported import Exported, open_export
 from realm_ds.eval.reading import Span, SpanTexts, read_spans
-from realm_ds.models.qa import READER, QaModel
+from realm_ds.models.names import READER
+from realm_ds.models.qa import QaModel
 from realm_ds.observe.answers import Answer, Source
 
 SPANS_OF_A_PASSAGE = 20

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+from realm_ds.data.question_files import fault_of_text
 from realm_ds.errors import ConfigError
 from realm_ds.eval.exported import Exported
 from realm_ds.observe.answers import Answer, Answered
@@ -72,12 +73,12 @@ class Answerer(ABC):
 
 def _problem(question: object) -> str:
     if not isinstance(question, str):
-        return f"a question is a text, not a {type(question).__name__}"
+        return f"a question is a text, not of the type {type(question).__name__}"
     if not question.strip():
         return "the question is empty"
     if len(question) > MOST_CHARACTERS:
         return f"{len(question):,} characters are no question: at most {MOST_CHARACTERS:,}"
-    return ""
+    return fault_of_text(question)
 
 
 def _remark(num_pieces: int, longest: int) -> str:

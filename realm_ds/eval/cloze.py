@@ -63,11 +63,12 @@ class RealmForCloze(Answerer):
     def _fault(self, ids: Sequence[int]) -> str:
         num_masks = list(ids).count(self._special.mask)
         if num_masks != 1:
+            longest = self._sizes.question_tokens - 2
+            read = f" in the first {longest} wordpieces, which alone are read" if len(ids) == longest else ""
             return (
-                f"{num_masks or 'no'} [MASK] in the {self._sizes.question_tokens - 2} wordpieces that are read, but a "
-                "pre-trained model fills in exactly one: write a statement such as \"Its capital is [MASK].\", or ask "
-                "questions of a fine-tuned one"
-            )  # fmt: skip
+                f"{num_masks or 'no'} [MASK]{read}, but a pre-trained model fills in exactly one: write a statement "
+                'such as "Its capital is [MASK].", or ask questions of a fine-tuned one'
+            )
         return super()._fault([piece for piece in ids if piece != self._special.mask])
 
     def _answers(self, questions: Sequence[Sequence[int]], top: int) -> list[tuple[Answer, ...]]:

@@ -26,7 +26,7 @@ from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore, PartFault, stored_parts
 from realm_ds.models.qa import QaModel
 from realm_ds.models.tokenizer_files import copy_tokenizer
-from realm_ds.sealed import check, sealed_folder
+from realm_ds.sealed import check_told, sealed_folder
 
 CARD = "README.md"
 SETTINGS_FILE = "answering.json"
@@ -64,7 +64,7 @@ def open_export(folder: Path) -> Exported:
     try:
         # Passages and vectors are held against sums of their own as they are read: what is large is read once. The card
         # is people's, who say the licence there.
-        check(folder, trusted=(PASSAGES, INDEX, CARD))
+        check_told(folder, trusted=(PASSAGES, INDEX, CARD))
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is no whole export: {error}; {REMEDY}") from error
     settings = _read_settings(folder / SETTINGS_FILE)
@@ -92,7 +92,8 @@ def find_export(folder: Path) -> Path:
         return folder / "export"
     inside = sorted(str(path.parent) for path in folder.glob(f"*/export/{SETTINGS_FILE}"))
     hint = f"name one of {', '.join(inside)}" if inside else (
-        "`realm-ds export --run RUN` writes one of a pre-trained run, `realm-ds qa train` at its end"
+        "`realm-ds export --run RUN` writes one of a pre-trained run, `realm-ds qa train` at its end (what was "
+        "stopped goes on with --resume)"
     )  # fmt: skip
     raise CheckpointError(f"{folder} holds no export with {SETTINGS_FILE}: {hint}")
 

@@ -3,6 +3,7 @@
 Who answers is eval/'s; how an answer looks on a terminal is observe/answers.py's.
 """
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +17,14 @@ from realm_ds.eval.answerer import RealmForQA
 from realm_ds.eval.asking import QUESTIONS_AT_ONCE, Answerer
 from realm_ds.eval.cloze import RealmForCloze
 from realm_ds.eval.exported import find_export
-from realm_ds.models.qa import READER
+from realm_ds.models.names import READER
 from realm_ds.observe.answers import Answered, show_answers
 from realm_ds.observe.progress import Progress, number_of
+from realm_ds.train.manifest import refuse_unfinished
 
 STDIN = "-"
+_KEPT = "surrogateescape"
+"""Bytes that are no UTF-8 are the fault of their question alone, which says so; replaced, it would be another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,8 @@ class Line:
 
     question: object
     id: str | None = None
+    where: str = ""
+    """File and line, for people; nothing where it came from neither."""
     problem: str = ""
 
 
@@ -53,7 +59,9 @@ def ask(
             num_asked += 1
             num_skipped += bool(answered.problem)
             if as_json or file is not None:
-                print(json.dumps(_as_json(line, answered), ensure_ascii=False), file=out, flush=True)
+                text = json.dumps(_as_json(line, answered), ensure_ascii=False)
+                # Half a surrogate pair, which no file of UTF-8 holds, goes out as JSON's own escape of it.
+                print(text.encode(errors="backslashreplace").decode(), file=out, flush=True)
             else:
                 show_answers(answered, out=out)
             if bar is not None:
@@ -69,6 +77,7 @@ def ask(
 
 def open_answerer(folder: Path) -> Answerer:
     """The model of an export, or of a run's: one that answers questions, or one that fills in masked words."""
+    refuse_unfinished(folder)
     folder = find_export(folder)
     kind = RealmForQA if (folder / READER).is_dir() else RealmForCloze
     return kind.from_pretrained(folder)
@@ -85,14 +94,17 @@ def _answered(answerer: Answerer, lines: Iterable[Line], *, top: int, at_once: i
 
     for answered in answerer.answer_each(asked(), top=top, at_once=at_once):
         line = waiting.pop(0)
-        yield line, Answered(question=answered.question, problem=line.problem) if line.problem else answered
+        if problem := line.problem or answered.problem:
+            told = f"{line.where}: {problem}" if line.where else problem
+            answered = Answered(question=answered.question, problem=told)
+        yield line, answered
 
 
 def _lines(questions: Sequence[str]) -> Iterator[Line]:
     """Those given, and in place of "-" those of standard input, one a line; empty lines there are none."""
     for question in questions:
         if question == STDIN:
-            yield from (Line(question=line.rstrip("\n")) for line in sys.stdin if line.strip())
+            yield from (Line(question=line.rstrip("\n")) for line in _stdin() if line.strip())
         else:
             yield Line(question=question)
 
@@ -100,10 +112,16 @@ def _lines(questions: Sequence[str]) -> Iterator[Line]:
 def _json_lines(file: Path) -> Iterator[Line]:
     """Questions of a file of {"question": TEXT}, or of standard input; what is none is told in its place."""
     if str(file) == STDIN:
-        yield from _parsed(sys.stdin, name="standard input")
+        yield from _parsed(_stdin(), name="standard input")
         return
-    with file.open(encoding="utf-8", errors="replace") as lines:
+    with file.open(encoding="utf-8", errors=_KEPT) as lines:
         yield from _parsed(lines, name=str(file))
+
+
+def _stdin() -> TextIO:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors=_KEPT)
+    return sys.stdin
 
 
 def _parsed(lines: Iterable[str], *, name: str) -> Iterator[Line]:
@@ -114,12 +132,14 @@ def _parsed(lines: Iterable[str], *, name: str) -> Iterator[Line]:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            yield Line(question="", problem=f"{where} is not JSON ({error})")
+            yield Line(question="", where=where, problem=f"not JSON ({error})")
             continue
-        if isinstance(data, dict) and "question" in data:
-            yield Line(question=data["question"], id=str(data["id"]) if "id" in data else None)
+        row = data if isinstance(data, dict) else {}
+        question, given_id = row.get("question"), str(row["id"]) if "id" in row else None
+        if isinstance(question, str):
+            yield Line(question=question, id=given_id, where=where)
         else:
-            yield Line(question="", problem=f'{where} does not look like {{"question": TEXT}}')
+            yield Line(question="", id=given_id, where=where, problem='does not look like {"question": TEXT}')
 
 
 def _as_json(line: Line, answered: Answered) -> dict[str, Any]:

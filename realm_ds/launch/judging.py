@@ -4,13 +4,14 @@ Reading the scores of a run, and telling them, is scores.py's business.
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import Question
-from realm_ds.errors import CheckpointError
+from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.bm25 import Bm25
 from realm_ds.eval.corpus import device_of
 from realm_ds.eval.exported import Exported, open_export
@@ -18,10 +19,11 @@ from realm_ds.eval.qa import Find, answer_questions, by_tower, by_words, in_batc
 from realm_ds.eval.scores import Row, compare_rows, summarise
 from realm_ds.files import write_durably
 from realm_ds.launch.scores import as_numbers
-from realm_ds.models.names import QUERY_TOWER
-from realm_ds.models.qa import READER, QaModel
+from realm_ds.models.names import QUERY_TOWER, READER
+from realm_ds.models.qa import QaModel
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.progress import Progress, number_of
+from realm_ds.train.manifest import refuse_unfinished
 
 Rows = Callable[[Sequence[Question], Find], list[Row]]
 """Rows of questions whose passages are found so."""
@@ -34,6 +36,8 @@ def judge_answers(model: Path, questions: Path, *, with_bm25: bool, rows_file: P
     differences question by question: {"retriever": ..., "bm25": ..., "differences": ...}. `rows_file` has the
     lines of both then, which `finder` tells apart.
     """
+    _check_rows_file(rows_file)
+    refuse_unfinished(model)
     exported = open_export(model)
     if not (exported.folder / READER).is_dir():
         raise CheckpointError(
@@ -50,6 +54,8 @@ def judge_answers(model: Path, questions: Path, *, with_bm25: bool, rows_file: P
 
 def judge_retrieval(model: Path, questions: Path, *, with_bm25: bool, rows_file: Path | None) -> dict[str, Any]:
     """The same for what any export retrieves, also before fine-tuning: nothing is read."""
+    _check_rows_file(rows_file)
+    refuse_unfinished(model)
     exported = open_export(model)
     tower = Embedder.load(exported.folder / QUERY_TOWER).eval().to(device_of(None))
 
@@ -57,6 +63,22 @@ def judge_retrieval(model: Path, questions: Path, *, with_bm25: bool, rows_file:
         return retrieve_for_questions(tower, asked, find, **_tools(exported))
 
     return _judge(rows_of, exported, questions, with_bm25=with_bm25, rows_file=rows_file)
+
+
+def _check_rows_file(path: Path | None) -> None:
+    """Before the work: what it found would else be lost."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir():
+        why = "is a folder"
+    elif not folder.is_dir():
+        why = f"cannot be written: {folder} is no folder"
+    elif not os.access(folder, os.W_OK):
+        why = f"cannot be written: {folder} takes no files"
+    else:
+        return
+    raise ConfigError(f"--rows {path} {why}; name a file in a folder that takes one")
 
 
 def _judge(

@@ -12,6 +12,7 @@ from typing import Any
 from realm_ds.errors import CheckpointError
 from realm_ds.eval.confidence import CONFIDENCE, RESAMPLES, Comparison
 from realm_ds.eval.scores import Row, compare_rows
+from realm_ds.train.manifest import saved_steps
 
 INTERVALS = "intervals"
 
@@ -101,7 +102,8 @@ def _differences(differences: Mapping[str, Any]) -> list[str]:
 
 
 def _written_by(run_folder: Path) -> str:
-    return f"`realm-ds qa train --run {run_folder}` writes them at its end"
+    resume = " --resume" if saved_steps(run_folder) else ""
+    return f"`realm-ds qa train --run {run_folder}{resume}` writes them at its end"
 
 
 def _group(name: str, values: Any, edges: Mapping[str, Any]) -> Iterator[str]:

@@ -31,6 +31,7 @@ from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.watch import writes_on
 from realm_ds.models.hub import encoder_folder
 from realm_ds.models.names import check_start
+from realm_ds.models.sizes import check_start_sizes
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
 from realm_ds.observe.trackers import check_tracker
@@ -65,7 +66,7 @@ def launch_stage(
         config = with_local_encoder(load_config())
         check_inputs(stage, config)
         if resume and has_finished(stage, config, run_folder):
-            print(_nothing_left(stage, config, run_folder), file=sys.stderr, flush=True)
+            _remark(_nothing_left(stage, config, run_folder))
             return
         refuse_to_join_in(run_folder)
         prepare_run_folder(run_folder, config, resume=resume)
@@ -88,6 +89,11 @@ def show_stage(stage: StageName, *, load_config: Callable[[], RealmConfig], run_
         poll = follow_run(run_folder, stage=stage, bar=bar)
         launch_stage(stage, load_config=load_config, run_folder=run_folder, resume=resume, on_poll=poll)
         bar.finish(f"{bar.done} steps: {bar.now}" if bar.done else "there was nothing left to do")
+        if stage == "qa":
+            progress.say(
+                f"`realm-ds qa eval --run {run_folder}` tells all scores, `realm-ds ask QUESTION --model {run_folder}` "
+                "answers"
+            )
 
 
 def check_inputs(
@@ -128,6 +134,11 @@ def check_inputs(
         _check_candidates(config, num_passages=corpus.count)
         _check_evaluation(config, fingerprint=tokenizer.fingerprint)
     if stage == "qa":
+        if runs_here and config.model.start_from is None:  # elsewhere an earlier job may have yet to write it
+            _remark(
+                "model.start_from is not set, so this fine-tunes towers that have not learned to retrieve: name the "
+                "export of a pre-trained run"
+            )
         _check_served(config, num_passages=corpus.count)
         splits = {split: load_questions(config.qa.folder / f"{split}.jsonl") for split in ("train", "dev", "test")}
         refuse_regexes(
@@ -141,6 +152,7 @@ def check_inputs(
         )
     if config.model.start_from is not None:
         check_start(config.model.start_from)
+        check_start_sizes(config.model, vocabulary=tokenizer.vocab_size)
 
 
 def with_local_encoder(config: RealmConfig) -> RealmConfig:
@@ -155,14 +167,18 @@ def with_local_encoder(config: RealmConfig) -> RealmConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"encoder": folder})})
 
 
+def _remark(text: str) -> None:
+    """For people, beside what a run prints."""
+    print(f"realm-ds: {text}", file=sys.stderr, flush=True)
+
+
 def _remark_on_warmup(stage: StageName, config: RealmConfig) -> None:
     settings: StageConfig = getattr(config, stage)
     if settings.num_warmup_steps >= settings.steps - 1:
-        print(
-            f"realm-ds: the whole run is warm-up: that takes {settings.num_warmup_steps} steps ({stage}.warmup_steps), "
-            f"and {stage}.steps is {settings.steps}",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        _remark(
+            f"the whole run is warm-up: that takes {settings.num_warmup_steps} steps ({stage}.warmup_steps), and "
+            f"{stage}.steps is {settings.steps}"
+        )
 
 
 def _check_index(config: RealmConfig, *, num_passages: int) -> None:
@@ -180,10 +196,7 @@ def _remark_on_refresh(stage: StageName, config: RealmConfig) -> None:
     steps, interval = getattr(config, stage).steps, config.refresh.first_interval
     if interval >= steps:
         name = "shortest_steps" if config.refresh.every_steps == "auto" else "every_steps"
-        print(
-            f"realm-ds: the index stays that of step 0: refresh.{name} is {interval}, and {stage}.steps {steps}",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        _remark(f"the index stays that of step 0: refresh.{name} is {interval}, and {stage}.steps {steps}")
 
 
 def _check_served(config: RealmConfig, *, num_passages: int) -> None:
@@ -252,7 +265,7 @@ def _take_part(
     leads = mpi is None or mpi.COMM_WORLD.Get_rank() == 0
     if is_on_its_own and resume and has_finished(stage, config, run_folder):
         if leads:  # Each rank sees the same, and none starts.
-            print(_nothing_left(stage, config, run_folder), file=sys.stderr, flush=True)
+            _remark(_nothing_left(stage, config, run_folder))
         return
     if is_on_its_own and leads:
         # The others wait for this rank when they join.
@@ -267,14 +280,8 @@ def _take_part(
 def rank_arguments(stage: StageName, *, run_folder: Path, resume: bool) -> list[str]:
     """What every rank is started with: the run folder holds the rest."""
     verb = ["qa", "train"] if stage == "qa" else [stage]
-    return [
-        *verb,
-        "--config",
-        str(run_folder / RUN_CONFIG),
-        "--run",
-        str(run_folder),
-        *(["--resume"] if resume else []),
-    ]
+    settings = ["--config", str(run_folder / RUN_CONFIG), "--run", str(run_folder)]
+    return [*verb, *settings, *(["--resume"] if resume else [])]
 
 
 def stage_command(stage: StageName, *, config: RealmConfig, run_folder: Path, resume: bool) -> list[str]:
@@ -305,7 +312,7 @@ def has_finished(stage: StageName, config: RealmConfig, run_folder: Path) -> boo
 
 def _nothing_left(stage: StageName, config: RealmConfig, run_folder: Path) -> str:
     return (
-        f"realm-ds: nothing is left to do: {run_folder} has trained all {stage}.steps={getattr(config, stage).steps}; "
+        f"nothing is left to do: {run_folder} has trained all {stage}.steps={getattr(config, stage).steps}; "
         f"its settings are left as they are. Raise {stage}.steps to go on"
     )
 

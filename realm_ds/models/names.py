@@ -5,11 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from realm_ds.config.load import RUN_CONFIG
 from realm_ds.errors import CheckpointError
 
 Weight = TypeVar("Weight")
 QUERY_TOWER, PASSAGE_TOWER, ENCODER = "query_tower", "passage_tower", "encoder"
 """Folders of an export, and the names of the three networks in every state dict."""
+PROJECTION_FILE = "projection.safetensors"
+"""In a tower's folder, beside its BERT: the linear map of vectors and its LayerNorm."""
+READER = "reader"
+"""What only a folder has that answers questions (models/qa.py)."""
 HF_EMBEDDER, HF_SCORER, HF_ENCODER = "embedder", "scorer", "encoder"
 """Folders of Google's REALM in transformers' layout (models/hf_realm.py)."""
 TF_ENCODER = "bert"
@@ -22,6 +27,14 @@ HEAD_PARTS = (
 
 def check_export(folder: Path) -> None:
     """Raise CheckpointError unless the folder has the three networks."""
+    for place in (folder, folder / "export"):
+        if (place / READER).is_dir():
+            config = place.parent / RUN_CONFIG
+            where = f": it is model.start_from in {config}" if config.is_file() else ""
+            raise CheckpointError(
+                f"{place} answers questions, and of its towers it has that of questions alone: take the pre-trained "
+                f"export that it was made of{where}"
+            )
     for name in (QUERY_TOWER, PASSAGE_TOWER, ENCODER):
         if not (folder / name / "config.json").is_file():
             inner = [str(folder / where) for where in ("export", "best") if (folder / where / name).is_dir()]

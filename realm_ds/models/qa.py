@@ -17,13 +17,12 @@ from transformers import AutoConfig
 
 from realm_ds.errors import CheckpointError
 from realm_ds.models.encoder import load_bare_encoder
-from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER
+from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER, READER
 from realm_ds.models.objectives import Measures
 from realm_ds.models.reader import IMPOSSIBLE, SpanScorer, reader_logits, reader_loss, retriever_loss
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Embedder, TokenBatch, takes_types
 
-READER = "reader"
 SCORER_FILE = "span_scorer.safetensors"
 
 

@@ -16,7 +16,7 @@ from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_exp
 from realm_ds.models.start import start_encoder, start_tower
 from realm_ds.models.towers import Embedder, bert_config
 from realm_ds.models.weights import WEIGHTS_FILE, read_into
-from realm_ds.sealed import MANIFEST, check
+from realm_ds.sealed import MANIFEST, check_told
 
 
 class RealmModel(nn.Module):
@@ -70,7 +70,7 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
     if model.start_from is not None:
         check_start(model.start_from)
         if (model.start_from / MANIFEST).is_file():  # a folder of others has none
-            check(model.start_from, trusted=("index", "passages", "README.md"))
+            check_told(model.start_from, trusted=("index", "passages", "README.md"))
         load_from = load_hf_realm if is_hf_realm(model.start_from) else load_export
         load_from(realm, model.start_from)
     elif model.encoder is not None:

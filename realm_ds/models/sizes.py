@@ -8,9 +8,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from safetensors import SafetensorError, safe_open
+
 from realm_ds.config.schema import ModelConfig
-from realm_ds.errors import ConfigError
+from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.models.hub import encoder_folder
+from realm_ds.models.names import PROJECTION_FILE, QUERY_TOWER, is_hf_realm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +26,9 @@ LEAST_POSITIONS = 512
 """Rows of a BERT's table of positions, at least."""
 _OTHER_NAMES = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "intermediate_size": "hidden_dim"}
 """What DistilBERT calls them."""
+_SETTINGS = {"num_layers": "num_hidden_layers", "hidden_size": "hidden_size", "num_heads": "num_attention_heads",
+             "intermediate_size": "intermediate_size"}  # fmt: skip
+"""Of section model, and what BERT's config.json calls them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,3 +124,31 @@ def encoder_sizes(model: ModelConfig, *, vocabulary: int, max_tokens: int) -> En
         raise ConfigError(
             f"model.encoder={model.encoder}: {path} does not tell the encoder's sizes ({error}): name a BERT-like model"
         ) from error
+
+
+def check_start_sizes(model: ModelConfig, *, vocabulary: int) -> None:
+    """Raise ConfigError where `model.start_from` is an export of other sizes, and CheckpointError where it is damaged.
+
+    What `model.encoder` brings is not looked at, nor is Google's REALM, whose reader does that.
+    """
+    folder = model.start_from
+    if folder is None or is_hf_realm(folder):
+        return
+    tower = folder / QUERY_TOWER
+    try:
+        said = json.loads((tower / "config.json").read_bytes())
+        with safe_open(tower / PROJECTION_FILE, framework="np") as file:
+            there = {"projection_size": file.get_slice("dense.weight").get_shape()[0]}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{tower} cannot be read ({error}): export the run again, or copy the folder again"
+        ) from error
+    if model.encoder is None:
+        there |= {ours: said[name] for ours, name in _SETTINGS.items() if name in said}
+    if wrong := [f"model.{name}={size}" for name, size in there.items() if size != getattr(model, name)]:
+        raise ConfigError(f"model.start_from={folder} is of other sizes than this run: set {' '.join(wrong)}")
+    if model.encoder is None and (words := said.get("vocab_size", vocabulary)) != vocabulary:
+        raise ConfigError(
+            f"model.start_from={folder} has {words} wordpieces, but data.tokenizer has {vocabulary}: name the one in "
+            f"{folder / 'tokenizer'}, and prepare the data with it"
+        )

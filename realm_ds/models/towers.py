@@ -19,11 +19,11 @@ from transformers.utils import logging as hf_logging
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.models.hub import encoder_folder
+from realm_ds.models.names import PROJECTION_FILE
 from realm_ds.models.weights import WEIGHTS_FILE, read_into
 
 hf_logging.disable_progress_bar()  # They would tear our own.
 
-PROJECTION_FILE = "projection.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """As settings name them."""
 ONE_KERNEL = {"gelu_new": "gelu_pytorch_tanh"}

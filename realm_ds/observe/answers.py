@@ -70,7 +70,8 @@ def _lines(answered: Answered, console: "Console") -> Iterator["Text"]:
     for said in filter(None, (answered.problem, answered.remark)):
         yield Text(f"  {printable(said)}", "red" if answered.problem else "dim")
     for number, answer in enumerate(answered.answers):
-        source = f"{printable(answer.passage.title)}, p(z|x) {answer.p_passage:.1%}"
+        title = printable(answer.passage.title)
+        source = f"{title}{', ' if title else ''}p(z|x) {answer.p_passage:.1%}"
         text = (printable(answer.text), "bold green" if number == 0 else "green")
         if number == 0:
             yield Text.assemble("  ", text, f"  {answer.p:.1%}")

@@ -205,8 +205,13 @@ class RunFollower:
             self._bar.update(int(record["step"]), total=record.get("steps"), now=describe_step(record))
         elif record["event"] == "evaluated" and writer == "trainer-0":
             self._bar.say(f"held out, after step {record['step']}: {describe_evaluation(record)}")
+        elif record["event"] == "result":
+            self._bar.now = f"{record['split']}: {describe_result(record)}"  # what the stage ends with
+            self._bar.say(self._bar.now)
         elif record["event"] == "remark":
             self._bar.say(str(record["text"]))
+        elif record["event"] == "doing" and writer == "trainer-0" and self._bar.done:
+            self._bar.update(now=record["text"])
         elif not self._bar.done:
             self._take_start(writer, record)
 
@@ -238,6 +243,14 @@ def describe_evaluation(record: Mapping[str, Any]) -> str:
     """What came out for held-out sentences and questions."""
     known = [(record.get(f"{HELD_OUT}{name}"), words) for name, words in _HELD_OUT_WORDS.items()]
     return ", ".join(words(value) for value, words in known if isinstance(value, int | float))
+
+
+def describe_result(record: Mapping[str, Any]) -> str:
+    """What the answers to a split's questions scored, and what is reached without passages or without a model."""
+    return (
+        f"exact match {record['em']:.1%} (no retrieval {record['em_no_retrieval']:.1%}, majority "
+        f"{record['em_majority']:.1%}), F1 {record['f1']:.1%}"
+    )
 
 
 def _index_words(record: Mapping[str, Any]) -> Iterator[str]:

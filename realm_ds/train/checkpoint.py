@@ -117,7 +117,7 @@ def _publish(
 def find(run_folder: Path, step: int | None = None, *, on_damage: Callable[[Path, str], None] | None = None) -> Path:
     """The checkpoint of a step, or the newest that is whole; all its files are checked against their sums.
 
-    A newer one that is damaged is named (`on_damage`; else in the log). Raises CheckpointError when there is none, or
+    Newer ones that are damaged are named (`on_damage`; else in the log). Raises CheckpointError when there is none, or
     the one that was asked for is damaged.
     """
     steps = saved_steps(run_folder)
@@ -129,7 +129,7 @@ def find(run_folder: Path, step: int | None = None, *, on_damage: Callable[[Path
     if step is not None:
         check(step_folder(run_folder, step))
         return step_folder(run_folder, step)
-    faults = []
+    damaged: list[tuple[Path, str]] = []
     for newest in reversed(steps):
         folder = step_folder(run_folder, newest)
         try:
@@ -137,13 +137,13 @@ def find(run_folder: Path, step: int | None = None, *, on_damage: Callable[[Path
         except OtherFormat:
             raise
         except CheckpointError as fault:
-            faults.append(str(fault))
-            (on_damage or _log_damage)(folder, str(fault))
+            damaged.append((folder, str(fault)))
         else:
+            for newer, text in damaged:
+                (on_damage or _log_damage)(newer, text)
             return folder
-    raise CheckpointError(
-        f"{run_folder} holds no whole checkpoint: {'; '.join(faults)}. Start a new run in another folder"
-    )
+    faults = "; ".join(text for _, text in damaged)
+    raise CheckpointError(f"{run_folder} holds no whole checkpoint: {faults}. Start a new run in another folder")
 
 
 def _log_damage(folder: Path, fault: str) -> None:

@@ -27,6 +27,7 @@ from realm_ds.models.tokenizer_files import copy_tokenizer
 from realm_ds.models.towers import DTYPES, Embedder
 from realm_ds.models.weights import WEIGHTS_FILE
 from realm_ds.sealed import recover_sealed, sealed_folder, sha256
+from realm_ds.train.manifest import refuse_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,12 @@ def export_run(
 
     check_layout(layout, dtype=dtype)
     check_licence(licence)
-    if layout == "hf-realm" and answers_questions(run_folder):
+    if answers_questions(run_folder):
         return export_qa(
-            run_folder, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file, licence=licence, say=say
-        )
+            run_folder, layout=layout, step=step, out=out, dtype=dtype, verify=verify, faiss_file=faiss_file,
+            licence=licence, say=say,
+        )  # fmt: skip
+    refuse_unfinished(run_folder)
     out = out or default_folder(run_folder, layout)
     recover_sealed(out, what=f"export of layout {layout}", kind=KIND, layout=layout)
     if not (run_folder / RUN_CONFIG).is_file():

@@ -1,7 +1,7 @@
 """The README.md of an export or import: a model card as Hugging Face's hub shows it."""
 
-import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from textwrap import indent
 
@@ -116,6 +116,19 @@ _TWO_TOWERS = '"scorer")  # one tower for both', '"scorer", query_embedder=Realm
 """RealmScorer makes one tower of two unless it is told."""
 UNKNOWN = "unknown"
 """A licence, as the hub knows it."""
+LICENCES = {
+    "afl-3.0", "agpl-3.0", "apache-2.0", "apple-amlr", "apple-ascl", "artistic-2.0", "bigcode-openrail-m",
+    "bigscience-bloom-rail-1.0", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear",
+    "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0",
+    "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0",
+    "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0",
+    "cdla-sharing-1.0", "creativeml-openrail-m", "deepfloyd-if-license", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0",
+    "eupl-1.1", "eupl-1.2", "gemma", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "h-research", "intel-research", "isc", "lgpl",
+    "lgpl-2.1", "lgpl-3.0", "lgpl-lr", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "lppl-1.3c",
+    "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by", "ofl-1.1", "openrail", "openrail++", "osl-3.0", "pddl",
+    "postgresql", "unlicense", "wtfpl", "zlib", "other", "unknown",
+}  # fmt: skip
+"""The hub's names; `other` is for all the rest."""
 _UNLICENSED = (
     "Not known: it depends on the text above and on what the models started from. Before you publish this, say \
 it in `license` at the top of this file."
@@ -228,11 +241,11 @@ def code_of(run_folder: Path) -> str:
 
 
 def check_licence(licence: str) -> None:
-    """Raise ConfigError unless it looks like one of the hub's names, which a card must have."""
-    if re.fullmatch(r"[a-z0-9]+([.-][a-z0-9]+)*", licence) is None:
-        raise ConfigError(
-            f"--license {licence!r}: give one of the hub's names, such as apache-2.0, cc-by-sa-4.0 or other"
-        )
+    """Raise ConfigError unless it is one of the hub's names, which a card must have."""
+    if licence not in LICENCES:
+        close = get_close_matches(licence.lower(), sorted(LICENCES), n=1)
+        hint = f"did you mean {close[0]}?" if close else "such as apache-2.0 or cc-by-sa-4.0;"
+        raise ConfigError(f"--license {licence!r} is none of the hub's names: {hint} `other` is for all the rest")
 
 
 def _provenance(made: str, config: RealmConfig | None) -> str:

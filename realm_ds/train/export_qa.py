@@ -19,10 +19,11 @@ from realm_ds.eval.hf_openqa import write_hf_openqa
 from realm_ds.eval.reading import joint_tokens
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
 from realm_ds.models.hf_realm_qa import HF_OPENQA, read_hf_qa
-from realm_ds.models.qa import READER, QaModel
+from realm_ds.models.names import READER
+from realm_ds.models.qa import QaModel
 from realm_ds.models.towers import embed
 from realm_ds.sealed import MANIFEST, recover_sealed, sealed_folder
-from realm_ds.train.export import KIND, REMEDY, Dtype, Say, default_folder, round_to
+from realm_ds.train.export import KIND, REMEDY, Dtype, Layout, Say, default_folder, round_to
 from realm_ds.train.export_card import qa_card
 from realm_ds.train.export_check import BOUNDS, NUM_SAMPLES, compare
 from realm_ds.train.export_source import Step
@@ -34,14 +35,19 @@ def answers_questions(folder: Path) -> bool:
 
 
 def export_qa(
-    folder: Path, *, step: Step, out: Path | None, dtype: Dtype, verify: bool, faiss_file: bool, licence: str,
-    say: Say,
+    folder: Path, *, layout: Layout, step: Step, out: Path | None, dtype: Dtype, verify: bool, faiss_file: bool,
+    licence: str, say: Say,
 ) -> Path:  # fmt: skip
     """Write `out`, by default FOLDER/export-hf-realm, whole or not at all; an older export there is replaced, anything
     else left alone (ConfigError).
 
     Raises CheckpointError where `verify` finds that what was written answers otherwise.
     """
+    if layout != "hf-realm":
+        raise ConfigError(
+            f"{folder} answers questions, and {find_export(folder)} is its export already; of that, --layout hf-realm "
+            "makes what transformers opens"
+        )
     if faiss_file or step != "latest":
         raise ConfigError(
             f"{folder} answers questions: its export is of its last step, and has no file for faiss; leave --step and "

@@ -44,19 +44,14 @@ class Source:
 
 
 def find_source(run_folder: Path, step: Step) -> Source:
-    """Raises CheckpointError where there are none, or damaged ones, and ConfigError for a run of `qa train`."""
+    """Raises CheckpointError where there are none, or damaged ones."""
     if step == "best":
         return _best(run_folder)
     folder = checkpoint.find(run_folder, None if step == "latest" else step)
     manifest = json.loads((folder / MANIFEST).read_bytes())
-    if manifest["stage"] == "qa":
-        raise ConfigError(
-            f"{run_folder} is a run of `realm-ds qa train`, which writes its export itself: {run_folder}/export; of "
-            "that, --layout hf-realm makes what transformers opens"
-        )
     return Source(
         folder=folder, step=manifest["step"], stage=manifest["stage"],
-        why="the newest checkpoint" if step == "latest" else "the checkpoint that was asked for",
+        why="the newest checkpoint that is whole" if step == "latest" else "the checkpoint that was asked for",
         metrics=_measured(run_folder, manifest["step"]), saved_on=_day(folder / MANIFEST),
         corpus=checkpoint.read_states(folder)[0].fixed.get("data.corpus"),
     )  # fmt: skip

@@ -5,6 +5,7 @@ losses are models/qa.py's and models/reader.py's.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from realm_ds.files import write_durably
 from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Towers
+from realm_ds.observe.progress import describe_result
 from realm_ds.train.engine import Engine
 from realm_ds.train.export_card import code_of, qa_card
 from realm_ds.train.find import PassageFinder
@@ -31,6 +33,8 @@ from realm_ds.train.manifest import saved_steps
 from realm_ds.train.passage_index import PassageIndex, open_index
 from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.stage import Stage
+
+log = logging.getLogger(__name__)
 
 STAGE: StageName = "qa"
 EXPORT = "export"
@@ -94,9 +98,12 @@ def evaluate_split(stage: Stage, model: QaModel, index: PassageIndex, train: Seq
     tools: dict[str, Any] = {"shards": _passages(stage), "tokenizer": stage.tokenizer, "sizes": _sizes(stage)}
     seed, majority = stage.config.runtime.seed, majority_answers(train)
     rows: list[Row] = []
+    num_answered = 0
     for batch in in_batches(questions, num_answering=trainers.size):
         if stage.must_leave():
             return False
+        stage.sinks.write("doing", text=f"answering {split} questions, {num_answered} of {len(questions)}")
+        num_answered += len(batch)
         own = batch[trainers.rank :: trainers.size]
         answered = answer_questions(
             model, own, lambda _, queries_BP, num_hits: index.search(queries_BP, num_hits), **tools
@@ -111,6 +118,7 @@ def evaluate_split(stage: Stage, model: QaModel, index: PassageIndex, train: Seq
         write_durably(stage.folder / "qa" / f"{split}.json", json.dumps(scores, indent=1) + "\n")
         numbers: dict[str, Any] = {name: value for name, value in scores.items() if isinstance(value, int | float)}
         stage.sinks.write("result", split=split, **numbers)
+        log.info("%s: %s", split, describe_result(numbers))
     return True
 
 

@@ -92,7 +92,7 @@ def copied(export: Path, to: Path) -> Path:
     return Path(shutil.copytree(export, to / "copy"))
 
 
-def run(*arguments: object, stdin: str = "") -> Result:
+def run(*arguments: object, stdin: str | bytes = "") -> Result:
     result = CliRunner().invoke(app, ["ask", *map(str, arguments)], input=stdin)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
@@ -196,8 +196,9 @@ def test_a_word_that_its_passage_holds_is_marked_there(exports: Exports) -> None
 BAD: dict[str, tuple[object, str]] = {
     "nothing": ("", "the question is empty"),
     "white space": (" \n\t", "the question is empty"),
-    "no text": (7, "a question is a text, not a int"),
-    "nothing at all": (None, "a question is a text, not a NoneType"),
+    "no text": (7, "a question is a text, not of the type int"),
+    "nothing at all": (None, "a question is a text, not of the type NoneType"),
+    "half a pair": ("\ud800 what", r"'\ud800' is no character: half a surrogate pair, or a byte that is not UTF-8"),
     "control characters": ("\x00\x07\x1b", "nothing in it is a word"),
     "no wordpieces": ("☃ ☂ 天", "none of its words is made of wordpieces of the model's vocabulary"),
     "a file gone astray": ("word " * 30_000, "150,000 characters are no question: at most 100,000"),
@@ -225,14 +226,16 @@ def test_ten_thousand_words_are_read_as_far_as_training_would_and_that_is_told(e
 
 
 @pytest.mark.parametrize(
-    ("statement", "num"),
-    [("the river of ghent", "no"), ("the [MASK] of [MASK]", "2"), ("the river " * 9 + "[MASK]", "no")],
+    ("statement", "found"),
+    [
+        ("the river of ghent", "no [MASK]"),
+        ("the [MASK] of [MASK]", "2 [MASK]"),
+        ("the river " * 9 + "[MASK]", "no [MASK] in the first 14 wordpieces, which alone are read"),
+    ],
 )
-def test_a_statement_has_one_mask(exports: Exports, statement: str, num: str) -> None:
+def test_a_statement_has_one_mask(exports: Exports, statement: str, found: str) -> None:
     (answered,) = RealmForCloze.from_pretrained(exports.cloze).answer([statement])
-    assert answered.problem.startswith(
-        f"{num} [MASK] in the 14 wordpieces that are read, but a pre-trained model fills"
-    )
+    assert answered.problem.startswith(f"{found}, but a pre-trained model fills in exactly one")
 
 
 def test_a_mask_alone_says_nothing(exports: Exports) -> None:
@@ -246,8 +249,17 @@ def test_at_least_one_answer_is_asked_for(exports: Exports) -> None:
 
 
 def test_an_export_moved_away_from_everything_answers_the_same(exports: Exports, tmp_path: Path) -> None:
-    moved = RealmForQA.from_pretrained(copied(exports.qa, tmp_path))
+    export = copied(exports.qa, tmp_path)
+    put_beside(export)
+    moved = RealmForQA.from_pretrained(export)
     assert moved.answer(QUESTIONS) == RealmForQA.from_pretrained(exports.qa).answer(QUESTIONS)
+
+
+def put_beside(export: Path) -> None:
+    """What a hub and people leave in a folder."""
+    for name in (".gitattributes", ".cache/huggingface/download/a.lock", "LICENSE"):
+        (export / name).parent.mkdir(parents=True, exist_ok=True)
+        (export / name).touch()
 
 
 def remove_manifest(export: Path) -> None:
@@ -337,7 +349,9 @@ def test_a_damaged_export_says_what_is_wrong(
 def test_a_folder_without_an_export_says_where_one_is(exports: Exports, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"no folder {tmp_path / 'nowhere'}: name an export"):
         open_export(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"holds no export with answering.json: `realm-ds export --run RUN`"):
+    with pytest.raises(
+        CheckpointError, match=r"holds no export .*: `realm-ds export --run RUN` .* goes on with --resume"
+    ):
         open_export(tmp_path)
     with pytest.raises(CheckpointError, match=rf"holds no export with answering.json: name one of {exports.qa}"):
         open_export(exports.folder)
@@ -390,24 +404,24 @@ def test_the_verb_fills_in_masks_from_standard_input(exports: Exports) -> None:
 def test_many_questions_come_and_go_as_json_lines_and_bad_ones_stop_none(exports: Exports, tmp_path: Path) -> None:
     lines = [
         json.dumps({"id": 7, "question": QUESTIONS[0]}), "", "{", '{"question": 3}', "[]", '{"question": "\\u0000"}',
-        json.dumps({"question": QUESTIONS[1]}),
+        json.dumps({"question": QUESTIONS[1]}), '{"question": null, "id": "\\udc00"}', '{"question": "caf\udcff"}',
     ]  # fmt: skip
     path = tmp_path / "asked.jsonl"
-    path.write_text("\n".join(lines))
+    path.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
     result = run("--jsonl", path, "--model", exports.qa)
     told = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.exit_code == 0
-    assert [row.get("id") for row in told] == ["7", None, None, None, None, None]
-    assert [bool(row["answers"]) for row in told] == [True, False, False, False, False, True]
-    assert told[1]["problem"].startswith(f"{path}:3 is not JSON")
-    assert told[2]["problem"] == "a question is a text, not a int"
-    assert told[3]["problem"] == f'{path}:5 does not look like {{"question": TEXT}}'
-    assert told[4]["problem"] == "nothing in it is a word"
-    assert "4 of 6 questions skipped" in result.stderr
-    assert (
-        run("--jsonl", "-", "--model", exports.qa, stdin=path.read_text()).stdout.splitlines()[0]
-        == (result.stdout.splitlines()[0])
-    )
+    assert [row.get("id") for row in told] == ["7", None, None, None, None, None, "\udc00", None]
+    assert [bool(row["answers"]) for row in told] == [True, False, False, False, False, True, False, False]
+    assert told[1]["problem"].startswith(f"{path}:3: not JSON")
+    assert told[2]["problem"] == f'{path}:4: does not look like {{"question": TEXT}}'
+    assert told[3]["problem"] == f'{path}:5: does not look like {{"question": TEXT}}'
+    assert told[4]["problem"] == f"{path}:6: nothing in it is a word"
+    assert (told[6]["question"], told[6]["problem"]) == ("", f'{path}:8: does not look like {{"question": TEXT}}')
+    assert (told[7]["question"], told[7]["problem"].split(" is ")[0]) == ("caf\udcff", f"{path}:9: '\\udcff'")
+    assert "6 of 8 questions skipped" in result.stderr
+    from_stdin = run("--jsonl", "-", "--model", exports.qa, stdin=path.read_bytes())
+    assert from_stdin.stdout.replace("standard input:", f"{path}:") == result.stdout
 
 
 @pytest.mark.parametrize(
@@ -434,6 +448,13 @@ def test_what_a_passage_says_means_nothing_to_the_terminal() -> None:
     assert out.getvalue() == (
         "q\\x07\n  cut\n  \\x1b]0;b  50.0%\n    [bold]T\\x1b[2J, p(z|x) 100.0%\n    a «\\x1b]0;b» [red]c\n\n"
     )
+
+
+def test_a_passage_without_a_title_has_none() -> None:
+    answer = Answer(text="a", p=0.5, p_passage=1.0, passage=Source(uid=1, title="", text="a"), span=None)
+    out = io.StringIO()
+    show_answers(Answered(question="q", answers=(answer, answer)), out=out)
+    assert out.getvalue() == "q\n  a  50.0%\n    p(z|x) 100.0%\n    a\n  or a  50.0%  (p(z|x) 100.0%)\n\n"
 
 
 def test_at_a_terminal_where_nothing_is_asked_it_does_not_wait(

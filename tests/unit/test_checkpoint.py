@@ -168,15 +168,21 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert "step-00000004/zero/weights is missing: the checkpoint before it is used" in said[1]
     with pytest.raises(CheckpointError, match="step-00000006/zero/weights is damaged"):
         find(tmp_path, 6)  # who asks for one gets no other
-    (step_folder(tmp_path, 2) / "zero" / "more.pt").touch()
-    with pytest.raises(CheckpointError, match="step-00000002/zero/more.pt is no file of the manifest's"):
-        find(tmp_path, 2)
+    for name in ("zero", ".hidden"):  # DeepSpeed walks through both
+        more = step_folder(tmp_path, 2) / name / "more.pt"
+        more.parent.mkdir(exist_ok=True)
+        more.touch()
+        with pytest.raises(CheckpointError, match=f"step-00000002/{name}/more.pt is no file of the manifest's"):
+            find(tmp_path, 2)
+        more.unlink()
     shutil.rmtree(step_folder(tmp_path, 2) / "zero")
+    caplog.clear()
     with pytest.raises(
         CheckpointError,
         match=r"no whole checkpoint: .*6/zero.*; .*4/zero.*; .*2/zero.*Start a new run in another folder",
     ):
         find(tmp_path)
+    assert not caplog.records  # no checkpoint before them is used
 
 
 def test_faults_say_what_to_do(tmp_path: Path, save_step: SaveStep) -> None:

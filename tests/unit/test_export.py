@@ -21,6 +21,7 @@ from realm_ds.data.shard_writer import write_shards as write_corpus
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError
+from realm_ds.eval.exported import open_export
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.sinks import metrics_path
@@ -175,6 +176,11 @@ def test_a_damaged_export_is_named(made: tuple[Path, RealmModel, list[str]], tmp
     shutil.copytree(folder / "run" / "export", export)
     model = tiny_config(folder, **{"model.start_from": export}).model
     vocab_size = len((folder / "tokenizer" / "vocab.txt").read_text().splitlines())
+    card, lock = export / "README.md", export / ".cache" / "huggingface" / "download" / "a.lock"
+    card.write_text(card.read_text().replace("license: unknown", "license: apache-2.0"))  # as the card says
+    lock.parent.mkdir(parents=True)
+    lock.touch()  # as a hub leaves it
+    assert len(open_export(export).corpus) == 72
     build_model(model, vocab_size=vocab_size, max_tokens=48, seed=1)
     path = export / "encoder" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -255,7 +261,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     (step_folder(run, 12) / "zero" / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
     said: list[str] = []
     assert export_run(run, say=said.append) == run / "export"
-    assert said[0].endswith("step-00000009: the newest checkpoint")
+    assert said[0].endswith("step-00000009: the newest checkpoint that is whole")
     with pytest.raises(CheckpointError, match=r"zero_pp_rank_1_mp_rank_00_optim_states.pt is missing"):
         export_run(run, step=12)
 
@@ -321,11 +327,13 @@ def take_other_words(checkpoint: Path) -> None:
         (cut_short, (), 1, "run holds no whole checkpoint: .*model_states.pt is damaged .*Start a new run in another"),
         (cut_short, ("--step", "9"), 1, r"mp_rank_00_model_states.pt is damaged \(its sha256 is not the manifest's\)"),
         (take_other_words, (), 2, "was trained with another corpus or tokenizer than are now in .*/corpus .*data.tok"),
-        (answer_questions, (), 2, "is a run of `realm-ds qa train`, which writes its export itself: .*/run/export"),
-        (leave_alone, ("--license", "MIT, mostly"), 2, "--license 'MIT, mostly': give one of the hub's names, such as"),
+        (answer_questions, (), 1, r"finished yet \(step 9 of 10000\): `realm-ds qa train --run .*/run --resume`"),
+        (answer_questions, ("--layout", "hf-realm"), 1, r"run is not finished yet \(step 9 of 10000\): .* --resume`"),
+        (leave_alone, ("--license", "nonsense-1"), 2, "'nonsense-1' is none of the hub's names: such as apache-2.0 or"),
+        (leave_alone, ("--license", "Apache2.0"), 2, r"none of the hub's names: did you mean apache-2.0\? `other` is"),
         (leave_alone, ("--step", "best"), 1, "has kept no best models: none were judged .* take --step latest"),
     ],
-    ids=["rank", "half", "half-by-step", "tokenizer", "qa", "license", "best"],
+    ids=["rank", "half", "half-by-step", "tokenizer", "qa", "qa-layout", "license", "nearly", "best"],
 )  # fmt: skip
 def test_what_cannot_be_exported_is_one_line(
     tmp_path: Path, spoil: Callable[[Path], None], options: Sequence[str], code: int, message: str

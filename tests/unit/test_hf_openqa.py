@@ -24,7 +24,7 @@ from realm_ds.models.hf_block_records import BLOCK_RECORDS, write_block_records
 from realm_ds.models.hf_realm_qa import HfQa, read_hf_qa
 from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.train import export_qa, importing_qa
-from realm_ds.train.export import export_run
+from realm_ds.train.export import Layout, export_run
 from realm_ds.train.importing import import_model, look
 from tests.support.hf_realm import SIZES, same_weights, small_realm
 from tests.support.tiny import make_data
@@ -49,6 +49,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     )  # fmt: skip
     export_run(folder / "run", out=folder / "theirs", layout="hf-realm", verify=True, say=said.append)
     return folder, said
+
+
+@pytest.mark.parametrize("layout", ["realm", "sentence-transformers"])
+def test_what_answers_has_its_export_already(made: tuple[Path, list[str]], layout: Layout) -> None:
+    run = made[0] / "run"
+    for folder in (run, run / "export"):
+        with pytest.raises(
+            ConfigError, match=f"{folder} answers questions, and {run}/export is its export already; .*"
+        ):
+            export_run(folder, layout=layout)
 
 
 def test_what_was_written_answers_as_what_was_trained(made: tuple[Path, list[str]]) -> None:

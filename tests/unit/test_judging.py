@@ -2,24 +2,29 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from realm_ds.config.load import dump
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.shards import open_shards
-from realm_ds.errors import CheckpointError, DataError
+from realm_ds.errors import CheckpointError, ConfigError, DataError
 from realm_ds.eval import qa
 from realm_ds.eval.bm25 import Bm25
 from realm_ds.eval.exported import AnswerSettings, open_export, write_qa_export
 from realm_ds.eval.qa import answer_questions, by_tower, by_words
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.eval.scores import summarise
+from realm_ds.launch.ask import open_answerer
 from realm_ds.launch.judging import judge_answers, judge_retrieval
-from realm_ds.launch.scores import describe_judged
-from realm_ds.models.qa import READER, QaModel, build_qa_model
+from realm_ds.launch.scores import describe_judged, read_scores
+from realm_ds.models.names import READER
+from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import build_model
 from realm_ds.sealed import MANIFEST, seal
+from realm_ds.train.manifest import step_folder
 from tests.support.tiny import make_data, tiny_config
 from tests.support.tiny_qa import make_corpus, make_questions
 
@@ -89,8 +94,47 @@ def test_retrieval_needs_no_reader_and_answers_do(data: Path, tmp_path: Path) ->
         judge_retrieval(bare, tmp_path / "none.jsonl", with_bm25=False, rows_file=None)
 
 
+def test_a_run_that_is_not_finished_is_to_be_gone_on_with(data: Path, tmp_path: Path) -> None:
+    run, questions = tmp_path / "run", data / "qa" / "test.jsonl"
+    step_folder(run, 39).mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=f"no scores in .*: `realm-ds qa train --run {run}` writes them at its"):
+        read_scores(run, split="test")
+    (step_folder(run, 39) / "weights").touch()
+    seal(step_folder(run, 39), stage="qa", step=39)
+    (run / "config.yaml").write_text(dump(tiny_config(data, **{"qa.steps": 40})))
+    message = rf"run is not finished yet \(step 39 of 40\): `realm-ds qa train --run {run} --resume` goes on and writes"
+    with pytest.raises(CheckpointError, match=message):
+        open_answerer(run)
+    for judge in (judge_answers, judge_retrieval):
+        with pytest.raises(CheckpointError, match=message):
+            judge(run, questions, with_bm25=False, rows_file=None)
+    with pytest.raises(CheckpointError, match=f"no scores in .*: `realm-ds qa train --run {run} --resume` writes them"):
+        read_scores(run, split="test")
+    shutil.copytree(data / "export", run / "export")  # of fewer steps
+    open_answerer(run)
+
+
 def _copy_without_reader(export: Path, out: Path) -> None:
     shutil.copytree(export, out)
     shutil.rmtree(out / READER)
     (out / MANIFEST).unlink()
     seal(out, kind="export")
+
+
+@pytest.mark.parametrize("judge", [judge_answers, judge_retrieval])
+def test_rows_that_cannot_be_written_are_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: Callable[..., object]
+) -> None:
+    def refused(rows_file: Path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            judge(tmp_path / "no-export", tmp_path / "none.jsonl", with_bm25=False, rows_file=rows_file)
+        return str(caught.value)
+
+    advice = "; name a file in a folder that takes one"
+    assert refused(tmp_path) == f"--rows {tmp_path} is a folder{advice}"
+    lost = tmp_path / "lost" / "rows.jsonl"
+    assert refused(lost) == f"--rows {lost} cannot be written: {lost.parent} is no folder{advice}"
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    rows = tmp_path / "rows.jsonl"
+    assert refused(rows) == f"--rows {rows} cannot be written: {tmp_path} takes no files{advice}"
+    assert not lost.parent.exists()

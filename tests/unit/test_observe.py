@@ -272,6 +272,23 @@ def test_until_the_first_step_the_ranks_say_what_they_do(tmp_path: Path) -> None
         assert now(index[0], "alive", rebuilt_share=0.75) == "loss 2.000"  # of the next index: steps tell of that
 
 
+def test_after_the_last_step_it_says_how_many_questions_are_answered_and_what_that_scored(tmp_path: Path) -> None:
+    out, words = io.StringIO(), "exact match 45.0% (no retrieval 5.0%, majority 10.0%), F1 50.0%"
+    trainer = Sinks(tmp_path, role="trainer", role_rank=0, stage="qa")
+    with Progress(out=out, clock=Clock()) as progress:
+        bar = progress.stage("qa")
+        poll = follow_run(tmp_path, stage="qa", bar=bar)
+        trainer.write("step", step=9, steps=9)
+        trainer.write("doing", text="answering dev questions, 12 of 20")
+        poll()
+        assert bar.now == "answering dev questions, 12 of 20"
+        trainer.write("result", split="dev", questions=20, em=0.45, f1=0.5, em_no_retrieval=0.05, em_majority=0.1)
+        poll()
+    trainer.close()
+    assert bar.now == f"dev: {words}"
+    assert out.getvalue().splitlines()[1:] == [f"qa: dev: {words}"]
+
+
 def test_what_was_held_out_is_a_line_that_stays(tmp_path: Path) -> None:
     out = io.StringIO()
     trainer = Sinks(tmp_path, role="trainer", role_rank=0, stage="pretrain")

@@ -30,7 +30,7 @@ from realm_ds.index.store import IndexStore
 from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import build_model
 from realm_ds.observe.notice import Notice
-from realm_ds.observe.sinks import Sinks
+from realm_ds.observe.sinks import Sinks, metrics_path, read_events
 from realm_ds.sealed import sha256
 from realm_ds.train import qa
 from realm_ds.train.passage_index import OwnIndex
@@ -108,6 +108,10 @@ def test_a_split_is_answered_in_batches_as_at_once(ending: Ending, monkeypatch: 
     monkeypatch.setattr(answering, "QUESTIONS_AT_ONCE", 5)
     assert ending.evaluate()
     assert ending.rows() == at_once
+    said = list(read_events(metrics_path(ending.stage.folder, role="trainer", role_rank=0), event="doing"))[1:]
+    assert [row["text"] for row in said] == [
+        f"answering dev questions, {number} of {num_questions}" for number in range(0, num_questions, 5)
+    ]
     assert ending.index.asked[1:] == [5] * (num_questions // 5) + [num_questions % 5] * bool(num_questions % 5)
 
 

@@ -26,13 +26,15 @@ from realm_ds.launch.stages import (
     num_processes,
     prepare_run_folder,
     refuse_to_join_in,
+    show_stage,
     with_local_encoder,
 )
+from realm_ds.models.realm import build_model
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.table import RankView
 from realm_ds.sealed import seal
 from realm_ds.tether import TAG_VARIABLE
-from realm_ds.train.export import export_run
+from realm_ds.train.export import export_run, write_models
 from realm_ds.train.manifest import step_folder
 from tests.support.tiny import make_data, make_held_out, tiny_config
 from tests.support.tiny_qa import make_questions
@@ -106,10 +108,51 @@ def test_an_interval_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.
     make_questions(tmp_path)
     few = {"qa.data": tmp_path / "qa", "qa.steps": 3, "qa.warmup_steps": 1}
     check_inputs("qa", tiny_config(tmp_path, **SERVED, **few))
-    said = "realm-ds: the index stays that of step 0: refresh.every_steps is 3, and qa.steps 3\n"
-    assert capsys.readouterr().err == said
+    assert "realm-ds: the index stays that of step 0: refresh.every_steps is 3, and qa.steps 3\n" in (
+        capsys.readouterr().err
+    )
     check_inputs("qa", tiny_config(tmp_path, **few))  # no refresh, no word of it
+    assert "the index stays" not in capsys.readouterr().err
+
+
+def test_fine_tuning_that_starts_from_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = make_data(tmp_path, num_facts=1)
+    make_questions(tmp_path)
+    settings = {"qa.data": tmp_path / "qa"}
+    check_inputs("ict", tiny_config(tmp_path))
     assert capsys.readouterr().err == ""
+    check_inputs("qa", tiny_config(tmp_path, **settings))
+    said = "realm-ds: model.start_from is not set, so this fine-tunes towers that have not learned to retrieve: name"
+    assert capsys.readouterr().err.startswith(said)
+    config = tiny_config(tmp_path, **settings, **{"model.start_from": tmp_path / "export"})
+    realm = build_model(tiny_config(tmp_path).model, vocab_size=tokenizer.vocab_size, max_tokens=48, seed=0)
+    write_models(realm, tmp_path / "export", tokenizer_folder=tmp_path / "tokenizer")
+    check_inputs("qa", config)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_export_of_other_sizes_is_refused_with_the_settings_that_fit(tmp_path: Path) -> None:
+    tokenizer = make_data(tmp_path, num_facts=1)
+    out = tmp_path / "export"
+    small = tiny_config(tmp_path, **{"model.num_heads": 1, "model.hidden_size": 16, "model.projection_size": 12}).model
+    realm = build_model(small, vocab_size=tokenizer.vocab_size, max_tokens=48, seed=0)
+    write_models(realm, out, tokenizer_folder=tmp_path / "tokenizer")
+    start = {"model.start_from": out}
+    assert refused("ict", tmp_path, **start) == (
+        f"ConfigError: model.start_from={out} is of other sizes than this run: set model.projection_size=12 "
+        "model.hidden_size=16 model.num_heads=1"
+    )
+    fitting = {**start, "model.projection_size": 12, "model.hidden_size": 16, "model.num_heads": 1}
+    check_inputs("ict", tiny_config(tmp_path, **fitting))
+    path = out / "query_tower" / "config.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "vocab_size": 7}))
+    assert refused("ict", tmp_path, **fitting) == (
+        f"ConfigError: model.start_from={out} has 7 wordpieces, but data.tokenizer has {tokenizer.vocab_size}: name "
+        f"the one in {out}/tokenizer, and prepare the data with it"
+    )
+    path.write_text("{")
+    assert refused("ict", tmp_path, **start).startswith(f"CheckpointError: {out}/query_tower cannot be read (")
 
 
 def test_a_warm_up_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,6 +161,16 @@ def test_a_warm_up_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.Ca
         check_inputs("ict", tiny_config(tmp_path, **{"ict.warmup_steps": warmup_steps, "pretrain.warmup_steps": 50}))
         said = f"realm-ds: the whole run is warm-up: that takes {told} steps (ict.warmup_steps), and "
         assert capsys.readouterr().err == (f"{said}ict.steps is 4\n" if told >= 3 else "")
+
+
+def test_the_end_of_fine_tuning_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "launch_stage", lambda stage, **_: None)
+    for stage, told in (("ict", 0), ("qa", 1)):
+        show_stage(stage, load_config=lambda: tiny_config(tmp_path), run_folder=tmp_path / "r", resume=False)
+        said = f"`realm-ds qa eval --run {tmp_path}/r` tells all scores, `realm-ds ask QUESTION --model {tmp_path}/r`"
+        assert capsys.readouterr().err.count(said) == told
 
 
 @pytest.mark.parametrize("has_checkpoint", [True, False])
@@ -336,7 +389,23 @@ def test_weights_to_start_from_are_an_export(tmp_path: Path) -> None:
             )
         (tmp_path / "export" / name).mkdir(parents=True)
         (tmp_path / "export" / name / "config.json").touch()
-    check_inputs("ict", tiny_config(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("named", ["run", "run/export"])
+def test_what_answers_questions_is_an_export_but_none_to_start_from(tmp_path: Path, named: str) -> None:
+    make_data(tmp_path, num_facts=1)
+    for name in ("query_tower", "reader"):
+        (tmp_path / "run" / "export" / name).mkdir(parents=True)
+        (tmp_path / "run" / "export" / name / "config.json").touch()
+    told = (
+        f"CheckpointError: {tmp_path}/run/export answers questions, and of its towers it has that of questions alone: "
+        "take the pre-trained export that it was made of"
+    )
+    assert refused("pretrain", tmp_path, **{"model.start_from": tmp_path / named}) == told
+    (tmp_path / "run" / "config.yaml").touch()
+    assert refused("ict", tmp_path, **{"model.start_from": tmp_path / named}) == (
+        f"{told}: it is model.start_from in {tmp_path}/run/config.yaml"
+    )
 
 
 def test_an_encoder_named_on_the_hub_is_fetched_once_before_ranks_start(

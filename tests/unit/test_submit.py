@@ -3,7 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from realm_ds.cli.main import app
@@ -67,7 +69,9 @@ def checkpoint(run: Path, stage: str, step: int) -> None:
 def export(run: Path) -> None:
     for name in ("query_tower", "passage_tower", "encoder"):
         (run / "export" / name).mkdir(parents=True)
-        (run / "export" / name / "config.json").touch()
+        (run / "export" / name / "config.json").write_text("{}")
+    projection = {"dense.weight": np.zeros((load(run).model.projection_size, 1), dtype=np.float32)}
+    save_file(projection, run / "export" / "query_tower" / "projection.safetensors")
     (run / "export" / "manifest.json").touch()
 
 
