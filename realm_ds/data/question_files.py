@@ -5,7 +5,7 @@ Other formats are made into this one by prepare/qa.py. What the demo asks is fac
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,6 @@ from realm_ds.data.chance import permutation
 from realm_ds.data.records import Question
 from realm_ds.errors import DataError
 from realm_ds.files import write_durably
-
-_MEMBERS = tuple(field.name for field in fields(Question))
-"""Of a line, in order; another is a mistake that would else cost a score, such as "regex" for is_regex."""
 
 
 def load_questions(
@@ -81,17 +78,12 @@ def _question(line: str, *, where: str, number: int) -> Question:
         raise DataError(f"{where} has no question; a line must look like {wanted}")
     if not _is_list(data.get("answers"), str) or not any(answer.strip() for answer in data["answers"]):
         raise DataError(f"{where} has no answers; a line must look like {wanted}")
-    if unknown := sorted(data.keys() - set(_MEMBERS)):
-        raise DataError(
-            f"{where} has {unknown[0]!r}, which nothing reads: a line may have {', '.join(_MEMBERS)}; rename it, leave "
-            "it out, or have `realm-ds prepare qa` make a file of these"
-        )
     for text in (data["question"], *data["answers"]):
         if fault := fault_of_text(text):
             raise DataError(f"{where}: {fault}; mend the line, or leave it out")
     if not _is_list(data.get("gold_uids", []), int):
         raise DataError(f"{where}: gold_uids is not a list of passage uids; leave it out where they are not known")
-    is_regex = data.get("is_regex", False)
+    is_regex = data.get("is_regex", data.get("regex", False))  # as question files of others have it
     if not isinstance(is_regex, bool):
         raise DataError(f"{where}: is_regex is {is_regex!r}, not true or false")
     answers = tuple(answer for answer in data["answers"] if answer.strip())
