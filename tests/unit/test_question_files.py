@@ -41,10 +41,7 @@ def test_the_least_that_a_line_may_be(tmp_path: Path) -> None:
         ('{"question": "x", "answers": ["y"], "gold_uids": ["z"]}', "gold_uids is not a list of passage uids"),
         ('{"question": "x", "answers": ["y"], "is_regex": 1}', "is_regex is 1, not true or false"),
         ('{"question": "x", "answers": ["("], "is_regex": true}', r"the answer '\(' is no regular expression"),
-        (
-            '{"question": "x", "answers": ["y"], "regex": true}',
         ('{"question": "x", "answers": ["("], "regex": true}', r"the answer '\(' is no regular expression"),
-        ),
         (r'{"question": "\ud800 x", "answers": ["y"]}', r"'\\ud800' is no character: half a surrogate pair"),
         (r'{"question": "x", "answers": ["y", "\udcff"]}', r"'\\udcff' is no character: half a surrogate pair"),
     ],
