@@ -73,6 +73,7 @@ def test_all_ranks_of_a_world_build_one_index(ground: Path, tmp_path: Path) -> N
     assert "trainer" not in "".join(path.name for path in out.rglob("*"))
 
 
+@pytest.mark.slow
 def test_a_launcher_builds_and_another_number_of_ranks_goes_on(ground: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
     arguments = ["index", "build", "-c", ground / "config.yaml", "--tower", ground / "export", "-o", out,
@@ -128,6 +129,7 @@ def test_the_index_of_a_run_is_searched_over_ranks(ground: Path, tmp_path: Path)
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "index"]  # logs go elsewhere
 
 
+@pytest.mark.slow
 def test_under_a_launcher_the_first_rank_prints(ground: Path) -> None:
     arguments = ["index", "search", str(ground / "one"), *QUERIES, "-k", "7", "--json"]
     outcome = run_ranks(LAUNCHED.format(arguments=arguments), processes=3)
