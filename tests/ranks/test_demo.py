@@ -78,7 +78,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs") / "demo"
 
 
-@pytest.mark.slow
 def test_ctrl_c_leaves_no_process(folder: Path, start_demo: Callable[..., Demo]) -> None:
     demo = start_demo("--run", str(folder), *SMALL, "pretrain.save_every_steps=4", "pretrain.steps=100000")
     saved = folder / "pretrain" / "checkpoints" / "latest"

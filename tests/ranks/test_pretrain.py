@@ -78,6 +78,7 @@ def test_another_number_of_index_ranks_changes_nothing(
     assert steps(folder) == [row for row in steps(whole_run) if row[0] > 5]
 
 
+@pytest.mark.slow
 def test_another_number_of_trainers_shares_what_is_unread(data: Path, whole_run: Path, tmp_path: Path) -> None:
     """Two trainers read 20 sentences each of epoch 0, three the other 32 and go on with epoch 1."""
     folder = tmp_path / "resumed"
