@@ -172,7 +172,7 @@ saved on {source.saved_on}. Weights are {dtype}.{_untrained(source, config)}
 | `passages` | the corpus as WebDataset tar shards |
 
 A vector is LayerNorm(W pooler_output + b); a passage's score for a query is their inner product. The sha256 of every
-file is in `manifest.json`.
+file, as it was written, is in `manifest.json`.
 
 ```python
 {opening}```
@@ -214,7 +214,7 @@ tags:
 | | |
 |---|---|
 {_FOLDERS_QA[layout]}
-The sha256 of every file is in `manifest.json`.
+The sha256 of every file, as it was written, is in `manifest.json`.
 
 ```python
 {OPENING_QA[layout]}```
