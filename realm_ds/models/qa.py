@@ -7,7 +7,7 @@ Shapes: B questions, N passages retrieved for each, K of them read, L tokens, W 
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -24,6 +24,8 @@ from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import DTYPES, Embedder, TokenBatch, takes_types
 
 SCORER_FILE = "span_scorer.safetensors"
+Dtype = Literal["fp32", "bf16"]
+"""What a reader's encoder computes in. In fp16 the states of some encoders overflow."""
 
 
 class QaBatch(NamedTuple):
@@ -105,7 +107,7 @@ class QaModel(nn.Module):
         self.passage_tower = passage_tower
         self.reader = reader
 
-    def answering(self, device: torch.device | str, *, dtype: str = "fp32") -> "QaModel":
+    def answering(self, device: torch.device | str, *, dtype: Dtype = "fp32") -> "QaModel":
         """This model as it answers there: without dropout, the reader's encoder in `dtype`. All else stays float32: what
         is found does not change, and spans are scored and compared in full."""
         self.reader.encoder.to(DTYPES[dtype])
