@@ -36,8 +36,9 @@ WARM_UP = 2
 
 
 def answer(options: Options, *, folder: Path) -> Result:
-    """Questions a second of each round by us in either dtype, by transformers with all that it retrieves and with what
-    it reads alone; how many of its answers are ours. Of a round's questions it gets the first `at_once` of each mode."""
+    """Questions a second of each round by us in either dtype, by transformers with all that it retrieves and with
+    what it reads alone; how many of its answers are ours. Of a round's questions it gets the first `at_once` of each
+    mode."""
     os.environ["RAYON_NUM_THREADS"] = str(options["threads"])  # of tokenizers, on both sides
     export, file = Path(options["model"] or folder / "export"), Path(options["questions"] or "")
     if options["model"] is None:

@@ -20,8 +20,8 @@ RowsFile = Annotated[Path | None, typer.Option("--rows", help=ROWS_HELP)]
 Dtype = Annotated[
     Literal["fp32", "bf16"],
     typer.Option(
-        help="What passages are read in. bf16 is quicker on GPUs and on CPUs that have AMX; about one answer in a hundred "
-        "is another."
+        help="What passages are read in. bf16 is quicker on GPUs and on CPUs that have AMX, and changes an "
+        "answer where two are all but even."
     ),
 ]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")]

@@ -43,7 +43,7 @@ class RealmForQA(Answerer):
         cls, folder: str | Path, *, device: str | torch.device | None = None, dtype: Dtype = "fp32"
     ) -> "RealmForQA":  # fmt: skip
         """Open an export, or that of a run folder, on a device: a GPU where there is one. In bf16 passages are read
-        quicker, and an answer in a hundred is another.
+        quicker, and an answer changes where two are all but even.
 
         Raises CheckpointError, DataError or IndexFault that names what is missing or damaged.
         """

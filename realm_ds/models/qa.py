@@ -108,8 +108,8 @@ class QaModel(nn.Module):
         self.reader = reader
 
     def answering(self, device: torch.device | str, *, dtype: Dtype = "fp32") -> "QaModel":
-        """This model as it answers there: without dropout, the reader's encoder in `dtype`. All else stays float32: what
-        is found does not change, and spans are scored and compared in full."""
+        """This model as it answers there: without dropout, the reader's encoder in `dtype`. All else stays float32:
+        what is found does not change, and spans are scored and compared in full."""
         self.reader.encoder.to(DTYPES[dtype])
         return self.eval().to(device)
 
