@@ -17,7 +17,10 @@ from realm_ds.observe import progress
 
 TIMES = Bar(limit=5.0)
 SAME = Bar(limit=99.0, of="value")
-NAMES = ("qa_retrieve_transformers", "qa_read_transformers", "qa_same_answers")
+NAMES = (
+    "qa_retrieve_transformers", "qa_read_transformers", "qa_same_answers", "qa_read_transformers_bf16",
+    "qa_same_answers_bf16",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ def beside_transformers(sizes: Sizes, options: dict[str, Any], bar: progress.Bar
         python = peer_environment()
     except LaunchError as error:
         nothing: dict[str, Any] = {"value": float("nan"), "note": f"not measured: {error}"}
-        return _measures(sizes, nothing, nothing, nothing)
+        return _measures(sizes, *[nothing] * len(NAMES))
     options = {
         **options, "python": str(python), "entities": sizes.entities, "vocabulary": sizes.vocabulary,
         "rounds": sizes.rounds, "at_once": dict(sizes.at_once), "threads": sizes.threads,
@@ -75,23 +78,27 @@ def beside_transformers(sizes: Sizes, options: dict[str, Any], bar: progress.Bar
         "tokenises all of these anew for every question",
         "read": f"{what}; it retrieves only what it reads, as its eval() does",
     }
-    speeds = [
-        {
-            "value": median(found["ours"]), "reference": median(found[mode]),
-            "note": f"{note}; {spread(found['ours'], found[mode])}",
+
+    def speed(dtype: str, mode: str) -> dict[str, Any]:
+        return {
+            "value": median(found[dtype]), "reference": median(found[mode]),
+            "note": f"{notes[mode]}; {spread(found[dtype], found[mode])}",
+        }  # fmt: skip
+
+    def same(dtype: str) -> dict[str, Any]:
+        return {
+            "value": 100 * found["num_same"][dtype] / found["num_told"],
+            "note": f"of {found['num_told']} answers in both settings, normalised, as wordpieces say them",
         }
-        for mode, note in notes.items()
-    ]  # fmt: skip
-    same = {
-        "value": 100 * found["num_same"] / found["num_told"],
-        "note": f"of {found['num_told']} answers in both settings, normalised, as wordpieces say them",
-    }
-    return _measures(sizes, *speeds, same)
+
+    return _measures(
+        sizes, speed("fp32", "retrieve"), speed("fp32", "read"), same("fp32"), speed("bf16", "read"), same("bf16")
+    )
 
 
 def _measures(sizes: Sizes, *found: dict[str, Any]) -> list[Measure]:
-    units = ("questions/s", "questions/s", "% of answers")
+    speed, share = ("questions/s", TIMES), ("% of answers", SAME)
     return [
         Measure(name=name, unit=unit, bar=bar, is_judged=not sizes.is_quick, **each)
-        for name, unit, bar, each in zip(NAMES, units, (TIMES, TIMES, SAME), found, strict=True)
+        for name, (unit, bar), each in zip(NAMES, (speed, speed, share, speed, share), found, strict=True)
     ]

@@ -23,60 +23,69 @@ from realm_ds.eval.hf_openqa import write_hf_openqa
 from realm_ds.eval.qa import answer_questions, by_tower
 from realm_ds.eval.reading import ReadingSizes
 from realm_ds.factbook.prepare import prepare_demo
-from realm_ds.models.qa import QaModel
+from realm_ds.models.qa import Dtype, QaModel
 
 Options = Mapping[str, Any]
 QUESTION_TOKENS, PASSAGE_TOKENS, READ = 64, 64, 5
 MODES = ("retrieve", "read")
 """Of transformers' side (peer_qa.py)."""
+DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
+"""Of ours: what passages are read in."""
 WARM_UP = 2
 """Questions that each side answers before any is timed."""
 
 
 def answer(options: Options, *, folder: Path) -> Result:
-    """Questions a second of each round by us, by transformers with all that it retrieves and with what it reads alone;
-    how many of its answers are ours. Of a round's questions it gets the first `at_once` of each mode."""
+    """Questions a second of each round by us in either dtype, by transformers with all that it retrieves and with
+    what it reads alone; how many of its answers are ours. Of a round's questions it gets the first `at_once` of each
+    mode."""
     os.environ["RAYON_NUM_THREADS"] = str(options["threads"])  # of tokenizers, on both sides
     export, file = Path(options["model"] or folder / "export"), Path(options["questions"] or "")
     if options["model"] is None:
         file = _make(export, options, folder)
     exported = open_export(export)
-    model, find = QaModel.load(exported.folder).eval(), by_tower(exported.corpus)
+    models = {dtype: QaModel.load(exported.folder).answering("cpu", dtype=dtype) for dtype in DTYPES}
+    find = by_tower(exported.corpus)
     at_once, questions = options["at_once"], load_questions(file)
     questions = _spread(questions, options["rounds"] * at_once["ours"])
     rounds = min(options["rounds"], len(questions))
     write_progress(folder, done=0, total=rounds, now="writing it for transformers")
     made = folder / "peer"
-    write_hf_openqa(exported, model, made)
+    write_hf_openqa(exported, models["fp32"], made)
     work = {"threads": options["threads"], "questions": [question.question for question in questions]}
     (made / "work.json").write_text(json.dumps(work), encoding="utf-8")
 
-    def ours(asked: Sequence[Question]) -> tuple[float, list[str]]:
+    def ours(dtype: Dtype, asked: Sequence[Question]) -> tuple[float, list[str]]:
         started_at = time.perf_counter()
         rows = answer_questions(
-            model, asked, find, shards=exported.shards, tokenizer=exported.tokenizer,
+            models[dtype], asked, find, shards=exported.shards, tokenizer=exported.tokenizer,
             sizes=exported.settings.sizes,
         )  # fmt: skip
         return len(asked) / (time.perf_counter() - started_at), [str(row["prediction"]) for row in rows]
 
-    found: Result = {"ours": [], **{mode: [] for mode in MODES}, "num_same": 0, "num_told": 0}
+    found: Result = {side: [] for side in (*DTYPES, *MODES)}
+    num_same, found["num_told"] = dict.fromkeys(DTYPES, 0), 0
     with Peer(Path(options["python"]), made, program="peer_qa.py") as peer:
-        ours(questions[:WARM_UP])
+        for dtype in DTYPES:
+            ours(dtype, questions[:WARM_UP])
         for mode in MODES:
             peer.ask(f"{mode} 0 {WARM_UP}")
         for number in range(rounds):
             write_progress(folder, done=number, total=rounds, now="answering in turns")
             asked = questions[number * len(questions) // rounds : (number + 1) * len(questions) // rounds]
-            speed, said = ours(asked)
-            found["ours"].append(speed)
+            said = {}
+            for dtype in DTYPES:
+                speed, said[dtype] = ours(dtype, asked)
+                found[dtype].append(speed)
             for mode in MODES:
                 first, count = number * len(questions) // rounds, min(len(asked), at_once[mode])
                 told = peer.ask(f"{mode} {first} {first + count}")
                 found[mode].append(count / told["took_s"])
-                pairs = zip(said, told["answers"], strict=False)
-                found["num_same"] += sum(alike(*pair, exported.tokenizer) for pair in pairs)
+                for dtype in DTYPES:
+                    pairs = zip(said[dtype], told["answers"], strict=False)
+                    num_same[dtype] += sum(alike(*pair, exported.tokenizer) for pair in pairs)
                 found["num_told"] += count
-    return found | _facts(exported)
+    return found | {"num_same": num_same} | _facts(exported)
 
 
 def alike(ours: str, theirs: str, tokenizer: Tokenizer) -> bool:

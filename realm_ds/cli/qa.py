@@ -17,6 +17,13 @@ Questions = Annotated[Path | None, typer.Option(help=QUESTIONS_HELP)]
 WithBm25 = Annotated[bool, typer.Option("--bm25", help="Also with passages found by BM25, and how far apart they are.")]
 ROWS_HELP = "Write what was found here, a JSON line a question; with --bm25 one of each finder's."
 RowsFile = Annotated[Path | None, typer.Option("--rows", help=ROWS_HELP)]
+Dtype = Annotated[
+    Literal["fp32", "bf16"],
+    typer.Option(
+        help="What passages are read in. bf16 is quicker on GPUs and on CPUs that have AMX, and changes an "
+        "answer where two are all but even."
+    ),
+]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")]
 
 
@@ -41,7 +48,8 @@ def qa_eval(
     model: Annotated[
         Path | None, typer.Option("--model", "-m", help="Answer --questions with this fine-tuned export, or a run's.")
     ] = None,
-    questions: Questions = None, bm25: WithBm25 = False, rows: RowsFile = None, as_json: AsJson = False,
+    questions: Questions = None, bm25: WithBm25 = False, dtype: Dtype = "fp32", rows: RowsFile = None,
+    as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """What `qa train` scored on dev or test; or how a fine-tuned model answers any question file.
 
@@ -62,14 +70,18 @@ def qa_eval(
         )  # fmt: skip
     else:
         refuse_without_effect(
-            context, "bm25", "rows", because="they are of questions that are answered now; give --model and --questions"
+            context,
+            "bm25",
+            "dtype",
+            "rows",
+            because="they are of questions that are answered now; give --model and --questions",
         )
     from realm_ds.launch.scores import compare_runs, describe, describe_comparison, describe_judged, read_scores
 
     if model is not None and questions is not None:
         from realm_ds.launch.judging import judge_answers
 
-        judged = judge_answers(model, questions, with_bm25=bm25, rows_file=rows)
+        judged = judge_answers(model, questions, with_bm25=bm25, rows_file=rows, dtype=dtype)
         print(json.dumps(judged) if as_json else describe_judged(judged))
     elif against is not None:
         compared = compare_runs(run.absolute(), against.absolute(), split=split)
@@ -109,6 +121,7 @@ def ask(
         Path | None, typer.Option("--jsonl", help='Answer a file of {"question": TEXT} lines, - for stdin, as JSON.')
     ] = None,
     top: Annotated[int, typer.Option("--top", "-k", min=1, max=100, help="Answers to each question.")] = 5,
+    dtype: Dtype = "fp32",
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line for each question.")] = False,
 ) -> None:  # fmt: skip
     """Ask a trained model: the answer, the passage that it stands in with the span marked, p(z|x), and the runners-up.
@@ -125,5 +138,5 @@ def ask(
 
     if questions and jsonl is not None:
         raise ConfigError("give questions or --jsonl, not both")
-    if not ask_all(model, questions=questions or [], file=jsonl, top=top, as_json=as_json):
+    if not ask_all(model, questions=questions or [], file=jsonl, top=top, as_json=as_json, dtype=dtype):
         raise SystemExit(FAILED)

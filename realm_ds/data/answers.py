@@ -14,6 +14,7 @@ import re
 import string
 import unicodedata
 import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import regex
 
@@ -70,7 +71,34 @@ def regex_matches(answer: str, text: str, *, at_start: bool = False) -> bool:
 
 def holds_answer(text: str, question: Question) -> bool:
     """True where a text holds any answer: as whole words, or as its regex says. One of nothing is held nowhere."""
-    if question.is_regex:
-        return any(regex_matches(answer, text) for answer in question.answers)
-    padded = f" {normalise(text)} "
-    return any(f" {wanted} " in padded for wanted in map(normalise, question.answers) if wanted)
+    return AnswerFinder([text]).holding([0], question, at_least=1)[0]
+
+
+class AnswerFinder:
+    """Says which of some texts hold an answer; each is normalised once, however many questions it is held against."""
+
+    def __init__(self, texts: Sequence[str] | Mapping[int, str]) -> None:
+        self._texts = texts
+        self._padded: dict[int, str] = {}
+
+    def holding(self, places: Iterable[int], question: Question, *, at_least: int) -> list[bool]:
+        """Whether `holds_answer` is true of the texts at these places, one after the other: up to the first of which it
+        is, and of so many at least."""
+        holds_here = self._test(question)
+        holds: list[bool] = []
+        for place in places:
+            if len(holds) >= at_least and any(holds):
+                break
+            holds.append(holds_here(place))
+        return holds
+
+    def _test(self, question: Question) -> Callable[[int], bool]:
+        if question.is_regex:
+            return lambda place: any(regex_matches(answer, self._texts[place]) for answer in question.answers)
+        wanted = [f" {answer} " for answer in map(normalise, question.answers) if answer]
+        return lambda place: any(answer in self._normal(place) for answer in wanted)
+
+    def _normal(self, place: int) -> str:
+        if place not in self._padded:
+            self._padded[place] = f" {normalise(self._texts[place])} "
+        return self._padded[place]

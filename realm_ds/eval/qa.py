@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from realm_ds.data.answers import holds_answer, normalise
+from realm_ds.data.answers import AnswerFinder, normalise
 from realm_ds.data.batches import Ids
 from realm_ds.data.chance import pick
 from realm_ds.data.records import Passage, Question
@@ -65,14 +65,14 @@ def answer_questions(
         model, ids, places_BK[:, :read], scores_BK[:, :read], _bodies(passages), special=tokenizer.special,
         sizes=sizes,
     )  # fmt: skip
-    texts = SpanTexts(passages, tokenizer)
+    texts, holding = SpanTexts(passages, tokenizer), _holding(questions, places_BK, passages, at_least=read)
     return [
         {
-            **found_row(question, [passages[place] for place in places.tolist()], scores),
+            **found_row(question, [passages[place] for place in places.tolist()], scores, holds),
             **_judged(texts.text(best[0]), question),
-            "is_answer_read": any(holds_answer(passages[place].text, question) for place in places[:read].tolist()),
+            "is_answer_read": any(holds[:read]),
         }
-        for question, places, scores, best in zip(questions, places_BK, scores_BK, spans, strict=True)
+        for question, places, scores, holds, best in zip(questions, places_BK, scores_BK, holding, spans, strict=True)
     ]
 
 
@@ -89,9 +89,10 @@ def retrieve_for_questions(
     queries_BP = _embed(tower, _encode(questions, tokenizer), tokenizer, sizes)
     places_BK, scores_BK = find(questions, queries_BP, MOST_HITS)
     passages = shards.passages_at(places_BK.ravel().tolist())
+    holding = _holding(questions, places_BK, passages, at_least=SHOWN_PASSAGES)
     return [
-        found_row(question, [passages[place] for place in places.tolist()], scores)
-        for question, places, scores in zip(questions, places_BK, scores_BK, strict=True)
+        found_row(question, [passages[place] for place in places.tolist()], scores, holds)
+        for question, places, scores, holds in zip(questions, places_BK, scores_BK, holding, strict=True)
     ]
 
 
@@ -164,9 +165,11 @@ def majority_answers(questions: Sequence[Question]) -> dict[str, str]:
     return {field: min(counter, key=lambda answer: (-counter[answer], answer)) for field, counter in counts.items()}
 
 
-def found_row(question: Question, retrieved: Sequence[Passage], scores_K: np.ndarray) -> Row:
-    """What was retrieved for a question, best first, and where in it the first right passages stand."""
-    holds = [holds_answer(passage.text, question) for passage in retrieved]
+def found_row(
+    question: Question, retrieved: Sequence[Passage], scores_K: np.ndarray, holds: Sequence[bool]
+) -> Row:  # fmt: skip
+    """What was retrieved for a question, best first, and where in it the first right passages stand. `holds` says which
+    hold an answer: of those shown, and up to the first that does."""
     # Where nobody has said which passages are gold, those that hold an answer are.
     is_gold = [passage.uid in question.gold_uids for passage in retrieved] if question.gold_uids else holds
     return {
@@ -195,6 +198,19 @@ def _judged(prediction: str, question: Question) -> Row:
         "is_exact": is_right(prediction, question),
         "f1": token_f1(prediction, question),
     }
+
+
+def _holding(
+    questions: Sequence[Question], places_BK: np.ndarray, passages: Mapping[int, Passage], *, at_least: int
+) -> list[list[bool]]:  # fmt: skip
+    """Of each question, which of the passages at its places hold an answer: up to the first, all that are shown, and
+    `at_least` so many."""
+    finder = AnswerFinder({place: passage.text for place, passage in passages.items()})
+    at_least = max(SHOWN_PASSAGES, at_least)
+    return [
+        finder.holding(places, question, at_least=at_least)
+        for question, places in zip(questions, places_BK.tolist(), strict=True)
+    ]
 
 
 def _encode(questions: Sequence[Question], tokenizer: Tokenizer) -> list[list[int]]:

@@ -18,6 +18,7 @@ from realm_ds.eval.asking import QUESTIONS_AT_ONCE, Answerer
 from realm_ds.eval.cloze import RealmForCloze
 from realm_ds.eval.exported import find_export
 from realm_ds.models.names import READER
+from realm_ds.models.qa import Dtype
 from realm_ds.observe.answers import Answered, show_answers
 from realm_ds.observe.progress import Progress, number_of
 from realm_ds.train.manifest import refuse_unfinished
@@ -39,8 +40,9 @@ class Line:
 
 
 def ask(
-    model: Path, *, questions: Sequence[str], file: Path | None, top: int, as_json: bool, out: TextIO | None = None
-) -> bool:
+    model: Path, *, questions: Sequence[str], file: Path | None, top: int, as_json: bool, dtype: Dtype = "fp32",
+    out: TextIO | None = None,
+) -> bool:  # fmt: skip
     """Answer them all on standard output; False where there was no answer to any of them.
 
     Raises ConfigError where nothing is asked, DataError for a file that cannot be read, CheckpointError for the model.
@@ -48,7 +50,7 @@ def ask(
     out, at_terminal = out or sys.stdout, sys.stdin.isatty()
     if not questions and file is None and at_terminal:
         raise ConfigError("nothing is asked: give a question, --jsonl FILE, or questions on standard input, one a line")
-    answerer = open_answerer(model)
+    answerer = open_answerer(model, dtype=dtype)
     lines = _lines(questions or (STDIN,)) if file is None else _json_lines(file)
     # Who types a question waits for its answer; what is there already is answered many at once.
     is_typed = at_terminal and (STDIN in questions or str(file) == STDIN)
@@ -75,12 +77,20 @@ def ask(
     return num_skipped < num_asked
 
 
-def open_answerer(folder: Path) -> Answerer:
-    """The model of an export, or of a run's: one that answers questions, or one that fills in masked words."""
+def open_answerer(folder: Path, *, dtype: Dtype = "fp32") -> Answerer:
+    """The model of an export, or of a run's: one that answers questions, or one that fills in masked words.
+
+    Raises ConfigError for one that fills them in, if it is to read in 16 bits.
+    """
     refuse_unfinished(folder)
     folder = find_export(folder)
-    kind = RealmForQA if (folder / READER).is_dir() else RealmForCloze
-    return kind.from_pretrained(folder)
+    if (folder / READER).is_dir():
+        return RealmForQA.from_pretrained(folder, dtype=dtype)
+    if dtype != "fp32":
+        raise ConfigError(
+            f"--dtype {dtype} is for models that answer questions, and {folder} fills in [MASK]: leave it out"
+        )
+    return RealmForCloze.from_pretrained(folder)
 
 
 def _answered(answerer: Answerer, lines: Iterable[Line], *, top: int, at_once: int) -> Iterator[tuple[Line, Answered]]:

@@ -20,7 +20,7 @@ from realm_ds.eval.scores import Row, compare_rows, summarise
 from realm_ds.files import write_durably
 from realm_ds.launch.scores import as_numbers
 from realm_ds.models.names import QUERY_TOWER, READER
-from realm_ds.models.qa import QaModel
+from realm_ds.models.qa import Dtype, QaModel
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.progress import Progress, number_of
 from realm_ds.train.manifest import refuse_unfinished
@@ -29,7 +29,9 @@ Rows = Callable[[Sequence[Question], Find], list[Row]]
 """Rows of questions whose passages are found so."""
 
 
-def judge_answers(model: Path, questions: Path, *, with_bm25: bool, rows_file: Path | None) -> dict[str, Any]:
+def judge_answers(
+    model: Path, questions: Path, *, with_bm25: bool, rows_file: Path | None, dtype: Dtype = "fp32"
+) -> dict[str, Any]:  # fmt: skip
     """Scores of a fine-tuned export's answers; `rows_file` gets a line for each question.
 
     With BM25 also those of the same reader on the passages that it finds, scored by the same query tower, and the
@@ -44,7 +46,7 @@ def judge_answers(model: Path, questions: Path, *, with_bm25: bool, rows_file: P
             f"{exported.folder} has no {READER}, so it answers nothing: `realm-ds qa train` makes one, and "
             "`realm-ds qa retrieval` judges what it finds without"
         )
-    network = QaModel.load(exported.folder).eval().to(device_of(None))
+    network = QaModel.load(exported.folder).answering(device_of(None), dtype=dtype)
 
     def rows_of(asked: Sequence[Question], find: Find) -> list[Row]:
         return answer_questions(network, asked, find, **_tools(exported))

@@ -7,7 +7,7 @@ Shapes: B questions, N passages retrieved for each, K of them read, L tokens, W 
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -21,9 +21,11 @@ from realm_ds.models.names import PASSAGE_TOWER, QUERY_TOWER, READER
 from realm_ds.models.objectives import Measures
 from realm_ds.models.reader import IMPOSSIBLE, SpanScorer, reader_logits, reader_loss, retriever_loss
 from realm_ds.models.realm import RealmModel
-from realm_ds.models.towers import Embedder, TokenBatch, takes_types
+from realm_ds.models.towers import DTYPES, Embedder, TokenBatch, takes_types
 
 SCORER_FILE = "span_scorer.safetensors"
+Dtype = Literal["fp32", "bf16"]
+"""What a reader's encoder computes in. In fp16 the states of some encoders overflow."""
 
 
 class QaBatch(NamedTuple):
@@ -79,6 +81,7 @@ class SpanReader(nn.Module):
     def forward(self, joint: TokenBatch) -> tuple[Tensor, Tensor]:
         """(logits [R, L, W], possible [R, L, W]) of the spans of each sequence's passage."""
         states_RLE = self.encoder(**joint.inputs(types=self._takes_types)).last_hidden_state
+        states_RLE = states_RLE.to(self.scorer.ends.weight.dtype)  # of an encoder in 16 bits too
         logits_RLW, possible_RLW = self.scorer(states_RLE, body_tokens(joint))
         return logits_RLW.float(), possible_RLW
 
@@ -103,6 +106,12 @@ class QaModel(nn.Module):
         self.query_tower = query_tower
         self.passage_tower = passage_tower
         self.reader = reader
+
+    def answering(self, device: torch.device | str, *, dtype: Dtype = "fp32") -> "QaModel":
+        """This model as it answers there: without dropout, the reader's encoder in `dtype`. All else stays float32:
+        what is found does not change, and spans are scored and compared in full."""
+        self.reader.encoder.to(DTYPES[dtype])
+        return self.eval().to(device)
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> "QaModel":
         """This model with weights by name; what is shared is there once, under its first name."""

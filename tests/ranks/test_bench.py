@@ -98,6 +98,7 @@ def test_answers_beside_transformers() -> None:
     measures = {measure["measure"]: measure for measure in bench("qa")}
     assert {name: measure["bar"] for name, measure in measures.items()} == {
         "qa_retrieve_transformers": 5, "qa_read_transformers": 5, "qa_same_answers": 99,
+        "qa_read_transformers_bf16": 5, "qa_same_answers_bf16": 99,
     }  # fmt: skip
     assert measures["qa_same_answers"]["value"] == 100
 

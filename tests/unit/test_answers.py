@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from realm_ds.data.answers import answer_pattern, holds_answer, normalise
+from realm_ds.data.answers import AnswerFinder, answer_pattern, holds_answer, normalise
 from realm_ds.data.records import Question
 from realm_ds.errors import DataError
 from realm_ds.eval.answers import is_right, token_f1
@@ -56,6 +56,24 @@ def test_holds_answer_wants_whole_words() -> None:
     assert not holds_answer("Nigeria borders Benin", _asked("Niger"))
     assert holds_answer("an area of 1,234 sq km", _asked("1,234 sq km"))
     assert not holds_answer("a b", _asked("the", ""))  # nothing is held nowhere
+
+
+@pytest.mark.parametrize("is_regex", [False, True])
+def test_texts_are_looked_at_up_to_the_first_that_holds_an_answer(
+    monkeypatch: pytest.MonkeyPatch, is_regex: bool
+) -> None:
+    texts = {9: "The Rhine.", 4: "Basel", 7: "the rhine, again", 1: "Basel"}
+    normalised: list[str] = []
+    monkeypatch.setattr("realm_ds.data.answers.normalise", lambda text: normalised.append(text) or normalise(text))
+    finder, rhine, basel = AnswerFinder(texts), _asked("rhine", is_regex=is_regex), _asked("Basel", is_regex=is_regex)
+    assert finder.holding(texts, rhine, at_least=0) == [True]
+    assert finder.holding(texts, rhine, at_least=3) == [True, False, True]
+    assert finder.holding(texts, basel, at_least=1) == [False, True]
+    assert finder.holding([9, 7], basel, at_least=1) == [False, False]
+    assert finder.holding(texts, basel, at_least=4) == [False, True, False, True]
+    if not is_regex:  # each text once, though some were looked at five times
+        assert set(normalised) == {*texts.values(), "rhine"}
+        assert [normalised.count(text) for text in ("The Rhine.", "the rhine, again")] == [1, 1]
 
 
 def test_a_regex_is_matched_at_the_start_of_a_prediction_and_searched_in_a_text() -> None:

@@ -34,7 +34,7 @@ from realm_ds.eval.exported import (
 )
 from realm_ds.eval.qa import answer_questions, by_tower
 from realm_ds.eval.reading import ReadingSizes, joint_tokens
-from realm_ds.launch.ask import ask
+from realm_ds.launch.ask import ask, open_answerer
 from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import RealmModel, build_model
 from realm_ds.observe.answers import Answer, Answered, Source, show_answers
@@ -357,6 +357,8 @@ def test_a_folder_without_an_export_says_where_one_is(exports: Exports, tmp_path
         open_export(exports.folder)
     with pytest.raises(CheckpointError, match="has no reader: it is not fine-tuned; run `realm-ds qa train` from it"):
         RealmForQA.from_pretrained(exports.cloze)
+    with pytest.raises(ConfigError, match=r"--dtype bf16 is for models that answer .* fills in \[MASK\]: leave it out"):
+        open_answerer(exports.cloze, dtype="bf16")
     with pytest.raises(CheckpointError, match="has no encoder: only an export of pre-training fills in masks"):
         RealmForCloze.from_pretrained(exports.qa)
 

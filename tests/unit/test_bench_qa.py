@@ -20,8 +20,8 @@ from tests.support.tiny import make_data
 from tests.support.tiny_qa import make_corpus, make_questions
 
 FOUND = {
-    "ours": [30.0, 40.0, 50.0], "retrieve": [2.0, 3.0, 1.0], "read": [20.0, 25.0, 10.0], "num_same": 198,
-    "num_told": 200, "passages": 7000, "num_read": 5, "wordpieces": 32.0,
+    "fp32": [30.0, 40.0, 50.0], "bf16": [90.0, 100.0, 120.0], "retrieve": [2.0, 3.0, 1.0], "read": [20.0, 25.0, 10.0],
+    "num_same": {"fp32": 198, "bf16": 197}, "num_told": 200, "passages": 7000, "num_read": 5, "wordpieces": 32.0,
 }  # fmt: skip
 
 
@@ -42,14 +42,15 @@ def measured(monkeypatch: pytest.MonkeyPatch, found: dict, *, is_quick: bool = F
 
 
 def test_both_settings_and_the_answers_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    retrieves, reads, same = measured(monkeypatch, FOUND)
+    retrieves, reads, same, reads_bf16, same_bf16 = measured(monkeypatch, FOUND)
     assert (retrieves.ratio, retrieves.is_ok) == (20.0, True)
     assert "searcher_beam_size 5000" in retrieves.note
     assert "3 rounds, ratios 13.3 to 50" in retrieves.note
     assert (reads.ratio, reads.is_ok) == (2.0, False)
     assert (same.value, same.is_ok) == (99.0, True)
-    assert [measure.is_ok for measure in measured(monkeypatch, FOUND, is_quick=True)] == [None, None, None]
-    assert not measured(monkeypatch, {**FOUND, "num_same": 197})[2].is_ok
+    assert (reads_bf16.ratio, reads_bf16.is_ok) == (5.0, True)
+    assert (same_bf16.value, same_bf16.is_ok) == (98.5, False)
+    assert [measure.is_ok for measure in measured(monkeypatch, FOUND, is_quick=True)] == [None] * 5
 
 
 def test_without_transformers_the_bars_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +59,7 @@ def test_without_transformers_the_bars_are_missed(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(qa, "peer_environment", offline)
     measures = qa.beside_transformers(qa.FULL, {}, bar=Bar())  # type: ignore[arg-type]
-    assert [measure.is_ok for measure in measures] == [False, False, False]
+    assert [measure.is_ok for measure in measures] == [False] * 5
     assert "not measured: transformers 4.57.6 could not be installed (no network)" in measures[1].to_json()
 
 
@@ -115,8 +116,10 @@ def test_every_side_is_asked_the_same_questions_in_turns(tmp_path: Path, monkeyp
     found = qa_jobs.answer(options, folder=tmp_path)
     warm_up = [("retrieve", 0, 2), ("read", 0, 2)]
     assert asked == [*warm_up, ("retrieve", 0, 2), ("read", 0, 3), ("retrieve", 4, 6), ("read", 4, 7)]
-    assert (found["retrieve"], found["read"], len(found["ours"])) == ([4.0, 4.0], [6.0, 6.0], 2)
-    assert (found["num_same"], found["num_told"], found["num_read"], found["passages"]) == (6, 10, 3, 72)
+    assert (found["retrieve"], found["read"]) == ([4.0, 4.0], [6.0, 6.0])
+    assert (len(found["fp32"]), len(found["bf16"])) == (2, 2)
+    assert found["num_same"] == {"fp32": 6, "bf16": 6}
+    assert (found["num_told"], found["num_read"], found["passages"]) == (10, 3, 72)
     assert len(qa_jobs.answer({**options, "rounds": 99, "at_once": ONE_OF_EACH}, folder=tmp_path)["read"]) == len(
         questions
     )

@@ -250,8 +250,8 @@ def test_scores_are_read_back(tmp_path: Path) -> None:
             "--run, --split would be ignored: they are of what runs answered",
         ),
         (
-            ["--rows", "f", "--bm25"],
-            "--bm25, --rows would be ignored: they are of questions that are answered now; give --model",
+            ["--rows", "f", "--bm25", "--dtype", "bf16"],
+            "--bm25, --dtype, --rows would be ignored: they are of questions that are answered now; give --model",
         ),
     ],
 )

@@ -289,6 +289,27 @@ def test_the_spans_read_are_those_of_a_loop_over_all_of_them_whatever_the_batch(
         assert spans[0].log_p == pytest.approx(max(every.values()) - total, abs=1e-4)
 
 
+def test_read_in_16_bits_spans_are_found_alike_and_scored_in_full(tiny: Tiny) -> None:
+    ids = tiny.tokenizer.encode_all([question.question for question in tiny.questions["dev"]])
+    places_BK = np.array([np.random.default_rng(number).permutation(72)[:3] for number in range(len(ids))])
+    scores_BK = np.zeros(places_BK.shape, dtype=np.float32)
+    tools = {"special": tiny.tokenizer.special, "sizes": SIZES, "num_spans": 10**6}
+    in_full, rounded = (
+        read_spans(tiny.model().answering("cpu", dtype=dtype), ids, places_BK, scores_BK, tiny.corpus.bodies, **tools)
+        for dtype in ("fp32", "bf16")
+    )
+    for full, short in zip(in_full, rounded, strict=True):
+        log_p, log_p_short = ({(s.place, s.start, s.stop): s.log_p for s in spans} for spans in (full, short))
+        assert log_p_short == pytest.approx(log_p, abs=0.1)
+        assert log_p_short != log_p
+        assert sum(np.exp(list(log_p_short.values()))) == pytest.approx(1, abs=1e-5)
+    model = tiny.model().answering("cpu", dtype="bf16")
+    assert {weight.dtype for weight in model.reader.encoder.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for part in (model.query_tower, model.reader.scorer) for weight in part.parameters()} == {
+        torch.float32
+    }  # fmt: skip
+
+
 def test_answered_questions_say_what_was_found_and_score_themselves(tiny: Tiny) -> None:
     model, questions = tiny.model(), tiny.questions["test"]
     rows = answer_questions(model, questions, by_tower(tiny.corpus), **tiny.tools())
