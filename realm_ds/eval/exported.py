@@ -19,7 +19,7 @@ from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError
 from realm_ds.eval.corpus import CorpusIndex
-from realm_ds.eval.reading import ReadingSizes
+from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.files import recover_folder, write_durably
 from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import load_shard

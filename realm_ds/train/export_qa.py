@@ -16,9 +16,9 @@ from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.corpus import tensors
 from realm_ds.eval.exported import CARD, Exported, find_export, open_export
 from realm_ds.eval.hf_openqa import write_hf_openqa
-from realm_ds.eval.reading import joint_tokens
+from realm_ds.eval.pairs import joint_tokens
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
-from realm_ds.models.hf_realm_qa import HF_OPENQA, read_hf_qa
+from realm_ds.models.hf_realm_qa import HF_OPENQA, read_hf_qa, span_reader_of
 from realm_ds.models.names import READER
 from realm_ds.models.qa import QaModel
 from realm_ds.models.towers import embed
@@ -57,6 +57,7 @@ def export_qa(
     recover_sealed(out, what="export of layout hf-realm", kind=KIND, layout="hf-realm")
     exported = open_export(find_export(folder))
     model = QaModel.load(exported.folder).eval()
+    span_reader_of(model)  # before anything is written
     with sealed_folder(
         out, what="the export", remedy=REMEDY, kind=KIND, layout="hf-realm", stage="qa", dtype=dtype
     ) as unfinished:
@@ -87,7 +88,7 @@ def outputs(model: QaModel, exported: Exported) -> dict[str, Tensor]:
     queries = query_batch(questions, special=special, max_tokens=sizes.question_tokens)
     return {
         "query vectors": embed(model.query_tower, tensors(queries, here)),
-        "logits of answers": model.reader(tensors(joint, here))[0].flatten(1),
+        "logits of answers": span_reader_of(model)(tensors(joint, here))[0].flatten(1),
     }
 
 

@@ -20,7 +20,8 @@ from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, LaunchError
 from realm_ds.eval.corpus import CorpusIndex, embed_queries
-from realm_ds.eval.reading import ReadingSizes, read_spans
+from realm_ds.eval.pairs import ReadingSizes
+from realm_ds.eval.spans import read_spans
 from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import load_shard
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records

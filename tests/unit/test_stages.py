@@ -264,6 +264,26 @@ def test_passages_longer_than_a_run_takes_are_refused_before_any_process_starts(
     assert refused("ict", tmp_path) == refused("pretrain", tmp_path) == said
 
 
+def test_questions_that_no_one_word_answers_are_told_before_anything_starts_and_all_of_them_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_data(tmp_path, num_facts=1)
+    make_questions(tmp_path)
+    asked = {"qa.data": tmp_path / "qa", "qa.retrieve": 12, "qa.answer_by": "masked_word"}
+    check_inputs("qa", tiny_config(tmp_path, **asked))
+    assert "of one wordpiece" not in capsys.readouterr().err
+    good, bad = (Question(id="q", question="?", answers=(answer,)) for answer in ("mayarl", "the mayor of arlon"))
+    write_questions(tmp_path / "qa" / "train.jsonl", [good, bad, bad])
+    check_inputs("qa", tiny_config(tmp_path, **asked))
+    said = (
+        f"realm-ds: 2 of the 3 questions of {tmp_path}/qa/train.jsonl have no answer of one wordpiece: they are left "
+        "out (qa.answer_by=masked_word); of dev and test such questions count as wrong\n"
+    )
+    assert capsys.readouterr().err.endswith(said)
+    write_questions(tmp_path / "qa" / "train.jsonl", [bad])
+    assert "none of the 1 questions of" in refused("qa", tmp_path, **asked)
+
+
 def test_regexes_cannot_train_a_reader_nor_be_looked_for_as_wordpieces(tmp_path: Path) -> None:
     make_held_out(tmp_path, make_data(tmp_path, num_facts=1))
     make_questions(tmp_path)
@@ -271,7 +291,9 @@ def test_regexes_cannot_train_a_reader_nor_be_looked_for_as_wordpieces(tmp_path:
     plain = Question(id="p", question="?", answers=("lima",))
     write_questions(tmp_path / "qa" / "train.jsonl", [plain, regex])
     settings = tiny_config(tmp_path).qa.model_copy(update={"data": tmp_path / "qa"})
-    with pytest.raises(DataError, match="a reader learns from spans that equal an answer, not from regexes, but the "):
+    with pytest.raises(
+        DataError, match="a reader learns from words and spans that equal an answer, not from regexes, but the "
+    ):
         check_inputs("qa", tiny_config(tmp_path).model_copy(update={"qa": settings}))
     asked = {"evaluate.every_steps": 5, "evaluate.questions": tmp_path / "asked.jsonl"}
     write_questions(tmp_path / "asked.jsonl", [plain, dataclasses.replace(regex, gold_uids=(3,))])
