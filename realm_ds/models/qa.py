@@ -47,9 +47,9 @@ class QaModel(nn.Module):
         self.reader = reader
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> "QaModel":
-        """This model with weights by name; what is shared is there once, under its first name."""
-        own = dict(self.named_parameters())
-        assert own.keys() == weights.keys(), "the weights of another model"
+        """This model with weights by name; what is shared need be there only once, under its first name."""
+        own, every = dict(self.named_parameters()), dict(self.named_parameters(remove_duplicate=False))
+        assert own.keys() <= weights.keys() <= every.keys(), "the weights of another model"
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(weights[name])

@@ -1,5 +1,6 @@
 """The README.md of an export or import: a model card as Hugging Face's hub shows it."""
 
+import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +12,7 @@ from realm_ds.config.load import dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Shards
 from realm_ds.errors import ConfigError
+from realm_ds.eval.exported import SETTINGS_FILE
 from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.train.export_networks import Written
 from realm_ds.train.export_source import Source
@@ -236,6 +238,16 @@ The sha256 of every file, as it was written, is in `manifest.json`.
 {licence_section(licence)}
 
 {_provenance(made, config)}"""
+
+
+def scores_of(run_folder: Path, export: Path) -> dict[str, dict[str, float]]:
+    """By split, where a run has answered its questions after the export was written."""
+    written_at, found = (export / SETTINGS_FILE).stat().st_mtime, {}
+    for path in sorted((run_folder / "qa").glob("*.json")):
+        if path.stat().st_mtime >= written_at:
+            scores = json.loads(path.read_bytes())
+            found[path.stem] = {name: value for name, value in scores.items() if isinstance(value, float)}
+    return found
 
 
 def licence_section(licence: str) -> str:

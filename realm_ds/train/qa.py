@@ -17,7 +17,7 @@ from realm_ds.data.records import Question
 from realm_ds.data.redeal import StreamState
 from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.words import one_word_questions
-from realm_ds.eval.exported import PASSAGES, AnswerSettings, write_qa_export
+from realm_ds.eval.exported import CARD, PASSAGES, AnswerSettings, write_qa_export
 from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.eval.qa import answer_questions, baselines, in_batches, majority_answers
 from realm_ds.eval.scores import Row, summarise
@@ -26,8 +26,9 @@ from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model, bu
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Towers
 from realm_ds.observe.progress import describe_result
+from realm_ds.sealed import replace_file
 from realm_ds.train.engine import Engine
-from realm_ds.train.export_card import code_of, qa_card
+from realm_ds.train.export_card import code_of, qa_card, scores_of
 from realm_ds.train.find import PassageFinder
 from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.manifest import saved_steps
@@ -89,6 +90,9 @@ def _train(
     for split in EVALUATED:
         if not evaluate_split(stage, trained, index, train, split=split):
             return Ending(step=ending.step, is_early=True)
+    if stage.trainers.rank == 0:
+        export = stage.folder / EXPORT
+        replace_file(export, CARD, _card(stage, scores=scores_of(stage.folder, export)))
     return ending
 
 
@@ -144,17 +148,21 @@ def _export(stage: Stage, model: QaModel, index: PassageIndex) -> None:
                 sizes=_sizes(stage), null_passage=False, temperature=1.0,
                 tokenizer_fingerprint=stage.tokenizer.fingerprint,
             ),
-            card=qa_card(
-                layout="realm", corpus=stage.corpus, sizes=_sizes(stage), config=config,
-                answer_by=config.qa.answer_by,
-                made=f"Fine-tuned in {config.qa.steps} steps with {code_of(stage.folder)}",
-            ),
+            card=_card(stage),
         )  # fmt: skip
     # It reads and writes the whole corpus, which takes longer than anything that trainers else wait for one another.
     stage.trainers.barrier(
         timeout_s=max(config.runtime.wait_timeout_s, config.index.build_timeout_s),
         waiting_for=f"trainer 0 to write {stage.folder / EXPORT} (index.build_timeout_s)",
     )
+
+
+def _card(stage: Stage, *, scores: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    config = stage.config
+    return qa_card(
+        layout="realm", corpus=stage.corpus, sizes=_sizes(stage), config=config, answer_by=config.qa.answer_by,
+        made=f"Fine-tuned in {config.qa.steps} steps with {code_of(stage.folder)}", scores=scores,
+    )  # fmt: skip
 
 
 def _steps(

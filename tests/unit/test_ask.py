@@ -354,8 +354,13 @@ def test_a_folder_without_an_export_says_where_one_is(exports: Exports, tmp_path
         CheckpointError, match=r"holds no export .*: `realm-ds export --run RUN` .* goes on with --resume"
     ):
         open_export(tmp_path)
-    with pytest.raises(CheckpointError, match=rf"holds no export with answering.json: name one of {exports.qa}"):
-        open_export(exports.folder)
+    (tmp_path / "demo" / "pretrain").mkdir(parents=True)
+    (tmp_path / "demo" / "pretrain" / "export").symlink_to(exports.cloze)
+    with pytest.raises(CheckpointError, match=r"with answering.json: name one of \S+/demo/pretrain/export$"):
+        open_export(tmp_path / "demo")
+    (tmp_path / "demo" / "qa").symlink_to(exports.qa.parent)  # of all the demo's runs this is what answers
+    with pytest.raises(CheckpointError, match=rf"with answering.json: did you mean {tmp_path}/demo/qa\?"):
+        open_export(tmp_path / "demo")
     with pytest.raises(CheckpointError, match="has no reader: it is not fine-tuned; run `realm-ds qa train` from it"):
         RealmForQA.from_pretrained(exports.cloze)
     with pytest.raises(CheckpointError, match="has no encoder: only an export of pre-training fills in masks"):

@@ -187,6 +187,21 @@ def test_a_saved_model_is_a_masked_language_model_and_answers_as_before(tiny: Ti
         QaModel.load(tmp_path / "spans")
 
 
+def test_weights_that_layers_share_fill_a_model_whether_told_once_or_by_each(tiny: Tiny) -> None:
+    """The head's large matrix is the table of wordpieces. What is gathered layer by layer tells it twice."""
+    model, *others = (tiny.model(names_words=True) for _ in range(3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    once, by_each = (dict(model.named_parameters(remove_duplicate=removes)) for removes in (True, False))
+    assert len(once) < len(by_each)
+    for other, weights in zip(others, (once, by_each), strict=True):
+        filled = other.with_weights(weights).state_dict()
+        assert all(torch.equal(filled[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(AssertionError, match="the weights of another model"):
+        model.with_weights({**once, "reader.scorer.norm.weight": torch.ones(1)})
+
+
 def test_an_export_tells_words_and_where_they_stand(tiny: Tiny, export: Path) -> None:
     questions = [question.question for question in tiny.questions["test"]]
     answered = RealmForQA.from_pretrained(export).answer([*questions, "the river of arlon is called [MASK]."], top=3)

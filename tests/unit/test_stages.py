@@ -17,6 +17,7 @@ from realm_ds.data.question_files import write_questions
 from realm_ds.data.records import Question
 from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
+from realm_ds.files import write_durably
 from realm_ds.launch import stages
 from realm_ds.launch.failures import record_rank
 from realm_ds.launch.node import StageName
@@ -146,6 +147,16 @@ def test_an_export_of_other_sizes_is_refused_with_the_settings_that_fit(tmp_path
     check_inputs("ict", tiny_config(tmp_path, **fitting))
     path = out / "query_tower" / "config.json"
     said = json.loads(path.read_text())
+    named = {**fitting, "model.encoder": tmp_path / "bert"}
+    for hidden_size, differs in ((16, False), (24, True)):
+        write_durably(tmp_path / "bert" / "config.json", json.dumps({**said, "hidden_size": hidden_size}))
+        if differs:
+            assert refused("ict", tmp_path, **named) == (
+                f"ConfigError: model.start_from={out} and model.encoder={tmp_path}/bert are of different sizes "
+                "(hidden_size 16 and 24): name the encoder that the export began with"
+            )
+        else:
+            check_inputs("ict", tiny_config(tmp_path, **named))
     path.write_text(json.dumps({**said, "vocab_size": 7}))
     assert refused("ict", tmp_path, **fitting) == (
         f"ConfigError: model.start_from={out} has 7 wordpieces, but data.tokenizer has {tokenizer.vocab_size}: name "
