@@ -6,8 +6,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO
+
+UNFINISHED = ".tmp-"
+"""Between the name of what is being written and the process that writes it."""
 
 
 def _open(path: Path) -> BinaryIO:
@@ -17,7 +21,7 @@ def _open(path: Path) -> BinaryIO:
 @contextmanager
 def durable(path: Path, *, open_file: Callable[[Path], BinaryIO] = _open) -> Iterator[BinaryIO]:
     """A file to write, which gets its name once all of it is on the disk; what had that name stays until then."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f"{path.name}{UNFINISHED}{os.getpid()}")
     try:
         with open_file(temporary) as handle:
             yield handle
@@ -63,6 +67,24 @@ def recover_folder(final: Path) -> None:
     if old.exists() and not final.exists():
         old.rename(final)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_left_over(final: Path) -> None:
+    """Remove the unfinished folders of this name whose processes are gone from this machine: they were killed."""
+    for folder in final.parent.glob(f"{escape(final.name)}{UNFINISHED}*"):
+        process = folder.name.removeprefix(f"{final.name}{UNFINISHED}")
+        if process.isdecimal() and not _is_running(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _set_aside(final: Path) -> Path:

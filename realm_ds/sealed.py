@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from realm_ds.errors import CheckpointError, ConfigError, IndexFault
-from realm_ds.files import publish_folder, recover_folder
+from realm_ds.files import UNFINISHED, publish_folder, recover_folder, remove_left_over, write_durably
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -32,10 +32,12 @@ def sealed_folder(
 ) -> Iterator[Path]:
     """An empty folder to fill, which is sealed with `facts` and then takes the name `final`, replacing what had it.
 
-    Sums that come to be `known` while it is filled are not taken again. After an error nothing of the folder is left.
+    Sums that come to be `known` while it is filled are not taken again. After an error nothing of the folder is left;
+    what a process left that was killed, the next one that fills a folder of this name removes.
     Raises CheckpointError with `remedy` where the disk does not take it.
     """
-    unfinished = final.with_name(f"{final.name}.tmp-{os.getpid()}")
+    remove_left_over(final)
+    unfinished = final.with_name(f"{final.name}{UNFINISHED}{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
@@ -72,8 +74,15 @@ def seal(folder: Path, *, known: Mapping[str, str] | None = None, **facts: objec
     known = known or {}
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     sums = {name: known.get(name) or sha256(folder / name) for name in names}
-    text = json.dumps({"format": FORMAT, **facts, "sha256": sums}, indent=1, sort_keys=True)
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    (folder / MANIFEST).write_text(_text_of({"format": FORMAT, **facts, "sha256": sums}), encoding="utf-8")
+
+
+def replace_file(folder: Path, name: str, text: str) -> None:
+    """Give a file of a sealed folder another text, and the manifest its sum. Raises OSError or CheckpointError."""
+    manifest = _read_manifest(folder)
+    write_durably(folder / name, text)
+    manifest["sha256"][name] = sha256(folder / name)
+    write_durably(folder / MANIFEST, _text_of(manifest))
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -108,6 +117,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
         return {name: value for name, value in _read_manifest(folder).items() if name != "sha256"}
     except CheckpointError:
         return {}
+
+
+def _text_of(manifest: Mapping[str, object]) -> str:
+    return json.dumps(manifest, indent=1, sort_keys=True)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.eval.exported import AnswerSettings, write_qa_export
-from realm_ds.eval.reading import ReadingSizes
+from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.models.objectives import MarginalBatch, MaskedBatch
 from realm_ds.models.qa import build_qa_model
 from realm_ds.models.realm import RealmModel, build_model

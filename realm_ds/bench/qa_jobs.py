@@ -20,8 +20,8 @@ from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.eval.exported import AnswerSettings, Exported, open_export, write_qa_export
 from realm_ds.eval.hf_openqa import write_hf_openqa
+from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.eval.qa import answer_questions, by_tower
-from realm_ds.eval.reading import ReadingSizes
 from realm_ds.factbook.prepare import prepare_demo
 from realm_ds.models.qa import Dtype, QaModel
 

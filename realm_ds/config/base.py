@@ -10,6 +10,8 @@ MarginalForm = Literal["joint", "per_token"]
 """Where the sum over candidates is taken (PretrainConfig.marginal)."""
 MaskingKind = Literal["salient", "bert", "random_span"]
 """Which part of x is hidden (PretrainConfig.masking)."""
+AnswerBy = Literal["span", "masked_word"]
+"""What an answer to a question is (QaConfig.answer_by)."""
 
 TrackerName = Literal["none", "wandb", "mlflow"]
 """Where metrics can go beside the run folder."""

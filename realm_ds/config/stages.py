@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from realm_ds.config.base import Count, MarginalForm, MaskingKind, Probability, Rate, Section, Steps
+from realm_ds.config.base import AnswerBy, Count, MarginalForm, MaskingKind, Probability, Rate, Section, Steps
 from realm_ds.errors import ConfigError
 
 
@@ -19,8 +19,8 @@ class ModuleRates(Section):
     encoder: Rate | None = None
     """Of the knowledge-augmented encoder, in fine-tuning the reader's."""
     head: Rate | None = None
-    """Of what stands on top of the encoder: the masked-language-model head, in fine-tuning the span scorer. null takes
-    that of the encoder."""
+    """Of what stands on top of the encoder: the masked-language-model head, in fine-tuning by spans their scorer. null
+    takes that of the encoder."""
 
 
 class StageConfig(Section):
@@ -128,7 +128,7 @@ class EvaluateConfig(Section):
 
 
 class QaConfig(StageConfig):
-    """Fine-tuning on open-domain questions: span reader and query tower (ORQA section 5), passage vectors frozen unless
+    """Fine-tuning on open-domain questions: reader and query tower (ORQA section 5), passage vectors frozen unless
     refresh_passages."""
 
     data: Path | None = None
@@ -139,16 +139,23 @@ class QaConfig(StageConfig):
     save_every_steps: Steps = 1_000
     question_tokens: Count = 64
     """Longest question, [CLS] q [SEP]."""
+    answer_by: AnswerBy = "span"
+    """span: an answer is a span of a passage that is read, found by a span scorer that starts anew (ORQA). masked_word:
+    it is one wordpiece, named at a [MASK] after the question by the pre-trained encoder and its own head, p(y|q) = the
+    sum over the passages read of p(z|q) p(y|z, q), as in pre-training. Questions that no one wordpiece answers are left
+    out of its training, and are wrong in its evaluation, which also tells the scores of the others. A question with a
+    [MASK] of its own is answered there."""
     retrieve: Count = 5000
     """Passages scored by the early-update retriever loss."""
     read: Count = 5
-    """Passages read for answer spans."""
+    """Passages read for the answer."""
     read_one_with_answer: bool = False
     """While training, where none of the passages to read holds an answer, read the best retrieved that does in place
     of the last. ORQA does not; a retriever that starts weak leaves its reader nothing to learn from otherwise."""
     max_span_tokens: Count = 10
-    """Widest answer span."""
+    """answer_by span: the widest."""
     span_hidden_size: Count = 256
+    """answer_by span: width of the span scorer."""
     index: Literal["in_process", "sharded"] = "in_process"
     """in_process: every trainer holds the corpus and its vectors, and searches all of them. sharded: index ranks stand
     beside the trainers as in pre-training (section index); for corpora that one process cannot hold or search."""

@@ -1,26 +1,21 @@
-"""Open-domain answers of a fine-tuned export: retrieve, read, and tell the spans with the passages they stand in.
+"""Open-domain answers of a fine-tuned export: retrieve, read, and tell the answers with the passages they stand in.
 
 Shapes: B questions, K passages read for each, P embedding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from realm_ds.data.answers import normalise
 from realm_ds.errors import CheckpointError
 from realm_ds.eval.asking import Answerer
 from realm_ds.eval.corpus import device_of, embed_queries, softmax
 from realm_ds.eval.exported import Exported, open_export
-from realm_ds.eval.reading import Span, SpanTexts, read_spans
+from realm_ds.eval.reading import read_answers
 from realm_ds.models.names import READER
 from realm_ds.models.qa import Dtype, QaModel
 from realm_ds.observe.answers import Answer, Source
-
-SPANS_OF_A_PASSAGE = 20
-"""The best, of which those that overlap a better one or say the same are no answers of their own."""
 
 
 class RealmForQA(Answerer):
@@ -60,42 +55,27 @@ class RealmForQA(Answerer):
             self._model.query_tower, questions, special=special, max_tokens=sizes.question_tokens
         )  # fmt: skip
         hits = corpus.search(queries_BP, num_hits=sizes.read)
-        spans = read_spans(
-            self._model, questions, hits.places_BK, hits.scores_BK, corpus.bodies, special=special, sizes=sizes,
-            num_spans=SPANS_OF_A_PASSAGE,
-        )  # fmt: skip
         passages = self._exported.shards.passages_at(hits.places_BK.ravel().tolist())
+        readings = read_answers(
+            self._model.reader, questions, hits.places_BK, hits.scores_BK, passages,
+            tokenizer=self._exported.tokenizer, sizes=sizes, most=top,
+        )  # fmt: skip
         sources = {
             place: Source(uid=passage.uid, title=passage.title, text=passage.text)
             for place, passage in passages.items()
         }
-        texts = SpanTexts(passages, self._exported.tokenizer)
         answers = []
-        for of_one, places, p_K in zip(spans, hits.places_BK.tolist(), softmax(hits.scores_BK).tolist(), strict=True):
+        for of_one, places, p_K in zip(
+            readings, hits.places_BK.tolist(), softmax(hits.scores_BK).tolist(), strict=True
+        ):
             p_of = dict(zip(places, p_K, strict=True))
             answers.append(
                 tuple(
                     Answer(
-                        text=texts.text(span), p=float(np.exp(span.log_p)), p_passage=p_of[span.place],
-                        passage=sources[span.place], span=texts.characters(span),
+                        text=read.text, p=read.p, p_passage=p_of[read.place], passage=sources[read.place],
+                        span=read.characters,
                     )
-                    for span in _distinct(of_one, texts, most=top)
+                    for read in of_one
                 )
             )  # fmt: skip
         return answers
-
-
-def _distinct(spans: Sequence[Span], texts: SpanTexts, *, most: int) -> Iterator[Span]:
-    """The first spans that say something new: not what a better one says, and no part of it or around it."""
-    said: set[str] = set()
-    taken: list[Span] = []
-    for span in spans:
-        if len(taken) == most:
-            return
-        if any(span.place == other.place and span.start < other.stop and other.start < span.stop for other in taken):
-            continue
-        text = normalise(texts.text(span))
-        if text not in said:
-            said.add(text)
-            taken.append(span)
-            yield span

@@ -1,7 +1,7 @@
 """Masked words filled in by a pre-trained export, without fine-tuning: p(y|x), the marginal over retrieved passages.
 
 Shapes: B statements, C candidates of each (the null passage first, where there is one), R pairs of a statement and a
-candidate, V vocabulary, P embedding, Y answers.
+candidate, V vocabulary, P embedding.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from realm_ds.data.answer_spans import find_answer_spans, span_characters
 from realm_ds.data.batches import passage_batch
 from realm_ds.data.records import Passage
+from realm_ds.data.words import words_of
 from realm_ds.errors import CheckpointError
 from realm_ds.eval.asking import Answerer
-from realm_ds.eval.corpus import device_of, embed_queries, embed_with, softmax, tensors
+from realm_ds.eval.corpus import device_of, embed_queries, embed_with, softmax
 from realm_ds.eval.exported import Exported, open_export
-from realm_ds.eval.reading import Pair, joint_buckets, joint_tokens
+from realm_ds.eval.pairs import Pair
+from realm_ds.eval.words import Word, best_words, word_in, word_probabilities
 from realm_ds.models.encoder import KnowledgeAugEncoder
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER
+from realm_ds.models.readers import WordReader
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.answers import Answer, Source
 
@@ -33,15 +35,12 @@ class RealmForCloze(Answerer):
         self, exported: Exported, *, query_tower: Embedder, passage_tower: Embedder, encoder: KnowledgeAugEncoder
     ) -> None:
         super().__init__(exported)
-        self._query_tower, self._encoder = query_tower, encoder
+        self._query_tower, self._reader = query_tower, WordReader(encoder)
         sizes, special = self._sizes, self._special
         self._null_1P = embed_with(passage_tower)(
             passage_batch([NULL_PASSAGE], special=special, max_tokens=sizes.passage_tokens)
         )
-        pieces = exported.tokenizer.tokens(range(exported.tokenizer.vocab_size))
-        self._continues_word_V = np.array([piece.startswith("##") for piece in pieces])
-        self._is_word_V = ~self._continues_word_V
-        self._is_word_V[[special.pad, special.unk, special.cls, special.sep, special.mask]] = False
+        self._words = words_of(exported.tokenizer)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None) -> "RealmForCloze":
@@ -72,68 +71,35 @@ class RealmForCloze(Answerer):
         return super()._fault([piece for piece in ids if piece != self._special.mask])
 
     def _answers(self, questions: Sequence[Sequence[int]], top: int) -> list[tuple[Answer, ...]]:
-        corpus, settings = self._exported.corpus, self._exported.settings
+        exported, sizes = self._exported, self._sizes
         queries_BP = embed_queries(
-            self._query_tower, questions, special=self._special, max_tokens=self._sizes.question_tokens
-        )
-        num_null = int(settings.null_passage)
-        hits = corpus.search(queries_BP, num_hits=self._sizes.read)
+            self._query_tower, questions, special=self._special, max_tokens=sizes.question_tokens
+        )  # fmt: skip
+        num_null = int(exported.settings.null_passage)
+        hits = exported.corpus.search(queries_BP, num_hits=sizes.read)
         scores_BC = np.concatenate([(queries_BP @ self._null_1P.T)[:, :num_null], hits.scores_BK], axis=1)
-        p_z_BC = softmax(scores_BC / settings.temperature)
-        p_y_BCV = self._read(questions, hits.places_BK, num_null=num_null)
-        joint_BCV = p_z_BC[:, :, None] * p_y_BCV
-        p_BV = np.where(self._is_word_V, joint_BCV.sum(axis=1), -1.0)
-        words_BY = np.argsort(-p_BV, axis=1, kind="stable")[:, :top]
-        # Each word is told with the passage that most of its probability comes through.
-        places_BY = np.stack(
-            [joint_CV[num_null:, words].argmax(axis=0) for joint_CV, words in zip(joint_BCV, words_BY, strict=True)]
+        p_z_BC = softmax(scores_BC / exported.settings.temperature)
+        pairs = [
+            (question, body)
+            for question, places in zip(questions, hits.places_BK, strict=True)
+            for body in [()] * num_null + exported.corpus.bodies(places)
+        ]
+        p_RV = word_probabilities(
+            self._reader, pairs, special=self._special, sizes=sizes, vocab_size=exported.tokenizer.vocab_size
         )
-        passages = self._exported.shards.passages_at(
-            np.take_along_axis(hits.places_BK, places_BY, axis=1).ravel().tolist()
+        best = best_words(
+            p_z_BC, p_RV.reshape(*p_z_BC.shape, -1), is_word_V=self._words.is_word_V, most=top, num_null=num_null
         )
+        passages = exported.shards.passages_at(hits.places_BK.ravel().tolist())
         return [
             tuple(
-                self._told(
-                    word, passages[int(hits.places_BK[row, place])], p=float(p_BV[row, word]),
-                    p_passage=float(p_z_BC[row, num_null + place]),
-                )
-                for word, place in zip(words_BY[row].tolist(), places_BY[row].tolist(), strict=True)
+                self._told(word, passages[int(places_K[word.candidate])], p_passage=p_z_C[num_null + word.candidate])
+                for word in words
             )
-            for row in range(len(questions))
-        ]  # fmt: skip
+            for words, places_K, p_z_C in zip(best, hits.places_BK, p_z_BC.tolist(), strict=True)
+        ]
 
-    @torch.inference_mode()
-    def _read(self, questions: Sequence[Sequence[int]], places_BK: np.ndarray, *, num_null: int) -> np.ndarray:
-        """p(y|z, x) of every wordpiece at the mask, given each candidate, float32 [B, C, V]."""
-        device = next(self._encoder.parameters()).device
-        pairs: list[Pair] = []
-        for question, places in zip(questions, places_BK, strict=True):
-            bodies = [()] * num_null + self._exported.corpus.bodies(places)
-            pairs += [(question, body) for body in bodies]
-        num_candidates = num_null + places_BK.shape[1]
-        mask_places_B = [1 + list(question).index(self._special.mask) for question in questions]  # [CLS] comes first
-        mask_places_R = np.repeat(mask_places_B, num_candidates)
-        p_RV = np.empty((len(pairs), self._exported.tokenizer.vocab_size), dtype=np.float32)
-        for rows in joint_buckets(pairs, sizes=self._sizes):
-            tokens, _ = joint_tokens([pairs[row] for row in rows], special=self._special, sizes=self._sizes)
-            places_R1 = torch.from_numpy(mask_places_R[rows, None]).to(device)
-            logits_R1V = self._encoder.logits(tensors(tokens, device), places_R1)
-            p_RV[rows] = logits_R1V[:, 0, : p_RV.shape[1]].softmax(dim=-1).cpu().numpy()
-        return p_RV.reshape(len(questions), num_candidates, -1)
-
-    def _told(self, word: int, passage: Passage, *, p: float, p_passage: float) -> Answer:
-        """A word as an answer, in the passage's own letters where that holds it."""
-        tokenizer = self._exported.tokenizer
-        body_T = np.array(passage.body_ids)
-        found = find_answer_spans(
-            body_T, np.array([0, len(body_T)]), [(word,)], continues_word_V=self._continues_word_V
-        )  # fmt: skip
-        span = None
-        if len(found.start_S):
-            start = int(found.start_S[0])
-            span = span_characters(
-                passage.body_ids, start, start + 1, encoded=tokenizer.encode_with_offsets(passage.text)
-            )
-        text = passage.text[slice(*span)] if span is not None else tokenizer.decode([word])
+    def _told(self, word: Word, passage: Passage, *, p_passage: float) -> Answer:
+        text, span = word_in(passage, word.piece, tokenizer=self._exported.tokenizer, words=self._words)
         source = Source(uid=passage.uid, title=passage.title, text=passage.text)
-        return Answer(text=text, p=p, p_passage=p_passage, passage=source, span=span)
+        return Answer(text=text, p=word.p, p_passage=p_passage, passage=source, span=span)

@@ -19,11 +19,12 @@ from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError
 from realm_ds.eval.corpus import CorpusIndex
-from realm_ds.eval.reading import ReadingSizes
+from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.files import recover_folder, write_durably
 from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import load_shard
 from realm_ds.index.store import IndexStore, PartFault, stored_parts
+from realm_ds.models.names import READER
 from realm_ds.models.qa import QaModel
 from realm_ds.models.tokenizer_files import copy_tokenizer
 from realm_ds.sealed import check_told, sealed_folder
@@ -90,11 +91,16 @@ def find_export(folder: Path) -> Path:
         return folder
     if (folder / "export" / SETTINGS_FILE).is_file():
         return folder / "export"
-    inside = sorted(str(path.parent) for path in folder.glob(f"*/export/{SETTINGS_FILE}"))
-    hint = f"name one of {', '.join(inside)}" if inside else (
-        "`realm-ds export --run RUN` writes one of a pre-trained run, `realm-ds qa train` at its end (what was "
-        "stopped goes on with --resume)"
-    )  # fmt: skip
+    inside = sorted(path.parent for path in folder.glob(f"*/export/{SETTINGS_FILE}"))
+    if fine_tuned := [str(export.parent) for export in inside if (export / READER).is_dir()]:
+        hint = f"did you mean {' or '.join(fine_tuned)}?"
+    elif inside:
+        hint = f"name one of {', '.join(map(str, inside))}"
+    else:
+        hint = (
+            "`realm-ds export --run RUN` writes one of a pre-trained run, `realm-ds qa train` at its end (what was "
+            "stopped goes on with --resume)"
+        )
     raise CheckpointError(f"{folder} holds no export with {SETTINGS_FILE}: {hint}")
 
 

@@ -19,7 +19,8 @@ from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.eval.answers import is_right, token_f1
 from realm_ds.eval.bm25 import Bm25
 from realm_ds.eval.corpus import CorpusIndex, embed_queries
-from realm_ds.eval.reading import Bodies, ReadingSizes, SpanTexts, read_spans
+from realm_ds.eval.pairs import ReadingSizes
+from realm_ds.eval.reading import are_answerable, read_answers
 from realm_ds.eval.retrieval import NOT_FOUND
 from realm_ds.eval.scores import QA_RECALL_AT, Row
 from realm_ds.models.qa import QaModel
@@ -61,19 +62,23 @@ def answer_questions(
     places_BK, scores_BK = find(questions, queries_BP, max(MOST_HITS, sizes.read))
     read = min(sizes.read, places_BK.shape[1])
     passages = shards.passages_at(places_BK.ravel().tolist())
-    spans = read_spans(
-        model, ids, places_BK[:, :read], scores_BK[:, :read], _bodies(passages), special=tokenizer.special,
-        sizes=sizes,
-    )  # fmt: skip
-    texts, holding = SpanTexts(passages, tokenizer), _holding(questions, places_BK, passages, at_least=read)
-    return [
+    readings = read_answers(
+        model.reader, ids, places_BK[:, :read], scores_BK[:, :read], passages, tokenizer=tokenizer, sizes=sizes
+    )
+    holding = _holding(questions, places_BK, passages, at_least=read)
+    rows = [
         {
             **found_row(question, [passages[place] for place in places.tolist()], scores, holds),
-            **_judged(texts.text(best[0]), question),
+            **_judged(best.text, question),
             "is_answer_read": any(holds[:read]),
         }
-        for question, places, scores, holds, best in zip(questions, places_BK, scores_BK, holding, spans, strict=True)
+        for question, places, scores, holds, (best,) in zip(
+            questions, places_BK, scores_BK, holding, readings, strict=True
+        )
     ]
+    for row, is_answerable in zip(rows, are_answerable(model.reader, questions, tokenizer) or (), strict=False):
+        row["is_answerable"] = is_answerable
+    return rows
 
 
 def retrieve_for_questions(
@@ -116,22 +121,17 @@ def baselines(
     )
     alike_BK = np.zeros(random_BK.shape, dtype=np.float32)
     passages = shards.passages_at(random_BK.ravel().tolist())
-    spans = read_spans(
-        model, _encode(questions, tokenizer), random_BK, alike_BK, _bodies(passages), special=tokenizer.special,
-        sizes=sizes,
-    )  # fmt: skip
-    texts = SpanTexts(passages, tokenizer)
-    rows = []
-    for question, best in zip(questions, spans, strict=True):
-        blind = texts.text(best[0])
-        rows.append(
-            {
-                "prediction_no_retrieval": blind,
-                "is_exact_no_retrieval": is_right(blind, question),
-                "is_exact_majority": is_right(majority.get(question.field, majority[""]), question),
-            }
-        )
-    return rows
+    readings = read_answers(
+        model.reader, _encode(questions, tokenizer), random_BK, alike_BK, passages, tokenizer=tokenizer, sizes=sizes
+    )
+    return [
+        {
+            "prediction_no_retrieval": blind.text,
+            "is_exact_no_retrieval": is_right(blind.text, question),
+            "is_exact_majority": is_right(majority.get(question.field, majority[""]), question),
+        }
+        for question, (blind,) in zip(questions, readings, strict=True)
+    ]
 
 
 def by_tower(corpus: CorpusIndex) -> Find:
@@ -219,10 +219,6 @@ def _encode(questions: Sequence[Question], tokenizer: Tokenizer) -> list[list[in
 
 def _embed(tower: Embedder, ids: Sequence[Ids], tokenizer: Tokenizer, sizes: ReadingSizes) -> np.ndarray:
     return embed_queries(tower, ids, special=tokenizer.special, max_tokens=sizes.question_tokens)
-
-
-def _bodies(passages: Mapping[int, Passage]) -> Bodies:
-    return lambda places: [passages[place].body_ids for place in places.tolist()]
 
 
 def _first(flags: Sequence[bool]) -> int:

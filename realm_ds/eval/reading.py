@@ -1,136 +1,134 @@
-"""Reading: the best answer spans of questions in the passages retrieved for them, and what those say in the text.
+"""Answers read from passages, whichever way a fine-tuned model reads them: as spans (spans.py) or as words (words.py).
 
-For evaluation (qa.py) and for people who ask (answerer.py) alike. All is read from wordpieces in memory; pairs of all
-questions go through the reader in batches of like length.
+For evaluation (qa.py) and for people who ask (answerer.py) alike.
 
-Shapes: B questions, K passages read for each, R pairs of a question and a passage, L tokens, W span widths, X spans.
+Shapes: B questions, K passages read for each.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from realm_ds.data.answer_spans import span_characters
-from realm_ds.data.batches import Ids, Tokens, length_buckets, passage_batch
-from realm_ds.data.records import NUM_SPECIAL, Passage, SpecialIds
+from realm_ds.data.answers import normalise
+from realm_ds.data.batches import Ids
+from realm_ds.data.records import Passage, Question
 from realm_ds.data.tokenizer import Tokenizer
-from realm_ds.eval.corpus import tensors
-from realm_ds.models.qa import QaModel
-from realm_ds.models.reader import IMPOSSIBLE, best_spans, reader_logits
+from realm_ds.data.words import with_mask, word_answers, words_of
+from realm_ds.eval.corpus import softmax
+from realm_ds.eval.pairs import ReadingSizes
+from realm_ds.eval.spans import Span, SpanTexts, read_spans
+from realm_ds.eval.words import best_words, word_in, word_probabilities
+from realm_ds.models.readers import Reader, WordReader
 
-TOKENS_AT_ONCE = 4096
-"""Padded wordpieces that an encoder reads in one pass."""
-Pair = tuple[Ids, Ids]
-"""A question and the body of a passage, as wordpieces."""
-Bodies = Callable[[np.ndarray], Sequence[Ids]]
-"""The bodies of passages at some places of the corpus, as wordpieces."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadingSizes:
-    """How much of questions and passages is read."""
-
-    question_tokens: int
-    passage_tokens: int
-    read: int
-    """Passages read for each question."""
+SPANS_OF_A_PASSAGE = 20
+"""The best, of which those that overlap a better one or say the same are no answers of their own."""
+PAIRS_AT_ONCE = 256
+"""Whose words are in memory together: 4 bytes a wordpiece of the vocabulary, 30 MB with BERT's."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
-    """A span of a passage as an answer: the passage's place in the corpus, and wordpieces of its body."""
+class Reading:
+    """One answer, and the passage that speaks for it."""
 
+    text: str
+    """As it stands in the passage, where it does."""
+    p: float
+    """Of spans the share among all spans of all passages read, of words p(y|q)."""
     place: int
-    start: int
-    stop: int
-    log_p: float
-    """Of the span and its passage among all spans of all passages read."""
+    """The passage's, in the corpus."""
+    characters: tuple[int, int] | None
+    """Of the passage's text, end exclusive; None where it does not hold the answer."""
 
 
-def joint_tokens(pairs: Sequence[Pair], *, special: SpecialIds, sizes: ReadingSizes) -> tuple[Tokens, np.ndarray]:
-    """[CLS] question [SEP] body [SEP] of (question, body) pairs, and where each body begins."""
-    cut = [(question[: sizes.question_tokens - 2], body[: sizes.passage_tokens - 2]) for question, body in pairs]
-    body_starts_R = np.array([2 + len(question) for question, _ in cut], dtype=np.int64)
-    # The format of a passage, with the question in the place of its title.
-    return passage_batch(cut, special=special, max_tokens=sizes.question_tokens + sizes.passage_tokens), body_starts_R
-
-
-def joint_buckets(pairs: Sequence[Pair], *, sizes: ReadingSizes) -> list[np.ndarray]:
-    """Places of the pairs in batches of like length."""
-    longest = sizes.question_tokens + sizes.passage_tokens
-    lengths_R = [min(longest, NUM_SPECIAL + len(question) + len(body)) for question, body in pairs]
-    return length_buckets(lengths_R, max_tokens=max(TOKENS_AT_ONCE, longest))
-
-
-@torch.inference_mode()
-def read_spans(
-    model: QaModel,
+def read_answers(
+    reader: Reader,
     questions: Sequence[Ids],
     places_BK: np.ndarray,
     scores_BK: np.ndarray,
-    bodies: Bodies,
+    passages: Mapping[int, Passage],
     *,
-    special: SpecialIds,
+    tokenizer: Tokenizer,
     sizes: ReadingSizes,
-    num_spans: int = 1,
-) -> list[list[Span]]:
-    """Of each question the best spans over the K passages given, best first, at most `num_spans` of each passage.
+    most: int = 1,
+) -> list[list[Reading]]:
+    """Of each question up to `most` distinct answers, best first, from the passages at these places of the corpus,
+    whose scores count as in training."""
+    if isinstance(reader, WordReader):
+        return _words(reader, questions, places_BK, scores_BK, passages, tokenizer=tokenizer, sizes=sizes, most=most)
+    spans = read_spans(
+        reader, questions, places_BK, scores_BK,
+        lambda places: [passages[place].body_ids for place in places.tolist()], special=tokenizer.special, sizes=sizes,
+        num_spans=SPANS_OF_A_PASSAGE if most > 1 else 1,
+    )  # fmt: skip
+    texts = SpanTexts(passages, tokenizer)
+    return [
+        [
+            Reading(
+                text=texts.text(span), p=float(np.exp(span.log_p)), place=span.place, characters=texts.characters(span)
+            )
+            for span in _distinct(of_one, texts, most=most)
+        ]
+        for of_one in spans
+    ]
 
-    The passages' scores count as in training.
+
+def are_answerable(reader: Reader, questions: Sequence[Question], tokenizer: Tokenizer) -> list[bool] | None:
+    """Whether a reader that names one wordpiece can be right at all, of each question; None of one that reads spans.
+
+    A regular expression counts where it is a plain word.
     """
-    model.eval()
-    device = next(model.parameters()).device
-    pairs = [(question, body) for question, places in zip(questions, places_BK, strict=True) for body in bodies(places)]
-    shape = (len(pairs), num_spans)
-    logits_RX, scores_R = np.full(shape, -np.inf, dtype=np.float32), scores_BK.ravel()
-    starts_RX, stops_RX = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    total_R = np.empty(len(pairs), dtype=np.float32)
-    for rows in joint_buckets(pairs, sizes=sizes):
-        tokens, body_starts_R = joint_tokens([pairs[row] for row in rows], special=special, sizes=sizes)
-        spans_RLW, possible_RLW = model.reader(tensors(tokens, device))
-        scores_R1 = torch.from_numpy(scores_R[rows, None]).to(device)
-        logits_RLW = reader_logits(spans_RLW[:, None], possible_RLW[:, None], scores_R1)
-        best = best_spans(logits_RLW, num_spans=num_spans)
-        num_found = best.logit_BX.shape[1]
-        logits_RX[rows, :num_found] = best.logit_BX.cpu().numpy()
-        starts_RX[rows, :num_found] = best.start_BX.cpu().numpy() - body_starts_R[:, None]
-        stops_RX[rows, :num_found] = best.stop_BX.cpu().numpy() - body_starts_R[:, None]
-        total_R[rows] = logits_RLW.flatten(1).logsumexp(dim=1).cpu().numpy()
-    spans = []
-    for number, places in enumerate(places_BK.tolist()):
-        own = slice(number * len(places), (number + 1) * len(places))
-        total = float(np.logaddexp.reduce(total_R[own]))
-        order = np.argsort(-logits_RX[own].ravel(), kind="stable")
-        starts, stops, logits = (part[own].ravel()[order].tolist() for part in (starts_RX, stops_RX, logits_RX))
-        spans.append(
-            [
-                Span(place=places[which // num_spans], start=start, stop=stop, log_p=logit - total)
-                for which, start, stop, logit in zip(order.tolist(), starts, stops, logits, strict=True)
-                if logit > IMPOSSIBLE
-            ]
+    if isinstance(reader, WordReader):
+        return [bool(answers) for answers in word_answers(questions, tokenizer)]
+    return None
+
+
+def _words(
+    reader: WordReader,
+    questions: Sequence[Ids],
+    places_BK: np.ndarray,
+    scores_BK: np.ndarray,
+    passages: Mapping[int, Passage],
+    *,
+    tokenizer: Tokenizer,
+    sizes: ReadingSizes,
+    most: int,
+) -> list[list[Reading]]:
+    special, words, num_read = tokenizer.special, words_of(tokenizer), places_BK.shape[1]
+    asked = [with_mask(question, special=special, max_tokens=sizes.question_tokens) for question in questions]
+    p_z_BK, at_once = softmax(scores_BK), max(1, PAIRS_AT_ONCE // num_read)
+    answers: list[list[Reading]] = []
+    for start in range(0, len(asked), at_once):
+        places = places_BK[start : start + at_once]
+        pairs = [
+            (question, passages[place].body_ids)
+            for question, of_one in zip(asked[start:], places.tolist(), strict=False)
+            for place in of_one
+        ]
+        p_RV = word_probabilities(reader, pairs, special=special, sizes=sizes, vocab_size=tokenizer.vocab_size)
+        best = best_words(
+            p_z_BK[start : start + at_once], p_RV.reshape(*places.shape, -1), is_word_V=words.is_word_V, most=most
         )
-    return spans
+        for of_one, found in zip(places.tolist(), best, strict=True):
+            answers.append([])
+            for word in found:
+                place = of_one[word.candidate]
+                text, characters = word_in(passages[place], word.piece, tokenizer=tokenizer, words=words)
+                answers[-1].append(Reading(text=text, p=word.p, place=place, characters=characters))
+    return answers
 
 
-class SpanTexts:
-    """What spans say, as it stands in the text of their passages, each of which is looked at once."""
-
-    def __init__(self, passages: Mapping[int, Passage], tokenizer: Tokenizer) -> None:
-        self._passages, self._tokenizer = passages, tokenizer
-        self._encoded: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}
-
-    def characters(self, span: Span) -> tuple[int, int] | None:
-        """The characters of the passage's text, end exclusive; None where that is of another tokenizer."""
-        passage = self._passages[span.place]
-        if span.place not in self._encoded:
-            self._encoded[span.place] = self._tokenizer.encode_with_offsets(passage.text)
-        return span_characters(passage.body_ids, span.start, span.stop, encoded=self._encoded[span.place])
-
-    def text(self, span: Span) -> str:
-        """Its words, in their own capitals and punctuation; in those of the vocabulary where the text has none."""
-        passage, characters = self._passages[span.place], self.characters(span)
-        if characters is None:
-            return self._tokenizer.decode(list(passage.body_ids[span.start : span.stop]))
-        return passage.text[slice(*characters)]
+def _distinct(spans: Sequence[Span], texts: SpanTexts, *, most: int) -> Iterator[Span]:
+    """The first spans that say something new: not what a better one says, and no part of it or around it."""
+    said: set[str] = set()
+    taken: list[Span] = []
+    for span in spans:
+        if len(taken) == most:
+            return
+        if any(span.place == other.place and span.start < other.stop and other.start < span.stop for other in taken):
+            continue
+        text = normalise(texts.text(span))
+        if text not in said:
+            said.add(text)
+            taken.append(span)
+            yield span

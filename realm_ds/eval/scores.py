@@ -20,8 +20,9 @@ SHARES = {
     "em_no_retrieval": "is_exact_no_retrieval",
     "em_majority": "is_exact_majority",
     "reader_oracle": "is_answer_read",
+    "answerable": "is_answerable",
 }
-"""Scores that are means over questions, and the members of a row that they are means of; baselines may be missing."""
+"""Scores that are means over questions, and the members of a row that they are means of; some may be missing."""
 RECALLS = {"recall": "found_place", "answer_recall": "answer_place"}
 """Scores by cut-off, and the members of a row that say where the first right passage stands."""
 COMPARED_AT = (1, 5, 20, 100)
@@ -32,6 +33,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 
     reader_oracle: some passage that was read holds an answer, so that a perfect reader would be right.
     answer_coverage: some passage of all that were retrieved does.
+    answerable: one wordpiece answers the question, and the model names no more (qa.answer_by=masked_word);
+    em_answerable and f1_answerable are of these questions alone.
     mrr: the mean of 1 / rank of the first right passage, 0 where it was not retrieved.
     """
     if not rows:
@@ -40,6 +43,9 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     recalls = {score: _within(rows, member, QA_RECALL_AT) for score, member in RECALLS.items() if member in rows[0]}
     fields = sorted({row["field"] for row in rows})
     by_field = {field: [row for row in rows if row["field"] == field] for field in fields}
+    if answerable := [row for row in rows if row.get("is_answerable")]:
+        of_these = _values(answerable)
+        values |= {f"{score}_answerable": of_these[score] for score in ("em", "f1")}
     return {
         "questions": len(rows),
         **{score: float(found.mean()) for score, found in values.items()},

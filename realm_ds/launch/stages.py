@@ -27,6 +27,7 @@ from realm_ds.launch.failures import forget_last_world, read_records
 from realm_ds.launch.local import leaving_when_asked, run_world, world_command
 from realm_ds.launch.node import run_rank
 from realm_ds.launch.offload import check_offload
+from realm_ds.launch.questions import check_questions
 from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.watch import writes_on
 from realm_ds.models.hub import encoder_folder
@@ -140,11 +141,7 @@ def check_inputs(
                 "export of a pre-trained run"
             )
         _check_served(config, num_passages=corpus.count)
-        splits = {split: load_questions(config.qa.folder / f"{split}.jsonl") for split in ("train", "dev", "test")}
-        refuse_regexes(
-            splits["train"],
-            why=f"{config.qa.folder}/train.jsonl: a reader learns from spans that equal an answer, not from regexes",
-        )
+        check_questions(config.qa, tokenizer, remark=_remark)
     if isinstance(config.model.encoder, Path) and not config.model.encoder.is_dir():
         raise ConfigError(
             f"model.encoder={config.model.encoder} is no folder: name one with a BERT-like transformers model, or a "

@@ -7,13 +7,13 @@ Shapes: N sequences, L tokens, H hidden.
 from torch import nn
 
 from realm_ds.models.encoder import KnowledgeAugEncoder
-from realm_ds.models.qa import SpanReader
+from realm_ds.models.readers import SpanReader, WordReader
 from realm_ds.models.sizes import Cost
 from realm_ds.models.towers import Embedder
 
 
 def cost_of(network: nn.Module) -> Cost | None:
-    """Of a tower, the knowledge-augmented encoder or the span reader; None of other modules.
+    """Of a tower, the knowledge-augmented encoder or a reader; None of other modules.
 
     The span reader's scorer is left out: it is less than a hundredth of the encoder below it.
     """
@@ -25,6 +25,8 @@ def cost_of(network: nn.Module) -> Cost | None:
         return _body(network.mlm.base_model, per_mask=_linear(network.mlm) - _linear(network.mlm.base_model))
     if isinstance(network, SpanReader):
         return _body(network.encoder)
+    if isinstance(network, WordReader):
+        return cost_of(network.encoder)
     return None
 
 

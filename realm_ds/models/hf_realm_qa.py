@@ -40,14 +40,15 @@ from realm_ds.models.hf_realm_write import (
     write_model,
 )
 from realm_ds.models.names import strip_prefix
-from realm_ds.models.qa import QaModel, SpanReader
+from realm_ds.models.qa import QaModel
+from realm_ds.models.readers import SpanReader
 
 HF_READER, HF_OPENQA = "reader", "openqa"
 READER_NAMES: Names = (
     ("realm.pooler.", None), ("realm.", "encoder."), ("qa_outputs.dense_intermediate.", "scorer.ends."),
     ("qa_outputs.layer_normalization.", "scorer.norm."), ("qa_outputs.dense_output.", "scorer.score."),
 )  # fmt: skip
-"""Of a RealmReader and models/qa.py's SpanReader. Its masked-language-model head, cls.predictions, has no use."""
+"""Of a RealmReader and models/readers.py's SpanReader. Its masked-language-model head, cls.predictions, has no use."""
 READER_DEFAULTS: dict[str, Any] = {
     "span_hidden_size": 256, "max_span_width": 10, "reader_layer_norm_eps": 1e-3, "reader_beam_size": 5,
     "reader_seq_len": 320,
@@ -80,7 +81,7 @@ def write_hf_qa(
 
     Raises ConfigError if transformers' classes cannot compute what the model does.
     """
-    reader, num_passages = model.reader, len(vectors_NP)
+    reader, num_passages = span_reader_of(model), len(vectors_NP)
     check_same_bert(model.query_tower.bert.config, reader.encoder.config)
     config = realm_config(model.query_tower) | {
         "span_hidden_size": reader.scorer.norm.normalized_shape[0], "max_span_width": reader.scorer.max_span_tokens,
@@ -96,6 +97,16 @@ def write_hf_qa(
     whole["block_emb"] = torch.from_numpy(np.asarray(vectors_NP, dtype=np.float32))
     write_model(folder / HF_OPENQA, "RealmForOpenQA", whole, config=config, tokenizer_folder=tokenizer_folder)
     write_block_records(folder / HF_OPENQA / BLOCK_RECORDS, bodies, count=num_passages)
+
+
+def span_reader_of(model: QaModel) -> SpanReader:
+    """Its reader. Raises ConfigError where that names words: transformers has no class that answers so."""
+    if isinstance(model.reader, SpanReader):
+        return model.reader
+    raise ConfigError(
+        "the model answers by a masked word (qa.answer_by=masked_word), and transformers' RealmReader and "
+        "RealmForOpenQA answer by spans alone: take its own export, which AutoModelForMaskedLM opens (reader/)"
+    )
 
 
 def read_hf_qa(folder: Path) -> HfQa:

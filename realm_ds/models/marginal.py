@@ -13,13 +13,13 @@ from realm_ds.config.base import MarginalForm
 
 @dataclass(frozen=True, kw_only=True)
 class Marginal:
-    """The loss and what a run logs beside it; every field but `loss` is detached and per example."""
+    """The loss and what a run logs beside it; all but `loss` are per example, and all but the first two detached."""
 
     loss: Tensor
-    p_z_BC: Tensor
-    """p(z|x) of each candidate."""
     log_likelihood_B: Tensor
     """log p(y|x), the sum over masked tokens."""
+    p_z_BC: Tensor
+    """p(z|x) of each candidate."""
     ru_marginal_B: Tensor | None
     """Retrieval utility of the marginal: log p(y|x) - log p(y|null, x), a mean over masked tokens (Google's code)."""
     ru_doc_B: Tensor | None
@@ -64,8 +64,8 @@ def marginal_likelihood(
             null_share_B = p_z_BC[:, 0]
         return Marginal(
             loss=loss,
+            log_likelihood_B=log_likelihood_B,
             p_z_BC=p_z_BC,
-            log_likelihood_B=log_likelihood_B.detach(),
             ru_marginal_B=ru_marginal_B,
             ru_doc_B=ru_doc_B,
             null_share_B=null_share_B,

@@ -5,8 +5,9 @@ against each other.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
@@ -113,11 +114,10 @@ def encoder_sizes(model: ModelConfig, *, vocabulary: int, max_tokens: int) -> En
     path = encoder_folder(model.encoder) / "config.json"
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        hidden, layers, intermediate = (
-            int(said[name] if name in said else said[other]) for name, other in _OTHER_NAMES.items()
-        )
+        sizes = _told(said)
         return EncoderSizes(
-            layers=layers, hidden=hidden, intermediate=intermediate, vocabulary=int(said["vocab_size"]),
+            layers=sizes["num_hidden_layers"], hidden=sizes["hidden_size"], intermediate=sizes["intermediate_size"],
+            vocabulary=int(said["vocab_size"]),
             positions=int(said["max_position_embeddings"]), segments=int(said.get("type_vocab_size", 0)),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -129,7 +129,7 @@ def encoder_sizes(model: ModelConfig, *, vocabulary: int, max_tokens: int) -> En
 def check_start_sizes(model: ModelConfig, *, vocabulary: int) -> None:
     """Raise ConfigError where `model.start_from` is an export of other sizes, and CheckpointError where it is damaged.
 
-    What `model.encoder` brings is not looked at, nor is Google's REALM, whose reader does that.
+    Google's REALM is not looked at: its reader does that.
     """
     folder = model.start_from
     if folder is None or is_hf_realm(folder):
@@ -147,8 +147,29 @@ def check_start_sizes(model: ModelConfig, *, vocabulary: int) -> None:
         there |= {ours: said[name] for ours, name in _SETTINGS.items() if name in said}
     if wrong := [f"model.{name}={size}" for name, size in there.items() if size != getattr(model, name)]:
         raise ConfigError(f"model.start_from={folder} is of other sizes than this run: set {' '.join(wrong)}")
-    if model.encoder is None and (words := said.get("vocab_size", vocabulary)) != vocabulary:
+    if model.encoder is not None:
+        _check_same_encoder(model, _told(said), vocabulary=vocabulary)
+    elif (words := said.get("vocab_size", vocabulary)) != vocabulary:
         raise ConfigError(
             f"model.start_from={folder} has {words} wordpieces, but data.tokenizer has {vocabulary}: name the one in "
             f"{folder / 'tokenizer'}, and prepare the data with it"
         )
+
+
+def _check_same_encoder(model: ModelConfig, there: Mapping[str, int], *, vocabulary: int) -> None:
+    brought = encoder_sizes(model, vocabulary=vocabulary, max_tokens=0)
+    pairs = {
+        "layers": (there["num_hidden_layers"], brought.layers),
+        "hidden_size": (there["hidden_size"], brought.hidden),
+        "intermediate_size": (there["intermediate_size"], brought.intermediate),
+    }
+    if differ := [f"{name} {size} and {other}" for name, (size, other) in pairs.items() if size != other]:
+        raise ConfigError(
+            f"model.start_from={model.start_from} and model.encoder={model.encoder} are of different sizes "
+            f"({', '.join(differ)}): name the encoder that the export began with"
+        )
+
+
+def _told(config: Mapping[str, Any]) -> dict[str, int]:
+    """What a config.json says, by BERT's names."""
+    return {name: int(config[name] if name in config else config[other]) for name, other in _OTHER_NAMES.items()}

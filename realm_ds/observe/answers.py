@@ -33,7 +33,7 @@ class Answer:
     text: str
     """As it stands in the passage's text."""
     p: float
-    """Of a fine-tuned model: the share of this span among all spans of all passages read. Of a pre-trained: p(y|x)."""
+    """Of a span: its share among all spans of all passages read. Of a word named at a [MASK]: p(y|x)."""
     p_passage: float
     """p(z|x): of the passage among those retrieved."""
     passage: Source

@@ -170,7 +170,7 @@ def _embedded(tower: Embedder, *, config: RealmConfig, corpus: Shards, tokenizer
 def _write_settings(folder: Path, *, config: RealmConfig, tokenizer: Tokenizer) -> None:
     """What filling in masked words must do as pre-training did it."""
     from realm_ds.eval.exported import AnswerSettings, write_settings
-    from realm_ds.eval.reading import ReadingSizes
+    from realm_ds.eval.pairs import ReadingSizes
 
     sizes = ReadingSizes(
         question_tokens=config.data.query_tokens, passage_tokens=config.data.passage_tokens,

@@ -1,16 +1,19 @@
 """The README.md of an export or import: a model card as Hugging Face's hub shows it."""
 
+import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import indent
 
 from realm_ds.comm.code import library_versions
+from realm_ds.config.base import AnswerBy
 from realm_ds.config.load import dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Shards
 from realm_ds.errors import ConfigError
-from realm_ds.eval.reading import ReadingSizes
+from realm_ds.eval.exported import SETTINGS_FILE
+from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.train.export_networks import Written
 from realm_ds.train.export_source import Source
 
@@ -87,8 +90,8 @@ print(retriever.tokenizer.decode(model(**question).predicted_answer_ids))
 """Likewise of models that answer questions."""
 _FOLDERS_QA = {
     "realm": """\
-| `query_tower`, `reader` | BERT of each, with the projection and the span scorer beside it |
-| `tokenizer` | WordPiece |
+| `query_tower` | BERT, with the projection beside it |
+{reader}| `tokenizer` | WordPiece |
 | `index` | float32 vectors of all passages, in the order of the tar shards |
 | `passages` | the corpus as WebDataset tar shards |
 """,
@@ -97,6 +100,14 @@ _FOLDERS_QA = {
 | `openqa` | a RealmForOpenQA with the passages and their vectors; `realm-ds import` makes of it what `realm-ds ask` \
 answers from |
 """,
+}
+_READERS: dict[AnswerBy, str] = {
+    "span": "| `reader` | BERT, with the span scorer beside it |\n",
+    "masked_word": "| `reader` | BERT with its vocabulary head (`AutoModelForMaskedLM`) |\n",
+}
+_READ: dict[AnswerBy, str] = {
+    "span": "The answer is a span of one of them",
+    "masked_word": "The answer is one wordpiece, named at a [MASK] after the question, likeliest over all of them",
 }
 _FOLDERS = {
     "realm": """\
@@ -189,6 +200,7 @@ file, as it was written, is in `manifest.json`.
 def qa_card(
     *, layout: str, corpus: Shards, sizes: ReadingSizes, made: str, dtype: str = "fp32", licence: str = UNKNOWN,
     scores: Mapping[str, Mapping[str, float]] | None = None, config: RealmConfig | None = None,
+    answer_by: AnswerBy = "span",
 ) -> str:  # fmt: skip
     """The whole file, of models that answer questions. `scores` are by split; `config` is of the run that made them."""
     splits, names = scores or {}, list(dict.fromkeys(name for values in (scores or {}).values() for name in values))
@@ -207,13 +219,13 @@ tags:
 ---
 # REALM that answers questions, from {corpus.count} passages
 
-{made}. {sizes.read} passages are read for each question. Weights are {dtype}.
+{made}. {sizes.read} passages are read for each question. {_READ[answer_by]}. Weights are {dtype}.
 
 {measured}## What is here
 
 | | |
 |---|---|
-{_FOLDERS_QA[layout]}
+{_FOLDERS_QA[layout].format(reader=_READERS[answer_by])}
 The sha256 of every file, as it was written, is in `manifest.json`.
 
 ```python
@@ -226,6 +238,16 @@ The sha256 of every file, as it was written, is in `manifest.json`.
 {licence_section(licence)}
 
 {_provenance(made, config)}"""
+
+
+def scores_of(run_folder: Path, export: Path) -> dict[str, dict[str, float]]:
+    """By split, where a run has answered its questions after the export was written."""
+    written_at, found = (export / SETTINGS_FILE).stat().st_mtime, {}
+    for path in sorted((run_folder / "qa").glob("*.json")):
+        if path.stat().st_mtime >= written_at:
+            scores = json.loads(path.read_bytes())
+            found[path.stem] = {name: value for name, value in scores.items() if isinstance(value, float)}
+    return found
 
 
 def licence_section(licence: str) -> str:

@@ -5,7 +5,6 @@
 Other layouts and other runs are export.py's business.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -16,15 +15,15 @@ from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.corpus import tensors
 from realm_ds.eval.exported import CARD, Exported, find_export, open_export
 from realm_ds.eval.hf_openqa import write_hf_openqa
-from realm_ds.eval.reading import joint_tokens
+from realm_ds.eval.pairs import joint_tokens
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
-from realm_ds.models.hf_realm_qa import HF_OPENQA, read_hf_qa
+from realm_ds.models.hf_realm_qa import HF_OPENQA, read_hf_qa, span_reader_of
 from realm_ds.models.names import READER
 from realm_ds.models.qa import QaModel
 from realm_ds.models.towers import embed
-from realm_ds.sealed import MANIFEST, recover_sealed, sealed_folder
+from realm_ds.sealed import recover_sealed, sealed_folder
 from realm_ds.train.export import KIND, REMEDY, Dtype, Layout, Say, default_folder, round_to
-from realm_ds.train.export_card import qa_card
+from realm_ds.train.export_card import qa_card, scores_of
 from realm_ds.train.export_check import BOUNDS, NUM_SAMPLES, compare
 from realm_ds.train.export_source import Step
 
@@ -57,6 +56,7 @@ def export_qa(
     recover_sealed(out, what="export of layout hf-realm", kind=KIND, layout="hf-realm")
     exported = open_export(find_export(folder))
     model = QaModel.load(exported.folder).eval()
+    span_reader_of(model)  # before anything is written
     with sealed_folder(
         out, what="the export", remedy=REMEDY, kind=KIND, layout="hf-realm", stage="qa", dtype=dtype
     ) as unfinished:
@@ -70,7 +70,7 @@ def export_qa(
         text = qa_card(
             layout="hf-realm", corpus=exported.shards, sizes=exported.settings.sizes, dtype=dtype, licence=licence,
             made=f"Made by `realm-ds export` of {exported.folder.parent.name}/{exported.folder.name}",
-            scores=_scores(folder, exported.folder),
+            scores=scores_of(folder, exported.folder),
         )  # fmt: skip
         (unfinished / CARD).write_text(text, encoding="utf-8")
     return out
@@ -87,7 +87,7 @@ def outputs(model: QaModel, exported: Exported) -> dict[str, Tensor]:
     queries = query_batch(questions, special=special, max_tokens=sizes.question_tokens)
     return {
         "query vectors": embed(model.query_tower, tensors(queries, here)),
-        "logits of answers": model.reader(tensors(joint, here))[0].flatten(1),
+        "logits of answers": span_reader_of(model)(tensors(joint, here))[0].flatten(1),
     }
 
 
@@ -103,13 +103,3 @@ def _verify(folder: Path, exported: Exported, expected: dict[str, Tensor], *, dt
     if not are_same or not torch.equal(back.vectors_NP, torch.from_numpy(exported.corpus.vectors_NP)):
         raise CheckpointError(f"{folder} does not hold the passages of {exported.folder}; nothing was written")
     say(f"verified: {len(exported.corpus)} passages with their vectors, the same")
-
-
-def _scores(folder: Path, export: Path) -> dict[str, dict[str, float]]:
-    """By split, where a run has answered its questions after the export was written."""
-    written_at, found = (export / MANIFEST).stat().st_mtime, {}
-    for path in sorted((folder / "qa").glob("*.json")):
-        if path.stat().st_mtime >= written_at:
-            scores = json.loads(path.read_bytes())
-            found[path.stem] = {name: value for name, value in scores.items() if isinstance(value, float)}
-    return found

@@ -1,7 +1,7 @@
 """Passages for training questions, and what in them is an answer. The search itself is passage_index.py's business.
 
 Shapes: B questions of a micro-batch, N passages retrieved for each, K of them read, R = B x K, L tokens, W span widths,
-P embedding, S spans, V vocabulary.
+P embedding, S spans, A answers.
 """
 
 import zlib
@@ -13,13 +13,15 @@ from torch import Tensor
 
 from realm_ds.config.stages import QaConfig
 from realm_ds.data.answer_spans import AnswerSpans, find_answer_spans, gold_span_mask
-from realm_ds.data.batches import passage_batch
+from realm_ds.data.batches import pad, passage_batch
 from realm_ds.data.records import Question
 from realm_ds.data.tokenizer import Tokenizer
+from realm_ds.data.words import with_mask, word_answers, words_of
 from realm_ds.eval.corpus import tensors
-from realm_ds.eval.reading import ReadingSizes, joint_tokens
+from realm_ds.eval.pairs import ReadingSizes, joint_tokens
 from realm_ds.index.merge import Candidates, Hit
-from realm_ds.models.qa import FoundPassages, QaBatch, ReadPart
+from realm_ds.models.qa import QaBatch
+from realm_ds.models.readers import FoundPassages, ReadPart, RightSpans, RightWords
 from realm_ds.models.towers import TokenBatch
 from realm_ds.train.timing import StepTimer
 
@@ -32,7 +34,9 @@ READ_BUCKETS = 2
 class PassageFinder:
     """Finds passages for questions of the training set and marks what in them is right, all from wordpieces in memory.
 
-    Right is what stands there word for word, as in ORQA: answers in titles do not count, since the reader sees none.
+    A passage holds an answer where it stands there word for word, as in ORQA: those in titles do not count, since the
+    reader sees none. Right are these spans or, where a masked word is asked for, the answers of one wordpiece, which
+    every question must have then.
     """
 
     def __init__(
@@ -49,8 +53,12 @@ class PassageFinder:
         self._special = tokenizer.special
         self.question_ids = tokenizer.encode_questions([question.question for question in questions])
         self._answers = [tokenizer.encode_all(question.answers) for question in questions]
-        pieces = tokenizer.tokens(range(tokenizer.vocab_size))
-        self._continues_word_V = np.array([piece.startswith("##") for piece in pieces])
+        self._continues_word_V = words_of(tokenizer).continues_V
+        self._as_read, self._word_answers = self.question_ids, list[tuple[int, ...]]()
+        if settings.answer_by == "masked_word":
+            max_tokens = sizes.question_tokens
+            self._as_read = [with_mask(ids, special=self._special, max_tokens=max_tokens) for ids in self.question_ids]
+            self._word_answers = word_answers(questions, tokenizer)
         self._digest = 0
 
     def __call__(self, batch: QaBatch, query_BP: Tensor) -> FoundPassages:
@@ -69,13 +77,18 @@ class PassageFinder:
         for row, spans in enumerate(spans_B):
             holds_BN[row, spans.row_S] = True
         read_BK = np.stack([choose_read(holds, self._sizes.read, settings.read_one_with_answer) for holds in holds_BN])
-        parts, is_gold_RLW = self._joint(batch, found, read_BK, spans_B, device)
+        parts, body_starts_R = self._joint(batch, found, read_BK, device)
+        if settings.answer_by == "masked_word":
+            right: RightSpans | RightWords = self._right_words(batch, device)
+        else:
+            num_tokens = max(part.joint.ids_NL.shape[1] for part in parts)
+            right = self._right_spans(spans_B, read_BK, body_starts_R, num_tokens, device)
         return FoundPassages(
             vectors_BNP=torch.from_numpy(found.vectors_BKP).to(device),
             holds_answer_BN=torch.from_numpy(holds_BN).to(device),
             read_BK=torch.from_numpy(read_BK).to(device),
             parts=parts,
-            is_gold_BKLW=torch.from_numpy(is_gold_RLW).unflatten(0, read_BK.shape).to(device),
+            right=right,
         )
 
     def take_digest(self) -> int:
@@ -90,19 +103,14 @@ class PassageFinder:
         )  # fmt: skip
 
     def _joint(
-        self,
-        batch: QaBatch,
-        found: Candidates,
-        read_BK: np.ndarray,
-        spans_B: Sequence[AnswerSpans],
-        device: torch.device,
+        self, batch: QaBatch, found: Candidates, read_BK: np.ndarray, device: torch.device
     ) -> tuple[tuple[ReadPart, ...], np.ndarray]:
-        """Joint sequences of all pairs in buckets, and which of their spans are answers (R, L, W)."""
+        """Joint sequences of all pairs in buckets, and where the body begins in each."""
         hits = [found.hit(row, place) for row, places in enumerate(read_BK.tolist()) for place in places]
-        questions = [self.question_ids[number] for number in batch.numbers for _ in range(read_BK.shape[1])]
+        questions = [self._as_read[number] for number in batch.numbers for _ in range(read_BK.shape[1])]
         pairs = [(question, hit.body_ids) for question, hit in zip(questions, hits, strict=True)]
         body_starts_R = np.empty(len(pairs), dtype=np.int64)
-        parts, num_tokens = [], 0
+        parts = []
         by_length = np.argsort([len(question) + len(body) for question, body in pairs], kind="stable")
         for rows in np.array_split(by_length, min(READ_BUCKETS, len(pairs))):
             tokens, body_starts_R[rows] = joint_tokens(
@@ -111,13 +119,34 @@ class PassageFinder:
             passages = self._passages([hits[row] for row in rows], device)
             rows_R = torch.from_numpy(rows).to(device)
             parts.append(ReadPart(joint=tensors(tokens, device), rows_R=rows_R, passages=passages))
-            num_tokens = max(num_tokens, tokens.ids_BL.shape[1])
+        return tuple(parts), body_starts_R
+
+    def _right_spans(
+        self,
+        spans_B: Sequence[AnswerSpans],
+        read_BK: np.ndarray,
+        body_starts_R: np.ndarray,
+        num_tokens: int,
+        device: torch.device,
+    ) -> RightSpans:
+        """Which spans of the joint sequences are answers."""
         read = read_BK.shape[1]
         spans = _together([_of_read(found, read_BK[row], first_row=row * read) for row, found in enumerate(spans_B)])
         is_gold_RLW = gold_span_mask(
             spans, body_starts_R, num_tokens=num_tokens, max_span_tokens=self._settings.max_span_tokens
         )
-        return tuple(parts), is_gold_RLW
+        return RightSpans(torch.from_numpy(is_gold_RLW).unflatten(0, read_BK.shape).to(device))
+
+    def _right_words(self, batch: QaBatch, device: torch.device) -> RightWords:
+        """Where the questions ask, and what for."""
+        # [CLS] comes first.
+        places_B = np.array([1 + self._as_read[number].index(self._special.mask) for number in batch.numbers])
+        answers_BA, is_answer_BA = pad([self._word_answers[number] for number in batch.numbers])
+        return RightWords(
+            mask_places_B=torch.from_numpy(places_B).to(device),
+            answers_BA=torch.from_numpy(answers_BA).to(device),
+            is_answer_BA=torch.from_numpy(is_answer_BA == 1).to(device),
+        )
 
     def _passages(self, hits: Sequence[Hit], device: torch.device) -> TokenBatch | None:
         """What is to be embedded anew."""

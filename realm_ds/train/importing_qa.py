@@ -19,7 +19,7 @@ from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.exported import AnswerSettings, write_qa_export
-from realm_ds.eval.reading import ReadingSizes
+from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
 from realm_ds.models.hf_realm_qa import HF_OPENQA, HfQa, read_hf_qa
 from realm_ds.models.towers import Embedder

@@ -1,7 +1,7 @@
-"""Fine-tuning on open-domain questions: query tower and span reader trained through ZeRO, passages frozen or refreshed.
+"""Fine-tuning on open-domain questions: query tower and reader trained through ZeRO, passages frozen or refreshed.
 
 Where passages come from is passage_index.py's business, what is measured afterwards eval/qa.py's; the networks and
-losses are models/qa.py's and models/reader.py's.
+losses are models/qa.py's and models/readers.py's.
 """
 
 import json
@@ -16,17 +16,19 @@ from realm_ds.data.question_files import load_questions, question_order
 from realm_ds.data.records import Question
 from realm_ds.data.redeal import StreamState
 from realm_ds.data.shards import Shards, open_shards
-from realm_ds.eval.exported import PASSAGES, AnswerSettings, write_qa_export
+from realm_ds.data.words import one_word_questions
+from realm_ds.eval.exported import CARD, PASSAGES, AnswerSettings, write_qa_export
+from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.eval.qa import answer_questions, baselines, in_batches, majority_answers
-from realm_ds.eval.reading import ReadingSizes
 from realm_ds.eval.scores import Row, summarise
 from realm_ds.files import write_durably
-from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model
+from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model, build_word_model
 from realm_ds.models.realm import RealmModel
 from realm_ds.models.towers import Towers
 from realm_ds.observe.progress import describe_result
+from realm_ds.sealed import replace_file
 from realm_ds.train.engine import Engine
-from realm_ds.train.export_card import code_of, qa_card
+from realm_ds.train.export_card import code_of, qa_card, scores_of
 from realm_ds.train.find import PassageFinder
 from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.manifest import saved_steps
@@ -63,8 +65,9 @@ def _train(
 ) -> Ending:
     settings = stage.config.qa
     train = load_questions(settings.folder / "train.jsonl")
+    asked = _learnable(stage, train)
     finder = PassageFinder(
-        train, index.retrieve, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage), timer=stage.timer
+        asked, index.retrieve, tokenizer=stage.tokenizer, settings=settings, sizes=_sizes(stage), timer=stage.timer
     )
     engine = Engine(
         QaObjective(model, find=finder),
@@ -75,7 +78,7 @@ def _train(
     )
     resumed = go_on(engine, stage, STAGE) if resume else Resumed()
     index.start(engine, step=resumed.step)
-    steps = _steps(stage, engine, train, finder, index, resumed)
+    steps = _steps(stage, engine, asked, finder, index, resumed)
     ending = run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=resumed.step)
     # The last checkpoint is there from here on: what follows it can be done again.
     if ending.is_early or not index.finish(ending.step):
@@ -87,6 +90,9 @@ def _train(
     for split in EVALUATED:
         if not evaluate_split(stage, trained, index, train, split=split):
             return Ending(step=ending.step, is_early=True)
+    if stage.trainers.rank == 0:
+        export = stage.folder / EXPORT
+        replace_file(export, CARD, _card(stage, scores=scores_of(stage.folder, export)))
     return ending
 
 
@@ -122,6 +128,16 @@ def evaluate_split(stage: Stage, model: QaModel, index: PassageIndex, train: Seq
     return True
 
 
+def _learnable(stage: Stage, train: Sequence[Question]) -> Sequence[Question]:
+    """The questions that are trained on, and how many are left out, in the metrics."""
+    settings = stage.config.qa
+    if settings.answer_by == "span":
+        return train
+    asked = one_word_questions(train, stage.tokenizer, where=settings.folder / "train.jsonl")
+    stage.sinks.write("asked", train_questions=len(asked), train_questions_skipped=len(train) - len(asked))
+    return asked
+
+
 def _export(stage: Stage, model: QaModel, index: PassageIndex) -> None:
     """Trainer 0 writes the export; nothing is there where it was asked to end meanwhile. Collective."""
     config = stage.config
@@ -132,16 +148,21 @@ def _export(stage: Stage, model: QaModel, index: PassageIndex) -> None:
                 sizes=_sizes(stage), null_passage=False, temperature=1.0,
                 tokenizer_fingerprint=stage.tokenizer.fingerprint,
             ),
-            card=qa_card(
-                layout="realm", corpus=stage.corpus, sizes=_sizes(stage), config=config,
-                made=f"Fine-tuned in {config.qa.steps} steps with {code_of(stage.folder)}",
-            ),
+            card=_card(stage),
         )  # fmt: skip
     # It reads and writes the whole corpus, which takes longer than anything that trainers else wait for one another.
     stage.trainers.barrier(
         timeout_s=max(config.runtime.wait_timeout_s, config.index.build_timeout_s),
         waiting_for=f"trainer 0 to write {stage.folder / EXPORT} (index.build_timeout_s)",
     )
+
+
+def _card(stage: Stage, *, scores: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    config = stage.config
+    return qa_card(
+        layout="realm", corpus=stage.corpus, sizes=_sizes(stage), config=config, answer_by=config.qa.answer_by,
+        made=f"Fine-tuned in {config.qa.steps} steps with {code_of(stage.folder)}", scores=scores,
+    )  # fmt: skip
 
 
 def _steps(
@@ -193,6 +214,8 @@ def _open(stage: Stage, mailbox: Mailbox | None) -> tuple[QaModel, PassageIndex 
 
 def _qa_model(stage: Stage, realm: RealmModel) -> QaModel:
     settings = stage.config.qa
+    if settings.answer_by == "masked_word":
+        return build_word_model(realm, trains_passages=settings.refresh_passages).to(stage.device)
     return build_qa_model(
         realm,
         span_hidden_size=settings.span_hidden_size,

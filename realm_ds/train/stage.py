@@ -105,7 +105,7 @@ class Stage:
                 fixed["data.pretrain"] = self.pretrain_shards().digest[:12]
         if name == "qa":
             # Which versions of refreshed passages are launched depends on the last step.
-            names = ["index", "refresh_passages", *(["steps"] if config.qa.refresh_passages else [])]
+            names = ["index", "answer_by", "refresh_passages", *(["steps"] if config.qa.refresh_passages else [])]
             fixed |= {f"qa.{setting}": getattr(config.qa, setting) for setting in names}
         if name == "qa" and config.qa.data is not None:
             fixed["qa.data/train.jsonl"] = sha256(config.qa.data / "train.jsonl")[:12]

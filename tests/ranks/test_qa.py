@@ -16,6 +16,7 @@ from realm_ds.eval.exported import open_export
 from realm_ds.models.qa import QaModel
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.sinks import metrics_path, read_events
+from realm_ds.sealed import check
 from tests.ranks import qa_job
 from tests.support.runs import train
 from tests.support.tiny import make_data
@@ -71,6 +72,8 @@ def test_it_learns_and_leaves_what_it_promises(data: Path, run: Path) -> None:
         assert scores["questions"] == len(asked)
         assert set(scores["recall"]) == {"1", "5", "10", "20", "50", "100"}
     QaModel.load(run / "export")
+    check(run / "export")
+    assert "| | dev | test |\n|---|---|---|\n| em |" in (run / "export" / "README.md").read_text()
 
 
 def test_a_resumed_run_is_the_same_to_the_bit(data: Path, run: Path, tmp_path: Path) -> None:
@@ -106,9 +109,10 @@ def test_index_ranks_change_nothing_also_where_it_is_stopped_and_goes_on(data: P
 
 
 def test_refreshed_passages_are_adopted_and_a_resumed_run_is_the_same_to_the_bit(data: Path, tmp_path: Path) -> None:
-    """Launched at steps 0, 4 and 8, used from 0, 7 and 11 on, and one more at the end, which answers."""
+    """Launched at steps 0, 4 and 8, used from 0, 7 and 11 on, and one more at the end, which answers: by words here."""
     changes = qa_changes(data, **{
-        "qa.index": "sharded", "qa.refresh_passages": True, "refresh.every_steps": 4, "refresh.adopt_after_steps": 3,
+        "qa.answer_by": "masked_word", "qa.index": "sharded", "qa.refresh_passages": True,
+        "refresh.every_steps": 4, "refresh.adopt_after_steps": 3,
         "runtime.deepspeed": packaged_deepspeed("zero3"),
     })  # fmt: skip
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -118,6 +122,7 @@ def test_refreshed_passages_are_adopted_and_a_resumed_run_is_the_same_to_the_bit
     assert [(row["version"], row["step"]) for row in read_events(path, event="launched")] == [
         (0, 0), (1, 4), (2, 8), (3, 12),
     ]  # fmt: skip
+    assert json.loads((whole / "qa" / "test.json").read_text())["answerable"] == 1.0
     exported = open_export(whole / "export")
     tower, special = Embedder.load(whole / "export" / "passage_tower").eval(), exported.tokenizer.special
     passages = [(passage.title_ids, passage.body_ids) for passage in exported.shards.passages()]

@@ -19,6 +19,7 @@ from realm_ds.cli.main import app
 from realm_ds.data.batches import passage_batch
 from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
+from realm_ds.data.words import words_of
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
 from realm_ds.eval import answerer
 from realm_ds.eval.answerer import RealmForQA
@@ -32,8 +33,9 @@ from realm_ds.eval.exported import (
     write_qa_export,
     write_settings,
 )
+from realm_ds.eval.pairs import ReadingSizes, joint_tokens
 from realm_ds.eval.qa import answer_questions, by_tower
-from realm_ds.eval.reading import ReadingSizes, joint_tokens
+from realm_ds.eval.words import word_in
 from realm_ds.launch.ask import ask, open_answerer
 from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import RealmModel, build_model
@@ -184,13 +186,12 @@ def test_an_export_in_16_bits_answers_in_float32(exports: Exports, tmp_path: Pat
 
 
 def test_a_word_that_its_passage_holds_is_marked_there(exports: Exports) -> None:
-    realm = RealmForCloze.from_pretrained(exports.cloze)
+    tools = {"tokenizer": exports.tokenizer, "words": words_of(exports.tokenizer)}
     passage = replace(next(exports.shards.passages()), text="Arlon has a Mayor.")
     passage = replace(passage, body_ids=tuple(exports.tokenizer.encode(passage.text)))
     (mayor,), (ghent,) = exports.tokenizer.encode_all(["mayor", "ghent"])
-    told = realm._told(mayor, passage, p=0.5, p_passage=0.25)
-    assert (told.text, told.span) == ("Mayor", (12, 17))
-    assert (realm._told(ghent, passage, p=0.5, p_passage=0.25).span) is None
+    assert word_in(passage, mayor, **tools) == ("Mayor", (12, 17))
+    assert word_in(passage, ghent, **tools) == ("ghent", None)
 
 
 BAD: dict[str, tuple[object, str]] = {
@@ -353,8 +354,13 @@ def test_a_folder_without_an_export_says_where_one_is(exports: Exports, tmp_path
         CheckpointError, match=r"holds no export .*: `realm-ds export --run RUN` .* goes on with --resume"
     ):
         open_export(tmp_path)
-    with pytest.raises(CheckpointError, match=rf"holds no export with answering.json: name one of {exports.qa}"):
-        open_export(exports.folder)
+    (tmp_path / "demo" / "pretrain").mkdir(parents=True)
+    (tmp_path / "demo" / "pretrain" / "export").symlink_to(exports.cloze)
+    with pytest.raises(CheckpointError, match=r"with answering.json: name one of \S+/demo/pretrain/export$"):
+        open_export(tmp_path / "demo")
+    (tmp_path / "demo" / "qa").symlink_to(exports.qa.parent)  # of all the demo's runs this is what answers
+    with pytest.raises(CheckpointError, match=rf"with answering.json: did you mean {tmp_path}/demo/qa\?"):
+        open_export(tmp_path / "demo")
     with pytest.raises(CheckpointError, match="has no reader: it is not fine-tuned; run `realm-ds qa train` from it"):
         RealmForQA.from_pretrained(exports.cloze)
     with pytest.raises(ConfigError, match=r"--dtype bf16 is for models that answer .* fills in \[MASK\]: leave it out"):

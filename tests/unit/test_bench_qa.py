@@ -12,7 +12,7 @@ from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import LaunchError
 from realm_ds.eval.exported import AnswerSettings, write_qa_export
-from realm_ds.eval.reading import ReadingSizes
+from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.models.hf_block_records import BLOCK_RECORDS
 from realm_ds.models.qa import build_qa_model
 from tests.support.hf_realm import SIZES, small_realm

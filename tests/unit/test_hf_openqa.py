@@ -18,7 +18,7 @@ from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.answerer import RealmForQA
 from realm_ds.eval.exported import AnswerSettings, open_export, write_qa_export
-from realm_ds.eval.reading import ReadingSizes
+from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.files import write_durably
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, write_block_records
 from realm_ds.models.hf_realm_qa import HfQa, read_hf_qa

@@ -20,7 +20,8 @@ from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, LaunchError
 from realm_ds.eval.corpus import CorpusIndex, embed_queries
-from realm_ds.eval.reading import ReadingSizes, read_spans
+from realm_ds.eval.pairs import ReadingSizes
+from realm_ds.eval.spans import read_spans
 from realm_ds.index.faiss_index import VectorTable
 from realm_ds.index.passages import load_shard
 from realm_ds.models.hf_block_records import BLOCK_RECORDS, read_block_records
@@ -252,7 +253,9 @@ def answers(answering: QaModel, corpus: CorpusIndex, tokenizer: Tokenizer) -> li
     ids, special = tokenizer.encode_questions(QUESTIONS), tokenizer.special
     queries_BP = embed_queries(answering.query_tower, ids, special=special, max_tokens=QUESTION_TOKENS)
     hits = corpus.search(queries_BP, num_hits=READ)
-    best = read_spans(answering, ids, hits.places_BK, hits.scores_BK, corpus.bodies, special=special, sizes=sizes)
+    best = read_spans(
+        answering.reader, ids, hits.places_BK, hits.scores_BK, corpus.bodies, special=special, sizes=sizes
+    )
     found = [spans[0] for spans in best]
     bodies = corpus.bodies(np.array([span.place for span in found]))
     return [tokenizer.decode(body[span.start : span.stop].tolist()) for span, body in zip(found, bodies, strict=True)]

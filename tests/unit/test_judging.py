@@ -14,8 +14,8 @@ from realm_ds.errors import CheckpointError, ConfigError, DataError
 from realm_ds.eval import qa
 from realm_ds.eval.bm25 import Bm25
 from realm_ds.eval.exported import AnswerSettings, open_export, write_qa_export
+from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.eval.qa import answer_questions, by_tower, by_words
-from realm_ds.eval.reading import ReadingSizes
 from realm_ds.eval.scores import summarise
 from realm_ds.launch.ask import open_answerer
 from realm_ds.launch.judging import judge_answers, judge_retrieval

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +10,10 @@ import torch
 from realm_ds.data.batches import passage_batch
 from realm_ds.data.question_files import question_order
 from realm_ds.data.records import Question
-from realm_ds.data.shards import open_shards
-from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.eval.bm25 import Bm25
-from realm_ds.eval.corpus import CorpusIndex, embed_queries, tensors
+from realm_ds.eval.corpus import embed_queries, tensors
+from realm_ds.eval.pairs import joint_tokens
 from realm_ds.eval.qa import (
     answer_questions,
     baselines,
@@ -24,73 +22,20 @@ from realm_ds.eval.qa import (
     majority_answers,
     retrieve_for_questions,
 )
-from realm_ds.eval.reading import ReadingSizes, joint_tokens, read_spans
 from realm_ds.eval.scores import summarise
+from realm_ds.eval.spans import read_spans
 from realm_ds.index.merge import Candidates
-from realm_ds.models.qa import FoundPassages, QaBatch, QaModel, QaObjective, body_tokens, build_qa_model
-from realm_ds.models.realm import build_model
+from realm_ds.models.qa import QaModel, QaObjective
+from realm_ds.models.readers import body_tokens
 from realm_ds.models.towers import Embedder, TokenBatch
-from realm_ds.train.collate import Collator
 from realm_ds.train.find import PassageFinder, choose_read
 from realm_ds.train.timing import StepTimer
-from tests.support.tiny import make_data, tiny_config
-from tests.support.tiny_qa import make_corpus, make_questions
-
-SIZES = ReadingSizes(question_tokens=16, passage_tokens=32, read=3)
-
-
-class Tiny:
-    """Everything of a tiny run in one process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.tokenizer: Tokenizer = make_data(folder)
-        self.questions = make_questions(folder)
-        self.config = tiny_config(folder)
-        self.settings = self.config.qa.model_copy(update={"retrieve": 10, "read": 3, "max_span_tokens": 4})
-        self.corpus: CorpusIndex = make_corpus(folder, width=self.config.model.projection_size)
-        self.shards = open_shards(folder / "corpus", kind="corpus", fingerprint=None)
-        self.passages = list(self.shards.passages())
-
-    def model(self, *, trains_passages: bool = False, share_towers: bool = False) -> QaModel:
-        settings = self.config.model.model_copy(update={"share_towers": share_towers})
-        realm = build_model(settings, vocab_size=self.tokenizer.vocab_size, max_tokens=48, seed=0)
-        return build_qa_model(
-            realm, span_hidden_size=8, max_span_tokens=4, seed=1, trains_passages=trains_passages
-        )  # fmt: skip
-
-    def tools(self) -> dict[str, Any]:
-        return {"shards": self.shards, "tokenizer": self.tokenizer, "sizes": SIZES}
-
-    def finder(self, **changes: object) -> PassageFinder:
-        settings = self.settings.model_copy(update=changes)
-        return PassageFinder(
-            self.questions["train"], self.retrieve, tokenizer=self.tokenizer, settings=settings, sizes=SIZES,
-            timer=StepTimer(),
-        )  # fmt: skip
-
-    def retrieve(self, queries_BP: np.ndarray, num_hits: int) -> Candidates:
-        return self.corpus.retrieve(queries_BP, num_hits=num_hits)
-
-    def batch(self, finder: PassageFinder, numbers: tuple[int, ...]) -> QaBatch:
-        collator = Collator(
-            special=self.tokenizer.special, query_tokens=16, passage_tokens=32, max_masks=3, device=torch.device("cpu")
-        )
-        return QaBatch(questions=collator.queries([finder.question_ids[n] for n in numbers]), numbers=numbers)
+from tests.support.qa_in_process import SIZES, Tiny, sequences_of
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(tmp_path_factory.mktemp("tiny"))
-
-
-def sequences_of(found: FoundPassages) -> list[list[int]]:
-    """The joint sequences in the order of questions and reads, without padding."""
-    by_row = {}
-    for part in found.parts:
-        for row, ids, mask in zip(part.rows_R.tolist(), part.joint.ids_NL, part.joint.mask_NL, strict=True):
-            by_row[row] = ids[mask == 1].tolist()
-    return [by_row[row] for row in range(len(by_row))]
 
 
 def test_what_is_found_is_what_a_search_by_hand_finds(tiny: Tiny) -> None:
@@ -118,7 +63,7 @@ def test_what_is_found_is_what_a_search_by_hand_finds(tiny: Tiny) -> None:
                 for start in range(len(question) + 2, len(wanted))
                 if ids[start : start + len(answer_ids)] == answer_ids
             }
-            assert {tuple(span) for span in torch.nonzero(found.is_gold_BKLW[row, read]).tolist()} == gold
+            assert {tuple(span) for span in torch.nonzero(found.right.is_gold_BKLW[row, read]).tolist()} == gold
 
 
 def test_a_passage_that_holds_the_answer_is_read_if_asked_for() -> None:
@@ -150,7 +95,7 @@ def test_the_loss_is_that_of_a_loop_over_passages_and_spans(tiny: Tiny) -> None:
             logits_LW, possible_LW = read[3 * row + k]
             for start, width in torch.nonzero(possible_LW).tolist():
                 every.append(logits_LW[start, width] + retrieved_N[found.read_BK[row, k]])
-                right += [every[-1]] if found.is_gold_BKLW[row, k, start, width] else []
+                right += [every[-1]] if found.right.is_gold_BKLW[row, k, start, width] else []
         assert right
         reader = torch.logsumexp(torch.stack(every), 0) - torch.logsumexp(torch.stack(right), 0)
         held = retrieved_N[found.holds_answer_BN[row]]
@@ -270,7 +215,7 @@ def test_the_spans_read_are_those_of_a_loop_over_all_of_them_whatever_the_batch(
     places_BK = np.array([np.random.default_rng(number).permutation(72)[:3] for number in range(len(ids))])
     scores_BK = np.random.default_rng(4).standard_normal((len(ids), 3)).astype(np.float32)
     tools = {"special": tiny.tokenizer.special, "sizes": SIZES, "num_spans": 5}
-    together = read_spans(model, ids, places_BK, scores_BK, tiny.corpus.bodies, **tools)
+    together = read_spans(model.reader, ids, places_BK, scores_BK, tiny.corpus.bodies, **tools)
     for row, spans in enumerate(together):
         every = {}
         for place, score in zip(places_BK[row].tolist(), scores_BK[row].tolist(), strict=True):

@@ -176,6 +176,21 @@ def test_the_export_has_a_card_whose_code_works(
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
+def test_the_card_of_a_model_that_names_words_says_so_and_how_many_questions_it_learned_from(ending: Ending) -> None:
+    config, questions = ending.stage.config, ending.questions["train"]
+    asked = config.model_copy(update={"qa": config.qa.model_copy(update={"answer_by": "masked_word"})})
+    ending.stage = replace(ending.stage, config=asked)
+    unanswerable = replace(questions[0], answers=("the mayor of arlon",))
+    assert qa._learnable(ending.stage, [unanswerable, *questions]) == questions
+    (told,) = read_events(metrics_path(ending.stage.folder, role="trainer", role_rank=0), event="asked")
+    assert (told["train_questions"], told["train_questions_skipped"]) == (len(questions), 1)
+    model = qa._qa_model(ending.stage, build_model(asked.model, vocab_size=400, max_tokens=48, seed=0))
+    qa._export(ending.stage, model, ending.index)
+    card = ModelCard.load(ending.stage.folder / "export" / "README.md")
+    for words in ("named at a [MASK] after the question", "(`AutoModelForMaskedLM`)", "answer_by: masked_word"):
+        assert words in card.text
+
+
 @pytest.mark.parametrize(("wait_s", "build_s", "deadline_s"), [(600, 3600, 3600), (7200, 3600, 7200)])
 def test_trainers_wait_for_the_export_as_long_as_for_an_index(wait_s: float, build_s: float, deadline_s: float) -> None:
     waits: list[tuple[float, str]] = []

@@ -1,5 +1,7 @@
 """A sealed folder is there whole or not at all, whoever of those who write it finds the disk full."""
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 from realm_ds.errors import CheckpointError, ConfigError, IndexFault
 from realm_ds.index.faiss_index import write_flat
 from realm_ds.index.store import IndexStore
-from realm_ds.sealed import check, read_facts, recover_sealed, sealed_folder
+from realm_ds.sealed import check, read_facts, recover_sealed, replace_file, sealed_folder
 from tests.support.full_disk import no_file_longer_than
 
 VECTORS_NP = np.ones((64, 64), dtype=np.float32)
@@ -72,3 +74,23 @@ def test_what_has_nothing_to_do_with_the_disk_is_told_as_it_is(tmp_path: Path) -
     ):
         raise IndexFault("no numbers")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_that_of_a_running_one_is_not(tmp_path: Path) -> None:
+    final = tmp_path / "models[1]"
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    left, runs, others = (tmp_path / f"{name}.tmp-{process}" for name, process in (
+        (final.name, killed.pid), (final.name, os.getppid()), ("models1", killed.pid),
+    ))  # fmt: skip
+    for folder in (left, runs, others):
+        (folder / "part").mkdir(parents=True)
+    write(final, step=1)
+    assert sorted(tmp_path.iterdir()) == sorted([final, runs, others])
+
+
+def test_a_file_with_another_text_is_whole_again(tmp_path: Path) -> None:
+    write(tmp_path / "models", step=1)
+    replace_file(tmp_path / "models", "step", "two")
+    assert check(tmp_path / "models")["step"] == 1
+    assert (tmp_path / "models" / "step").read_text() == "two"

@@ -86,7 +86,14 @@ def test_questions_are_those_that_were_asked_before(data: Path) -> None:
     expected = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     fixed = stage_of(data, config=config).fixed_settings("qa")
     assert fixed["qa.data/train.jsonl"] == expected
-    assert fixed.keys() == {"runtime.seed", "data.corpus", "qa.data/train.jsonl", "qa.index", "qa.refresh_passages"}
+    assert fixed.keys() == {
+        "runtime.seed",
+        "data.corpus",
+        "qa.data/train.jsonl",
+        "qa.index",
+        "qa.answer_by",
+        "qa.refresh_passages",
+    }
     refreshed = stage_of(data, **{"qa.index": "sharded", "qa.refresh_passages": True}).fixed_settings("qa")
     assert refreshed.keys() - fixed.keys() == {"refresh.every_steps", "refresh.adopt_after_steps", "qa.steps"}
     assert (refreshed["qa.index"], refreshed["qa.refresh_passages"]) == ("sharded", "True")

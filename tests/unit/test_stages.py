@@ -17,6 +17,7 @@ from realm_ds.data.question_files import write_questions
 from realm_ds.data.records import Question
 from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
+from realm_ds.files import write_durably
 from realm_ds.launch import stages
 from realm_ds.launch.failures import record_rank
 from realm_ds.launch.node import StageName
@@ -146,6 +147,16 @@ def test_an_export_of_other_sizes_is_refused_with_the_settings_that_fit(tmp_path
     check_inputs("ict", tiny_config(tmp_path, **fitting))
     path = out / "query_tower" / "config.json"
     said = json.loads(path.read_text())
+    named = {**fitting, "model.encoder": tmp_path / "bert"}
+    for hidden_size, differs in ((16, False), (24, True)):
+        write_durably(tmp_path / "bert" / "config.json", json.dumps({**said, "hidden_size": hidden_size}))
+        if differs:
+            assert refused("ict", tmp_path, **named) == (
+                f"ConfigError: model.start_from={out} and model.encoder={tmp_path}/bert are of different sizes "
+                "(hidden_size 16 and 24): name the encoder that the export began with"
+            )
+        else:
+            check_inputs("ict", tiny_config(tmp_path, **named))
     path.write_text(json.dumps({**said, "vocab_size": 7}))
     assert refused("ict", tmp_path, **fitting) == (
         f"ConfigError: model.start_from={out} has 7 wordpieces, but data.tokenizer has {tokenizer.vocab_size}: name "
@@ -264,6 +275,26 @@ def test_passages_longer_than_a_run_takes_are_refused_before_any_process_starts(
     assert refused("ict", tmp_path) == refused("pretrain", tmp_path) == said
 
 
+def test_questions_that_no_one_word_answers_are_told_before_anything_starts_and_all_of_them_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_data(tmp_path, num_facts=1)
+    make_questions(tmp_path)
+    asked = {"qa.data": tmp_path / "qa", "qa.retrieve": 12, "qa.answer_by": "masked_word"}
+    check_inputs("qa", tiny_config(tmp_path, **asked))
+    assert "of one wordpiece" not in capsys.readouterr().err
+    good, bad = (Question(id="q", question="?", answers=(answer,)) for answer in ("mayarl", "the mayor of arlon"))
+    write_questions(tmp_path / "qa" / "train.jsonl", [good, bad, bad])
+    check_inputs("qa", tiny_config(tmp_path, **asked))
+    said = (
+        f"realm-ds: 2 of the 3 questions of {tmp_path}/qa/train.jsonl have no answer of one wordpiece: they are left "
+        "out (qa.answer_by=masked_word); of dev and test such questions count as wrong\n"
+    )
+    assert capsys.readouterr().err.endswith(said)
+    write_questions(tmp_path / "qa" / "train.jsonl", [bad])
+    assert "none of the 1 questions of" in refused("qa", tmp_path, **asked)
+
+
 def test_regexes_cannot_train_a_reader_nor_be_looked_for_as_wordpieces(tmp_path: Path) -> None:
     make_held_out(tmp_path, make_data(tmp_path, num_facts=1))
     make_questions(tmp_path)
@@ -271,7 +302,9 @@ def test_regexes_cannot_train_a_reader_nor_be_looked_for_as_wordpieces(tmp_path:
     plain = Question(id="p", question="?", answers=("lima",))
     write_questions(tmp_path / "qa" / "train.jsonl", [plain, regex])
     settings = tiny_config(tmp_path).qa.model_copy(update={"data": tmp_path / "qa"})
-    with pytest.raises(DataError, match="a reader learns from spans that equal an answer, not from regexes, but the "):
+    with pytest.raises(
+        DataError, match="a reader learns from words and spans that equal an answer, not from regexes, but the "
+    ):
         check_inputs("qa", tiny_config(tmp_path).model_copy(update={"qa": settings}))
     asked = {"evaluate.every_steps": 5, "evaluate.questions": tmp_path / "asked.jsonl"}
     write_questions(tmp_path / "asked.jsonl", [plain, dataclasses.replace(regex, gold_uids=(3,))])

@@ -9,7 +9,7 @@ from realm_ds.comm.world import singleton
 from realm_ds.config.schema import ModelConfig
 from realm_ds.models.encoder import KnowledgeAugEncoder
 from realm_ds.models.flops import cost_of
-from realm_ds.models.qa import SpanReader
+from realm_ds.models.readers import SpanReader
 from realm_ds.models.realm import tower_of
 from realm_ds.models.towers import TokenBatch, bert_config
 from realm_ds.observe import table
