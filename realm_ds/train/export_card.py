@@ -107,7 +107,7 @@ _READERS: dict[AnswerBy, str] = {
 }
 _READ: dict[AnswerBy, str] = {
     "span": "The answer is a span of one of them",
-    "masked_word": "The answer is one wordpiece, named at a [MASK] after the question, likeliest over all of them",
+    "masked_word": "The answer is the wordpiece that is likeliest at a [MASK] after the question, summed over them",
 }
 _FOLDERS = {
     "realm": """\

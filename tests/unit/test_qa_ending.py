@@ -187,7 +187,7 @@ def test_the_card_of_a_model_that_names_words_says_so_and_how_many_questions_it_
     model = qa._qa_model(ending.stage, build_model(asked.model, vocab_size=400, max_tokens=48, seed=0))
     qa._export(ending.stage, model, ending.index)
     card = ModelCard.load(ending.stage.folder / "export" / "README.md")
-    for words in ("named at a [MASK] after the question", "(`AutoModelForMaskedLM`)", "answer_by: masked_word"):
+    for words in ("likeliest at a [MASK] after the question", "(`AutoModelForMaskedLM`)", "answer_by: masked_word"):
         assert words in card.text
 
 
