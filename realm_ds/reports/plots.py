@@ -20,7 +20,7 @@ BAR_COLOURS = {1: BLUE, 5: ORANGE, 20: GREEN}
 LINE_STYLES = ("-", "--", ":")
 INK, PAPER, GRID = "#1b1f24", "#fefefe", "#8a93a0"
 """On a page the first becomes the colour of its text, the second nothing."""
-SIZE_INCHES = (7.4, 3.3)
+SIZE_INCHES = (5.6, 2.9)
 SMOOTHED_POINTS = 40
 """About as many windows as a curve has once smoothed."""
 
@@ -118,7 +118,7 @@ def draw_recall(by_stage: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Pl
     with _style():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(SIZE_INCHES[0], 3.6), layout="constrained", facecolor=PAPER)
+        figure = Figure(figsize=(7.4, 3.6), layout="constrained", facecolor=PAPER)
         panels = figure.subplots(1, len(by_stage), sharey=True, squeeze=False)[0]
         for axes, (title, by_cut_off) in zip(panels, by_stage.items(), strict=True):
             _draw_bars(axes, by_cut_off)

@@ -354,7 +354,7 @@ def _whole(number: int | None) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}"
+    return f"{round(value, 3) + 0.0:.3f}"  # Adding nought makes -0 one.
 
 
 def _percent(share: float) -> str:

@@ -16,9 +16,9 @@ from realm_ds.errors import ConfigError
 from realm_ds.reports.document import Document, Findings, Paragraph, Section, Table, below, markdown
 from realm_ds.reports.history import read_history
 from realm_ds.reports.page import page
-from realm_ds.reports.plots import CURVES, draw_curves, draw_recall, draw_time_split, running_mean
+from realm_ds.reports.plots import CURVES, draw_recall, draw_time_split, running_mean
 from realm_ds.reports.sections import changed_settings
-from realm_ds.reports.write import document_of, numbers_of, report_on
+from realm_ds.reports.write import document_of, numbers_of, report_on, write_document
 from tests.support.run_folders import config_of, hit, joined, probed, start, step_row, write_run
 
 pytest.importorskip("matplotlib")
@@ -90,6 +90,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def document(run: Path) -> Document:
+    return document_of(run)
+
+
 def qa_run(folder: Path, right: Sequence[bool], *settings: str) -> Path:
     write_run(folder, [joined(), start(), step_row(100)], stage="qa", config=config_of(*settings))
     (folder / "qa").mkdir()
@@ -110,8 +115,8 @@ def table(document: Document, title: str) -> list[tuple[str, ...]]:
     return [row for block in section.blocks if isinstance(block, Table) for row in block.rows]
 
 
-def test_the_page_is_whole_and_asks_nothing_of_anyone(run: Path, tmp_path: Path) -> None:
-    html, _ = report_on(run, None, out=tmp_path)
+def test_the_page_is_whole_and_asks_nothing_of_anyone(document: Document, tmp_path: Path) -> None:
+    html, _ = write_document(document, tmp_path)
     text = html.read_text()
     reader = Reader(text)
     assert {"script", "link", "img", "iframe"}.isdisjoint(reader.tags)
@@ -124,8 +129,8 @@ def test_the_page_is_whole_and_asks_nothing_of_anyone(run: Path, tmp_path: Path)
         assert words in text
 
 
-def test_what_comes_from_data_stays_data(run: Path, tmp_path: Path) -> None:
-    html, md = report_on(run, None, out=tmp_path)
+def test_what_comes_from_data_stays_data(document: Document, tmp_path: Path) -> None:
+    html, md = write_document(document, tmp_path)
     assert "<script" not in html.read_text()
     assert NASTY in Reader(html.read_text()).shown
     assert "trainer <0>" in Reader(html.read_text()).shown
@@ -134,8 +139,7 @@ def test_what_comes_from_data_stays_data(run: Path, tmp_path: Path) -> None:
     assert "\\[a\\](http://b) \\$x\\_1\\$" in text
 
 
-def test_what_a_report_says_by_hand(run: Path) -> None:
-    document = document_of(run)
+def test_what_a_report_says_by_hand(document: Document) -> None:
     assert [section.title for section in document.sections] == [
         "At a glance", "What is missing", "Settings", "Data", "Environment", "Curves", "Where the time goes",
         "Index versions", "Ranks", "Held-out measurements", "Probe queries",
@@ -150,8 +154,8 @@ def test_what_a_report_says_by_hand(run: Path) -> None:
     assert missing.blocks == (Paragraph(text="the layout has changed"),)
 
 
-def test_probes_before_and_after(run: Path) -> None:
-    (section,) = [section for section in document_of(run).sections if section.title == "Probe queries"]
+def test_probes_before_and_after(document: Document) -> None:
+    (section,) = [section for section in document.sections if section.title == "Probe queries"]
     (found,) = [block for block in section.blocks if isinstance(block, Findings)]
     assert found.query == NASTY
     assert [column.title for column in found.columns] == [
@@ -240,9 +244,8 @@ def test_a_run_before_its_first_step(tmp_path: Path) -> None:
     assert "svg" not in Reader(html.read_text()).tags
 
 
-def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
-    first, again = (report_on(run, None, out=tmp_path / name) for name in "ab")
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+def test_the_same_run_gives_the_same_bytes(run: Path, document: Document) -> None:
+    assert document_of(run) == document
 
 
 def test_the_verb_writes_or_prints(run: Path, tmp_path: Path) -> None:
@@ -258,8 +261,8 @@ def test_the_verb_writes_or_prints(run: Path, tmp_path: Path) -> None:
     assert (nowhere.exit_code, "is no folder, so it holds no run" in nowhere.output) == (2, True)
 
 
-def test_every_curve_is_drawn_where_there_is_something_to_draw(run: Path) -> None:
-    drawn = {plot.name for plot in draw_curves({"first": read_history(run)})}
+def test_every_curve_is_drawn_where_there_is_something_to_draw(document: Document) -> None:
+    drawn = {plot.name for plot in document.plots} - {"time_split"}
     assert drawn == {"loss", "retrieval_utility", "null_share", "held_out", "held_out_retrieval", "staleness", "search"}
     assert drawn < {curve.name for curve in CURVES}
     recall = draw_recall({"Questions": {5: {"ict": 0.25}}})
