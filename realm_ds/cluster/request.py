@@ -206,7 +206,8 @@ def _check_roles(config: RealmConfig, shape: Sequence[Component]) -> None:
 
 def _without_late_start(config: RealmConfig) -> RealmConfig:
     """The config without weights to start from that an earlier job has yet to write."""
-    start = config.model.start_from
-    if start is None or start.exists():
-        return config
-    return config.model_copy(update={"model": config.model.model_copy(update={"start_from": None})})
+    late = {
+        name: None for name in ("start_from", "encoder_from")
+        if (start := getattr(config.model, name)) is not None and not start.exists()
+    }  # fmt: skip
+    return config.model_copy(update={"model": config.model.model_copy(update=late)})

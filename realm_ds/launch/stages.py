@@ -30,7 +30,7 @@ from realm_ds.launch.offload import check_offload
 from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.watch import writes_on
 from realm_ds.models.hub import encoder_folder
-from realm_ds.models.names import check_start
+from realm_ds.models.names import check_encoder_start, check_start
 from realm_ds.models.sizes import check_start_sizes
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
@@ -153,6 +153,8 @@ def check_inputs(
     if config.model.start_from is not None:
         check_start(config.model.start_from)
         check_start_sizes(config.model, vocabulary=tokenizer.vocab_size)
+    if config.model.encoder_from is not None:
+        check_encoder_start(config.model.encoder_from)
 
 
 def with_local_encoder(config: RealmConfig) -> RealmConfig:

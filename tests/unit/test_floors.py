@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0, "files": 0, "tether": 0, "sealed": 1, "config": 1, "observe": 2, "comm": 3, "data": 4, "models": 4,
     "index": 5, "prepare": 5, "eval": 6, "factbook": 6, "train": 7, "launch": 8, "planning": 9,
-    "cluster": 10, "bench": 11, "cli": 12, "__main__": 13,
+    "cluster": 10, "ablate": 11, "bench": 11, "cli": 12, "__main__": 13,
 }  # fmt: skip
 DOORS = {
     "pydantic": {"config"},
@@ -30,7 +30,7 @@ DOORS = {
     "huggingface_hub": {"models/hub.py"},
     "faiss": {"index/faiss_index.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py", "train/consolidate.py", "train/universal.py"},
-    "matplotlib": {"launch/plots.py", "bench/plots.py", "planning/plots.py", "prepare/plots.py"},
+    "matplotlib": {"ablate/plots.py", "launch/plots.py", "bench/plots.py", "planning/plots.py", "prepare/plots.py"},
     "typer": {"cli"},
     "spacy": {"prepare/entities.py"},
     "ahocorasick": {"prepare/coverage.py"},
