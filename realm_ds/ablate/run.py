@@ -83,7 +83,7 @@ def facts_of(out: Path, name: str) -> dict[str, float]:
 
 def run_parts(
     parts: Sequence[Part], *, out: Path, jobs: int, notice: Notice, on_change: Callable[[Standing], None],
-    sleep: Callable[[float], None] = time.sleep,
+    as_line: Callable[[Command], list[str]] = command_line, sleep: Callable[[float], None] = time.sleep,
 ) -> list[Failure]:  # fmt: skip
     """Make all parts that are not done; returns those that could not be, and those that needed them.
 
@@ -99,7 +99,7 @@ def run_parts(
         while standing.waiting or working:
             if notice.is_given:
                 raise Preempted(f"asked to end: go on with realm-ds ablate --out {out} --resume")
-            working = [one for one in working if _goes_on(out, one, standing)]
+            working = [one for one in working if _goes_on(out, one, standing, as_line)]
             _drop_hopeless(standing)
             for part in _ready(standing):
                 if len(working) < jobs and (started := _begin(out, part, standing)) is not None:
@@ -149,14 +149,16 @@ def _begin(out: Path, part: Part, standing: Standing) -> _Working | None:
     return _Working(part=part, lock=lock, left=[first, *others], started_at=time.monotonic())
 
 
-def _goes_on(out: Path, one: _Working, standing: Standing) -> bool:
+def _goes_on(
+    out: Path, one: _Working, standing: Standing, as_line: Callable[[Command], list[str]]
+) -> bool:  # fmt: skip
     """Start its next command when one has ended; False once it is done or has failed."""
     code = 0 if one.process is None else one.process.poll()
     log = _beside(out, one.part.name, "log")
     if code is None:
         return True
     if code == 0 and one.left:
-        one.process = _start(one.left.pop(0), log)
+        one.process = _start(as_line(one.left.pop(0)), log)
         return True
     if code == 0:
         _finish(out, one)
@@ -167,11 +169,11 @@ def _goes_on(out: Path, one: _Working, standing: Standing) -> bool:
     return False
 
 
-def _start(command: Command, log: Path) -> "subprocess.Popen[bytes]":
+def _start(line: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
     with log.open("ab") as file:
         # A session of its own: Ctrl-C reaches only us, and we decide how it ends.
         return subprocess.Popen(
-            command_line(command), env=without_launcher(os.environ), stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            line, env=without_launcher(os.environ), stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
 

@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
-from realm_ds.cli.common import FAILED, Overrides, refuse_without_effect, verb
+from realm_ds.cli.common import FAILED, Overrides, verb
 from realm_ds.errors import ConfigError
 
 
 @verb
 def ablate(
-    context: typer.Context,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The study's folder.")] = Path("runs/ablate"),
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every row, with seeds 0, 1, ...")] = 3,
@@ -20,7 +19,7 @@ def ablate(
     ] = None,
     cell: Annotated[
         str | None,
-        typer.Option(metavar="ROW:SEED", help="One cell alone, realm:0, or by its number: a task of a job array."),
+        typer.Option(metavar="ROW:SEED", help="One cell alone, or by its number among those of --only and --seeds: a task of a job array."),
     ] = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Parts at a time; each is a trainer and an index rank of a thread each.")
@@ -60,8 +59,6 @@ def ablate(
     by the verbs that --dry-run prints. What is done is not done again, and what was stopped goes on from its
     checkpoint. A part that fails is told and the others go on; exit code 1. Ends with OUT/ablate.md, .json and .svg.
     """
-    if cell is not None:
-        refuse_without_effect(context, "only", because="--cell names the one cell; leave one of them out")
     if corpus is not None and questions is None:
         raise ConfigError(f"--corpus {corpus} needs questions that it answers: name their folder with --questions")
     from realm_ds.ablate.study import Study, describe_plan, run_study, settings_of, write_table

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0, "files": 0, "tether": 0, "sealed": 1, "config": 1, "observe": 2, "comm": 3, "data": 4, "models": 4,
     "index": 5, "prepare": 5, "eval": 6, "factbook": 6, "train": 7, "launch": 8, "planning": 9,
-    "cluster": 10, "ablate": 11, "bench": 11, "cli": 12, "__main__": 13,
+    "ablate": 9, "cluster": 10, "bench": 11, "cli": 12, "__main__": 13,
 }  # fmt: skip
 DOORS = {
     "pydantic": {"config"},
