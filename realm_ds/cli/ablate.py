@@ -19,7 +19,9 @@ def ablate(
     ] = None,
     cell: Annotated[
         str | None,
-        typer.Option(metavar="ROW:SEED", help="One cell alone, or by its number among those of --only and --seeds: a task of a job array."),
+        typer.Option(
+            metavar="ROW:SEED", help="One cell alone; job arrays give its number among those of --only and --seeds."
+        ),
     ] = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Parts at a time; each is a trainer and an index rank of a thread each.")

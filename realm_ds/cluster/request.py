@@ -69,7 +69,7 @@ def refuse_what_is_ignored(request: Request, shape: Sequence[Component], *, arra
     name, each = request.name, request.sizes.index_per_node
     if array and name not in _ARRAYS:
         raise ConfigError(
-            f"--array={array} would have several jobs write into {request.run}: only {' and '.join(_ARRAYS)} are "
+            f"--array={array} would have several jobs write into {request.run}: only {', '.join(_ARRAYS)} are "
             "arrays; for several runs submit each with a --run of its own"
         )
     if each is not None and (STAGES.get(name) not in _WITH_INDEX or len(shape) > 1):
