@@ -20,8 +20,8 @@ def submit(
         str,
         typer.Argument(
             metavar="NAME",
-            help="prepare, ict, pretrain, pretrain-hetjob, export, qa, eval, index: a script of slurm/. Or pipeline: "
-            "all from ict to qa, each after the one before.",
+            help="prepare, ict, pretrain, pretrain-hetjob, export, qa, eval, index, ablate: a script of slurm/. Or "
+            "pipeline: all from ict to qa, each after the one before.",
         ),
     ],
     overrides: Overrides = None, config: Source = None,

@@ -37,6 +37,9 @@ def export(
     faiss_file: Annotated[
         bool, typer.Option("--faiss-file", help="All vectors as one file, too, that faiss alone opens.")
     ] = False,
+    models_only: Annotated[
+        bool, typer.Option("--models-only", help="Without index and passages: what another run starts from needs none.")
+    ] = False,
     licence: Annotated[
         str,
         typer.Option(
@@ -50,11 +53,14 @@ def export(
     Needs no GPU; in memory are the models once. A run of qa train has its own export; --layout hf-realm makes of that a
     RealmReader and a RealmForOpenQA.
     """
+    if models_only and faiss_file:
+        raise ConfigError("--models-only writes no vectors, which --faiss-file is made of: leave one of them out")
     from realm_ds.train.export import export_run
 
     folder = export_run(
         run.absolute(), step=_step(step), out=out and out.absolute(), dtype=dtype, layout=layout,
-        verify=verify, faiss_file=faiss_file, licence=licence, say=print,
+        verify=verify, faiss_file=faiss_file, licence=licence,
+        with_corpus=not models_only, say=print,
     )  # fmt: skip
     print(f"exported to {folder}")
 

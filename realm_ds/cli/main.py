@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from realm_ds.cli.ablate import ablate
 from realm_ds.cli.bench import bench
 from realm_ds.cli.cluster import submit, why
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
@@ -43,6 +44,7 @@ A run of your own, step by step:
     realm-ds import               Google's REALM as an export of ours
     realm-ds qa train             fine-tune on questions, answer dev and test
     realm-ds ask "..."            ask what was trained
+    realm-ds ablate               what each part of REALM is worth: the paper's Table 2
     realm-ds index search         ask the index by itself, without training
     realm-ds doctor               look at a launch before a big run
     realm-ds submit pretrain      a stage as a job of Slurm; resumes by itself
@@ -153,6 +155,7 @@ def watch(
 
 
 app.command()(export)
+app.command()(ablate)
 app.command()(ask)
 app.command()(submit)
 app.command()(why)

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from realm_ds.cluster.scripts import EVAL, EXPORT, INDEX, PREPARE, PREPARE_VERBS, STAGES, Component
+from realm_ds.ablate.study import settings_of
+from realm_ds.ablate.variants import cells_of, choose
+from realm_ds.cluster.scripts import ABLATE, EVAL, EXPORT, INDEX, PREPARE, PREPARE_VERBS, STAGES, Component
 from realm_ds.comm import roles
 from realm_ds.config.base import StageName
 from realm_ds.config.load import RUN_CONFIG, load, load_for
@@ -22,8 +24,8 @@ from realm_ds.launch.stages import check_inputs, with_local_encoder
 
 COMMANDS = "COMMANDS"
 """The variable of prepare.sbatch that names the file of what it is to do."""
-_ARRAYS = (PREPARE, "qa")
-"""Whose tasks are parts of one job: lines to prepare; data sets and seeds, each with a folder of its own."""
+_ARRAYS = (PREPARE, "qa", ABLATE)
+"""Whose tasks are parts of one job: lines to prepare; data sets and seeds, each with a folder of its own; cells."""
 _WITH_INDEX = ("pretrain", "qa")
 """Stages that may have index ranks."""
 _OPTIONS = {
@@ -67,7 +69,7 @@ def refuse_what_is_ignored(request: Request, shape: Sequence[Component], *, arra
     name, each = request.name, request.sizes.index_per_node
     if array and name not in _ARRAYS:
         raise ConfigError(
-            f"--array={array} would have several jobs write into {request.run}: only {' and '.join(_ARRAYS)} are "
+            f"--array={array} would have several jobs write into {request.run}: only {', '.join(_ARRAYS)} are "
             "arrays; for several runs submit each with a --run of its own"
         )
     if each is not None and (STAGES.get(name) not in _WITH_INDEX or len(shape) > 1):
@@ -101,9 +103,12 @@ def checked_config(request: Request, stage: StageName, shape: Sequence[Component
     return config
 
 
-def check_source(request: Request) -> None:
+def check_source(request: Request, *, array: str = "") -> None:
     """Of jobs that do not train: what they begin with is there, unless an earlier job makes it; an index has its folder
-    for itself."""
+    for itself, and each task of a study its cell."""
+    if request.name == ABLATE:
+        _check_cells(request, array)
+        return
     run, is_there = request.run, (request.run / RUN_CONFIG).is_file()
     if request.name == INDEX:
         refuse_other_folder(run, option="--run")
@@ -113,6 +118,21 @@ def check_source(request: Request) -> None:
         raise ConfigError(f"{run} is no run folder, it has no {RUN_CONFIG}: name by --run the one to export, {_LATER}")
     if request.name == EVAL and not run.is_dir() and not request.after:
         raise ConfigError(f"no folder {run} of runs that have answered questions: name it by --run, {_LATER}")
+
+
+def _check_cells(request: Request, array: str) -> None:
+    """Each task of ablate.sbatch is a cell, by its number."""
+    seeds = _variable(request.environment, "SEEDS") or "3"
+    if not seeds.isdecimal() or int(seeds) < 1:
+        raise ConfigError(f"--env SEEDS={seeds}: give a number of seeds, such as 3")
+    cells = cells_of(choose(_variable(request.environment, "ONLY") or None), seeds=int(seeds))
+    last = _last_task(array)
+    if last >= len(cells):
+        raise ConfigError(
+            f"--array={array} has a task {last}, but the study has cells 0 to {len(cells) - 1} (ONLY, SEEDS): give "
+            f"--sbatch=--array=0-{len(cells) - 1}"
+        )
+    settings_of(request.run, source=request.source, overrides=request.overrides, corpus=None, questions=None)
 
 
 def commands_in(given: Mapping[str, str]) -> Path:
@@ -137,7 +157,7 @@ def _data_sets(request: Request, array: str) -> list[Path]:
     """Of an array of qa.sbatch, whose tasks are each data set with each seed."""
     sets = [Path(word).expanduser().absolute() for word in _variable(request.environment, "DATA_SETS").split()]
     num_seeds = len((_variable(request.environment, "SEEDS") or "0").split())
-    last = max(map(int, re.findall(r"\d+", re.sub(r"[:%]\d+", "", array))), default=0)
+    last = _last_task(array)
     if last >= len(sets) * num_seeds:
         raise ConfigError(
             f"--array={array} has a task {last}, but {len(sets)} data sets and {num_seeds} seeds are tasks 0 to "
@@ -150,6 +170,11 @@ def _data_sets(request: Request, array: str) -> list[Path]:
     if twice:
         raise ConfigError(f"two of DATA_SETS are called {twice[0]}, and so would be their run folders: rename one")
     return sets
+
+
+def _last_task(array: str) -> int:
+    """The highest number in what --array takes, 0-5 or 1,4-8%2; 0 of none."""
+    return max(map(int, re.findall(r"\d+", re.sub(r"[:%]\d+", "", array))), default=0)
 
 
 def _variable(given: Mapping[str, str], name: str) -> str:
@@ -206,7 +231,8 @@ def _check_roles(config: RealmConfig, shape: Sequence[Component]) -> None:
 
 def _without_late_start(config: RealmConfig) -> RealmConfig:
     """The config without weights to start from that an earlier job has yet to write."""
-    start = config.model.start_from
-    if start is None or start.exists():
-        return config
-    return config.model_copy(update={"model": config.model.model_copy(update={"start_from": None})})
+    late = {
+        name: None for name in ("start_from", "encoder_from")
+        if (start := getattr(config.model, name)) is not None and not start.exists()
+    }  # fmt: skip
+    return config.model_copy(update={"model": config.model.model_copy(update=late)})

@@ -13,9 +13,9 @@ from realm_ds.config.base import StageName
 from realm_ds.config.sizes import JobSizes
 from realm_ds.errors import ConfigError
 
-NAMES = ("prepare", "ict", "pretrain", "pretrain-hetjob", "export", "qa", "eval", "index")
+NAMES = ("prepare", "ict", "pretrain", "pretrain-hetjob", "export", "qa", "eval", "index", "ablate")
 """Each is NAME.sbatch."""
-PREPARE, EXPORT, EVAL, INDEX, HETJOB = "prepare", "export", "eval", "index", "pretrain-hetjob"
+PREPARE, EXPORT, EVAL, INDEX, HETJOB, ABLATE = "prepare", "export", "eval", "index", "pretrain-hetjob", "ablate"
 STAGES: dict[str, StageName] = {"ict": "ict", "pretrain": "pretrain", HETJOB: "pretrain", "qa": "qa"}
 """Those that train, and what."""
 PREPARE_VERBS = ("demo", "tokenizer", "corpus", "pretrain", "qa", "inspect")

@@ -111,7 +111,7 @@ def plan_job(request: Request) -> Job:
     if request.name == PREPARE:
         environment[COMMANDS] = str(commands_in(request.environment))
     elif stage is None:
-        check_source(request)
+        check_source(request, array=array)
     return Job(
         request=request, after=request.after, script=script, site=site, config=config, shape=shape,
         environment=environment,

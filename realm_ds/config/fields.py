@@ -125,6 +125,8 @@ def _explain_one(key: Key, info: FieldInfo) -> list[str]:
 def _yaml_word(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_yaml_word, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -151,6 +153,8 @@ def _type_text(info: FieldInfo) -> str:
 def _annotation_text(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(str(value) for value in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return f"list of {_annotation_text(get_args(annotation)[0])}"
     if get_origin(annotation) in (Union, types.UnionType):
         return " or ".join(_annotation_text(part) for part in get_args(annotation))
     if hasattr(annotation, "__metadata__"):

@@ -82,8 +82,9 @@ class IndexConfig(Section):
     audit_every: Annotated[int, Field(ge=0)] = 100
     """One search of so many is also done exactly for its first queries, off the critical path: `index_recall` in the
     metrics. Only where the index is approximate; 0 never."""
-    exclude: Literal["passage", "article"] = "passage"
-    """What is never retrieved for a sentence: the passage that it was cut from, or all of that passage's article."""
+    exclude: Literal["passage", "article", "nothing"] = "passage"
+    """What is never retrieved for a sentence: the passage that it was cut from, or all of that passage's article.
+    nothing: its own passage may be found, in which the answer can be copied without any knowledge (section 3.4)."""
     most_shared: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Passages that hold more than this share of a sentence's n-grams are not retrieved for it either: near-duplicates
     of its own passage. 1 excludes nothing."""

@@ -93,6 +93,9 @@ class ModelConfig(Section):
     """Weights to start from, in any stage: the export of an earlier run (ict, pretrain) or its best/, or a folder with
     Google's REALM as transformers had it: in it embedder/ (its embedder or scorer) and encoder/. They must be of the
     sizes given here, and take the place of those of `encoder`."""
+    encoder_from: Path | None = None
+    """An export that the knowledge-augmented encoder comes from in place of all else, while the towers start as the
+    settings above say: the retriever of one run with the encoder of another, as in the paper's Table 2."""
 
     @model_validator(mode="after")
     def heads_divide_hidden(self) -> Self:

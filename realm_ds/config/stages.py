@@ -102,11 +102,24 @@ class PretrainConfig(StageConfig):
     search_ahead: Annotated[int, Field(ge=0)] = 2
     """Steps between sending a query and needing its answer; hides the search behind training. At most
     refresh.adopt_after_steps. Results do not depend on it: queries come from the index's own snapshot."""
+    retrieve_with: Literal["snapshot", "current"] = "snapshot"
+    """The query tower that chooses candidates. snapshot: that of the index's own weights, so that query and passage
+    vectors go together. current: that of the weights as they are before the step, copied at every step; its search
+    cannot hide behind training (search_ahead 0)."""
 
     @property
     def num_retrieved(self) -> int:
         """Passages to find for each query."""
         return self.candidates - self.null_passage
+
+    @model_validator(mode="after")
+    def current_weights_are_not_known_ahead(self) -> Self:
+        if self.retrieve_with == "current" and self.search_ahead:
+            raise ValueError(
+                f"retrieve_with current searches with the weights of the step itself, and search_ahead "
+                f"{self.search_ahead} would ask before they are there: set pretrain.search_ahead=0"
+            )
+        return self
 
 
 class EvaluateConfig(Section):
@@ -160,6 +173,9 @@ class QaConfig(StageConfig):
     of the last. ORQA does not; a retriever that starts weak leaves its reader nothing to learn from otherwise."""
     max_span_tokens: Count = 10
     """answer_by span: the widest."""
+    answered: tuple[Literal["dev", "test"], ...] = ("dev", "test")
+    """Splits whose questions are answered once training is over; nothing is chosen by either. [dev] leaves the test
+    questions unseen while settings are still being chosen."""
     span_hidden_size: Count = 256
     """answer_by span: width of the span scorer."""
     index: Literal["in_process", "sharded"] = "in_process"

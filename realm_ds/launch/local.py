@@ -152,12 +152,16 @@ def _passing_on(world: "subprocess.Popen[bytes]") -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _environment(tag: str, processes: int, extra: Mapping[str, str]) -> dict[str, str]:
-    # A launcher around us must not be taken for the one of this world.
-    kept = {
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables without those of a launcher around us: a world of our own must not take it for its launcher."""
+    return {
         name: value
-        for name, value in os.environ.items()
+        for name, value in environment.items()
         if not name.startswith(_OTHER_LAUNCHERS) and name not in _RANK_VARIABLES
     }
+
+
+def _environment(tag: str, processes: int, extra: Mapping[str, str]) -> dict[str, str]:
+    kept = without_launcher(os.environ)
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     return {"OMP_NUM_THREADS": str(threads), **kept, **extra, TAG_VARIABLE: tag}

@@ -17,7 +17,6 @@ from realm_ds.config.deepspeed import check_deepspeed
 from realm_ds.config.load import RUN_CONFIG, dump, load
 from realm_ds.config.schema import RealmConfig
 from realm_ds.config.stages import StageConfig
-from realm_ds.data.question_files import load_questions, refuse_regexes
 from realm_ds.data.shards import open_shards, passage_range, refuse_long_passages
 from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, FolderTaken
@@ -32,7 +31,7 @@ from realm_ds.launch.questions import check_questions
 from realm_ds.launch.rank import run_as_rank
 from realm_ds.launch.watch import writes_on
 from realm_ds.models.hub import encoder_folder
-from realm_ds.models.names import check_start
+from realm_ds.models.names import check_encoder_start, check_start
 from realm_ds.models.sizes import check_start_sizes
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
@@ -152,6 +151,8 @@ def check_inputs(
     if config.model.start_from is not None:
         check_start(config.model.start_from)
         check_start_sizes(config.model, vocabulary=tokenizer.vocab_size)
+    if config.model.encoder_from is not None:
+        check_encoder_start(config.model.encoder_from)
 
 
 def with_local_encoder(config: RealmConfig) -> RealmConfig:

@@ -59,6 +59,14 @@ def check_start(folder: Path) -> None:
         )
 
 
+def check_encoder_start(folder: Path) -> None:
+    """Raise CheckpointError unless the folder is an export."""
+    try:
+        check_export(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"model.encoder_from: {error}") from error
+
+
 def is_hf_realm(folder: Path) -> bool:
     """Does the folder hold Google's REALM, and not an export of ours?"""
     return (folder / HF_EMBEDDER / "config.json").is_file()

@@ -12,7 +12,16 @@ from realm_ds.errors import CheckpointError
 from realm_ds.models.encoder import KnowledgeAugEncoder
 from realm_ds.models.hf_realm import BERT_SIZES, read_config, read_hf_realm
 from realm_ds.models.hub import encoder_folder
-from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER, check_export, check_start, hf_towers, is_hf_realm
+from realm_ds.models.names import (
+    ENCODER,
+    PASSAGE_TOWER,
+    QUERY_TOWER,
+    check_encoder_start,
+    check_export,
+    check_start,
+    hf_towers,
+    is_hf_realm,
+)
 from realm_ds.models.start import start_encoder, start_tower
 from realm_ds.models.towers import Embedder, bert_config
 from realm_ds.models.weights import WEIGHTS_FILE, read_into
@@ -57,8 +66,8 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
     """A model with its starting weights: those of `start_from`, of `encoder`, or drawn from `seed`.
 
     Two towers that are not shared start equal: inner products of unrelated spaces would make the first index noise.
-    Raises CheckpointError if `start_from` is neither an export nor Google's REALM, damaged, or of another
-    shape.
+    The encoder is that of `encoder_from`, where that is given. Raises CheckpointError if `start_from` is neither an
+    export nor Google's REALM, `encoder_from` no export, or either damaged or of another shape.
     """
     torch.manual_seed(seed)
     realm = RealmModel(model, vocab_size=vocab_size, max_tokens=max_tokens)
@@ -69,8 +78,7 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
         realm.passage_tower.load_state_dict(realm.query_tower.state_dict())
     if model.start_from is not None:
         check_start(model.start_from)
-        if (model.start_from / MANIFEST).is_file():  # a folder of others has none
-            check_told(model.start_from, trusted=("index", "passages", "README.md"))
+        _check_files(model.start_from)
         load_from = load_hf_realm if is_hf_realm(model.start_from) else load_export
         load_from(realm, model.start_from)
     elif model.encoder is not None:
@@ -79,7 +87,16 @@ def build_model(model: ModelConfig, *, vocab_size: int, max_tokens: int, seed: i
         realm.query_tower.bert.load_state_dict(bert.state_dict())
         realm.passage_tower.bert.load_state_dict(bert.state_dict())
         realm.encoder.load_from(folder)
+    if model.encoder_from is not None:
+        check_encoder_start(model.encoder_from)
+        _check_files(model.encoder_from)
+        load_encoder(realm, model.encoder_from)
     return realm
+
+
+def _check_files(folder: Path) -> None:
+    if (folder / MANIFEST).is_file():  # a folder of others has none
+        check_told(folder, trusted=("index", "passages", "README.md"))
 
 
 def load_export(realm: RealmModel, folder: Path) -> None:
@@ -88,6 +105,11 @@ def load_export(realm: RealmModel, folder: Path) -> None:
     realm.query_tower.load_from(folder / QUERY_TOWER)
     if not realm.shares_towers:
         realm.passage_tower.load_from(folder / PASSAGE_TOWER)
+    load_encoder(realm, folder)
+
+
+def load_encoder(realm: RealmModel, folder: Path) -> None:
+    """The encoder alone of an export. Raises CheckpointError when its shapes differ."""
     read_into(realm.encoder.mlm.state_dict(), folder / ENCODER / WEIGHTS_FILE)
 
 

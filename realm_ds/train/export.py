@@ -44,14 +44,15 @@ Layout = Literal["realm", "hf-realm", "sentence-transformers"]
 def export_run(
     run_folder: Path, *, step: int | Literal["best", "latest"] = "latest", out: Path | None = None,
     dtype: Dtype = "fp32", layout: Layout = "realm", verify: bool = False, faiss_file: bool = False,
-    licence: str = "unknown", say: Say = log.info,
+    licence: str = "unknown", with_corpus: bool = True, say: Say = log.info,
 ) -> Path:  # fmt: skip
     """Export a run's newest checkpoint, that of a step, or its best models to `out`, by default RUN/export, of another
     layout than realm RUN/export-LAYOUT.
 
     Raises CheckpointError if there are none, they are damaged, `verify` finds that what was written computes something
     else, or the disk is full. `out` appears whole or not at all; an older export of that layout there is replaced,
-    anything else is left alone (ConfigError). `licence` is by the hub's name, for the card.
+    anything else is left alone (ConfigError). `licence` is by the hub's name, for the card. Without the corpus there
+    are neither vectors nor passages: what another run starts from needs none.
     """
     # With faiss, which trainers, who write models, need not.
     from realm_ds.eval.exported import CARD, write_corpus
@@ -89,13 +90,14 @@ def export_run(
             source, unfinished, config=config, corpus=corpus, tokenizer=tokenizer, dtype=dtype, layout=layout,
             verify=verify, say=say,
         )  # fmt: skip
-        say(f"embedding {corpus.count} passages")
-        part = passage_part(layout)
-        tower = open_part(unfinished, part)
-        known |= write_corpus(
-            unfinished, corpus, _embedded(tower, config=config, corpus=corpus, tokenizer=tokenizer),
-            snapshot_sha256=sha256(unfinished / part.folder / WEIGHTS_FILE),
-        )  # fmt: skip
+        if with_corpus:
+            say(f"embedding {corpus.count} passages")
+            part = passage_part(layout)
+            tower = open_part(unfinished, part)
+            known |= write_corpus(
+                unfinished, corpus, _embedded(tower, config=config, corpus=corpus, tokenizer=tokenizer),
+                snapshot_sha256=sha256(unfinished / part.folder / WEIGHTS_FILE),
+            )  # fmt: skip
         if faiss_file:
             _write_faiss_file(unfinished, width=config.model.projection_size)
         text = card(
@@ -103,7 +105,7 @@ def export_run(
             licence=licence, has_faiss_file=faiss_file, layout=layout,
         )  # fmt: skip
         (unfinished / CARD).write_text(text, encoding="utf-8")
-        if layout == "realm":
+        if layout == "realm" and with_corpus:
             _write_settings(unfinished, config=config, tokenizer=tokenizer)
     return out
 

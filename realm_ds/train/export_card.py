@@ -244,7 +244,8 @@ def scores_of(run_folder: Path, export: Path) -> dict[str, dict[str, float]]:
     """By split, where a run has answered its questions after the export was written."""
     written_at, found = (export / SETTINGS_FILE).stat().st_mtime, {}
     for path in sorted((run_folder / "qa").glob("*.json")):
-        if path.stat().st_mtime >= written_at:
+        # SPLIT.before.json is of the retriever before it was fine-tuned.
+        if not path.stem.endswith(".before") and path.stat().st_mtime >= written_at:
             scores = json.loads(path.read_bytes())
             found[path.stem] = {name: value for name, value in scores.items() if isinstance(value, float)}
     return found

@@ -95,9 +95,12 @@ def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any]
     )  # fmt: skip
     probes = ProbeRecorder(stage, probes_of(stage), schedule=schedule, towers=towers, client=client)
     ahead = _search_ahead(stage, towers, client, first_step=first_step, states=resumed.stream(EXAMPLES))
+    renew = None
+    if settings.retrieve_with == "current":
+        renew = partial(_renew, towers, engine=engine, model=model)
     steps = _steps(
         stage, engine, launcher=launcher, client=client, schedule=schedule, staleness=staleness, probes=probes,
-        ahead=ahead, first_step=first_step,
+        ahead=ahead, renew=renew, first_step=first_step,
     )  # fmt: skip
     evaluate = evaluation_of(
         stage, engine, model=model, towers=towers, client=client, first_step=first_step
@@ -115,12 +118,17 @@ def _steps(
     staleness: Staleness,
     probes: ProbeRecorder,
     ahead: SearchAhead,
+    renew: Callable[[int], None] | None,
     first_step: int,
 ) -> Iterator[StepInfo]:
+    """`renew`, if any, is called before the queries of each step are embedded. Collective of trainers."""
     collator, rank, timer = stage.collator(), stage.trainers.rank, stage.timer
     builds = BuildWatch(stage.corpus.count, sinks=stage.sinks)
     for step in range(first_step, stage.config.pretrain.steps):
         launch_if_due(stage, launcher, step)
+        if renew is not None:
+            with timer.phase("queries"):
+                renew(step)
         if step == first_step or schedule.adoption_at(step) is not None:
             # The version may still be being built, for minutes: who is asked to end meanwhile does not wait for it.
             with timer.phase("queries"):
@@ -157,6 +165,11 @@ def _steps(
             },
             index=staleness.state,
         )
+
+
+def _renew(towers: QueryTowers, step: int, *, engine: Engine, model: RealmModel) -> None:
+    """Queries of this step are embedded with the weights as they are. Collective of trainers."""
+    towers.renew(step, engine.copy_weights(model.query_tower))
 
 
 def _search_ahead(

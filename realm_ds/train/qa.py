@@ -6,7 +6,7 @@ losses are models/qa.py's and models/readers.py's.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from realm_ds.comm.mailbox import Mailbox
@@ -19,7 +19,7 @@ from realm_ds.data.shards import Shards, open_shards
 from realm_ds.data.words import one_word_questions
 from realm_ds.eval.exported import CARD, PASSAGES, AnswerSettings, write_qa_export
 from realm_ds.eval.pairs import ReadingSizes
-from realm_ds.eval.qa import answer_questions, baselines, in_batches, majority_answers
+from realm_ds.eval.qa import Find, answer_questions, baselines, in_batches, majority_answers, retrieve_for_questions
 from realm_ds.eval.scores import Row, summarise
 from realm_ds.files import write_durably
 from realm_ds.models.qa import QaBatch, QaModel, QaObjective, build_qa_model, build_word_model
@@ -42,15 +42,14 @@ STAGE: StageName = "qa"
 EXPORT = "export"
 QUESTIONS = "questions"
 """The stream of training questions."""
-EVALUATED = ("dev", "test")
-"""Splits that are answered once training is over. Nothing is chosen by either."""
 
 
 def train_qa(stage: Stage, mailbox: Mailbox | None, *, deepspeed_json: Mapping[str, Any], resume: bool) -> Ending:
-    """Train to qa.steps, then answer dev and test questions; `mailbox` reaches the index ranks, if there are such.
+    """Train to qa.steps, then answer the splits of qa.answered; `mailbox` reaches the index ranks, if there are such.
 
     Writes `export/` (the models and all that they answer from: eval/exported.py), `qa/SPLIT.json` (scores) and
-    `qa/SPLIT.jsonl` (a row for each question).
+    `qa/SPLIT.jsonl` (a row for each question), before the first step `qa/SPLIT.before.json`: what the retriever finds
+    without fine-tuning, the paper's zero-shot recall.
     """
     model, index = _open(stage, mailbox)
     if index is None:
@@ -78,7 +77,10 @@ def _train(
     )
     resumed = go_on(engine, stage, STAGE) if resume else Resumed()
     index.start(engine, step=resumed.step)
-    steps = _steps(stage, engine, asked, finder, index, resumed)
+    steps = _steps(
+        stage, engine, asked, finder, index, resumed,
+        measure_before=lambda: _measure_before(stage, _whole_copy(stage, engine, model), index),
+    )  # fmt: skip
     ending = run_steps(steps, name=STAGE, stage=stage, engine=engine, settings=settings, first_step=resumed.step)
     # The last checkpoint is there from here on: what follows it can be done again.
     if ending.is_early or not index.finish(ending.step):
@@ -87,7 +89,7 @@ def _train(
     _export(stage, trained, index)
     if stage.must_leave():
         return Ending(step=ending.step, is_early=True)
-    for split in EVALUATED:
+    for split in stage.config.qa.answered:
         if not evaluate_split(stage, trained, index, train, split=split):
             return Ending(step=ending.step, is_early=True)
     if stage.trainers.rank == 0:
@@ -99,27 +101,19 @@ def _train(
 def evaluate_split(stage: Stage, model: QaModel, index: PassageIndex, train: Sequence[Question], *, split: str) -> bool:
     """Answer a split's questions, dealt out to the trainers, and write rows and scores. False, with nothing written,
     where a trainer was asked to end meanwhile. Collective."""
-    settings, trainers = stage.config.qa, stage.trainers
-    questions = load_questions(settings.folder / f"{split}.jsonl")
-    tools: dict[str, Any] = {"shards": _passages(stage), "tokenizer": stage.tokenizer, "sizes": _sizes(stage)}
+    tools = {"shards": _passages(stage), **_tools(stage)}
     seed, majority = stage.config.runtime.seed, majority_answers(train)
-    rows: list[Row] = []
-    num_answered = 0
-    for batch in in_batches(questions, num_answering=trainers.size):
-        if stage.must_leave():
-            return False
-        stage.sinks.write("doing", text=f"answering {split} questions, {num_answered} of {len(questions)}")
-        num_answered += len(batch)
-        own = batch[trainers.rank :: trainers.size]
-        answered = answer_questions(
-            model, own, lambda _, queries_BP, num_hits: index.search(queries_BP, num_hits), **tools
-        )
+
+    def answer(own: Sequence[Question]) -> list[Row]:
+        answered = answer_questions(model, own, _find(index), **tools)
         beside = baselines(model, own, **tools, majority=majority, seed=seed)
-        rows += [{**row, **baseline} for row, baseline in zip(answered, beside, strict=True)]
-    every = _gather_rows(rows, trainers)
-    in_order = [every[number % trainers.size][number // trainers.size] for number in range(len(questions))]
+        return [{**row, **baseline} for row, baseline in zip(answered, beside, strict=True)]
+
+    in_order = _rows(stage, split, answer, doing="answering")
+    if in_order is None:
+        return False
     scores = summarise(in_order)
-    if trainers.rank == 0:
+    if stage.trainers.rank == 0:
         write_durably(stage.folder / "qa" / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in in_order))
         write_durably(stage.folder / "qa" / f"{split}.json", json.dumps(scores, indent=1) + "\n")
         numbers: dict[str, Any] = {name: value for name, value in scores.items() if isinstance(value, int | float)}
@@ -136,6 +130,54 @@ def _learnable(stage: Stage, train: Sequence[Question]) -> Sequence[Question]:
     asked = one_word_questions(train, stage.tokenizer, where=settings.folder / "train.jsonl")
     stage.sinks.write("asked", train_questions=len(asked), train_questions_skipped=len(train) - len(asked))
     return asked
+
+
+def _measure_before(stage: Stage, model: QaModel, index: PassageIndex) -> bool:
+    """Write what the retriever finds of every split before it is fine-tuned. False as of evaluate_split. Collective."""
+    if stage.corpus.place.folder is None:
+        log.info("recall before fine-tuning is not measured: single passages cannot be taken from %s", stage.corpus)
+        return True
+    tools = {"shards": stage.corpus, **_tools(stage)}
+
+    def retrieve(own: Sequence[Question]) -> list[Row]:
+        return retrieve_for_questions(model.query_tower, own, _find(index), **tools)
+
+    for split in stage.config.qa.answered:
+        in_order = _rows(stage, split, retrieve, doing="retrieving for")
+        if in_order is None:
+            return False
+        if stage.trainers.rank == 0:
+            write_durably(
+                stage.folder / "qa" / f"{split}.before.json", json.dumps(summarise(in_order), indent=1) + "\n"
+            )
+    return True
+
+
+def _rows(
+    stage: Stage, split: str, rows_of: Callable[[Sequence[Question]], list[Row]], *, doing: str
+) -> list[Row] | None:
+    """A row for each question of a split, in order, each made by one trainer; None where one was asked to end
+    meanwhile. Collective."""
+    trainers = stage.trainers
+    questions = load_questions(stage.config.qa.folder / f"{split}.jsonl")
+    rows: list[Row] = []
+    num_done = 0
+    for batch in in_batches(questions, num_answering=trainers.size):
+        if stage.must_leave():
+            return None
+        stage.sinks.write("doing", text=f"{doing} {split} questions, {num_done} of {len(questions)}")
+        num_done += len(batch)
+        rows += rows_of(batch[trainers.rank :: trainers.size])
+    every = _gather_rows(rows, trainers)
+    return [every[number % trainers.size][number // trainers.size] for number in range(len(questions))]
+
+
+def _find(index: PassageIndex) -> Find:
+    return lambda _, queries_BP, num_hits: index.search(queries_BP, num_hits)
+
+
+def _tools(stage: Stage) -> dict[str, Any]:
+    return {"tokenizer": stage.tokenizer, "sizes": _sizes(stage)}
 
 
 def _export(stage: Stage, model: QaModel, index: PassageIndex) -> None:
@@ -172,6 +214,8 @@ def _steps(
     finder: PassageFinder,
     index: PassageIndex,
     resumed: Resumed,
+    *,
+    measure_before: Callable[[], bool],
 ) -> Iterator[StepInfo]:
     settings, seed, trainers = stage.config.qa, stage.config.runtime.seed, stage.trainers
     collator = stage.collator()
@@ -180,7 +224,7 @@ def _steps(
     # before makes no difference to what comes next.
     num_asked = sum(state.epoch * len(train) + state.position for state in resumed.stream(QUESTIONS)[:1])
     for step in range(resumed.step, settings.steps):
-        if not index.prepare_step(step):
+        if not index.prepare_step(step) or (step == 0 and not measure_before()):
             return
         seed_step(seed, trainer_rank=trainers.rank, step=step)
         batches = []

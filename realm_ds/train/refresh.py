@@ -171,6 +171,10 @@ class QueryTowers:
         tower.load_state_dict(query)
         self._live[version] = tower
 
+    def renew(self, step: int, query: Weights) -> None:
+        """Let younger weights ask the version that answers `step` (pretrain.retrieve_with current)."""
+        self._live[self._schedule.version_at(step)].load_state_dict(query)
+
 
 class BuildWatch:
     """How far the newest rebuild is, from what the index ranks tell trainer 0; other trainers hear nothing."""

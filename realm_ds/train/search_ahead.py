@@ -12,7 +12,7 @@ import numpy as np
 
 from realm_ds.config.index import IndexConfig
 from realm_ds.data.masking import MaskedExample
-from realm_ds.data.records import NO_ARTICLE
+from realm_ds.data.records import NO_ARTICLE, NO_UID
 from realm_ds.data.redeal import StreamState
 from realm_ds.index.client import IndexClient
 from realm_ds.index.exclusion import Exclusion, ngrams_of
@@ -114,8 +114,9 @@ def exclusion_of(examples: Sequence[MaskedExample], *, index: IndexConfig) -> Ex
         for example in examples
     ]
     articles = [example.origin_article if index.exclude == "article" else NO_ARTICLE for example in examples]
+    uids = [NO_UID if index.exclude == "nothing" else example.origin_uid for example in examples]
     return Exclusion(
-        uids_B=np.array([example.origin_uid for example in examples], dtype=np.int64),
+        uids_B=np.array(uids, dtype=np.int64),
         articles_B=np.array(articles, dtype=np.int64),
         ngrams_G=np.concatenate([nothing, *ngrams]),
         num_ngrams_B=np.array([len(own) for own in ngrams], dtype=np.int32),

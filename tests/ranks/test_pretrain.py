@@ -151,6 +151,21 @@ def test_same_seed_same_run_whatever_the_zero_stage(data: Path, whole_run: Path,
         check_weights(export_run(folder), folder / "checkpoints" / "step-00000009")
 
 
+@pytest.mark.slow
+def test_queries_of_current_weights_resume_exactly(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    """They find others than the snapshot's do, from the second step on; that they lag behind nothing costs the search
+    ahead."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    changes = {"pretrain.save_every_steps": 5, "pretrain.retrieve_with": "current", "pretrain.search_ahead": 0}
+    train(whole, data, **changes)
+    assert steps(whole)[0] == steps(whole_run)[0]
+    assert steps(whole)[-1] != steps(whole_run)[-1]
+    shutil.copytree(whole, resumed)
+    forget_after(resumed, 5, last=9)
+    train(resumed, data, resume=True, **changes)
+    assert steps(resumed) == [row for row in steps(whole) if row[0] > 5]
+
+
 def test_builder_ranks_change_nothing_but_who_embeds(data: Path, whole_run: Path, tmp_path: Path) -> None:
     """A run goes on with two of them: they read version 1 from disk and embed those that come after."""
     folder = tmp_path / "resumed"

@@ -71,6 +71,9 @@ def test_it_learns_and_leaves_what_it_promises(data: Path, run: Path) -> None:
         scores = json.loads((run / "qa" / f"{split}.json").read_text())
         assert scores["questions"] == len(asked)
         assert set(scores["recall"]) == {"1", "5", "10", "20", "50", "100"}
+        before = json.loads((run / "qa" / f"{split}.before.json").read_text())
+        assert (before["questions"], set(before["recall"])) == (len(asked), set(scores["recall"]))
+        assert "em" not in before
     QaModel.load(run / "export")
     check(run / "export")
     assert "| | dev | test |\n|---|---|---|\n| em |" in (run / "export" / "README.md").read_text()

@@ -119,6 +119,22 @@ def test_an_array_is_each_data_set_with_each_seed(tmp_path: Path, task: str, dat
     assert words[-2:] == [f"qa.data={data}", f"runtime.seed={seed}"]
 
 
+def test_a_study_is_an_array_over_its_cells(tmp_path: Path) -> None:
+    outcome = Outcome(
+        tmp_path, "ablate", RUN="my study", ONLY="realm,stale", SEEDS="5", SLURM_ARRAY_TASK_ID="7",
+        SETTINGS="qa.steps=3 ict.steps=2",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.log
+    arguments = ["--out", str(tmp_path / "my study"), "--seeds", "5", "--cell", "7", "--jobs", "1", "--only"]
+    assert outcome.of("srun") == [
+        [*ALL, "python", "-m", "realm_ds", "ablate", *arguments, "realm,stale", "qa.steps=3", "ict.steps=2"]
+    ]
+    assert (tmp_path / "my study/tasks/7/job").is_dir()  # each task is kept track of by itself
+    alone = Outcome(tmp_path, "ablate", RUN="my study")
+    assert alone.code != 0
+    assert "submit it as an array: sbatch --array=0-35 slurm/ablate.sbatch" in alone.log
+
+
 def test_an_array_that_is_too_long(tmp_path: Path) -> None:
     outcome = Outcome(tmp_path, "qa", DATA_SETS="nq wq", SEEDS="0 5", SLURM_ARRAY_TASK_ID="4")
     assert outcome.code == 1

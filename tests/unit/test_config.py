@@ -164,6 +164,8 @@ def test_settings_that_do_not_fit_each_other() -> None:
     message = _refusal(None, "qa.refresh_passages=true")
     assert "refresh_passages needs index ranks that rebuild the index: set qa.index=sharded" in message
     assert "lower search_ahead" in _refusal(None, "pretrain.search_ahead=300")
+    ahead = _refusal(None, "pretrain.retrieve_with=current")
+    assert "search_ahead 2 would ask before they are there: set pretrain.search_ahead=0" in ahead
     assert "hidden_size 768 is not a multiple of num_heads 7" in _refusal(None, "model.num_heads=7")
 
 
@@ -201,6 +203,7 @@ def test_every_setting_is_explained_with_its_default() -> None:
     assert "data.corpus: path or text, required" in text
     assert "runtime.trainers: whole number at least 1 or null, default null" in text
     assert "Optimizer steps." in explain("pretrain")
+    assert "qa.answered: list of dev | test, default [dev, test]" in explain("qa.answered")
     assert "ict.steps" not in explain("pretrain")
     assert help_of(("qa", "learning_rate")).startswith("Peak learning rate")
     with pytest.raises(ConfigError, match="did you mean pretrain.steps"):

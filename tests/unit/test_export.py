@@ -188,6 +188,44 @@ def test_a_damaged_export_is_named(made: tuple[Path, RealmModel, list[str]], tmp
         build_model(model, vocab_size=vocab_size, max_tokens=48, seed=1)
 
 
+def test_models_alone_are_enough_to_start_from(made: tuple[Path, RealmModel, list[str]], tmp_path: Path) -> None:
+    folder, realm, _ = made
+    out = tmp_path / "models"
+    result = CliRunner().invoke(app, ["export", "--run", str(folder / "run"), "--out", str(out), "--models-only"])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [
+        "encoder", "passage_tower", "query_tower", "tokenizer",
+    ]  # fmt: skip
+    vocab_size = len((folder / "tokenizer" / "vocab.txt").read_text().splitlines())
+    model = tiny_config(folder, **{"model.start_from": out}).model
+    started = build_model(model, vocab_size=vocab_size, max_tokens=48, seed=1).state_dict()
+    assert all(torch.equal(started[name], value) for name, value in realm.state_dict().items())
+    both = CliRunner().invoke(app, ["export", "--models-only", "--faiss-file"])
+    assert both.exit_code == 2
+
+
+def test_an_encoder_may_come_from_another_export(made: tuple[Path, RealmModel, list[str]], tmp_path: Path) -> None:
+    """The towers stay as they start; a damaged encoder is named as that of start_from is."""
+    folder, realm, _ = made
+    export = tmp_path / "export"
+    shutil.copytree(folder / "run" / "export", export)
+    vocab_size = len((folder / "tokenizer" / "vocab.txt").read_text().splitlines())
+    alone, mixed = (
+        build_model(tiny_config(folder, **changes).model, vocab_size=vocab_size, max_tokens=48, seed=1).state_dict()
+        for changes in ({}, {"model.encoder_from": export})
+    )
+    for name, value in realm.state_dict().items():
+        origin = value if name.startswith("encoder.") else alone[name]
+        assert torch.equal(mixed[name], origin), name
+    assert not torch.equal(alone["query_tower.dense.weight"], realm.query_tower.dense.weight)
+    path = export / "encoder" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=r"encoder/model.safetensors is damaged \(its sha256"):
+        build_model(
+            tiny_config(folder, **{"model.encoder_from": export}).model, vocab_size=vocab_size, max_tokens=48, seed=1
+        )
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_sixteen_bits_are_half_as_large_and_near(tmp_path: Path, dtype: str) -> None:
     realm, said = make_run(tmp_path, share_towers=True, zero=3), []

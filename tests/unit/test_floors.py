@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0, "files": 0, "tether": 0, "sealed": 1, "config": 1, "observe": 2, "comm": 3, "data": 4, "models": 4,
     "index": 5, "prepare": 5, "eval": 6, "factbook": 6, "train": 7, "reports": 8, "launch": 9,
-    "planning": 10, "cluster": 11, "bench": 12, "cli": 13, "__main__": 14,
+    "planning": 10, "ablate": 10, "cluster": 11, "bench": 12, "cli": 13, "__main__": 14,
 }  # fmt: skip
 DOORS = {
     "pydantic": {"config"},
@@ -30,7 +30,13 @@ DOORS = {
     "huggingface_hub": {"models/hub.py"},
     "faiss": {"index/faiss_index.py", "bench/raw.py", "bench/contrib.py"},
     "deepspeed": {"train/engine.py", "train/consolidate.py", "train/universal.py"},
-    "matplotlib": {"reports/plots.py", "bench/plots.py", "planning/plots.py", "prepare/plots.py"},
+    "matplotlib": {
+        "ablate/plots.py",
+        "reports/plots.py",
+        "bench/plots.py",
+        "planning/plots.py",
+        "prepare/plots.py",
+    },
     "typer": {"cli"},
     "spacy": {"prepare/entities.py"},
     "ahocorasick": {"prepare/coverage.py"},

@@ -413,6 +413,8 @@ def test_an_encoder_by_its_path_is_a_folder(tmp_path: Path) -> None:
 
 def test_weights_to_start_from_are_an_export(tmp_path: Path) -> None:
     make_data(tmp_path, num_facts=1)
+    message = refused("ict", tmp_path, **{"model.encoder_from": tmp_path / "export"})
+    assert message.startswith(f"CheckpointError: model.encoder_from: {tmp_path}/export is not an export of realm-ds: ")
     changes = {"model.start_from": tmp_path / "export"}
     for name in ("query_tower", "passage_tower", "encoder"):
         for stage in ("ict", "pretrain"):

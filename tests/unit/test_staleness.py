@@ -146,6 +146,8 @@ def test_what_is_excluded_is_what_the_settings_say() -> None:
     own = exclusion_of(examples, index=IndexConfig())
     assert (own.uids_B.tolist(), own.articles_B.tolist()) == ([5, 0], [NO_ARTICLE, NO_ARTICLE])
     assert (own.ngrams_G.tolist(), own.num_ngrams_B.tolist(), own.most_shared) == ([], [0, 0], 1.0)
+    trivial = exclusion_of(examples, index=IndexConfig(exclude="nothing"))
+    assert (trivial.uids_B.tolist(), trivial.articles_B.tolist()) == ([0, 0], [NO_ARTICLE, NO_ARTICLE])
     wide = exclusion_of(examples, index=IndexConfig(exclude="article", most_shared=0.5, ngram=3))
     assert wide.articles_B.tolist() == [article_id("Ghent"), NO_ARTICLE]
     assert wide.ngrams_G.tolist() == ngrams_of(np.array([4, 5, 6, 4, 5, 6]), 3).tolist()

@@ -189,6 +189,23 @@ def test_an_array_is_checked_with_each_of_its_data_sets(
         plan_job(replace(wanted, sizes=JobSizes()))
 
 
+def test_each_task_of_a_study_has_a_cell(fake: FakeSlurm, tmp_path: Path) -> None:
+    wanted = Request(name="ablate", run=tmp_path / "study", overrides=("pretrain.steps=5",), environment={"ONLY": ""})
+    job = plan_job(wanted)
+    assert job.config is None
+    assert (job.environment["RUN"], job.environment["SETTINGS"]) == (str(tmp_path / "study"), "pretrain.steps=5")
+    few = {"ONLY": "realm,stale", "SEEDS": "2"}
+    plan_job(replace(wanted, environment=few, sizes=JobSizes(sbatch=("--array=0-3",))))
+    for changes, says in (
+        ({"environment": few}, "--array=0-35 has a task 35, but the study has cells 0 to 3 .*--sbatch=--array=0-3"),
+        ({"environment": {"SEEDS": "few"}}, "--env SEEDS=few: give a number of seeds, such as 3"),
+        ({"environment": {"ONLY": "real"}}, "no row 'real' in the study"),
+        ({"overrides": ("pretrain.step=5",)}, "did you mean pretrain.steps"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            plan_job(replace(wanted, **changes))  # type: ignore[arg-type]
+
+
 def test_a_line_that_prepares_nothing_is_named(fake: FakeSlurm, request_: Request, tmp_path: Path) -> None:
     commands = tmp_path / "commands.txt"
     commands.write_text("# all\n\n qa 'a b.jsonl' --out q\nbogus foo\n")
@@ -278,7 +295,7 @@ def test_what_is_prepared_is_known_by_its_line(fake: FakeSlurm, request_: Reques
         (
             {"sizes": JobSizes(sbatch=("--array=0-3",))},
             ConfigError,
-            "--array=0-3 would have several jobs write into .*a run: only prepare and qa are arrays; for several runs",
+            "--array=0-3 would have several jobs write into .*a run: only prepare, qa, ablate are arrays; for several",
         ),
         (
             {"environment": {"RUN": "/elsewhere"}},

@@ -143,7 +143,7 @@ def data(config: RealmConfig, *, timeout_s: float) -> Data:
     """Whether this host reads what the run will, and the same."""
     from realm_ds.data.shards import Kind, open_shards
     from realm_ds.data.tokenizer import load_tokenizer
-    from realm_ds.models.names import check_start
+    from realm_ds.models.names import check_encoder_start, check_start
 
     digests: dict[str, str] = {}
     faults: list[str] = []
@@ -167,6 +167,8 @@ def data(config: RealmConfig, *, timeout_s: float) -> Data:
     try:
         if config.model.start_from is not None:
             check_start(config.model.start_from)
+        if config.model.encoder_from is not None:
+            check_encoder_start(config.model.encoder_from)
     except RealmError as error:
         faults.append(str(error))
     if isinstance(config.model.encoder, Path) and not config.model.encoder.is_dir():

@@ -1,0 +1,222 @@
+"""Runs the parts of a study: those that are ready, so many at a time, each as the command lines that parts.py names.
+
+What is done is marked and not done again; a training that was stopped goes on from its checkpoint. Several processes,
+also on several hosts, may work on one study: a part is locked while it is made. The locks are the kernel's, so none
+outlives its process. Scores are scores.py's business.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from realm_ds.ablate.parts import EXPORT, Command, Part
+from realm_ds.errors import Preempted
+from realm_ds.files import write_durably
+from realm_ds.launch.local import without_launcher
+from realm_ds.observe.notice import Notice
+from realm_ds.tether import die_with_parent
+from realm_ds.train.manifest import saved_steps
+
+BESIDE = "parts"
+"""Folder of what is known of each part: NAME.json once it is done, NAME.log, what its commands print, NAME.lock."""
+POLL_S = 0.2
+_RANKS_DIE_OF = signal.SIGTERM
+"""What asks a verb to end: it has its ranks save first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A part that could not be made."""
+
+    part: str
+    why: str
+
+
+@dataclass(kw_only=True)
+class _Working:
+    """A part that is being made by this process."""
+
+    part: Part
+    lock: IO[bytes]
+    left: list[Command]
+    started_at: float
+    process: "subprocess.Popen[bytes] | None" = None
+
+
+@dataclass(kw_only=True)
+class Standing:
+    """How far the study is."""
+
+    waiting: list[Part]
+    working: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def command_line(command: Command) -> list[str]:
+    """As this Python runs it."""
+    return [sys.executable, "-m", "realm_ds", *command]
+
+
+def is_done(out: Path, part: Part) -> bool:
+    """Its folder is there, and marked as whole: who wants it made again removes it."""
+    return _beside(out, part.name, "json").is_file() and (out / part.name).is_dir()
+
+
+def facts_of(out: Path, name: str) -> dict[str, float]:
+    """Of a part that is done: took_s, from its last start on, kept_bytes and removed_bytes; nothing of another."""
+    with suppress(OSError, ValueError):
+        found = json.loads(_beside(out, name, "json").read_bytes())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def run_parts(
+    parts: Sequence[Part], *, out: Path, jobs: int, notice: Notice, on_change: Callable[[Standing], None],
+    as_line: Callable[[Command], list[str]] = command_line, sleep: Callable[[float], None] = time.sleep,
+) -> list[Failure]:  # fmt: skip
+    """Make all parts that are not done; returns those that could not be, and those that needed them.
+
+    `on_change` is called now and then. Raises Preempted once `notice` is given and all that runs has saved and ended.
+    """
+    standing = Standing(waiting=[part for part in parts if not is_done(out, part)])
+    standing.done = [part.name for part in parts if is_done(out, part)]
+    for part in parts:
+        if is_done(out, part):
+            _tidy(out, part)
+    working: list[_Working] = []
+    try:
+        while standing.waiting or working:
+            if notice.is_given:
+                raise Preempted(f"asked to end: go on with realm-ds ablate --out {out} --resume")
+            working = [one for one in working if _goes_on(out, one, standing, as_line)]
+            _drop_hopeless(standing)
+            for part in _ready(standing):
+                if len(working) < jobs and (started := _begin(out, part, standing)) is not None:
+                    working.append(started)
+            standing.working = [one.part.name for one in working]
+            on_change(standing)
+            sleep(POLL_S)
+    finally:
+        _end(working, _RANKS_DIE_OF)
+    return standing.failures
+
+
+def _ready(standing: Standing) -> list[Part]:
+    return [part for part in standing.waiting if set(part.needs) <= set(standing.done)]
+
+
+def _drop_hopeless(standing: Standing) -> None:
+    """Leave out what needs a part that has failed."""
+    failed = {failure.part for failure in standing.failures}
+    for part in list(standing.waiting):
+        if missing := sorted(failed & set(part.needs)):
+            standing.waiting.remove(part)
+            standing.failures.append(Failure(part=part.name, why=f"needs {missing[0]}, which failed"))
+            failed.add(part.name)
+
+
+def _begin(out: Path, part: Part, standing: Standing) -> _Working | None:
+    """Start a part, unless another process is at it or has done it meanwhile."""
+    path = _beside(out, part.name, "lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    standing.waiting.remove(part)
+    if is_done(out, part):
+        lock.close()
+        standing.done.append(part.name)
+        return None
+    first, *others = part.commands
+    if part.stage is None:
+        shutil.rmtree(out / part.name, ignore_errors=True)  # an earlier try's, which its verbs would not write over
+    elif saved_steps(out / part.name):
+        first = (*first, "--resume")
+    return _Working(part=part, lock=lock, left=[first, *others], started_at=time.monotonic())
+
+
+def _goes_on(
+    out: Path, one: _Working, standing: Standing, as_line: Callable[[Command], list[str]]
+) -> bool:  # fmt: skip
+    """Start its next command when one has ended; False once it is done or has failed."""
+    code = 0 if one.process is None else one.process.poll()
+    log = _beside(out, one.part.name, "log")
+    if code is None:
+        return True
+    if code == 0 and one.left:
+        one.process = _start(as_line(one.left.pop(0)), log)
+        return True
+    if code == 0:
+        _finish(out, one)
+        standing.done.append(one.part.name)
+    else:
+        standing.failures.append(Failure(part=one.part.name, why=f"exit code {code}: {_last_line(log)} ({log})"))
+    one.lock.close()
+    return False
+
+
+def _start(line: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("ab") as file:
+        # A session of its own: Ctrl-C reaches only us, and we decide how it ends.
+        return subprocess.Popen(
+            line, env=without_launcher(os.environ), stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            start_new_session=True, preexec_fn=die_with_parent,
+        )  # fmt: skip
+
+
+def _finish(out: Path, one: _Working) -> None:
+    """Mark it as done, then remove what nobody needs any more: a kill between the two loses nothing."""
+    folder = out / one.part.name
+    whole = _size(folder)
+    removed = sum(_size(folder / name) for name in one.part.leaves)
+    took = round(time.monotonic() - one.started_at, 1)
+    facts = {"took_s": took, "kept_bytes": whole - removed, "removed_bytes": removed}
+    write_durably(_beside(out, one.part.name, "json"), json.dumps(facts) + "\n")
+    _tidy(out, one.part)
+
+
+def _tidy(out: Path, part: Part) -> None:
+    for name in part.leaves:
+        shutil.rmtree(out / part.name / name, ignore_errors=True)
+    for name in part.releases:
+        shutil.rmtree(out / name / EXPORT, ignore_errors=True)
+
+
+def _end(working: Sequence[_Working], number: int) -> None:
+    """Have all that runs save and end, and wait for it."""
+    alive = [one.process for one in working if one.process is not None and one.process.poll() is None]
+    for process in alive:
+        process.send_signal(number)
+    for process in alive:
+        process.wait()
+
+
+def _beside(out: Path, name: str, kind: str) -> Path:
+    return out / BESIDE / f"{name}.{kind}"
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _last_line(log: Path) -> str:
+    """What the command said at its end; people are told where the rest is."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return "nothing was printed"
+    return next((line.removeprefix("realm-ds: ") for line in reversed(lines) if line.strip()), "nothing was printed")

@@ -1,0 +1,92 @@
+"""`realm-ds ablate`: the paper's Table 2 and more, at a size of one's own. The study is ablate/study.py's business."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from realm_ds.cli.common import FAILED, Overrides, verb
+from realm_ds.errors import ConfigError
+
+
+@verb
+def ablate(
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The study's folder.")] = Path("runs/ablate"),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of every row, with seeds 0, 1, ...")] = 3,
+    only: Annotated[
+        str | None, typer.Option(metavar="ROWS", help="Some rows alone: realm,stale. --dry-run names them all.")
+    ] = None,
+    cell: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW:SEED", help="One cell alone; job arrays give its number among those of --only and --seeds."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Parts at a time; each is a trainer and an index rank of a thread each.")
+    ] = 2,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Documents, as `prepare corpus` takes them, in place of the Factbook; with --questions."),
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="A folder with their train.jsonl, dev.jsonl and test.jsonl.")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="Settings of every part. Left out: the folder's own, else recipe ablate."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print cells and command lines, and which are done; start nothing.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study that is in the folder.")] = False,
+    table_only: Annotated[
+        bool, typer.Option("--table-only", help="Write and print the table of what is done; start nothing.")
+    ] = False,
+) -> None:  # fmt: skip
+    """What each part of REALM is worth: the paper's Table 2 and rows of our own, over several seeds.
+
+    \b
+        realm-ds ablate                                     all of it on the Factbook, some hours on two cores
+        realm-ds ablate --only realm,baseline,stale --seeds 5
+        realm-ds ablate --out runs/wiki --corpus wiki.jsonl.gz --questions data/webquestions
+        realm-ds ablate --out runs/ablate --resume          after a kill, or for more seeds or rows
+        realm-ds ablate --out runs/ablate --cell stale:1    one cell, and what it starts from
+        realm-ds ablate --out runs/ablate --table-only      how it stands
+
+    A cell is a row with a seed: pre-trained as the row has it, fine-tuned on questions, judged on the dev split. Two
+    columns, each with a 95% interval over seeds and its difference to REALM, paired by seed: exact match, and recall@5
+    before fine-tuning. What cells share (data, warm starts) is made once; every part is a run folder as any other, made
+    by the verbs that --dry-run prints. What is done is not done again, and what was stopped goes on from its
+    checkpoint. A part that fails is told and the others go on; exit code 1. Ends with OUT/ablate.md, .json and .svg.
+    """
+    if corpus is not None and questions is None:
+        raise ConfigError(f"--corpus {corpus} needs questions that it answers: name their folder with --questions")
+    from realm_ds.ablate.study import Study, describe_plan, run_study, settings_of, write_table
+    from realm_ds.ablate.variants import cells_of, choose, choose_cell
+
+    folder = out.absolute()
+    has_study = (folder / "config.yaml").is_file()
+    if table_only and not has_study:
+        raise ConfigError(f"{out} holds no study: name its folder with --out")
+    if has_study and not (resume or table_only or dry_run or cell is not None):
+        raise ConfigError(f"{out} holds a study already: add --resume to go on with it, or name another --out")
+    if resume and not has_study:
+        raise ConfigError(f"{out} holds no study to resume: start it without --resume")
+    base, data = settings_of(
+        folder, source=config, overrides=overrides or [], corpus=corpus and corpus.absolute(),
+        questions=questions and questions.absolute(),
+    )  # fmt: skip
+    cells = cells_of(choose(only), seeds=seeds)
+    chosen = cells if cell is None else [choose_cell(cell, cells)]
+    study = Study(out=folder, base=base, cells=chosen, data=data)
+    if dry_run:
+        print(describe_plan(study))
+    elif table_only:
+        print(write_table(study), end="")
+    else:
+        failures = run_study(study, jobs=jobs)
+        print(write_table(study), end="")
+        if failures:
+            raise SystemExit(FAILED)
