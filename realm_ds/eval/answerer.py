@@ -10,9 +10,10 @@ import torch
 
 from realm_ds.errors import CheckpointError
 from realm_ds.eval.asking import Answerer
-from realm_ds.eval.corpus import device_of, embed_queries, softmax
+from realm_ds.eval.corpus import device_of, embed_queries
 from realm_ds.eval.exported import Exported, open_export
 from realm_ds.eval.reading import read_answers
+from realm_ds.eval.retrieval import softmax
 from realm_ds.models.names import READER
 from realm_ds.models.qa import Dtype, QaModel
 from realm_ds.observe.answers import Answer, Source

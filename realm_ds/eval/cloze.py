@@ -15,9 +15,10 @@ from realm_ds.data.records import Passage
 from realm_ds.data.words import words_of
 from realm_ds.errors import CheckpointError
 from realm_ds.eval.asking import Answerer
-from realm_ds.eval.corpus import device_of, embed_queries, embed_with, softmax
+from realm_ds.eval.corpus import device_of, embed_queries, embed_with
 from realm_ds.eval.exported import Exported, open_export
 from realm_ds.eval.pairs import Pair
+from realm_ds.eval.retrieval import softmax
 from realm_ds.eval.words import Word, best_words, word_in, word_probabilities
 from realm_ds.models.encoder import KnowledgeAugEncoder
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER

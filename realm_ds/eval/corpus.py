@@ -96,10 +96,3 @@ def embed_queries(tower: Embedder, queries: Sequence[Ids], *, special: SpecialId
 def device_of(name: str | torch.device | None) -> torch.device:
     """The device of that name; where nothing is said, a GPU if there is one."""
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def softmax(scores_BK: np.ndarray) -> np.ndarray:
-    """Each row's scores as probabilities."""
-    p_BK = np.exp(scores_BK - scores_BK.max(axis=1, keepdims=True))
-    shares_BK: np.ndarray = p_BK / p_BK.sum(axis=1, keepdims=True)
-    return shares_BK

@@ -15,8 +15,8 @@ from realm_ds.data.batches import Ids
 from realm_ds.data.records import Passage, Question
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.data.words import with_mask, word_answers, words_of
-from realm_ds.eval.corpus import softmax
 from realm_ds.eval.pairs import ReadingSizes
+from realm_ds.eval.retrieval import softmax
 from realm_ds.eval.spans import Span, SpanTexts, read_spans
 from realm_ds.eval.words import best_words, word_in, word_probabilities
 from realm_ds.models.readers import Reader, WordReader

@@ -1,4 +1,5 @@
-"""How often the passage that holds the answer is among the first k hits. Searching is index/'s business.
+"""What was found, in numbers: how often the passage that holds the answer is among the first k hits, and how probable
+each hit is. Searching is index/'s business.
 
 Shapes: N queries, K hits of each, best first. `hits_NK` holds uids, NO_HIT (-1) where there were fewer than K.
 """
@@ -38,3 +39,10 @@ def recalls(found_NK: np.ndarray, cut_offs: Sequence[int] = RECALL_AT) -> dict[i
     if found_NK.shape[1] < max(cut_offs):
         raise DataError(f"recall@{max(cut_offs)} needs as many hits per query, but {found_NK.shape[1]} were searched")
     return {k: recall_at(found_NK, k) for k in cut_offs}
+
+
+def softmax(scores_BK: np.ndarray) -> np.ndarray:
+    """Each row's scores as probabilities."""
+    p_BK = np.exp(scores_BK - scores_BK.max(axis=1, keepdims=True))
+    shares_BK: np.ndarray = p_BK / p_BK.sum(axis=1, keepdims=True)
+    return shares_BK

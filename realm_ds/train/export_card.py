@@ -12,7 +12,6 @@ from realm_ds.config.load import dump
 from realm_ds.config.schema import RealmConfig
 from realm_ds.data.shards import Shards
 from realm_ds.errors import ConfigError
-from realm_ds.eval.exported import SETTINGS_FILE
 from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.train.export_networks import Written
 from realm_ds.train.export_source import Source
@@ -242,6 +241,9 @@ The sha256 of every file, as it was written, is in `manifest.json`.
 
 def scores_of(run_folder: Path, export: Path) -> dict[str, dict[str, float]]:
     """By split, where a run has answered its questions after the export was written."""
+    # With faiss, which trainers, who write models, need not.
+    from realm_ds.eval.exported import SETTINGS_FILE
+
     written_at, found = (export / SETTINGS_FILE).stat().st_mtime, {}
     for path in sorted((run_folder / "qa").glob("*.json")):
         # SPLIT.before.json is of the retriever before it was fine-tuned.

@@ -20,7 +20,7 @@ from realm_ds.data.masking import MaskedExample
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import NO_UID, Passage, Question
 from realm_ds.data.tokenizer import MASK, Tokenizer
-from realm_ds.eval.corpus import softmax
+from realm_ds.eval.retrieval import softmax
 from realm_ds.index.client import IndexClient
 from realm_ds.index.merge import Candidates, Hit
 from realm_ds.index.versions import Schedule

@@ -240,7 +240,9 @@ def test_read_in_16_bits_spans_are_found_alike_and_scored_in_full(tiny: Tiny) ->
     scores_BK = np.zeros(places_BK.shape, dtype=np.float32)
     tools = {"special": tiny.tokenizer.special, "sizes": SIZES, "num_spans": 10**6}
     in_full, rounded = (
-        read_spans(tiny.model().answering("cpu", dtype=dtype), ids, places_BK, scores_BK, tiny.corpus.bodies, **tools)
+        read_spans(
+            tiny.model().answering("cpu", dtype=dtype).reader, ids, places_BK, scores_BK, tiny.corpus.bodies, **tools
+        )
         for dtype in ("fp32", "bf16")
     )
     for full, short in zip(in_full, rounded, strict=True):
