@@ -9,7 +9,7 @@ Shapes: N passages of the corpus, P embedding.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ SETTINGS_FILE = "answering.json"
 TOKENIZER, PASSAGES, INDEX = "tokenizer", "passages", "index"
 EXPORTED_VERSION = 0
 """The index of an export is of its own towers; it has one version."""
+Tell = Callable[[str], None]
+"""Takes what is being done, for those who wait."""
 REMEDY = "export the run again, or copy the folder again"
 
 
@@ -58,15 +60,21 @@ class Exported:
     corpus: CorpusIndex
 
 
-def open_export(folder: Path) -> Exported:
+def tell_nobody(doing: str) -> None:
+    """Nobody waits."""
+
+
+def open_export(folder: Path, *, tell: Tell = tell_nobody) -> Exported:
     """Open an export, or that of a run folder. Raises CheckpointError or DataError that names what is damaged."""
     folder = find_export(folder)
+    tell("checking the files of the models")
     try:
         # Passages and vectors are held against sums of their own as they are read: what is large is read once. The card
         # is people's, who say the licence there.
         check_told(folder, trusted=(PASSAGES, INDEX, CARD))
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is no whole export: {error}; {REMEDY}") from error
+    tell("reading the passages")
     settings = _read_settings(folder / SETTINGS_FILE)
     tokenizer = load_tokenizer(folder / TOKENIZER)
     if tokenizer.fingerprint != settings.tokenizer_fingerprint:
@@ -76,6 +84,7 @@ def open_export(folder: Path) -> Exported:
         )
     shards = open_shards(folder / PASSAGES, kind="corpus", fingerprint=tokenizer.fingerprint)
     passages = load_shard(shards, shard_rank=0, num_shards=1, max_tokens=settings.sizes.passage_tokens)
+    tell(f"reading the vectors of {shards.count:,} passages")
     return Exported(
         folder=folder, settings=settings, tokenizer=tokenizer, shards=shards,
         corpus=CorpusIndex(passages, _read_vectors(folder / INDEX, shards)),

@@ -16,7 +16,7 @@ from realm_ds.errors import ConfigError, DataError
 from realm_ds.eval.answerer import RealmForQA
 from realm_ds.eval.asking import QUESTIONS_AT_ONCE, Answerer
 from realm_ds.eval.cloze import RealmForCloze
-from realm_ds.eval.exported import find_export
+from realm_ds.eval.exported import Tell, find_export, tell_nobody
 from realm_ds.models.names import READER
 from realm_ds.observe.answers import Answered, show_answers
 from realm_ds.observe.progress import Progress, number_of
@@ -75,12 +75,12 @@ def ask(
     return num_skipped < num_asked
 
 
-def open_answerer(folder: Path) -> Answerer:
+def open_answerer(folder: Path, *, tell: Tell = tell_nobody) -> Answerer:
     """The model of an export, or of a run's: one that answers questions, or one that fills in masked words."""
     refuse_unfinished(folder)
     folder = find_export(folder)
     kind = RealmForQA if (folder / READER).is_dir() else RealmForCloze
-    return kind.from_pretrained(folder)
+    return kind.from_pretrained(folder, tell=tell)
 
 
 def _answered(answerer: Answerer, lines: Iterable[Line], *, top: int, at_once: int) -> Iterator[tuple[Line, Answered]]:
