@@ -64,7 +64,7 @@ def qa_eval(
         refuse_without_effect(
             context, "bm25", "rows", because="they are of questions that are answered now; give --model and --questions"
         )
-    from realm_ds.launch.scores import compare_runs, describe, describe_comparison, describe_judged, read_scores
+    from realm_ds.reports.scores import compare_runs, describe, describe_comparison, describe_judged, read_scores
 
     if model is not None and questions is not None:
         from realm_ds.launch.judging import judge_answers
@@ -91,7 +91,7 @@ def qa_retrieval(
     Right is a passage of the question's gold_uids or, where it has none, one that holds an answer.
     """
     from realm_ds.launch.judging import judge_retrieval
-    from realm_ds.launch.scores import describe_judged
+    from realm_ds.reports.scores import describe_judged
 
     judged = judge_retrieval(model, questions, with_bm25=bm25, rows_file=rows)
     print(json.dumps(judged) if as_json else describe_judged(judged))

@@ -20,10 +20,11 @@ from realm_ds.cluster.slurm_log import Attempt, Cause, Kind, cause_in, cause_of,
 from realm_ds.cluster.submit import JOB_FOLDER, jobs_of
 from realm_ds.config.load import RUN_CONFIG
 from realm_ds.errors import ConfigError
-from realm_ds.launch.failures import PREEMPTED_FILE, causes, is_death, name_of, read_records
-from realm_ds.launch.watch import look, run_in
+from realm_ds.launch.failures import PREEMPTED_FILE, causes, is_death, name_of
+from realm_ds.launch.watch import look
 from realm_ds.observe.logs import log_path
 from realm_ds.observe.table import RunState, RunView
+from realm_ds.reports.runs import read_records, run_in
 from realm_ds.train.manifest import saved_steps
 
 RESTARTS_FILE = "restarts"

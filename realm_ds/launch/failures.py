@@ -11,13 +11,13 @@ import socket
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import RealmError
 from realm_ds.files import is_disk_full, write_durably
 from realm_ds.observe.notice import NOTICES
+from realm_ds.reports.runs import read_records
 from realm_ds.train.manifest import saved_steps
 
 PREEMPTED_FILE = "preempted.json"
@@ -71,18 +71,6 @@ def was_preempted(folder: Path, *, was_asked: bool) -> bool:
     if (folder / PREEMPTED_FILE).is_file():
         return not errors
     return was_asked and (not errors or errors[0] in map(describe_death, NOTICES))
-
-
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records in `ranks` or `failures`, but for those that go meanwhile (a run that starts again removes them) and
-    what is no record: a file system that was full, or went down, may have left anything."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        with suppress(FileNotFoundError, ValueError):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(record, dict) and "host" in record:
-                found.append(record)
-    return found
 
 
 def causes(folder: Path) -> list[dict[str, Any]]:

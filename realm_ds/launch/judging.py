@@ -18,11 +18,11 @@ from realm_ds.eval.exported import Exported, open_export
 from realm_ds.eval.qa import Find, answer_questions, by_tower, by_words, in_batches, retrieve_for_questions
 from realm_ds.eval.scores import Row, compare_rows, summarise
 from realm_ds.files import write_durably
-from realm_ds.launch.scores import as_numbers
 from realm_ds.models.names import QUERY_TOWER, READER
 from realm_ds.models.qa import QaModel
 from realm_ds.models.towers import Embedder
 from realm_ds.observe.progress import Progress, number_of
+from realm_ds.reports.scores import as_numbers
 from realm_ds.train.manifest import refuse_unfinished
 
 Rows = Callable[[Sequence[Question], Find], list[Row]]

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from realm_ds.comm.code import library_versions
 from realm_ds.comm.world import World, abort_under_hydra, abort_under_srun
 from realm_ds.errors import REQUEUE, FolderTaken, Preempted, RealmError
 from realm_ds.launch.failures import record_death, record_error, record_rank
@@ -71,7 +72,7 @@ def as_rank(world: World, *, folder: Path, stage: str, threads: int = 0) -> Iter
     stacks = answer_sigusr2(log_file)
     with stacks, Sinks(folder, role=world.role, role_rank=role_rank, stage=stage, tensorboard=leads) as sinks:
         # In this order: of a rank that is there nobody reads how an earlier world of the same run ended.
-        sinks.write("joined")
+        sinks.write("joined", host=world.hostname, libraries=library_versions())
         record_rank(folder, world_rank=world.world_rank, role=world.role, role_rank=role_rank, host=world.hostname)
         try:
             yield sinks

@@ -23,7 +23,7 @@ from realm_ds.data.tokenizer import load_tokenizer
 from realm_ds.errors import CheckpointError, ConfigError, DataError, FolderTaken
 from realm_ds.files import write_durably
 from realm_ds.index.factory import looks_at_all, spec_of
-from realm_ds.launch.failures import forget_last_world, read_records
+from realm_ds.launch.failures import forget_last_world
 from realm_ds.launch.local import leaving_when_asked, run_world, world_command
 from realm_ds.launch.node import run_rank
 from realm_ds.launch.offload import check_offload
@@ -35,6 +35,7 @@ from realm_ds.models.sizes import check_start_sizes
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
 from realm_ds.observe.trackers import check_tracker
+from realm_ds.reports.runs import read_records
 from realm_ds.sealed import check
 from realm_ds.tether import TAG_VARIABLE, is_realm_ds
 from realm_ds.train.manifest import lost_folders, saved_steps, step_folder

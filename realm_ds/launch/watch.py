@@ -4,20 +4,17 @@ How that looks is observe/table.py's business. What is read: ranks/ (who is wher
 last), failures/ and preempted.json (why it ended).
 """
 
-import json
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from realm_ds.config.base import StageName
-from realm_ds.config.load import RUN_CONFIG
-from realm_ds.errors import ConfigError
-from realm_ds.launch.failures import PREEMPTED_FILE, explain_end, explain_preemption, read_records
+from realm_ds.launch.failures import PREEMPTED_FILE, explain_end, explain_preemption
 from realm_ds.observe.pulse import EVERY_S
 from realm_ds.observe.sinks import metrics_path, parse_event
 from realm_ds.observe.table import RankView, RunState, RunView
+from realm_ds.reports.runs import DEMO_STAGES, STAGES, read_cards, run_in
 from realm_ds.tether import lives as is_alive
 
 SILENT_S = 60.0
@@ -25,10 +22,6 @@ SILENT_S = 60.0
 LOOK_EVERY_S = 0.5
 TAIL_BYTES = 65_536
 """Of the end of a file of events: more than a rank writes between two logged steps."""
-STAGES: tuple[StageName, ...] = get_args(StageName)
-"""Runs inside the folder of a demo or a pipeline, in their order."""
-DEMO_STAGES = "stages.json"
-"""In a demo's folder: its stages that are done."""
 
 Event = dict[str, Any]
 
@@ -43,7 +36,7 @@ def look(
     run, stages = run_in(folder)
     now = time.time() if now is None else now
     host, lives = host or socket.gethostname(), lives or is_alive
-    ranks = [_rank(run, card, now=now, host=host, lives=lives) for card in _cards(run)]
+    ranks = [_rank(run, card, now=now, host=host, lives=lives) for card in read_cards(run)]
     events = _events(run, "trainer", 0)
     step = _last(events, "step") or {}
     state, why = _state(run, ranks, step=step, is_ended=_ends_with(events, "ended"))
@@ -75,7 +68,7 @@ def writes_on(
     if (run / PREEMPTED_FILE).is_file() or any((run / "failures").glob("*.json")):
         return None
     suspects = []
-    for rank in (_rank(run, card, now=now, host=host, lives=is_alive) for card in _cards(run)):
+    for rank in (_rank(run, card, now=now, host=host, lives=is_alive) for card in read_cards(run)):
         path = metrics_path(run, role=rank.role, role_rank=rank.role_rank)
         wrote_lately = rank.age_s is not None and rank.age_s < 3 * EVERY_S
         if rank.host != host and rank.state in ("works", "waits") and wrote_lately:
@@ -87,30 +80,6 @@ def writes_on(
             if path.stat().st_size > size:
                 return rank
     return None
-
-
-def run_in(folder: Path) -> tuple[Path, list[str]]:
-    """The run folder itself, or the newest of a demo's or pipeline's, and the demo's stages that are done."""
-    if (folder / RUN_CONFIG).is_file():
-        return folder, []
-    runs = [folder / stage for stage in STAGES if (folder / stage / RUN_CONFIG).is_file()]
-    if not runs:
-        there = "is no folder" if not folder.is_dir() else f"has no {RUN_CONFIG}"
-        raise ConfigError(
-            f"{folder} {there}, so it holds no run (or a demo that has not come to its first stage): name the folder "
-            "that was given as --run"
-        )
-    path = folder / DEMO_STAGES
-    if path.is_file():
-        return runs[-1], list(json.loads(path.read_text(encoding="utf-8"))["stages"])
-    started = [run for run in runs if (run / "ranks").is_dir()]  # A pipeline makes all its run folders at once.
-    return (started or runs[:1])[-1], []
-
-
-def _cards(run: Path) -> list[dict[str, Any]]:
-    """Who is where, by world rank."""
-    cards = [card for card in read_records(run / "ranks") if {"world_rank", "role", "role_rank", "pid"} <= card.keys()]
-    return sorted(cards, key=lambda card: int(card["world_rank"]))
 
 
 def _rank(run: Path, card: dict[str, Any], *, now: float, host: str, lives: Callable[[int], bool]) -> RankView:

@@ -1,9 +1,9 @@
 """What happened, for machines: one JSON line per event per rank, and TensorBoard from the leading trainer.
 
 Events: `step` (step, steps, means), `result` (the closing numbers of a stage), `remark` (a text for people), `joined`
-(the first of a rank in a world), `alive` (every few seconds: pulse.py), `ended` (the last, unless it was killed), and
-what else a caller names. A line is
-whole or absent, and is there as soon as it is written: readers follow the file of a live run.
+(the first of a rank in a world: its host and libraries), `alive` (every few seconds: pulse.py), `ended` (the last,
+unless it was killed), and what else a caller names. A line is whole or absent, and is there as soon as it is written:
+readers follow the file of a live run.
 """
 
 import json
@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +21,7 @@ from realm_ds.observe.trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
-Value = float | int | str | bool | None
+Value = float | int | str | bool | None | Sequence["Value"] | Mapping[str, "Value"]
 
 
 def metrics_path(run_folder: Path, *, role: str, role_rank: int) -> Path:
@@ -130,6 +130,10 @@ def _plain(value: Any) -> Any:
     """Numbers as JSON has them; nan and inf, which it has not, as words, so that a diverged run shows it."""
     if isinstance(value, bool) or value is None or isinstance(value, str | int):
         return value
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(part) for part in value]
     number = float(value)
     return number if math.isfinite(number) else str(number)
 

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[2] / "realm_ds"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0, "files": 0, "tether": 0, "sealed": 1, "config": 1, "observe": 2, "comm": 3, "data": 4, "models": 4,
-    "index": 5, "prepare": 5, "eval": 6, "factbook": 6, "train": 7, "launch": 8, "planning": 9,
-    "cluster": 10, "bench": 11, "cli": 12, "__main__": 13,
+    "index": 5, "prepare": 5, "eval": 6, "factbook": 6, "train": 7, "reports": 8, "launch": 9,
+    "planning": 10, "cluster": 11, "bench": 12, "cli": 13, "__main__": 14,
 }  # fmt: skip
 DOORS = {
     "pydantic": {"config"},

@@ -19,10 +19,10 @@ from realm_ds.eval.reading import ReadingSizes
 from realm_ds.eval.scores import summarise
 from realm_ds.launch.ask import open_answerer
 from realm_ds.launch.judging import judge_answers, judge_retrieval
-from realm_ds.launch.scores import describe_judged, read_scores
 from realm_ds.models.names import READER
 from realm_ds.models.qa import QaModel, build_qa_model
 from realm_ds.models.realm import build_model
+from realm_ds.reports.scores import describe_judged, read_scores
 from realm_ds.sealed import MANIFEST, seal
 from realm_ds.train.manifest import step_folder
 from tests.support.tiny import make_data, tiny_config

@@ -8,7 +8,7 @@ import pytest
 
 from realm_ds.errors import CheckpointError, DataError
 from realm_ds.eval.scores import Row, compare_rows, summarise
-from realm_ds.launch.scores import compare_runs, describe, describe_comparison
+from realm_ds.reports.scores import compare_runs, describe, describe_comparison
 
 
 def _row(number: int, *, is_exact: bool = True, found_place: int = 0, answer_place: int = 0, **changes: object) -> Row:
