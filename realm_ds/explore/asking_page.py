@@ -45,7 +45,7 @@ class _Asking:
     async def draw(self, asked: str) -> None:
         """Draw it; what is asked already is answered once the page is open."""
         with form(self._submitted):
-            chooser("model", "Model", self._places.choices, self._chosen, self._choose)
+            chooser("model", "Model", self._places.names, self._chosen, self._choose)
             self._label = question_field(self._choice.asks_for, asked)
             text("button", "Ask", "go").props('type="submit"')
         self._examples = element("div")

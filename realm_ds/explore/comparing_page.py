@@ -57,7 +57,7 @@ class _Comparing:
         with form(self._submitted):
             for side, name in enumerate(SIDES):
                 chooser(
-                    name.lower(), name, self._places.choices, self._pair[side], partial(self._choose, side)
+                    name.lower(), name, self._places.names, self._pair[side], partial(self._choose, side)
                 )  # fmt: skip
             self._label = question_field(self._choices[1].asks_for, asked)
             text("button", "Compare", "go").props('type="submit"')

@@ -18,7 +18,7 @@ from realm_ds.launch.report import choose_examples
 COUNT = 4
 LOOKED_AT = 64
 """Passages from all over the corpus, of which the first that will do are taken."""
-LONGEST = 160
+LONGEST = 110
 """Characters of a statement."""
 _NAME = re.compile(r"(?<=[\w,:] )[A-Z][a-z]{3,}(?![\w-])")
 """A word with a capital that does not begin a sentence: what is worth asking for."""

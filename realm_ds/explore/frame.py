@@ -122,14 +122,14 @@ def form(submit: Submit) -> Iterator[None]:
 
 
 def chooser(
-    name: str, label: str, choices: Sequence[Choice], chosen: int, changed: Callable[[int], Awaitable[None]]
+    name: str, label: str, names: Sequence[str], chosen: int, changed: Callable[[int], Awaitable[None]]
 ) -> None:
-    """A field to choose a model with."""
+    """A field to choose one of several with."""
     with element("div", "field"):
         text("label", label).props(f'for="{name}"')
         with element("select").props(f'id="{name}" name="{name}"') as own:
-            for number, choice in enumerate(choices):
-                option = text("option", choice.name).props(f'value="{number}"')
+            for number, said in enumerate(names):
+                option = text("option", said).props(f'value="{number}"')
                 if number == chosen:
                     option.props("selected")
         own.on("change", lambda event: changed(int(event.args)), js_handler="(event) => emit(event.target.value)")

@@ -9,6 +9,7 @@ from realm_ds.errors import CheckpointError, DataError
 from realm_ds.eval.exported import SETTINGS_FILE, find_export
 from realm_ds.index.store import SNAPSHOT_FILE, stored_versions, version_folder
 from realm_ds.models.names import ENCODER, READER
+from realm_ds.reports.runs import STAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,11 @@ class Places:
         return asked_for if 0 <= asked_for < len(self.choices) else otherwise
 
     @property
+    def names(self) -> list[str]:
+        """Of the choices."""
+        return [choice.name for choice in self.choices]
+
+    @property
     def exports(self) -> list[int]:
         """Numbers of the choices that are exports as they are."""
         return [number for number, choice in enumerate(self.choices) if choice.version is None]
@@ -57,10 +63,10 @@ class Places:
 
 def find_places(folders: Sequence[Path]) -> Places:
     """The exports and runs that the folders are or hold. Raises CheckpointError or DataError where there are none."""
-    found = {path.resolve(): path for folder in folders for path in _inside(folder)}
-    names = _names(list(found))
-    choices = [choice for path in found for choice in _choices(names[path], path)]
-    runs = [(names[path], path) for path in found if (path / RUN_CONFIG).is_file()]
+    found = {path.resolve(): path.absolute() for folder in folders for path in _inside(folder)}
+    names = _names(list(found.values()))
+    choices = [choice for path, name in names.items() for choice in _choices(name, path)]
+    runs = [(name, path) for path, name in names.items() if (path / RUN_CONFIG).is_file()]
     return Places(choices=tuple(choices), runs=tuple(runs))
 
 
@@ -76,8 +82,8 @@ def _inside(folder: Path) -> list[Path]:
             f"{folder} holds neither a run ({RUN_CONFIG}) nor an export ({SETTINGS_FILE}): name the folder that was "
             "given as --run, a demo's, or what `realm-ds export` wrote"
         )
-    order = ("ict", "pretrain", "qa")
-    return sorted(inside, key=lambda path: (order.index(path.name) if path.name in order else len(order), path.name))
+    order: dict[str, int] = {stage: place for place, stage in enumerate(STAGES)}
+    return sorted(inside, key=lambda path: (order.get(path.name, len(order)), path.name))
 
 
 def _is_place(folder: Path) -> bool:
@@ -89,7 +95,7 @@ def _has_export(folder: Path) -> bool:
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Short names: the last part of each path, and as many before it as it takes to tell them apart."""
+    """The last part of each path, or all of it where that is another's too."""
     names = {path: path.parent.name if path.name == "export" else path.name for path in paths}
     told = list(names.values())
     return {path: name if told.count(name) == 1 else str(path) for path, name in names.items()}

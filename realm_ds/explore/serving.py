@@ -2,6 +2,7 @@
 
 import socket
 import sys
+import warnings
 import webbrowser
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,6 +33,8 @@ def explore(folders: Sequence[Path], *, host: str, port: int, is_to_open: bool) 
             "Leave --host out to be reached from this machine alone",
             file=sys.stderr,
         )
+    # The library looks at every object there is for its server, and torch warns whoever looks at that one.
+    warnings.filterwarnings("ignore", message="`torch.distributed.reduce_op`", category=FutureWarning)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     shelf = Shelf()
     for page in (asking_page, comparing_page, run_page):
@@ -55,6 +58,7 @@ def _listen(host: str, port: int) -> socket.socket:
         own = socket.socket(family, socket.SOCK_STREAM)
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         own.bind((host, port))
+        own.listen()
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"cannot listen on {host}, port {port} ({error}): give another with --port, or 0 for any that is free"

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from threading import Lock
 
-from realm_ds.errors import CheckpointError, IndexFault
+import numpy as np
+
+from realm_ds.errors import IndexFault
 from realm_ds.eval.asking import Answerer
 from realm_ds.eval.cloze import RealmForCloze
 from realm_ds.eval.corpus import CorpusIndex
@@ -13,10 +15,9 @@ from realm_ds.eval.looking import Looked
 from realm_ds.explore.places import Choice
 from realm_ds.explore.showing import with_mask
 from realm_ds.index.faiss_index import VectorTable
-from realm_ds.index.store import SNAPSHOT_FILE, version_folder
 from realm_ds.launch.ask import open_answerer
 from realm_ds.launch.index_open import Wanted, damaged, open_index
-from realm_ds.launch.index_towers import device_for, load_tower, look_at_towers
+from realm_ds.launch.index_towers import device_for, load_tower
 from realm_ds.models.encoder import KnowledgeAugEncoder
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER
 
@@ -66,19 +67,18 @@ def _open_version(choice: Choice, *, tell: Tell) -> RealmForCloze:
         raise IndexFault(
             f"the index in {opened.index.folder} is of other passages than {exported.folder}: export the run again"
         )
-    towers = look_at_towers(version_folder(opened.index.folder, opened.version) / SNAPSHOT_FILE)
-    if towers.sha256 != opened.snapshot_sha256:
-        raise CheckpointError(f"{towers.path} is not what index version {opened.version} was built with")
-    table = VectorTable(len(exported.corpus), opened.width)
+    towers = opened.towers()
+    table = VectorTable(len(exported.corpus), opened.width, dtype=opened.config.index.vectors)
     if not opened.store.load(table.vectors_NP, version=opened.version, snapshot_sha256=opened.snapshot_sha256, start=0):
         raise IndexFault(damaged(opened))
+    vectors_NP = table.vectors_NP.astype(np.float32, copy=False)
     device = device_for()
     query_tower, passage_tower = (
         load_tower(towers, name, opened.config, vocab_size=exported.tokenizer.vocab_size, device=device)
         for name in (QUERY_TOWER, PASSAGE_TOWER)
     )
     return RealmForCloze(
-        replace(exported, corpus=CorpusIndex(exported.corpus.passages, table)),
+        replace(exported, corpus=CorpusIndex(exported.corpus.passages, VectorTable.of(vectors_NP))),
         query_tower=query_tower, passage_tower=passage_tower,
         encoder=KnowledgeAugEncoder.load(exported.folder / ENCODER).eval().to(device),
     )  # fmt: skip
