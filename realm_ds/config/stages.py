@@ -122,6 +122,12 @@ class EvaluateConfig(Section):
     passage of the record's gold_uids or, where it has none, one whose body holds an answer."""
     max_questions: Count = 512
     """At most so many of them, the first of the file."""
+    probes: Path | None = None
+    """JSONL file of {"question"} records, statements with [MASK] or questions: what every index version finds for them
+    is recorded, for `realm-ds report`. With "answers" or "gold_uids" it is also told what is right. null takes the
+    first of `questions` and of data.held_out."""
+    num_probes: Annotated[int, Field(ge=0)] = 6
+    """At most so many; 0: none. They take some milliseconds of the step in which a version is adopted."""
     keep_best: bool = True
     """Keep the models with the highest retrieval utility yet in RUN/best, as Google's trainer did (not the lowest
     loss). Without a null passage the likelihood decides, without data.held_out recall@5. best.json says which."""

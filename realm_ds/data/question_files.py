@@ -17,11 +17,12 @@ from realm_ds.files import write_durably
 
 
 def load_questions(
-    path: Path, *, needed_by: str = "qa.data needs train.jsonl, dev.jsonl and test.jsonl"
+    path: Path, *, needed_by: str = "qa.data needs train.jsonl, dev.jsonl and test.jsonl", are_answered: bool = True
 ) -> list[Question]:
     """The questions of a file, in order, checked. A question without an id gets its line number.
 
-    `needed_by` ends the error for a file that is not there: it says what to mend.
+    `needed_by` ends the error for a file that is not there: it says what to mend. Questions that are only put to an
+    index need no answers.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -31,7 +32,10 @@ def load_questions(
         raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
     # Not splitlines: U+2028 and its like may stand within a question.
     lines = text.removesuffix("\n").split("\n") if text else []
-    questions = [_question(line, where=f"{path}:{number}", number=number) for number, line in enumerate(lines, start=1)]
+    questions = [
+        _question(line, where=f"{path}:{number}", number=number, is_answered=are_answered)
+        for number, line in enumerate(lines, start=1)
+    ]
     if not questions:
         raise DataError(f"{path} holds no question; put one JSON object on each line")
     return questions
@@ -68,7 +72,7 @@ def question_order(count: int, *, start: int, stop: int, seed: int) -> list[int]
     return [int(orders[place // count][place % count]) for place in range(start, stop)]
 
 
-def _question(line: str, *, where: str, number: int) -> Question:
+def _question(line: str, *, where: str, number: int, is_answered: bool) -> Question:
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -76,9 +80,10 @@ def _question(line: str, *, where: str, number: int) -> Question:
     wanted = '{"question": TEXT, "answers": [TEXT, ...]}'
     if not isinstance(data, dict) or not isinstance(data.get("question"), str) or not data["question"].strip():
         raise DataError(f"{where} has no question; a line must look like {wanted}")
-    if not _is_list(data.get("answers"), str) or not any(answer.strip() for answer in data["answers"]):
+    given = data.get("answers", [])
+    if not _is_list(given, str) or (is_answered and not any(answer.strip() for answer in given)):
         raise DataError(f"{where} has no answers; a line must look like {wanted}")
-    for text in (data["question"], *data["answers"]):
+    for text in (data["question"], *given):
         if fault := fault_of_text(text):
             raise DataError(f"{where}: {fault}; mend the line, or leave it out")
     if not _is_list(data.get("gold_uids", []), int):
@@ -86,7 +91,7 @@ def _question(line: str, *, where: str, number: int) -> Question:
     is_regex = data.get("is_regex", data.get("regex", False))  # as question files of others have it
     if not isinstance(is_regex, bool):
         raise DataError(f"{where}: is_regex is {is_regex!r}, not true or false")
-    answers = tuple(answer for answer in data["answers"] if answer.strip())
+    answers = tuple(answer for answer in given if answer.strip())
     if is_regex:
         _check_regexes(answers, where=where)
     return Question(

@@ -20,10 +20,11 @@ from realm_ds.config.stages import StageConfig
 from realm_ds.data.question_files import load_questions, refuse_regexes
 from realm_ds.data.shards import open_shards, passage_range, refuse_long_passages
 from realm_ds.data.tokenizer import load_tokenizer
-from realm_ds.errors import CheckpointError, ConfigError, DataError, FolderTaken
+from realm_ds.errors import CheckpointError, ConfigError, FolderTaken
 from realm_ds.files import write_durably
 from realm_ds.index.factory import looks_at_all, spec_of
 from realm_ds.launch.failures import forget_last_world
+from realm_ds.launch.held_out import check_evaluation
 from realm_ds.launch.local import leaving_when_asked, run_world, world_command
 from realm_ds.launch.node import run_rank
 from realm_ds.launch.offload import check_offload
@@ -133,7 +134,7 @@ def check_inputs(
             _remark_on_refresh(stage, config)
     if stage == "pretrain":
         _check_candidates(config, num_passages=corpus.count)
-        _check_evaluation(config, fingerprint=tokenizer.fingerprint)
+        check_evaluation(config, fingerprint=tokenizer.fingerprint)
     if stage == "qa":
         if runs_here and config.model.start_from is None:  # elsewhere an earlier job may have yet to write it
             _remark(
@@ -221,38 +222,6 @@ def _check_candidates(config: RealmConfig, *, num_passages: int) -> None:
         raise ConfigError(
             f"pretrain.candidates={candidates} needs {needed} passages and one to exclude, but "
             f"{config.data.corpus} holds {num_passages}: lower candidates, or index a larger corpus"
-        )
-
-
-def _check_evaluation(config: RealmConfig, *, fingerprint: str) -> None:
-    """What is held out is there, can be read, and is not what is trained on."""
-    settings, held_out = config.evaluate, config.data.held_out
-    if settings.every_steps is None:
-        return
-    if held_out is None and settings.questions is None:
-        raise ConfigError(
-            f"evaluate.every_steps={settings.every_steps}, but there is nothing to evaluate: name data.held_out (tar "
-            "shards like those of data.pretrain) or evaluate.questions (a JSONL file), or both, or set "
-            "evaluate.every_steps=null"
-        )
-    if held_out is not None:
-        timeout_s = config.runtime.wait_timeout_s
-        try:
-            sentences = open_shards(held_out, kind="pretrain", fingerprint=fingerprint, timeout_s=timeout_s)
-        except DataError as error:
-            raise DataError(f"data.held_out: {error}") from error
-        trained = open_shards(config.data.pretrain_place, kind="pretrain", fingerprint=None, timeout_s=timeout_s)
-        if sentences.digest == trained.digest:
-            raise ConfigError(
-                f"data.held_out={held_out} holds the same sentences as data.pretrain={config.data.pretrain}: what is "
-                "trained on tells nothing of what is not; name shards of other text"
-            )
-    if settings.questions is not None:
-        questions = load_questions(settings.questions, needed_by="mend evaluate.questions, or set it to null")
-        refuse_regexes(
-            [question for question in questions if not question.gold_uids],
-            why=f"evaluate.questions={settings.questions}: while training goes on answers are looked for as "
-            "wordpieces, not as regexes, unless a question has gold_uids (prepare qa --link)",
         )
 
 

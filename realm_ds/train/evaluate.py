@@ -92,8 +92,7 @@ class Evaluation:
         self._stage, self._engine, self._towers, self._client = stage, engine, towers, client
         self._turns, self._questions, self._best = turns, questions, best
         self._collator = stage.collator()
-        pieces = stage.tokenizer.tokens(range(stage.tokenizer.vocab_size))
-        self._continues_word_V = np.array([piece.startswith("##") for piece in pieces])
+        self._continues_word_V = word_continuations(stage.tokenizer)
 
     def __call__(self, step: int) -> None:
         """Once `step` optimizer steps are done: measure, if it is time."""
@@ -182,7 +181,8 @@ def evaluation_of(
     config, trainers = stage.config, stage.trainers
     if config.evaluate.every_steps is None:
         return None
-    sentences, questions, measured_on = _sentences(stage), _questions(stage), _measured_on(stage)
+    sentences = held_out_sentences(stage, config.evaluate.examples)
+    questions, measured_on = _questions(stage), _measured_on(stage)
     turns = deal(
         sentences, most=config.pretrain.micro_batch_size, candidates=config.pretrain.candidates, trainer=trainers.rank,
         num_trainers=trainers.size,
@@ -243,11 +243,16 @@ def right_hits(candidates: Candidates, questions: QuestionBatch, *, continues_wo
     return found_BK
 
 
-def _sentences(stage: Stage) -> list[MaskedExample]:
+def word_continuations(tokenizer: Tokenizer) -> np.ndarray:
+    """Bool [V]: which wordpieces go on with a word."""
+    return np.array([piece.startswith("##") for piece in tokenizer.tokens(range(tokenizer.vocab_size))])
+
+
+def held_out_sentences(stage: Stage, wanted: int) -> list[MaskedExample]:
     """The first of data.held_out that can be masked, in an order and masked in a way that never change."""
     if stage.config.data.held_out is None:
         return []
-    shards, wanted = stage.held_out_shards(), stage.config.evaluate.examples
+    shards = stage.held_out_shards()
     one_epoch = islice(ExampleStream(shards, seed=SEED, reader=0, num_readers=1), shards.count)
     sentences = [sentence for sentence, _ in islice(stage.masked(one_epoch, seed=SEED), wanted)]
     if not sentences:

@@ -24,6 +24,7 @@ from realm_ds.models.towers import Embedder, Towers
 from realm_ds.train.engine import Engine
 from realm_ds.train.evaluate import evaluation_of
 from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
+from realm_ds.train.probes import ProbeRecorder, probes_of
 from realm_ds.train.refresh import BuildWatch, Launcher, QueryTowers
 from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead, exclusion_of
@@ -92,10 +93,11 @@ def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any]
         probe=_probe(stage), schedule=schedule, towers=towers, client=client, trainers=stage.trainers,
         sinks=stage.sinks, state=index,
     )  # fmt: skip
+    probes = ProbeRecorder(stage, probes_of(stage), schedule=schedule, towers=towers, client=client)
     ahead = _search_ahead(stage, towers, client, first_step=first_step, states=resumed.stream(EXAMPLES))
     steps = _steps(
-        stage, engine, launcher=launcher, client=client, schedule=schedule, staleness=staleness, ahead=ahead,
-        first_step=first_step,
+        stage, engine, launcher=launcher, client=client, schedule=schedule, staleness=staleness, probes=probes,
+        ahead=ahead, first_step=first_step,
     )  # fmt: skip
     evaluate = evaluation_of(
         stage, engine, model=model, towers=towers, client=client, first_step=first_step
@@ -111,6 +113,7 @@ def _steps(
     client: IndexClient,
     schedule: Schedule,
     staleness: Staleness,
+    probes: ProbeRecorder,
     ahead: SearchAhead,
     first_step: int,
 ) -> Iterator[StepInfo]:
@@ -128,11 +131,12 @@ def _steps(
         with timer.phase("queries"):
             retrieved = ahead.take(step)
             staleness.ask(step)
+            probes.ask(step)
         with timer.phase("data"):
             inputs = [collator.marginal(part.examples, part.candidates) for part in retrieved]
         seed_step(stage.config.runtime.seed, trainer_rank=rank, step=step)
         measures = engine.train_step(inputs, step=step, timer=timer)
-        probe_wait_s = staleness.measure(step)
+        probe_wait_s = probes.record(step) + staleness.measure(step)
         builds.take(client.build_reports())
         wait_s = sum(part.candidates.wait_s for part in retrieved)
         timer.move(wait_s, source="queries", to="wait_for_index")

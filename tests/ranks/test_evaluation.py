@@ -29,6 +29,7 @@ from realm_ds.models.names import check_export, strip_prefix
 from realm_ds.models.realm import build_model, frozen_tower
 from realm_ds.models.towers import Embedder, embed
 from realm_ds.observe.sinks import metrics_path, read_events
+from realm_ds.reports.history import read_history
 from tests.support.consolidated import consolidate
 from tests.support.runs import check_weights, forget_after, steps, train
 from tests.support.tiny import make_data, make_held_out
@@ -184,6 +185,28 @@ def test_what_is_measured_is_what_brute_force_finds(run: Path, step: int, versio
     assert version_found == version
 
 
+def found(folder: Path, *, since: int = 0) -> list[tuple[int, str, list[int]]]:
+    """(version, probe, uids of its hits) of every version adopted at step `since` or later."""
+    return [
+        (one.version, probe.query, [hit.uid for hit in one.hits])
+        for probe in read_history(folder).probes for one in probe.findings if one.step >= since
+    ]  # fmt: skip
+
+
+def test_probes_are_what_brute_force_finds_in_each_version(run: Path) -> None:
+    by_hand, probed = BruteForce(run, step=LAST, version=2), found(run)
+    assert [version for version, _, _ in probed] == [0, 1, 2] * 6
+    uids = {query: uids for version, query, uids in probed if version == 2}
+    for question in load_questions(by_hand.config.evaluate.questions)[:3]:
+        (ids,) = by_hand.tokenizer.encode_questions([question.question])
+        query = query_batch([ids], special=by_hand.special, max_tokens=by_hand.config.data.query_tokens)
+        hits = by_hand._search(embed(by_hand.query_tower, tensors(query, CPU)).numpy()[0], 0)
+        wanted = [by_hand.passages[place].uid for place in hits[: by_hand.config.pretrain.num_retrieved]]
+        assert uids[question.question] == wanted
+    assert all(row["probe_ms"] > 0 for row in events(run, "probed"))
+    assert events(run, "probed", rank=1) == []
+
+
 def test_training_does_not_notice(data: Path, run: Path, tmp_path: Path) -> None:
     """Bit for bit the losses and searches of a run that measures nothing."""
     plain = tmp_path / "plain"
@@ -212,6 +235,7 @@ def test_the_best_models_are_those_of_the_step_and_survive_a_resume(data: Path, 
     train(resumed, data, resume=True, **settings(data, evaluates=True))
     assert steps(resumed) == [row for row in steps(run) if row[0] > EVERY]
     assert measured(resumed) == {LAST: measured(run)[LAST]}
+    assert found(resumed) == found(run, since=EVERY)
     again = json.loads((resumed / "best" / "best.json").read_text())
     assert (again["step"], again["value"]) == (LAST, utility[LAST])  # not that of the future
     check_weights(resumed / "best", resumed / "checkpoints" / f"step-{LAST:08d}")
