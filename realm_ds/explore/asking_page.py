@@ -1,5 +1,6 @@
 """View 1: a question or a statement with a blank, and all that one model has to say to it."""
 
+import asyncio
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
@@ -37,6 +38,7 @@ class _Asking:
 
     def __init__(self, places: Places, shelf: Shelf, *, chosen: int) -> None:
         self._places, self._shelf, self._chosen = places, shelf, chosen
+        self._turn = asyncio.Lock()
 
     @property
     def _choice(self) -> Choice:
@@ -65,11 +67,12 @@ class _Asking:
     async def _ask(self, asked: str) -> None:
         choice = self._choice
         ui.navigate.history.replace(f"/?{urlencode({'model': self._chosen, 'q': asked})}")
-        looked = await work(
-            self._result, f"opening {choice.name}", lambda tell: self._shelf.look(choice, asked, tell=tell)
-        )
-        if looked is not None:
-            self._show(looked, 0)
+        async with self._turn:
+            looked = await work(
+                self._result, f"opening {choice.name}", lambda tell: self._shelf.look(choice, asked, tell=tell)
+            )
+            if looked is not None:
+                self._show(looked, 0)
 
     def _show(self, looked: Looked, chosen: int) -> None:
         self._result.clear()

@@ -1,6 +1,7 @@
 """View 2: the same question to two models, or two versions of a run's index, and what that changes in the ranking."""
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from urllib.parse import urlencode
@@ -51,6 +52,7 @@ class _Comparing:
 
     def __init__(self, places: Places, shelf: Shelf, *, pair: tuple[int, int]) -> None:
         self._places, self._shelf, self._pair = places, shelf, list(pair)
+        self._turn = asyncio.Lock()
 
     async def draw(self, asked: str) -> None:
         """Draw it; what is asked already is answered once the page is open."""
@@ -91,21 +93,22 @@ class _Comparing:
                 looked.append(self._shelf.look(choice, asked, tell=tell))
             return looked
 
-        looked = await work(self._result, "opening both models", both)
-        if looked is not None:
-            self._show(*looked)
+        async with self._turn:
+            looked = await work(self._result, "opening both models", both)
+            if looked is not None:
+                self._show(choices, *looked)
 
-    def _show(self, before: Looked, after: Looked) -> None:
+    def _show(self, choices: Sequence[Choice], before: Looked, after: Looked) -> None:
         kept, gone = changes(before, after)
         with self._result, element("div", "sides"):
-            with _side(self._choices[0].name, before):
+            with _side(choices[0].name, before):
                 for place, read in enumerate(before.read, start=1):
                     passage_card(before, read, place, 0)
-            with _side(self._choices[1].name, after):
+            with _side(choices[1].name, after):
                 for changed in kept:
                     moved = (changed.move, changed.told) if before.read else None
                     passage_card(after, changed.read, changed.place, 0, moved=moved)
-                for place, read in gone:
+                for place, read in gone if after.read else ():
                     _gone(place, read)
 
 

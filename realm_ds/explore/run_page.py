@@ -2,6 +2,7 @@
 found for the probe queries.
 """
 
+import asyncio
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -39,6 +40,7 @@ class _Browsing:
 
     def __init__(self, runs: tuple[tuple[str, Path], ...], chosen: int) -> None:
         self._runs, self._chosen = runs, chosen
+        self._turn = asyncio.Lock()
 
     async def draw(self) -> None:
         """Draw it; the run is read once the page is open."""
@@ -56,13 +58,14 @@ class _Browsing:
 
     async def _read(self) -> None:
         name, folder = self._runs[self._chosen]
-        history = await work(self._result, f"reading {name}", lambda _: read_history(folder))
-        if history is None:
-            return
-        with self._result:
-            _facts(history)
-            _charts(history)
-            _probes(history)
+        async with self._turn:
+            history = await work(self._result, f"reading {name}", lambda _: read_history(folder))
+            if history is None:
+                return
+            with self._result:
+                _facts(history)
+                _charts(history)
+                _probes(history)
 
 
 def _facts(history: RunHistory) -> None:
