@@ -13,17 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from realm_ds.data.batches import passage_batch
 from realm_ds.data.shard_writer import write_shards
 from realm_ds.data.shards import Shards, open_shards
+from realm_ds.eval.corpus import embed_with
 from realm_ds.eval.exported import write_qa_export
 from realm_ds.models.qa import build_qa_model
 from tests.support.run_folders import hit, joined, probed, start, step_row, write_run
 from tests.support.tiny import tiny_config
 from tests.support.tiny_exports import Exports, make_exports, write_cloze_export
 from tests.support.tiny_index import make_model
-from tests.support.tiny_qa import make_corpus
 
 NASTY = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+
+PASSAGE_TOKENS = 80
+"""Each sign of HTML is a wordpiece."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +41,20 @@ def make_scene(folder: Path) -> Scene:
     """The folder of a demo."""
     made = make_exports(folder / "made")
     shards, demo = _few_passages(made), folder / "demo"
-    width = tiny_config(made.folder).model.projection_size
-    sizes = replace(made.settings.sizes, read=shards.count)
+    config = tiny_config(made.folder, **{"data.passage_tokens": PASSAGE_TOKENS})
+    sizes = replace(made.settings.sizes, read=shards.count, passage_tokens=PASSAGE_TOKENS)
     settings = replace(made.settings, sizes=sizes)
     tools = {"shards": shards, "tokenizer_folder": made.folder / "tokenizer", "settings": settings}
+    pairs = [(passage.title_ids, passage.body_ids) for passage in shards.passages()]
     for seed, stage in enumerate(("ict", "pretrain")):
-        vectors = make_corpus(made.folder, width=width, seed=seed).vectors_NP[: shards.count]
-        realm = make_model(tiny_config(made.folder), seed=seed)
+        realm = make_model(config, seed=seed)
+        vectors = embed_with(realm.passage_tower)(
+            passage_batch(pairs, special=made.tokenizer.special, max_tokens=PASSAGE_TOKENS)
+        )
         write_cloze_export(demo / stage / "export", realm, vectors=[vectors], **tools)  # type: ignore[arg-type]
     (demo / "qa").mkdir()
     write_qa_export(
-        demo / "qa" / "export", build_qa_model(made.realm, span_hidden_size=8, max_span_tokens=4, seed=1),
+        demo / "qa" / "export", build_qa_model(realm, span_hidden_size=8, max_span_tokens=4, seed=1),
         vectors=[vectors], **tools,
     )  # type: ignore[arg-type]  # fmt: skip
     found = {version: hit(version // 2, title=("Chad", "Niger")[version // 2]) for version in range(4)}
@@ -63,7 +70,8 @@ def _few_passages(made: Exports) -> Shards:
     """Five, the first of which has HTML in its title and its text."""
     first, *others = list(made.shards.passages(0, 5))
     text = f"{NASTY} arlon has a Mayor."
-    nasty = replace(first, title=NASTY, text=text, body_ids=tuple(made.tokenizer.encode(text)))
+    body = tuple(made.tokenizer.encode(text))
+    nasty = replace(first, title=NASTY, text=text, body_ids=body, sentences=((0, len(body)),))
     write_shards(
         [nasty, *others], made.folder / "few", kind="corpus", per_shard=9,
         tokenizer_fingerprint=made.tokenizer.fingerprint, source="rule", settings={},

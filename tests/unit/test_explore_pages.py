@@ -36,7 +36,7 @@ VIEWS = {
     "compare": ("/compare?" + urlencode({"q": STATEMENT}), ".side .passage"),
     "run": ("/run", "figure canvas"),
 }
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 
 pytestmark = [
     pytest.mark.browser,
