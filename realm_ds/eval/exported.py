@@ -75,7 +75,7 @@ def open_export(folder: Path, *, tell: Tell = tell_nobody) -> Exported:
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is no whole export: {error}; {REMEDY}") from error
     tell("reading the passages")
-    settings = _read_settings(folder / SETTINGS_FILE)
+    settings = read_settings(folder)
     tokenizer = load_tokenizer(folder / TOKENIZER)
     if tokenizer.fingerprint != settings.tokenizer_fingerprint:
         raise CheckpointError(
@@ -133,6 +133,16 @@ def vectors_sha256(parts: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def read_settings(folder: Path) -> AnswerSettings:
+    """Of an export. Raises CheckpointError."""
+    path = folder / SETTINGS_FILE
+    try:
+        data = json.loads(path.read_bytes())
+        return AnswerSettings(**{**data, "sizes": ReadingSizes(**data["sizes"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); {REMEDY}") from error
+
+
 def write_settings(folder: Path, settings: AnswerSettings) -> None:
     """Raises OSError."""
     write_durably(folder / SETTINGS_FILE, json.dumps(asdict(settings), indent=1) + "\n")
@@ -159,14 +169,6 @@ def write_qa_export(
         write_settings(unfinished, settings)
         if card is not None:
             (unfinished / CARD).write_text(card, encoding="utf-8")
-
-
-def _read_settings(path: Path) -> AnswerSettings:
-    try:
-        data = json.loads(path.read_bytes())
-        return AnswerSettings(**{**data, "sizes": ReadingSizes(**data["sizes"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); {REMEDY}") from error
 
 
 def _read_vectors(index: Path, shards: Shards) -> VectorTable:

@@ -5,12 +5,13 @@ with a word left out.
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from realm_ds.data.records import Passage
 from realm_ds.data.shards import open_shards
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
-from realm_ds.eval.exported import PASSAGES, TOKENIZER
+from realm_ds.eval.exported import PASSAGES, TOKENIZER, read_settings
 from realm_ds.explore.places import Choice
 from realm_ds.explore.showing import MASK
 from realm_ds.launch.report import choose_examples
@@ -44,8 +45,10 @@ def _with_blanks(export: Path) -> list[str]:
     tokenizer = load_tokenizer(export / TOKENIZER)
     places = dict.fromkeys(shards.count * number // LOOKED_AT for number in range(LOOKED_AT))
     passages = shards.passages_at(places)
+    num_read = read_settings(export).sizes.question_tokens - 2
     statements = (statement for place in places for statement in _statement(passages[place], tokenizer))
-    return [statement for statement, _ in zip(statements, range(COUNT), strict=False)]
+    fitting = (of_one for of_one in statements if len(tokenizer.encode_questions([of_one])[0]) <= num_read)
+    return list(islice(fitting, COUNT))
 
 
 def _statement(passage: Passage, tokenizer: Tokenizer) -> Iterator[str]:

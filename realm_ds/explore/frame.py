@@ -79,7 +79,7 @@ def frame(path: str) -> Iterator[None]:
                     link.props('aria-current="page"')
         button = text("button", "◐", "theme").props('type="button" aria-label="Light or dark" title="Light or dark"')
         button.on("click", js_handler="() => nextTheme()")
-    with element("main", "content").props('id="content" tabindex="-1"'):
+    with element("div", "content").props('id="content" tabindex="-1"'):
         yield
 
 

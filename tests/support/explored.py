@@ -67,13 +67,18 @@ def make_scene(folder: Path) -> Scene:
 
 
 def _few_passages(made: Exports) -> Shards:
-    """Five, the first of which has HTML in its title and its text."""
-    first, *others = list(made.shards.passages(0, 5))
-    text = f"{NASTY} arlon has a Mayor."
-    body = tuple(made.tokenizer.encode(text))
-    nasty = replace(first, title=NASTY, text=text, body_ids=body, sentences=((0, len(body)),))
+    """Five: the first has HTML in its title and its text, the second a name to leave out."""
+    first, second, *others = list(made.shards.passages(0, 5))
+    few = [
+        replace(first, title=NASTY, text=f"{NASTY} arlon has a mayor."), replace(second, text="arlon has a River.")
+    ]  # fmt: skip
+    bodies = made.tokenizer.encode_all([passage.text for passage in few])
+    told = [
+        replace(passage, body_ids=tuple(body), sentences=((0, len(body)),))
+        for passage, body in zip(few, bodies, strict=True)
+    ]
     write_shards(
-        [nasty, *others], made.folder / "few", kind="corpus", per_shard=9,
+        [*told, *others], made.folder / "few", kind="corpus", per_shard=9,
         tokenizer_fingerprint=made.tokenizer.fingerprint, source="rule", settings={},
     )  # fmt: skip
     return open_shards(made.folder / "few", kind="corpus", fingerprint=None)

@@ -202,7 +202,7 @@ def test_examples_of_a_pre_trained_model_are_its_passages_with_a_name_left_out(
     exports: Exports, tmp_path: Path
 ) -> None:
     tokenizer = exports.tokenizer
-    texts = ["arlon has a Mayor. the end.", "arlon has a tower.", f"arlon {'has a ' * 30} Mayor.", "brest has a River."]
+    texts = ["arlon has a Mayor. the end.", "arlon has a tower.", f"arlon {'has a ' * 9} Mayor.", "brest has a River."]
     passages = [
         replace(passage, text=text, body_ids=tuple(ids), sentences=((0, len(ids)),))
         for passage, text, ids in zip(exports.shards.passages(0, 4), texts, tokenizer.encode_all(texts), strict=True)
