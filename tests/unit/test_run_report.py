@@ -216,9 +216,7 @@ def test_without_the_same_questions_it_is_said_why_there_is_no_difference(tmp_pa
 
 def test_runs_that_cannot_be_compared_are_refused(run: Path, tmp_path: Path) -> None:
     ict = write_run(tmp_path / "ict", [start(), step_row(1)], stage="ict")
-    with pytest.raises(
-        ConfigError, match="runs of different stages have nothing to compare: .* is pretrain and"
-    ):
+    with pytest.raises(ConfigError, match="runs of different stages have nothing to compare: .* is pretrain and"):
         document_of(run, ict)
     with pytest.raises(ConfigError, match="is named twice"):
         document_of(run, run)
