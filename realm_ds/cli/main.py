@@ -20,6 +20,7 @@ from realm_ds.cli.index import index
 from realm_ds.cli.plan import plan
 from realm_ds.cli.prepare import prepare
 from realm_ds.cli.qa import ask, qa
+from realm_ds.cli.report import report
 from realm_ds.cli.stage import DryRun, Resume, RunFolder, start_stage
 from realm_ds.errors import ConfigError
 
@@ -38,6 +39,7 @@ A run of your own, step by step:
     realm-ds ict                  warm up the two towers (inverse cloze)
     realm-ds pretrain             REALM: trainers and index ranks in one MPI world
     realm-ds watch RUN            how all its ranks do, from any host
+    realm-ds report RUN           what happened in it, as a page; of two runs, what differs
     realm-ds export               a run's models as transformers folders
     realm-ds import               Google's REALM as an export of ours
     realm-ds qa train             fine-tune on questions, answer dev and test
@@ -90,7 +92,7 @@ def demo(
 ) -> None:
     """The whole of REALM on the CIA World Factbook: shards, ICT, pre-training, export, questions, report.
 
-    Reads nothing from the network. Ends with RUN/report.md, RUN/report.json and RUN/plots.
+    Reads nothing from the network. Ends with RUN/report.html, RUN/report.md and RUN/report.json.
     """
     from realm_ds.launch.demo import free_run_folder, run_demo
 
@@ -157,6 +159,7 @@ app.command()(ask)
 app.command()(explore)
 app.command()(submit)
 app.command()(why)
+app.command()(report)
 app.command()(doctor)
 app.command("import")(import_)
 

@@ -14,7 +14,7 @@ from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.eval.exported import PASSAGES, TOKENIZER, read_settings
 from realm_ds.explore.places import Choice
 from realm_ds.explore.showing import MASK
-from realm_ds.launch.report import choose_examples
+from realm_ds.reports.demo import choose_examples
 
 COUNT = 4
 LOOKED_AT = 64

@@ -1,6 +1,6 @@
 """The demo: all of REALM on the CIA World Factbook, one stage after the other, each leaving its result on disk.
 
-    RUN/{data/, ict/, pretrain/, qa/, stages.json, report.json, report.md, plots/}
+    RUN/{data/, ict/, pretrain/, qa/, stages.json, report.json, report.html, report.md, plots/}
 
 What a stage does is written elsewhere; here is only their order and what they hand to one another.
 """
@@ -23,15 +23,14 @@ from realm_ds.factbook.prepare import QUICK_ENTITIES, prepare_demo
 from realm_ds.files import write_durably
 from realm_ds.launch.local import leaving_when_asked
 from realm_ds.launch.memory import PeakMemory
-from realm_ds.launch.plots import draw_plots
-from realm_ds.launch.report import DemoResults, build_report, pretrain_rows, write_report
 from realm_ds.launch.stages import launch_stage
 from realm_ds.observe.progress import Bar, Progress, follow_run
-from realm_ds.observe.sinks import metrics_path, read_events
+from realm_ds.reports.demo import DemoResults, build_report, write_report
+from realm_ds.reports.history import read_history
+from realm_ds.reports.runs import DEMO_STAGES
+from realm_ds.reports.write import report_on
 from realm_ds.train.manifest import saved_steps
 
-STAGES_FILE = "stages.json"
-EXAMPLES_IN_REPORT = 5
 EVALUATE_EVERY = {False: 100, True: 8}
 """Steps of pre-training between looks at what is held out, by whether the demo is a quick one. Not in the recipe: it
 needs data that only the demo names."""
@@ -81,7 +80,7 @@ class _Demo:
         named += [f"qa.data={data / 'qa'}", f"evaluate.questions={data / 'qa' / 'dev.jsonl'}"]
         own = [*named, f"evaluate.every_steps={EVALUATE_EVERY[quick]}", f"runtime.seed={seed}"]
         self._base = load("demo-quick" if quick else "demo", [*own, *overrides])
-        path = self._folder / STAGES_FILE
+        path = self._folder / DEMO_STAGES
         if path.exists() and not resume:
             raise ConfigError(f"{run_folder} holds a demo already: add --resume to finish it, or name another --run")
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +118,7 @@ class _Demo:
         """Inverse cloze, then what it is worth."""
         self._train("ict", self._config(), bar)
         export = self._export("ict", bar)
-        accuracy = _last_step(self._folder / "ict", "ict")["in_batch_accuracy"]
+        accuracy = read_history(self._folder / "ict").steps[-1]["in_batch_accuracy"]
         measured = self.measure(start_from=export)
         return {**measured, "in_batch_accuracy": accuracy, "summary": f"in-batch {accuracy:.0%}, {measured['summary']}"}
 
@@ -159,9 +158,8 @@ class _Demo:
         }
 
     def report(self) -> Path:
-        """report.json, report.md and the plots."""
+        """report.json, then report.html and report.md, which `realm-ds report` writes too."""
         stages, config = self.results["stages"], self._config()
-        rows = pretrain_rows(self._folder / "pretrain")
         scores = stages["qa"]["scores"]
         measured = {"random_init": stages["random"], "ict": stages["ict"], "realm": stages["pretrain"]}
         recall = {name: _by_cutoff(stage["statements"]) for name, stage in measured.items()}
@@ -181,12 +179,10 @@ class _Demo:
             seconds=self.results["seconds"],
             peak_rss_gib=round(self.results["peak_rss_gib"], 2),
         )
-        report = build_report(results, rows)
-        predictions = (self._folder / "qa" / "qa" / "test.jsonl").read_text().splitlines()
-        write_report(self._folder, report, examples=[json.loads(row) for row in predictions[:EXAMPLES_IN_REPORT]])
-        draw_plots(self._folder / "plots", report=report, rows=rows)
+        write_report(self._folder, build_report(results, read_history(self._folder / "pretrain")))
+        _, markdown = report_on(self._folder, None)
         self._keep()
-        return self._folder / "report.md"
+        return markdown
 
     def _config(self, *, start_from: Path | None = None) -> RealmConfig:
         model = self._base.model.model_copy(update={"start_from": start_from})
@@ -205,13 +201,7 @@ class _Demo:
         return export_run(self._folder / stage, say=lambda doing: bar.update(now=doing))
 
     def _keep(self) -> None:
-        write_durably(self._folder / STAGES_FILE, json.dumps(self.results, indent=1) + "\n")
-
-
-def _last_step(run_folder: Path, stage: str) -> Result:
-    """The last logged step of a run."""
-    path = metrics_path(run_folder, role="trainer", role_rank=0)
-    return list(read_events(path, event="step", stage=stage))[-1]
+        write_durably(self._folder / DEMO_STAGES, json.dumps(self.results, indent=1) + "\n")
 
 
 def _by_cutoff(recall: dict[Any, float]) -> dict[int, float]:

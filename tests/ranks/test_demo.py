@@ -125,16 +125,11 @@ def test_resume_finishes_the_demo(folder: Path, start_demo: Callable[..., Demo])
     assert report["question_recall_at_5"].keys() == {"random_init", "ict", "realm", "qa"}
     assert report["qa"].keys() >= {"em", "f1", "em_no_retrieval", "em_majority"}
     assert report["questions"]["train"] + report["questions"]["dev"] + report["questions"]["test"] >= 1500
-    plots = {path.name for path in (folder / "plots").glob("*.png")}
-    assert plots >= {
-        "loss.png",
-        "retrieval_utility.png",
-        "null_share.png",
-        "staleness.png",
-        "search.png",
-        "recall.png",
-        "held_out.png",
-    }
+    curves = ("loss", "retrieval_utility", "null_share", "staleness", "search", "held_out", "time_split")
+    plots = {path.name for path in (folder / "plots").glob("*.svg")}
+    assert plots >= {"recall.svg", "ict-loss.svg", "qa-loss.svg", *(f"pretrain-{name}.svg" for name in curves)}
+    page = (folder / "report.html").read_text()
+    assert all(title in page for title in ("Pre-training: Probe queries", "Answering test questions"))
     assert demo.left_behind() == {}
 
 
