@@ -26,7 +26,6 @@ FAVICON = (
 PAGES = (("/", "Ask"), ("/compare", "Compare"), ("/run", "Run"))
 # Before anything is drawn, so that a dark page does not flash; colours follow color-scheme (page.css).
 _THEME = """<script>
-document.documentElement.lang = "en"
 document.documentElement.style.colorScheme = localStorage.getItem("theme") || ""
 function nextTheme(button) {
   const dark = getComputedStyle(document.documentElement).colorScheme === "dark" ||

@@ -16,7 +16,7 @@ def answer_on_top(looked: Looked, chosen: int, choose: Callable[[int], None] | N
     with element("section", "answer").props('aria-label="Answer"'):
         before, after = around_the_blank(looked.question)
         with element("p", "statement"):
-            text("span", before if after or before != looked.question else f"{before} ")
+            text("span", before)
             text("strong", best)
             text("span", after)
             text("span", percent(p), "p")

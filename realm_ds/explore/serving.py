@@ -40,7 +40,7 @@ def explore(folders: Sequence[Path], *, host: str, port: int, is_to_open: bool) 
     for page in (asking_page, comparing_page, run_page):
         page.add(places, shelf)
     ui.run_with(
-        app, title="REALM explorer", favicon=FAVICON, tailwind=False, gzip_middleware_factory=None,
+        app, title="REALM explorer", favicon=FAVICON, language="en-US", tailwind=False, gzip_middleware_factory=None,
         show_welcome_message=False, binding_refresh_interval=None,
     )  # fmt: skip
     served = app if host in ANY_HOST else OnlyFromHere(app, hosts=LOOPBACK | {host})

@@ -37,9 +37,9 @@ def cut_at_marks(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[
 
 
 def around_the_blank(statement: str) -> tuple[str, str]:
-    """What stands before and after the blank."""
+    """What an answer stands between: the two sides of the blank; of a question, which has none, all and nothing."""
     before, _, after = statement.partition(MASK)
-    return before, after
+    return (before, after) if MASK in statement else (f"{before} ", "")
 
 
 def percent(share: float) -> str:

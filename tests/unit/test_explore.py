@@ -25,7 +25,7 @@ from realm_ds.explore.examples import examples_for
 from realm_ds.explore.guard import LOOPBACK, OnlyFromHere
 from realm_ds.explore.places import Choice, find_places
 from realm_ds.explore.shelf import Shelf, open_choice
-from realm_ds.explore.showing import changes, cut_at_marks, nats, percent, title_of, with_mask, worth
+from realm_ds.explore.showing import around_the_blank, changes, cut_at_marks, nats, percent, title_of, with_mask, worth
 from realm_ds.index.store import version_folder
 from realm_ds.observe.answers import Source
 from realm_ds.reports.history import read_history
@@ -157,6 +157,12 @@ def test_a_shelf_opens_each_model_once_and_keeps_the_last_two_asked() -> None:
 )
 def test_a_blank_is_written_as_people_do(statement: str, asked: str) -> None:
     assert with_mask(statement) == asked
+
+
+def test_an_answer_stands_in_the_blank_or_after_the_question() -> None:
+    assert around_the_blank("It is [MASK].") == ("It is ", ".")
+    assert around_the_blank("It is [MASK]") == ("It is ", "")
+    assert around_the_blank("What is it?") == ("What is it? ", "")
 
 
 @given(st.text(max_size=30), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30))))
