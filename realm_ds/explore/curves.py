@@ -65,7 +65,7 @@ _CHARTS: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = (
     )),
     ("Staleness", "Age of the index that answers, in steps.", (("age", "staleness_steps"),)),
     ("Time of a step", "Milliseconds: all of it, and waiting for the index.", (
-        ("step", "step_ms"), ("wait for index", "wait_for_index_ms"), ("search, beside it", "search_ms"),
+        ("step", "step_ms"), ("wait for index", "wait_for_index_ms"), ("search", "search_ms"),
     )),
 )  # fmt: skip
 """(title, what it is, (name of a line, metric))."""

@@ -50,8 +50,8 @@ def percent(share: float) -> str:
 
 
 def nats(value: float | None) -> str:
-    """A utility with its sign."""
-    return "" if value is None else f"{value:+.2f}"
+    """A utility with its sign; what is next to nothing has none that would mean something."""
+    return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"
 
 
 def title_of(read: Read) -> str:

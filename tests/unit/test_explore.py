@@ -198,7 +198,7 @@ def test_numbers_as_people_read_them() -> None:
         "12.3%",
         "100.0%",
     ]
-    assert [nats(value) for value in (None, 0.5, -1.234)] == ["", "+0.50", "-1.23"]
+    assert [nats(value) for value in (None, 0.5, -1.234, -0.001)] == ["", "+0.50", "-1.23", "+0.00"]
     assert [worth(value) for value in (None, 0.0, 0.09, 0.1, -0.1)] == ["", "even", "even", "helps", "hurts"]
     null, nameless = ranking(None, "abc").read
     assert (title_of(null), title_of(nameless)) == ("The null passage", "Passage 3")
