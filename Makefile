@@ -7,7 +7,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 MADE_FROM := setup.cfg pyproject.toml constraints.txt
-EXTRAS ?= cpu,bm25,demo,dev
+EXTRAS ?= cpu,bm25,demo,explore,dev
 READY := $(VENV)/.ready-$(EXTRAS)
 ARGS ?=
 

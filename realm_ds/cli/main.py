@@ -14,6 +14,7 @@ from realm_ds.cli.bench import bench
 from realm_ds.cli.cluster import submit, why
 from realm_ds.cli.common import FAILED, Overrides, Source, group, verb
 from realm_ds.cli.doctor import doctor
+from realm_ds.cli.explore import explore
 from realm_ds.cli.export import export
 from realm_ds.cli.importing import import_
 from realm_ds.cli.index import index
@@ -45,6 +46,7 @@ A run of your own, step by step:
     realm-ds qa train             fine-tune on questions, answer dev and test
     realm-ds ask "..."            ask what was trained
     realm-ds ablate               what each part of REALM is worth: the paper's Table 2
+    realm-ds explore RUN          see on a page what it retrieves, and what that is worth
     realm-ds index search         ask the index by itself, without training
     realm-ds doctor               look at a launch before a big run
     realm-ds submit pretrain      a stage as a job of Slurm; resumes by itself
@@ -157,6 +159,7 @@ def watch(
 app.command()(export)
 app.command()(ablate)
 app.command()(ask)
+app.command()(explore)
 app.command()(submit)
 app.command()(why)
 app.command()(report)

@@ -5,11 +5,13 @@ Who answers is answerer.py (fine-tuned models) and cloze.py (pre-trained ones).
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from realm_ds.data.question_files import fault_of_text
 from realm_ds.errors import ConfigError
 from realm_ds.eval.exported import Exported
+from realm_ds.eval.looking import Looked
 from realm_ds.observe.answers import Answer, Answered
 
 QUESTIONS_AT_ONCE = 64
@@ -38,6 +40,16 @@ class Answerer(ABC):
         waiting = iter(questions)
         while batch := list(islice(waiting, at_once)):
             yield from self._answer_batch(batch, top)
+
+    def look(self, question: str, *, top: int = 5) -> Looked:
+        """One question with all passages that were read for it, and what each says of the `top` best answers."""
+        if problem := _problem(question):
+            return Looked(question=_shown(question), problem=problem)
+        (ids,) = self._exported.tokenizer.encode_questions([question])
+        longest = self._sizes.question_tokens - 2
+        if fault := self._fault(ids[:longest]):
+            return Looked(question=question, problem=fault)
+        return replace(self._look(ids[:longest], top), question=question, remark=_remark(len(ids), longest))
 
     def _answer_batch(self, questions: Sequence[object], top: int) -> list[Answered]:
         problems = [_problem(question) for question in questions]
@@ -69,6 +81,10 @@ class Answerer(ABC):
     @abstractmethod
     def _answers(self, questions: Sequence[Sequence[int]], top: int) -> list[tuple[Answer, ...]]:
         """Answers of good questions, given as wordpieces."""
+
+    @abstractmethod
+    def _look(self, question: Sequence[int], top: int) -> Looked:
+        """One good question seen whole."""
 
 
 def _problem(question: object) -> str:

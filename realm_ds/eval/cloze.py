@@ -16,15 +16,16 @@ from realm_ds.data.words import words_of
 from realm_ds.errors import CheckpointError
 from realm_ds.eval.asking import Answerer
 from realm_ds.eval.corpus import device_of, embed_queries, embed_with
-from realm_ds.eval.exported import Exported, open_export
+from realm_ds.eval.exported import Exported, Tell, open_export, tell_nobody
+from realm_ds.eval.looking import Looked, source_of
 from realm_ds.eval.pairs import Pair
 from realm_ds.eval.retrieval import softmax
-from realm_ds.eval.words import Word, best_words, word_in, word_probabilities
+from realm_ds.eval.words import Word, best_words, look_at_words, word_in, word_probabilities
 from realm_ds.models.encoder import KnowledgeAugEncoder
 from realm_ds.models.names import ENCODER, PASSAGE_TOWER, QUERY_TOWER
 from realm_ds.models.readers import WordReader
 from realm_ds.models.towers import Embedder
-from realm_ds.observe.answers import Answer, Source
+from realm_ds.observe.answers import Answer
 
 NULL_PASSAGE: Pair = ((), ())
 
@@ -44,14 +45,17 @@ class RealmForCloze(Answerer):
         self._words = words_of(exported.tokenizer)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None) -> "RealmForCloze":
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str | torch.device | None = None, tell: Tell = tell_nobody
+    ) -> "RealmForCloze":
         """Open an export, or that of a run folder, on a device: a GPU where there is one.
 
         Raises CheckpointError, DataError or IndexFault that names what is missing or damaged.
         """
-        exported = open_export(Path(folder))
+        exported = open_export(Path(folder), tell=tell)
         if not (exported.folder / ENCODER).is_dir():
             raise CheckpointError(f"{exported.folder} has no {ENCODER}: only an export of pre-training fills in masks")
+        tell("loading the models")
         where = device_of(device)
         return cls(
             exported,
@@ -72,6 +76,29 @@ class RealmForCloze(Answerer):
         return super()._fault([piece for piece in ids if piece != self._special.mask])
 
     def _answers(self, questions: Sequence[Sequence[int]], top: int) -> list[tuple[Answer, ...]]:
+        exported, (places_BK, p_z_BC, p_y_BCV) = self._exported, self._marginal(questions)
+        num_null = p_z_BC.shape[1] - places_BK.shape[1]
+        best = best_words(p_z_BC, p_y_BCV, is_word_V=self._words.is_word_V, most=top, num_null=num_null)
+        passages = exported.shards.passages_at(places_BK.ravel().tolist())
+        return [
+            tuple(
+                self._told(word, passages[int(places_K[word.candidate])], p_passage=p_z_C[num_null + word.candidate])
+                for word in words
+            )
+            for words, places_K, p_z_C in zip(best, places_BK, p_z_BC.tolist(), strict=True)
+        ]
+
+    def _look(self, question: Sequence[int], top: int) -> Looked:
+        places_BK, p_z_BC, p_y_BCV = self._marginal([question])
+        places = places_BK[0].tolist()
+        passages = self._exported.shards.passages_at(places)
+        candidates = [None] * (p_z_BC.shape[1] - len(places)) + [passages[place] for place in places]
+        return look_at_words(
+            p_z_BC[0], p_y_BCV[0], candidates, tokenizer=self._exported.tokenizer, words=self._words, most=top
+        )
+
+    def _marginal(self, questions: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Places [B, K] of what is found, p(z|x) [B, C], the null passage first if there is one, p(y|z, x) [B, C, V]."""
         exported, sizes = self._exported, self._sizes
         queries_BP = embed_queries(
             self._query_tower, questions, special=self._special, max_tokens=sizes.question_tokens
@@ -88,19 +115,8 @@ class RealmForCloze(Answerer):
         p_RV = word_probabilities(
             self._reader, pairs, special=self._special, sizes=sizes, vocab_size=exported.tokenizer.vocab_size
         )
-        best = best_words(
-            p_z_BC, p_RV.reshape(*p_z_BC.shape, -1), is_word_V=self._words.is_word_V, most=top, num_null=num_null
-        )
-        passages = exported.shards.passages_at(hits.places_BK.ravel().tolist())
-        return [
-            tuple(
-                self._told(word, passages[int(places_K[word.candidate])], p_passage=p_z_C[num_null + word.candidate])
-                for word in words
-            )
-            for words, places_K, p_z_C in zip(best, hits.places_BK, p_z_BC.tolist(), strict=True)
-        ]
+        return hits.places_BK, p_z_BC, p_RV.reshape(*p_z_BC.shape, -1)
 
     def _told(self, word: Word, passage: Passage, *, p_passage: float) -> Answer:
         text, span = word_in(passage, word.piece, tokenizer=self._exported.tokenizer, words=self._words)
-        source = Source(uid=passage.uid, title=passage.title, text=passage.text)
-        return Answer(text=text, p=word.p, p_passage=p_passage, passage=source, span=span)
+        return Answer(text=text, p=word.p, p_passage=p_passage, passage=source_of(passage), span=span)

@@ -9,7 +9,7 @@ Shapes: N passages of the corpus, P embedding.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +34,8 @@ SETTINGS_FILE = "answering.json"
 TOKENIZER, PASSAGES, INDEX = "tokenizer", "passages", "index"
 EXPORTED_VERSION = 0
 """The index of an export is of its own towers; it has one version."""
+Tell = Callable[[str], None]
+"""Takes what is being done, for those who wait."""
 REMEDY = "export the run again, or copy the folder again"
 
 
@@ -59,16 +61,22 @@ class Exported:
     corpus: CorpusIndex
 
 
-def open_export(folder: Path) -> Exported:
+def tell_nobody(doing: str) -> None:
+    """Nobody waits."""
+
+
+def open_export(folder: Path, *, tell: Tell = tell_nobody) -> Exported:
     """Open an export, or that of a run folder. Raises CheckpointError or DataError that names what is damaged."""
     folder = find_export(folder)
+    tell("checking the files of the models")
     try:
         # Passages and vectors are held against sums of their own as they are read: what is large is read once. The card
         # is people's, who say the licence there.
         check_told(folder, trusted=(PASSAGES, INDEX, CARD))
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is no whole export: {error}; {REMEDY}") from error
-    settings = _read_settings(folder / SETTINGS_FILE)
+    tell("reading the passages")
+    settings = read_settings(folder)
     tokenizer = load_tokenizer(folder / TOKENIZER)
     if tokenizer.fingerprint != settings.tokenizer_fingerprint:
         raise CheckpointError(
@@ -77,6 +85,7 @@ def open_export(folder: Path) -> Exported:
         )
     shards = open_shards(folder / PASSAGES, kind="corpus", fingerprint=tokenizer.fingerprint)
     passages = load_shard(shards, shard_rank=0, num_shards=1, max_tokens=settings.sizes.passage_tokens)
+    tell(f"reading the vectors of {shards.count:,} passages")
     return Exported(
         folder=folder, settings=settings, tokenizer=tokenizer, shards=shards,
         corpus=CorpusIndex(passages, _read_vectors(folder / INDEX, shards)),
@@ -130,6 +139,16 @@ def vectors_sha256(parts: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def read_settings(folder: Path) -> AnswerSettings:
+    """Of an export. Raises CheckpointError."""
+    path = folder / SETTINGS_FILE
+    try:
+        data = json.loads(path.read_bytes())
+        return AnswerSettings(**{**data, "sizes": ReadingSizes(**data["sizes"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); {REMEDY}") from error
+
+
 def write_settings(folder: Path, settings: AnswerSettings) -> None:
     """Raises OSError."""
     write_durably(folder / SETTINGS_FILE, json.dumps(asdict(settings), indent=1) + "\n")
@@ -156,14 +175,6 @@ def write_qa_export(
         write_settings(unfinished, settings)
         if card is not None:
             (unfinished / CARD).write_text(card, encoding="utf-8")
-
-
-def _read_settings(path: Path) -> AnswerSettings:
-    try:
-        data = json.loads(path.read_bytes())
-        return AnswerSettings(**{**data, "sizes": ReadingSizes(**data["sizes"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); {REMEDY}") from error
 
 
 def _read_vectors(index: Path, shards: Shards) -> VectorTable:

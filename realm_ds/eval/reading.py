@@ -15,10 +15,11 @@ from realm_ds.data.batches import Ids
 from realm_ds.data.records import Passage, Question
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.data.words import with_mask, word_answers, words_of
+from realm_ds.eval.looking import Looked, Read, Said, source_of
 from realm_ds.eval.pairs import ReadingSizes
 from realm_ds.eval.retrieval import softmax
 from realm_ds.eval.spans import Span, SpanTexts, read_spans
-from realm_ds.eval.words import best_words, word_in, word_probabilities
+from realm_ds.eval.words import best_words, look_at_words, word_in, word_probabilities
 from realm_ds.models.readers import Reader, WordReader
 
 SPANS_OF_A_PASSAGE = 20
@@ -73,6 +74,49 @@ def read_answers(
     ]
 
 
+def look(
+    reader: Reader,
+    question: Ids,
+    places_K: np.ndarray,
+    scores_K: np.ndarray,
+    passages: Mapping[int, Passage],
+    *,
+    tokenizer: Tokenizer,
+    sizes: ReadingSizes,
+    most: int,
+) -> Looked:
+    """One question with all passages at these places, its `most` best answers, and what each passage says."""
+    places, p_K = places_K.tolist(), softmax(scores_K[None])[0]
+    bodies = {place: passages[place].body_ids for place in places}
+    if isinstance(reader, WordReader):
+        asked = with_mask(question, special=tokenizer.special, max_tokens=sizes.question_tokens)
+        p_KV = word_probabilities(
+            reader, [(asked, bodies[place]) for place in places], special=tokenizer.special, sizes=sizes,
+            vocab_size=tokenizer.vocab_size,
+        )  # fmt: skip
+        return look_at_words(
+            p_K, p_KV, [passages[place] for place in places], tokenizer=tokenizer, words=words_of(tokenizer), most=most
+        )
+    (spans,) = read_spans(
+        reader, [question], places_K[None], scores_K[None], lambda asked: [bodies[place] for place in asked.tolist()],
+        special=tokenizer.special, sizes=sizes, num_spans=SPANS_OF_A_PASSAGE,
+    )  # fmt: skip
+    texts = SpanTexts(passages, tokenizer)
+    answers = list(_distinct(spans, texts, most=most))
+    read = []
+    for place, p in zip(places, p_K.tolist(), strict=True):
+        own = [span for span in spans if span.place == place]
+        same = [[span for span in own if _says(span, texts) == _says(answer, texts)] for answer in answers]
+        read.append(
+            Read(
+                passage=source_of(passages[place]), p=p, weight=float(np.exp(own[0].log_p_passage)) if own else 0.0,
+                says=tuple(_said(texts.text(span), like, texts) for span, like in zip(answers, same, strict=True)),
+                best=tuple(_said(texts.text(span), [span], texts) for span in _distinct(own, texts, most=most)),
+            )
+        )  # fmt: skip
+    return Looked(answers=tuple((texts.text(span), float(np.exp(span.log_p))) for span in answers), read=tuple(read))
+
+
 def are_answerable(reader: Reader, questions: Sequence[Question], tokenizer: Tokenizer) -> list[bool] | None:
     """Whether a reader that names one wordpiece can be right at all, of each question; None of one that reads spans.
 
@@ -118,6 +162,16 @@ def _words(
     return answers
 
 
+def _said(text: str, spans: Sequence[Span], texts: SpanTexts) -> Said:
+    """What spans of one passage say, all the same, and how probable that is in it."""
+    places = sorted({characters for span in spans if (characters := texts.characters(span)) is not None})
+    return Said(text=text, p=sum(float(np.exp(span.log_p - span.log_p_passage)) for span in spans), spans=tuple(places))
+
+
+def _says(span: Span, texts: SpanTexts) -> str:
+    return normalise(texts.text(span))
+
+
 def _distinct(spans: Sequence[Span], texts: SpanTexts, *, most: int) -> Iterator[Span]:
     """The first spans that say something new: not what a better one says, and no part of it or around it."""
     said: set[str] = set()
@@ -127,7 +181,7 @@ def _distinct(spans: Sequence[Span], texts: SpanTexts, *, most: int) -> Iterator
             return
         if any(span.place == other.place and span.start < other.stop and other.start < span.stop for other in taken):
             continue
-        text = normalise(texts.text(span))
+        text = _says(span, texts)
         if text not in said:
             said.add(text)
             taken.append(span)

@@ -31,6 +31,8 @@ class Span:
     stop: int
     log_p: float
     """Of the span and its passage among all spans of all passages read."""
+    log_p_passage: float
+    """Of all spans of its passage together, among the same."""
 
 
 @torch.inference_mode()
@@ -71,15 +73,19 @@ def read_spans(
     for number, places in enumerate(places_BK.tolist()):
         own = slice(number * len(places), (number + 1) * len(places))
         total = float(np.logaddexp.reduce(total_R[own]))
+        totals = total_R[own].tolist()
         order = np.argsort(-logits_RX[own].ravel(), kind="stable")
         starts, stops, logits = (part[own].ravel()[order].tolist() for part in (starts_RX, stops_RX, logits_RX))
         spans.append(
             [
-                Span(place=places[which // num_spans], start=start, stop=stop, log_p=logit - total)
+                Span(
+                    place=places[which // num_spans], start=start, stop=stop, log_p=logit - total,
+                    log_p_passage=totals[which // num_spans] - total,
+                )
                 for which, start, stop, logit in zip(order.tolist(), starts, stops, logits, strict=True)
                 if logit > IMPOSSIBLE
             ]
-        )
+        )  # fmt: skip
     return spans
 
 

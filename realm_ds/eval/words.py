@@ -17,6 +17,7 @@ from realm_ds.data.records import Passage, SpecialIds
 from realm_ds.data.tokenizer import Tokenizer
 from realm_ds.data.words import Words
 from realm_ds.eval.corpus import tensors
+from realm_ds.eval.looking import Looked, Read, Said, source_of
 from realm_ds.eval.pairs import Pair, ReadingSizes, joint_buckets, joint_tokens
 from realm_ds.models.readers import WordReader
 
@@ -67,13 +68,51 @@ def best_words(
 
 def word_in(passage: Passage, piece: int, *, tokenizer: Tokenizer, words: Words) -> tuple[str, tuple[int, int] | None]:
     """A word and its characters in a passage, in the passage's own letters where that holds it."""
+    span = next(iter(places_of_word(passage, piece, tokenizer=tokenizer, words=words)), None)
+    return (tokenizer.decode([piece]) if span is None else passage.text[slice(*span)]), span
+
+
+def places_of_word(
+    passage: Passage, piece: int, *, tokenizer: Tokenizer, words: Words
+) -> tuple[tuple[int, int], ...]:  # fmt: skip
+    """The characters of the passage's text that are this word, each end exclusive."""
     body_T = np.array(passage.body_ids)
     found = find_answer_spans(
         body_T, np.array([0, len(body_T)]), [(piece,)], continues_word_V=words.continues_V
     )  # fmt: skip
-    span = None
-    if len(found.start_S):
-        start = int(found.start_S[0])
-        encoded = tokenizer.encode_with_offsets(passage.text)
-        span = span_characters(passage.body_ids, start, start + 1, encoded=encoded)
-    return (tokenizer.decode([piece]) if span is None else passage.text[slice(*span)]), span
+    if not len(found.start_S):
+        return ()
+    encoded = tokenizer.encode_with_offsets(passage.text)
+    starts = found.start_S.tolist()
+    spans = (span_characters(passage.body_ids, start, start + 1, encoded=encoded) for start in starts)
+    return tuple(span for span in spans if span is not None)
+
+
+def look_at_words(
+    p_z_C: np.ndarray, p_y_CV: np.ndarray, passages: Sequence[Passage | None], *, tokenizer: Tokenizer, words: Words,
+    most: int,
+) -> Looked:  # fmt: skip
+    """One question with all its candidates, None the null passage: its best words, and what each candidate says."""
+
+    def best(p_V: np.ndarray) -> list[int]:
+        found: list[int] = np.argsort(-np.where(words.is_word_V, p_V, -1.0), kind="stable")[:most].tolist()
+        return found
+
+    def said(piece: int, passage: Passage | None, p_V: np.ndarray) -> Said:
+        spans = places_of_word(passage, piece, tokenizer=tokenizer, words=words) if passage is not None else ()
+        return Said(text=tokenizer.decode([piece]), p=float(p_V[piece]), spans=spans)
+
+    p_V = p_z_C @ p_y_CV
+    answers = best(p_V)
+    read = [
+        Read(
+            passage=None if passage is None else source_of(passage), p=p, weight=p,
+            says=tuple(said(piece, passage, own_V) for piece in answers),
+            best=tuple(said(piece, passage, own_V) for piece in best(own_V)),
+        )
+        for passage, p, own_V in zip(passages, p_z_C.tolist(), p_y_CV, strict=True)
+    ]  # fmt: skip
+    return Looked(
+        answers=tuple((tokenizer.decode([piece]), float(p_V[piece])) for piece in answers),
+        read=tuple(sorted(read, key=lambda of_one: -of_one.p)),
+    )

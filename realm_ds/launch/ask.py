@@ -16,7 +16,7 @@ from realm_ds.errors import ConfigError, DataError
 from realm_ds.eval.answerer import RealmForQA
 from realm_ds.eval.asking import QUESTIONS_AT_ONCE, Answerer
 from realm_ds.eval.cloze import RealmForCloze
-from realm_ds.eval.exported import find_export
+from realm_ds.eval.exported import Tell, find_export, tell_nobody
 from realm_ds.models.names import READER
 from realm_ds.models.qa import Dtype
 from realm_ds.observe.answers import Answered, show_answers
@@ -77,7 +77,7 @@ def ask(
     return num_skipped < num_asked
 
 
-def open_answerer(folder: Path, *, dtype: Dtype = "fp32") -> Answerer:
+def open_answerer(folder: Path, *, dtype: Dtype = "fp32", tell: Tell = tell_nobody) -> Answerer:
     """The model of an export, or of a run's: one that answers questions, or one that fills in masked words.
 
     Raises ConfigError for one that fills them in, if it is to read in 16 bits.
@@ -85,12 +85,12 @@ def open_answerer(folder: Path, *, dtype: Dtype = "fp32") -> Answerer:
     refuse_unfinished(folder)
     folder = find_export(folder)
     if (folder / READER).is_dir():
-        return RealmForQA.from_pretrained(folder, dtype=dtype)
+        return RealmForQA.from_pretrained(folder, dtype=dtype, tell=tell)
     if dtype != "fp32":
         raise ConfigError(
             f"--dtype {dtype} is for models that answer questions, and {folder} fills in [MASK]: leave it out"
         )
-    return RealmForCloze.from_pretrained(folder)
+    return RealmForCloze.from_pretrained(folder, tell=tell)
 
 
 def _answered(answerer: Answerer, lines: Iterable[Line], *, top: int, at_once: int) -> Iterator[tuple[Line, Answered]]:

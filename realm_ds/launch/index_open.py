@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from realm_ds.index.messages import NO_HIT
 from realm_ds.index.store import SNAPSHOT_FILE, IndexStore, version_folder
 from realm_ds.launch.index_store import StoredIndex, choose_version, find_index
 from realm_ds.models.names import QUERY_TOWER
+
+if TYPE_CHECKING:
+    from realm_ds.launch.index_towers import TowerSource
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +69,10 @@ class Opened:
     tokenizer: Tokenizer
     corpus: Shards
 
-    def embed(self, queries: Sequence[str]) -> np.ndarray:
-        """Vectors of queries by the query tower of the index's own pair, float32 [B, P]."""
+    def towers(self) -> "TowerSource":
+        """The pair that the index is of, checked to be that."""
         # Here, because ranks that only serve vectors do without transformers: seconds and 200 MB for each of them.
-        from realm_ds.eval.corpus import embed_queries
-        from realm_ds.launch.index_towers import device_for, load_tower, look_at_towers
+        from realm_ds.launch.index_towers import look_at_towers
 
         if self.index.card is not None:
             path = Path(self.index.card.towers)
@@ -87,8 +90,15 @@ class Opened:
                 f"{towers.sha256[:12]}, then {self.snapshot_sha256[:12]}): queries and passages would not match; build "
                 "the index again"
             )
+        return towers
+
+    def embed(self, queries: Sequence[str]) -> np.ndarray:
+        """Vectors of queries by the query tower of the index's own pair, float32 [B, P]."""
+        from realm_ds.eval.corpus import embed_queries
+        from realm_ds.launch.index_towers import device_for, load_tower
+
         tower = load_tower(
-            towers, QUERY_TOWER, self.config, vocab_size=self.tokenizer.vocab_size, device=device_for()
+            self.towers(), QUERY_TOWER, self.config, vocab_size=self.tokenizer.vocab_size, device=device_for()
         )  # fmt: skip
         ids = self.tokenizer.encode_questions(queries)
         longest = self.config.data.query_tokens - 2

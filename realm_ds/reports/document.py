@@ -47,6 +47,8 @@ class Plot:
     """For a page: without a background, in the page's own colour of text."""
     file_svg: str
     """For a file: on white."""
+    is_wide: bool = False
+    """As wide as the page; others stand two beside each other."""
 
     @property
     def inline_svg(self) -> str:

@@ -7,6 +7,7 @@ matplotlib is imported when a plot is drawn, never before.
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from realm_ds.errors import ConfigError
@@ -20,7 +21,7 @@ BAR_COLOURS = {1: BLUE, 5: ORANGE, 20: GREEN}
 LINE_STYLES = ("-", "--", ":")
 INK, PAPER, GRID = "#1b1f24", "#fefefe", "#8a93a0"
 """On a page the first becomes the colour of its text, the second nothing."""
-SIZE_INCHES = (5.6, 2.9)
+SIZE_INCHES = (5.6, 3.2)
 SMOOTHED_POINTS = 40
 """About as many windows as a curve has once smoothed."""
 
@@ -126,7 +127,7 @@ def draw_recall(by_stage: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Pl
             _quieten(axes)
         panels[0].set_ylabel("queries whose passage is found, %")
         panels[0].legend(frameon=False, loc="upper left", fontsize=8)
-        return _plot(figure, "recall", "Recall after each stage")
+        return replace(_plot(figure, "recall", "Recall after each stage"), is_wide=True)
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
@@ -221,8 +222,9 @@ def _quieten(axes: Any) -> None:
 
 
 def _legend(axes: Any, *, is_needed: bool) -> None:
+    """Below the axes: two runs have so many lines that it would lie on some of them."""
     if is_needed:
-        axes.legend(frameon=False, fontsize=8)
+        axes.figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
 
 
 def _style() -> Any:

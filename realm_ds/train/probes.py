@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from realm_ds.data.masking import MaskedExample
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import NO_UID, Passage, Question
 from realm_ds.data.tokenizer import MASK, Tokenizer
-from realm_ds.eval.retrieval import softmax
 from realm_ds.index.client import IndexClient
 from realm_ds.index.merge import Candidates, Hit
 from realm_ds.index.versions import Schedule
@@ -141,8 +141,8 @@ class ProbeRecorder:
     ) -> dict[str, Any]:  # fmt: skip
         probe, hits = self._probes[row], candidates.hits(row)
         null = [] if asked.null_scores_B is None else [asked.null_scores_B[row]]
-        scores_1C = np.array([[*null, *(hit.score for hit in hits)]]) / self._stage.config.pretrain.temperature
-        p_C = softmax(scores_1C)[0].tolist() if scores_1C.size else []
+        scores_C = torch.tensor([*null, *(hit.score for hit in hits)], dtype=torch.float64)
+        p_C = (scores_C / self._stage.config.pretrain.temperature).softmax(dim=0).tolist()
         p_K = p_C[len(null) :]
         can_be_right = bool(probe.gold_uids or probe.answer_ids)
         shown = []

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from realm_ds.cli.main import app
 from realm_ds.data.batches import passage_batch
-from realm_ds.data.shards import Shards, open_shards
-from realm_ds.data.tokenizer import Tokenizer, train_wordpiece
+from realm_ds.data.shards import Shards
+from realm_ds.data.tokenizer import train_wordpiece
 from realm_ds.data.words import words_of
 from realm_ds.errors import CheckpointError, ConfigError, DataError, RealmError
 from realm_ds.eval import answerer
@@ -27,66 +27,27 @@ from realm_ds.eval.cloze import RealmForCloze
 from realm_ds.eval.corpus import embed_queries, embed_with, tensors
 from realm_ds.eval.exported import (
     SETTINGS_FILE,
-    AnswerSettings,
     open_export,
-    write_corpus,
     write_qa_export,
-    write_settings,
 )
-from realm_ds.eval.pairs import ReadingSizes, joint_tokens
+from realm_ds.eval.pairs import joint_tokens
 from realm_ds.eval.qa import answer_questions, by_tower
 from realm_ds.eval.words import word_in
 from realm_ds.launch.ask import ask, open_answerer
-from realm_ds.models.qa import QaModel, build_qa_model
-from realm_ds.models.realm import RealmModel, build_model
+from realm_ds.models.qa import QaModel
 from realm_ds.observe.answers import Answer, Answered, Source, show_answers
 from realm_ds.sealed import MANIFEST, seal
 from realm_ds.train.export import write_models
-from tests.support.tiny import make_data, tiny_config
-from tests.support.tiny_qa import make_corpus, make_questions
+from tests.support.tiny_exports import SIZES, Exports, make_exports
+from tests.support.tiny_qa import make_questions
 
-SIZES = ReadingSizes(question_tokens=16, passage_tokens=32, read=3)
 QUESTIONS = ["What is the river of Ghent called?", "What is the tower of Kiel called?"]
 STATEMENT = "the river of ghent is called [MASK]."
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exports:
-    folder: Path
-    tokenizer: Tokenizer
-    shards: Shards
-    qa: Path
-    cloze: Path
-    realm: RealmModel
-    settings: AnswerSettings
-
-
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    """A QA run's export in RUN/export and one of pre-training, of models drawn at random."""
-    folder = tmp_path_factory.mktemp("exports")
-    tokenizer, config = make_data(folder), tiny_config(folder)
-    make_questions(folder)
-    shards = open_shards(folder / "corpus", kind="corpus", fingerprint=None)
-    corpus = make_corpus(folder, width=config.model.projection_size)
-    realm = build_model(config.model, vocab_size=tokenizer.vocab_size, max_tokens=48, seed=0).eval()
-    settings = AnswerSettings(
-        sizes=SIZES, null_passage=False, temperature=1.0, tokenizer_fingerprint=tokenizer.fingerprint
-    )
-    qa, cloze = folder / "qa_run" / "export", folder / "cloze"
-    qa.parent.mkdir()
-    write_qa_export(
-        qa, build_qa_model(realm, span_hidden_size=8, max_span_tokens=4, seed=1), shards=shards,
-        vectors=[corpus.vectors_NP], tokenizer_folder=folder / "tokenizer", settings=settings,
-    )  # fmt: skip
-    write_models(realm, cloze, tokenizer_folder=folder / "tokenizer")
-    cloze_settings = replace(settings, null_passage=True, temperature=0.5)
-    write_corpus(cloze, shards, [corpus.vectors_NP[:30], corpus.vectors_NP[30:]], snapshot_sha256="of the towers")
-    write_settings(cloze, cloze_settings)
-    seal(cloze, source="step-9")
-    return Exports(
-        folder=folder, tokenizer=tokenizer, shards=shards, qa=qa, cloze=cloze, realm=realm, settings=cloze_settings
-    )
+    return make_exports(tmp_path_factory.mktemp("exports"))
 
 
 def copied(export: Path, to: Path) -> Path:

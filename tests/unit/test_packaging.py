@@ -37,14 +37,18 @@ def test_every_package_is_listed() -> None:
     assert listed == {folder.replace("/", ".") for folder in folders} | {"realm_ds.ds_configs", "realm_ds.slurm"}
 
 
-@pytest.mark.parametrize("requirement", _requirements("cpu", "bm25", "demo", "dev", "ner", "tracking"), ids=str)
+@pytest.mark.parametrize(
+    "requirement", _requirements("cpu", "bm25", "demo", "dev", "ner", "tracking", "explore"), ids=str
+)
 def test_what_make_installs_has_a_tested_version_in_range(requirement: Requirement) -> None:
     tested = _constraints()[requirement.name.lower()]
     assert requirement.specifier.contains(tested), f"constraints.txt: {tested}"
 
 
 def test_all_extras_are_there() -> None:
-    assert set(_setup()["options.extras_require"]) == {"cpu", "gpu", "bm25", "demo", "ner", "tracking", "dev"}
+    assert set(_setup()["options.extras_require"]) == {
+        "cpu", "gpu", "bm25", "demo", "explore", "ner", "tracking", "dev"
+    }  # fmt: skip
 
 
 def test_the_deepspeed_readme_names_every_refused_key() -> None:

@@ -27,6 +27,15 @@ def test_the_least_that_a_line_may_be(tmp_path: Path) -> None:
     assert load_questions(path) == [Question(id="1", question="Who?", answers=("I",))]
 
 
+def test_what_is_only_put_to_an_index_needs_no_answers(tmp_path: Path) -> None:
+    path = tmp_path / "probes.jsonl"
+    path.write_text('{"question": "Its capital is [MASK]."}\n{"question": "Who?", "answers": ["I"]}\n')
+    assert [found.answers for found in load_questions(path, are_answered=False)] == [(), ("I",)]
+    path.write_text('{"question": "Who?", "answers": "I"}\n')
+    with pytest.raises(DataError, match="has no answers"):
+        load_questions(path, are_answered=False)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -361,6 +361,10 @@ def test_what_is_held_out_is_looked_at_too(tmp_path: Path) -> None:
     assert message.endswith(
         "none.jsonl cannot be read (No such file or directory): mend evaluate.questions, or set it to null"
     )
+    message = refused("pretrain", tmp_path, **{"evaluate.probes": tmp_path / "none.jsonl"})
+    assert message.endswith(
+        "none.jsonl cannot be read (No such file or directory): mend evaluate.probes, or set it to null"
+    )
     other = tmp_path / "other"
     tokenizer = train_wordpiece(iter(["another vocabulary than that"]), vocab_size=105, folder=other / "tokenizer")
     make_held_out(other, tokenizer)
