@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from realm_ds.observe.progress import HELD_OUT
 from realm_ds.reports.history import RunHistory
 
 Points = list[tuple[int, float]]
@@ -41,21 +42,20 @@ def charts(history: RunHistory) -> list[Chart]:
     return [chart for chart in found if chart.curves]
 
 
-_HELD_OUT = "held out: "
 _CHARTS: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = (
     ("Loss", "What training lowers.", (("loss", "loss"),)),
     (
         "Retrieval utility", "Nats by which passages help over the null passage.",
-        (("training", "retrieval_utility"), (f"{_HELD_OUT}all", "retrieval_utility")),
+        (("training", "retrieval_utility"), ("held out", f"{HELD_OUT}retrieval_utility")),
     ),
     (
         "Null share", "p(null|x): how often nothing seems better than any passage.",
-        (("training", "null_share"), (f"{_HELD_OUT}all", "null_share")),
+        (("training", "null_share"), ("held out", f"{HELD_OUT}null_share")),
     ),
-    ("Held out", "Log likelihood of a masked token, nats.", ((f"{_HELD_OUT}log likelihood", "log_likelihood"),)),
+    ("Held out", "Log likelihood of a masked token, nats.", (("log likelihood", f"{HELD_OUT}log_likelihood"),)),
     (
         "Questions find their passage", "Recall on held-out questions that pre-training never sees.",
-        tuple((f"{_HELD_OUT}recall@{k}", f"recall_at_{k}") for k in (1, 5, 20)),
+        tuple((f"recall@{k}", f"{HELD_OUT}recall_at_{k}") for k in (1, 5, 20)),
     ),
     ("In-batch accuracy", "How often a sentence finds its passage among the batch's.", (
         ("accuracy", "in_batch_accuracy"),
@@ -73,10 +73,10 @@ _CHARTS: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = (
 
 def _curves(history: RunHistory, names: Sequence[tuple[str, str]]) -> Iterator[Curve]:
     for name, metric in names:
-        is_held_out = name.startswith(_HELD_OUT)
-        points = history.held_out_curve(metric) if is_held_out else history.curve(metric)
-        if any(value for _, value in points):
-            yield Curve(name=name.removeprefix(_HELD_OUT).replace("all", "held out"), points=points)
+        bare = metric.removeprefix(HELD_OUT)
+        points = history.held_out_curve(bare) if metric.startswith(HELD_OUT) else history.curve(metric)
+        if points:
+            yield Curve(name=name, points=points)
 
 
 def options(chart: Chart, adopted: Sequence[tuple[int, int]]) -> dict[str, Any]:

@@ -237,12 +237,15 @@ def test_examples_of_a_fine_tuned_model_are_questions_of_its_run(exports: Export
 
 
 def test_curves_are_those_that_were_measured(tmp_path: Path) -> None:
-    rows = [step_row(step, in_batch_accuracy=0.0, loss="nan" if step == 20 else 3.0) for step in (10, 20, 30)]
-    evaluated = {"event": "evaluated", "step": 20, "held_out_null_share": 0.25}
+    rows = [step_row(step, loss="nan" if step == 20 else 3.0) for step in (10, 20, 30)]
+    evaluated = {"event": "evaluated", "step": 20, "held_out_null_share": 0.25, "held_out_recall_at_5": 0.0}
     adopted = {"event": "adopted", "step": 15, "version": 1}
     history = read_history(write_run(tmp_path, [joined(), start(), *rows[:2], evaluated, adopted, rows[2]]))
     drawn = {chart.title: chart for chart in charts(history)}
-    assert list(drawn) == ["Loss", "Retrieval utility", "Null share", "Staleness", "Time of a step"]
+    assert list(drawn) == [
+        "Loss", "Retrieval utility", "Null share", "Questions find their passage", "Staleness", "Time of a step",
+    ]  # fmt: skip
+    assert drawn["Questions find their passage"].told == "recall@5 0"
     assert drawn["Loss"].curves[0].points == [(10, 3.0), (30, 3.0)]
     assert [(curve.name, curve.points) for curve in drawn["Null share"].curves] == [
         ("training", [(10, 0.5), (20, 0.5), (30, 0.5)]), ("held out", [(20, 0.25)]),
