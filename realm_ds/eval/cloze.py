@@ -98,7 +98,7 @@ class RealmForCloze(Answerer):
         )
 
     def _marginal(self, questions: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Places [B, K] of what is found, p(z|x) [B, C], the null passage first if there is one, p(y|z, x) [B, C, V]."""
+        """Places [B, K] of what is found; p(z|x) [B, C], the null passage first if it is one; p(y|z, x) [B, C, V]."""
         exported, sizes = self._exported, self._sizes
         queries_BP = embed_queries(
             self._query_tower, questions, special=self._special, max_tokens=sizes.question_tokens

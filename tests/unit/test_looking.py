@@ -1,14 +1,19 @@
 """A question seen whole is what answering adds up: every number against the answers, and against a double loop."""
 
+import copy
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from realm_ds.data.words import words_of
 from realm_ds.eval.answerer import RealmForQA
 from realm_ds.eval.cloze import RealmForCloze
+from realm_ds.eval.exported import open_export
 from realm_ds.eval.looking import Looked, Read, Said
+from realm_ds.eval.words import places_of_word
+from realm_ds.models.qa import build_word_model
 from realm_ds.observe.answers import Source
 from tests.support.tiny_exports import SIZES, Exports, make_exports
 
@@ -64,11 +69,23 @@ def test_the_null_passage_is_one_of_them_and_what_utility_is_against(cloze: Real
             assert looked.utility(read, 2) == pytest.approx(worth)
 
 
-def test_every_occurrence_of_a_word_is_marked(cloze: RealmForCloze, exports: Exports) -> None:
+def test_every_occurrence_of_a_word_is_marked(exports: Exports) -> None:
     passage = replace(next(exports.shards.passages()), text="Ghent has a tower. Ghents tower is in ghent")
     passage = replace(passage, body_ids=tuple(exports.tokenizer.encode(passage.text)))
     ((ghent,),) = exports.tokenizer.encode_all(["ghent"])
-    assert [passage.text[start:stop] for start, stop in cloze._spans(ghent, passage)] == ["Ghent", "ghent"]
+    places = places_of_word(passage, ghent, tokenizer=exports.tokenizer, words=words_of(exports.tokenizer))
+    assert [passage.text[start:stop] for start, stop in places] == ["Ghent", "ghent"]
+
+
+def test_a_question_answered_by_a_word_adds_up_to_it(exports: Exports) -> None:
+    realm = RealmForQA(
+        open_export(exports.qa), build_word_model(copy.deepcopy(exports.realm)).answering("cpu")
+    )  # fmt: skip
+    looked, (answered,) = realm.look(QUESTION, top=4), realm.answer(QUESTION, top=4)
+    assert [p for _, p in looked.answers] == pytest.approx([answer.p for answer in answered.answers], rel=1e-5)
+    assert len(looked.read) == SIZES.read
+    for number, (_, p) in enumerate(looked.answers):
+        assert sum(read.p * read.says[number].p for read in looked.read) == pytest.approx(p, rel=1e-5)
 
 
 def test_a_question_seen_whole_adds_up_to_its_answers(qa: RealmForQA, exports: Exports) -> None:
