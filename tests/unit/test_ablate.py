@@ -380,6 +380,8 @@ def test_documents_are_made_into_what_a_run_reads(tmp_path: Path) -> None:
     assert str(base.qa.data) == "/questions"
     tokens = str(base.data.passage_tokens)
     assert data[1][data[1].index("--passage-tokens") + 1] == tokens
+    prepare_folder(Study(out=tmp_path, base=base, cells=[], data=data))
+    assert study_in(tmp_path).data == data  # gone on with, it is not made of the Factbook
 
 
 def test_the_plan_can_be_typed(tmp_path: Path) -> None:
