@@ -89,6 +89,7 @@ def run_parts(
 
     `on_change` is called now and then. Raises Preempted once `notice` is given and all that runs has saved and ended.
     """
+    _forget_what_is_needed_again(out, parts)
     standing = Standing(waiting=[part for part in parts if not is_done(out, part)])
     standing.done = [part.name for part in parts if is_done(out, part)]
     for part in parts:
@@ -110,6 +111,15 @@ def run_parts(
     finally:
         _end(working, _RANKS_DIE_OF)
     return standing.failures
+
+
+def _forget_what_is_needed_again(out: Path, parts: Sequence[Part]) -> None:
+    """Whose models were removed is made again where what starts from them is: somebody has removed that."""
+    stages = {part.name: part.stage for part in parts}
+    for part in parts:
+        for need in () if is_done(out, part) else part.needs:
+            if stages[need] is not None and not (out / need / EXPORT).is_dir():
+                _beside(out, need, "json").unlink(missing_ok=True)
 
 
 def _ready(standing: Standing) -> list[Part]:

@@ -1,6 +1,6 @@
 """A study in its folder: its settings, what it reads, and the whole of a run of it, from data to the table.
 
-    OUT/{config.yaml, data/, ict/, pretrain/, qa/, parts/, ablate.json, ablate.md, ablate.svg}
+    OUT/{config.yaml, making.json, data/, ict/, pretrain/, qa/, parts/, ablate.json, ablate.md, ablate.svg}
 
 Which parts there are is parts.py's business, running them run.py's, what comes out scores.py's.
 """
@@ -24,6 +24,8 @@ from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress
 
 RECIPE = "ablate"
+MAKING = "making.json"
+"""In the study's folder: the commands that make its data."""
 LINE_EVERY_S = 30.0
 """Where there is no terminal: a study takes hours."""
 
@@ -69,6 +71,8 @@ def settings_of(
                 f"{out} holds a study with other settings{_first_difference(load(path), base)}: its rows could not be "
                 "compared with these. Leave --config and settings out to go on with it, or name another --out"
             )
+    if corpus is None and (out / MAKING).is_file():
+        return base, [tuple(command) for command in json.loads((out / MAKING).read_bytes())]
     return base, _making(base, data, corpus=corpus)
 
 
@@ -88,8 +92,9 @@ def run_study(study: Study, *, jobs: int) -> list[Failure]:
 
 
 def prepare_folder(study: Study) -> None:
-    """Write the settings that all parts are made with."""
+    """Write the settings that all parts are made with, and what makes the data."""
     study.out.mkdir(parents=True, exist_ok=True)
+    write_durably(study.out / MAKING, json.dumps(study.data) + "\n")
     write_durably(study.out / RUN_CONFIG, dump(study.base))
 
 

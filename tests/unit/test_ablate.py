@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from realm_ds.ablate.display import Display
 from realm_ds.ablate.parts import EXPORT, Command, Part, parts_of, qa_name
@@ -18,6 +20,7 @@ from realm_ds.ablate.run import Failure, Standing, command_line, facts_of, is_do
 from realm_ds.ablate.scores import STUDENT_T, Score, as_json, mean_of, read_score, rows_of, table
 from realm_ds.ablate.study import Study, describe_plan, prepare_folder, settings_of, write_table
 from realm_ds.ablate.variants import REALM, VARIANTS, Cell, cells_of, choose, choose_cell
+from realm_ds.cli.main import app
 from realm_ds.config.load import load
 from realm_ds.errors import ConfigError, DataError, Preempted
 from realm_ds.observe.notice import Notice
@@ -222,6 +225,22 @@ def test_what_nobody_needs_any_more_is_removed_and_counted(tmp_path: Path) -> No
     assert not (tmp_path / "run/checkpoints").exists()
 
 
+def test_what_was_removed_is_made_again_with_what_it_starts_from(tmp_path: Path) -> None:
+    export = tmp_path / "first/export"
+    parts = [
+        Part(name="first", stage="ict", commands=((MAKE, str(export)),)),
+        part(tmp_path, "last", stage="qa", needs=["first"], releases=("first",)),
+    ]
+    assert run(parts, tmp_path) == []
+    assert not export.exists()
+    seen: list[list[str]] = []
+    run(parts, tmp_path, seen=seen)
+    assert seen == []
+    shutil.rmtree(tmp_path / "last")
+    run(parts, tmp_path, seen=seen)
+    assert {name for names in seen for name in names} == {"first", "last"}
+
+
 def test_a_part_that_another_process_is_at_is_waited_for(tmp_path: Path) -> None:
     lock = tmp_path / "parts/shared.lock"
     lock.parent.mkdir()
@@ -361,6 +380,8 @@ def test_documents_are_made_into_what_a_run_reads(tmp_path: Path) -> None:
     assert str(base.qa.data) == "/questions"
     tokens = str(base.data.passage_tokens)
     assert data[1][data[1].index("--passage-tokens") + 1] == tokens
+    prepare_folder(Study(out=tmp_path, base=base, cells=[], data=data))
+    assert study_in(tmp_path).data == data  # gone on with, it is not made of the Factbook
 
 
 def test_the_plan_can_be_typed(tmp_path: Path) -> None:
@@ -407,3 +428,36 @@ def test_people_see_cells_failures_and_time_left(tmp_path: Path, capsys: pytest.
     assert said.count("qa/realm-seed-1 failed: exit code 1: no") == 1
     # A warm start takes 110 s and data 10, on average 60 for what nothing is known of: 2 parts and half of a third.
     assert f"4 of {len(names)} parts: about 2m30s left; pretrain/realm-seed-0 {steps // 2}/{steps}" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            ["--corpus", "wiki.jsonl"],
+            "--corpus wiki.jsonl needs questions that it answers: name their folder with --qu",
+        ),
+        (["--out", "{study}"], "holds a study already: add --resume to go on with it, or name another --out"),
+        (["--out", "{empty}", "--resume"], "holds no study to resume: start it without --resume"),
+        (["--out", "{empty}", "--table-only"], "holds no study: name its folder with --out"),
+        (["--out", "{empty}", "--only", "real"], "did you mean realm?"),
+        (["--out", "{empty}", "--cell", "36"], "--cell 36: the study has 36 cells, 0 to 35"),
+    ],
+)
+def test_misuse_is_one_line_and_code_2(tmp_path: Path, line: list[str], says: str) -> None:
+    prepare_folder(study_in(tmp_path / "study"))
+    result = CliRunner().invoke(
+        app, ["ablate", *(word.format(study=tmp_path / "study", empty=tmp_path / "empty") for word in line)]
+    )
+    assert result.exit_code == 2, result.output
+    assert says in " ".join(result.output.split())
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_part_that_failed_is_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realm_ds.ablate.study.run_parts", lambda *given, **named: [Failure(part="ict", why="no")])
+    monkeypatch.setattr("realm_ds.ablate.study.Notice", lambda: SimpleNamespace(listen=lambda: None))
+    result = CliRunner().invoke(app, ["ablate", "--out", str(tmp_path), "--cell", "realm:0"])
+    assert result.exit_code == 1, result.output
+    assert "| exact match |" in result.output
+    assert (tmp_path / "config.yaml").is_file()
