@@ -84,7 +84,7 @@ CURVES = (
 
 
 def draw_curves(runs: Runs) -> list[Plot]:
-    """Every curve that has a point to draw, of all runs in one plot. Raises ConfigError without matplotlib."""
+    """Every curve that is not nought throughout, of all runs in one plot. Raises ConfigError without matplotlib."""
     return [plot for curve in CURVES if (plot := _draw_curve(curve, runs)) is not None]
 
 
@@ -142,8 +142,8 @@ def _draw_curve(curve: Curve, runs: Runs) -> Plot | None:
         for line, style in zip(curve.lines, LINE_STYLES, strict=False)
         if (points := _points(curve, line, run))
     ]
-    if not drawn:
-        return None
+    if not any(value for *_, points in drawn for _, value in points):
+        return None  # Such as the time in search of a stage that searches nothing.
     names = list(runs)
     with _style():
         figure, axes = _figure(curve.title)

@@ -16,7 +16,7 @@ from realm_ds.errors import ConfigError
 from realm_ds.reports.document import Document, Findings, Paragraph, Section, Table, below, markdown
 from realm_ds.reports.history import read_history
 from realm_ds.reports.page import page
-from realm_ds.reports.plots import CURVES, draw_recall, draw_time_split, running_mean
+from realm_ds.reports.plots import CURVES, draw_curves, draw_recall, draw_time_split, running_mean
 from realm_ds.reports.sections import changed_settings
 from realm_ds.reports.write import document_of, numbers_of, report_on, write_document
 from tests.support.run_folders import config_of, hit, joined, probed, start, step_row, write_run
@@ -259,10 +259,12 @@ def test_the_verb_writes_or_prints(run: Path, tmp_path: Path) -> None:
     assert (nowhere.exit_code, "is no folder, so it holds no run" in nowhere.output) == (2, True)
 
 
-def test_every_curve_is_drawn_where_there_is_something_to_draw(document: Document) -> None:
+def test_every_curve_is_drawn_where_there_is_something_to_draw(document: Document, tmp_path: Path) -> None:
     drawn = {plot.name for plot in document.plots} - {"time_split"}
     assert drawn == {"loss", "retrieval_utility", "null_share", "held_out", "held_out_retrieval", "staleness", "search"}
     assert drawn < {curve.name for curve in CURVES}
+    nothing = read_history(write_run(tmp_path, [start(), step_row(1), step_row(2, search_ms=0, wait_for_index_ms=0)]))
+    assert "search" not in {plot.name for plot in draw_curves({"nothing": nothing})}
     recall = draw_recall({"Questions": {5: {"ict": 0.25}}})
     assert ">25<" in recall.page_svg
     assert "currentColor" in recall.page_svg
