@@ -238,7 +238,7 @@ def test_read_in_16_bits_spans_are_found_alike_and_scored_in_full(tiny: Tiny) ->
     ids = tiny.tokenizer.encode_all([question.question for question in tiny.questions["dev"]])
     places_BK = np.array([np.random.default_rng(number).permutation(72)[:3] for number in range(len(ids))])
     scores_BK = np.zeros(places_BK.shape, dtype=np.float32)
-    tools = {"special": tiny.tokenizer.special, "sizes": SIZES, "num_spans": 10**6}
+    tools = {"special": tiny.tokenizer.special, "sizes": SIZES, "num_spans": 1_000}
     in_full, rounded = (
         read_spans(
             tiny.model().answering("cpu", dtype=dtype).reader, ids, places_BK, scores_BK, tiny.corpus.bodies, **tools

@@ -38,7 +38,7 @@ def asked(resumed: Resumed, *, trainers: int, steps: int) -> tuple[list[int], Re
         finder: Any = SimpleNamespace(question_ids=list(range(QUESTIONS)), take_digest=lambda: 0)
         index: Any = SimpleNamespace(prepare_step=lambda step: True, take_step=lambda: (0.0, {}, {}))
         questions: Any = [None] * QUESTIONS
-        infos = list(qa._steps(stage, engine, questions, finder, index, resumed))
+        infos = list(qa._steps(stage, engine, questions, finder, index, resumed, measure_before=lambda: True))
         by_trainer.append(batches)
         states.append(infos[-1].streams[qa.QUESTIONS])
     numbers = [number for micro in zip(*by_trainer, strict=True) for part in micro for number in part]
