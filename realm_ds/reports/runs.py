@@ -12,6 +12,8 @@ from realm_ds.errors import ConfigError
 
 STAGES: tuple[StageName, ...] = get_args(StageName)
 """Runs inside the folder of a demo or a pipeline, in their order."""
+STUDY = "making.json"
+"""In the folder of a study of `realm-ds ablate`, which holds many runs."""
 DEMO_STAGES = "stages.json"
 """In a demo's folder: its stages that are done."""
 
@@ -21,6 +23,11 @@ def runs_in(folder: Path) -> list[Path]:
 
     Raises ConfigError where there is none.
     """
+    if (folder / STUDY).is_file():
+        inside = sorted(str(path.parent) for path in folder.glob(f"*/*/{RUN_CONFIG}"))
+        raise ConfigError(
+            f"{folder} is a study and no run: name one of its runs, {', '.join(inside) or 'once it has any'}"
+        )
     if (folder / RUN_CONFIG).is_file():
         return [folder]
     runs = [folder / stage for stage in STAGES if (folder / stage / RUN_CONFIG).is_file()]

@@ -92,12 +92,19 @@ def _named(folders: Sequence[Path]) -> dict[str, RunHistory]:
     if len({history.stage for history in histories}) > 1:
         said = " and ".join(f"{history.folder} is {history.stage}" for history in histories)
         raise ConfigError(f"runs of different stages have nothing to compare: {said}; name two of one stage")
-    names = [folder.name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    if len(set(names)) < len(names):
+    if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError(f"{folders[0]} is named twice: name another run to compare it with")
-    return dict(zip(names, histories, strict=True))
+    return dict(zip(_short_names(folders), histories, strict=True))
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """As few of the last parts of their places as tell them apart: legends have little room."""
+    places = [folder.resolve().parts for folder in folders]
+    for count in range(1, max(map(len, places)) + 1):
+        names = ["/".join(parts[-count:]) for parts in places]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError(f"{folders} are one folder")
 
 
 def _folders(named: Runs) -> str:

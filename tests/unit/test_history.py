@@ -150,3 +150,9 @@ def test_runs_of_a_demo_or_pipeline(tmp_path: Path) -> None:
     assert run_in(tmp_path)[0] == tmp_path / "pretrain"
     with pytest.raises(ConfigError, match="it holds no run"):
         runs_in(tmp_path / "nowhere")
+    study = tmp_path / "study"
+    write_run(study / "qa" / "realm-seed-0", [])
+    (study / "making.json").write_text("[]")
+    (study / "config.yaml").write_text("{}")
+    with pytest.raises(ConfigError, match=rf"is a study and no run: name one of its runs, {study}/qa/realm-seed-0$"):
+        runs_in(study)
