@@ -15,7 +15,8 @@ Runs = Mapping[str, RunHistory]
 SHOWN = {
     "em": "exact match", "f1": "F1", "em_no_retrieval": "exact match, random passages",
     "em_majority": "exact match, most common answer", "answerable": "one wordpiece answers",
-    "em_answerable": "exact match, of these", "f1_answerable": "F1, of these", "reader_oracle": "an answer is read", "mrr": "MRR",
+    "em_answerable": "exact match, of these", "f1_answerable": "F1, of these",
+    "reader_oracle": "an answer is read", "mrr": "MRR",
 }  # fmt: skip
 
 
