@@ -1,8 +1,8 @@
 """Queries sent some steps before their answers are needed, so that search and transport hide behind training.
 
 Ahead of time changes nothing: the query tower is that of the index version's own snapshot, so what is retrieved depends
-on (example, version) alone. Where it is that of the step's own weights (pretrain.retrieve_with current), nothing is sent
-ahead. Merging and counting is index/client.py's business.
+on (example, version) alone. Where it has the weights of the step itself (pretrain.retrieve_with current), nothing is
+sent ahead. Merging and counting is index/client.py's business.
 """
 
 from collections import deque

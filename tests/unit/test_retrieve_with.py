@@ -1,5 +1,5 @@
 """Pre-training in one process, its index rank a thread and a stand-in for DeepSpeed: whose weights ask for what is
-trained on, and that what is measured goes by the index's own snapshot. Whole runs are in tests/ranks/test_pretrain.py."""
+trained on, and that what is measured goes by the index's own snapshot. Whole runs: tests/ranks/test_pretrain.py."""
 
 from functools import partial
 from pathlib import Path
