@@ -365,6 +365,8 @@ def test_what_is_held_out_is_looked_at_too(tmp_path: Path) -> None:
     assert message.endswith(
         "none.jsonl cannot be read (No such file or directory): mend evaluate.probes, or set it to null"
     )
+    absent = {"data.held_out": tmp_path / "nowhere", "evaluate.questions": tmp_path / "none.jsonl"}
+    check_inputs("pretrain", tiny_config(tmp_path, **absent, **{"evaluate.num_probes": 0}))  # nothing is asked of them
     other = tmp_path / "other"
     tokenizer = train_wordpiece(iter(["another vocabulary than that"]), vocab_size=105, folder=other / "tokenizer")
     make_held_out(other, tokenizer)
