@@ -11,8 +11,10 @@ from realm_ds.models.sizes import check_start_sizes
 
 
 def check_starts(model: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Look at model.encoder, start_from and encoder_from. Raises ConfigError, or CheckpointError or DataError for what is
-    damaged."""
+    """Look at model.encoder, start_from and encoder_from.
+
+    Raises ConfigError for what does not fit, CheckpointError or DataError for what is absent or damaged.
+    """
     if isinstance(model.encoder, Path) and not model.encoder.is_dir():
         raise ConfigError(
             f"model.encoder={model.encoder} is no folder: name one with a BERT-like transformers model, or a "
