@@ -3,15 +3,23 @@ here."""
 
 import errno
 import os
+import re
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
-UNFINISHED = ".tmp-"
-"""Between the name of what is being written and the process that writes it."""
+_UNFINISHED = ".tmp-"
+LEFT_OVER = rf"{re.escape(_UNFINISHED)}\d+@.+"
+"""Pattern of what stands behind the name of a file that a process was killed over."""
+
+
+def unfinished(final: Path) -> Path:
+    """Where this process writes what is to be `final`: no other one does, on this host or another."""
+    return final.with_name(f"{final.name}{_UNFINISHED}{os.getpid()}@{socket.gethostname()}")
 
 
 def _open(path: Path) -> BinaryIO:
@@ -21,7 +29,7 @@ def _open(path: Path) -> BinaryIO:
 @contextmanager
 def durable(path: Path, *, open_file: Callable[[Path], BinaryIO] = _open) -> Iterator[BinaryIO]:
     """A file to write, which gets its name once all of it is on the disk; what had that name stays until then."""
-    temporary = path.with_name(f"{path.name}{UNFINISHED}{os.getpid()}")
+    temporary = unfinished(path)
     try:
         with open_file(temporary) as handle:
             yield handle
@@ -70,9 +78,9 @@ def recover_folder(final: Path) -> None:
 
 
 def remove_left_over(final: Path) -> None:
-    """Remove the unfinished folders of this name whose processes are gone from this machine: they were killed."""
-    for folder in final.parent.glob(f"{escape(final.name)}{UNFINISHED}*"):
-        process = folder.name.removeprefix(f"{final.name}{UNFINISHED}")
+    """Remove the unfinished folders of this name whose processes were killed: of this host, which alone can be told."""
+    for folder in final.parent.glob(f"{escape(final.name)}{_UNFINISHED}*@{escape(socket.gethostname())}"):
+        process, _, _ = folder.name.removeprefix(f"{final.name}{_UNFINISHED}").partition("@")
         if process.isdecimal() and not _is_running(int(process)):
             shutil.rmtree(folder, ignore_errors=True)
 

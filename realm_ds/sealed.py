@@ -6,7 +6,6 @@ No torch: whether a folder is whole is asked before any process is started.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from realm_ds.errors import CheckpointError, ConfigError, IndexFault
-from realm_ds.files import UNFINISHED, publish_folder, recover_folder, remove_left_over, write_durably
+from realm_ds.files import publish_folder, recover_folder, remove_left_over, unfinished, write_durably
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -33,17 +32,17 @@ def sealed_folder(
     """An empty folder to fill, which is sealed with `facts` and then takes the name `final`, replacing what had it.
 
     Sums that come to be `known` while it is filled are not taken again. After an error nothing of the folder is left;
-    what a process left that was killed, the next one that fills a folder of this name removes.
+    what a process left that was killed, the next one of its host that fills a folder of this name removes.
     Raises CheckpointError with `remedy` where the disk does not take it.
     """
     remove_left_over(final)
-    unfinished = final.with_name(f"{final.name}{UNFINISHED}{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    folder = unfinished(final)
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        seal(unfinished, known=known, **facts)
-        publish_folder(unfinished, final)
+        folder.mkdir(parents=True)
+        yield folder
+        seal(folder, known=known, **facts)
+        publish_folder(folder, final)
     except (OSError, SafetensorError, IndexFault) as error:
         # safetensors tells a full disk by an error of its own, the index store by one that speaks of a run.
         reason = error.__cause__ if isinstance(error, IndexFault) else error
@@ -51,7 +50,7 @@ def sealed_folder(
             raise
         raise CheckpointError(f"cannot write {what} to {final} ({reason}): {remedy}") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def recover_sealed(final: Path, *, what: str, **facts: object) -> None:

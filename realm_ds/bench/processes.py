@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_ds.errors import LaunchError
+from realm_ds.files import unfinished
 from realm_ds.launch.local import run_world
 from realm_ds.observe.progress import Bar
 from realm_ds.tether import die_with_parent
@@ -122,6 +123,6 @@ def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
 
 def _replace(path: Path, content: Mapping[str, Any]) -> None:
     """Whole or as before, for a reader at any moment; nobody needs it after a power cut."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = unfinished(path)
     temporary.write_text(json.dumps(content), encoding="utf-8")
     temporary.replace(path)

@@ -101,11 +101,13 @@ class PretrainConfig(StageConfig):
     """Mask another part of x in every epoch; false: the same in all."""
     search_ahead: Annotated[int, Field(ge=0)] = 2
     """Steps between sending a query and needing its answer; hides the search behind training. At most
-    refresh.adopt_after_steps. Results do not depend on it: queries come from the index's own snapshot."""
+    refresh.adopt_after_steps. Results do not depend on it where queries come from the index's own snapshot; with
+    retrieve_with current it is 0."""
     retrieve_with: Literal["snapshot", "current"] = "snapshot"
     """The query tower that chooses candidates. snapshot: that of the index's own weights, so that query and passage
     vectors go together. current: that of the weights as they are before the step, copied at every step; its search
-    cannot hide behind training (search_ahead 0)."""
+    cannot hide behind training (search_ahead 0). Evaluation, probes and an auto schedule ask with the snapshot's either
+    way: what they find in an index version is comparable between runs."""
 
     @property
     def num_retrieved(self) -> int:

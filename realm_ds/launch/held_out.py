@@ -7,8 +7,13 @@ from realm_ds.errors import ConfigError, DataError
 
 
 def check_evaluation(config: RealmConfig, *, fingerprint: str) -> None:
-    """Look at data.held_out and the files of section evaluate. Raises DataError or ConfigError for what is wrong."""
+    """Look at data.held_out and the files of section evaluate, unless nothing is to be asked of them.
+
+    Raises DataError or ConfigError for what is wrong.
+    """
     settings, held_out = config.evaluate, config.data.held_out
+    if settings.every_steps is None and not settings.num_probes:
+        return
     if settings.every_steps is not None and held_out is None and settings.questions is None:
         raise ConfigError(
             f"evaluate.every_steps={settings.every_steps}, but there is nothing to evaluate: name data.held_out (tar "

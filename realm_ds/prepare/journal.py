@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from realm_ds.data.shards import MANIFEST, SHARD_NAME, ShardEntry, verify_shard
 from realm_ds.errors import ConfigError, DataError
-from realm_ds.files import write_durably
+from realm_ds.files import LEFT_OVER, write_durably
 from realm_ds.prepare.documents import Tally
 from realm_ds.prepare.unfinished import GO_ON, MEND, UNFINISHED, Job, Unfinished, refuse_another_job
 
-STALE = re.compile(rf"({SHARD_NAME.pattern}|{re.escape(MANIFEST)})\.tmp-\d+")
+STALE = re.compile(rf"({SHARD_NAME.pattern}|{re.escape(MANIFEST)}){LEFT_OVER}")
 """Names of files that a process was killed over."""
 
 

@@ -17,7 +17,7 @@ from realm_ds.data.question_files import load_questions, write_questions
 from realm_ds.data.records import Question
 from realm_ds.data.shards import Shards
 from realm_ds.errors import ConfigError, DataError
-from realm_ds.files import write_durably
+from realm_ds.files import LEFT_OVER, write_durably
 from realm_ds.prepare.answers_journal import AnswersJournal
 from realm_ds.prepare.coverage import Found, passages_with_answers
 from realm_ds.prepare.qa import QuestionSet, Split, same_question
@@ -26,7 +26,7 @@ from realm_ds.prepare.unfinished import GO_ON, Job, Unfinished, refuse_another_j
 SPLITS: tuple[Split, ...] = get_args(Split)
 PREPARED = "prepared.json"
 FILES = frozenset({PREPARED, *(f"{name}.jsonl" for name in SPLITS)})
-STALE = re.compile(rf"({'|'.join(map(re.escape, sorted(FILES)))})\.tmp-\d+")
+STALE = re.compile(rf"({'|'.join(map(re.escape, sorted(FILES)))}){LEFT_OVER}")
 """Names of files that a process was killed over."""
 
 

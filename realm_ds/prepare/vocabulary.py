@@ -15,7 +15,7 @@ from pathlib import Path
 from realm_ds.data.chance import fraction
 from realm_ds.data.tokenizer import Tokenizer, load_tokenizer
 from realm_ds.errors import ConfigError, DataError
-from realm_ds.files import write_durably
+from realm_ds.files import LEFT_OVER, write_durably
 from realm_ds.prepare.documents import Document, Tally
 from realm_ds.prepare.unfinished import MEND, UNFINISHED, Job, Unfinished, refuse_another_job
 from realm_ds.prepare.wikitext import plain_text
@@ -27,7 +27,7 @@ CUT_SHORT = f"documents of which the first {LONGEST_CHARACTERS:,} characters wer
 _AT_ONCE = 64
 """Documents that a worker is given."""
 MADE_FROM = "made_from.json"
-STALE = re.compile(rf"(vocab\.txt|tokenizer(_config)?\.json|{re.escape(MADE_FROM)})\.tmp-\d+")
+STALE = re.compile(rf"(vocab\.txt|tokenizer(_config)?\.json|{re.escape(MADE_FROM)}){LEFT_OVER}")
 """Names of files that a process was killed over."""
 NOT_SAMPLED = "documents not sampled (there was text enough)"
 

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-_MARKUP = re.compile(r"([\\`*_\[\]<>|$])")
+_MARKUP = re.compile(r"[\\`*_\[\]<>|$#~&]")
+_LIST = re.compile(r"^(\d*)([-+.)])(?=[-+ ]|$)")
+"""At the start of a line this would begin a list, or be a rule."""
 _ID = re.compile(r'\bid="|url\(#|href="#')
 PLOT_FOLDER = "plots"
 """Beside the Markdown."""
@@ -171,4 +173,4 @@ def _table(table: Table) -> str:
 
 def _plain(text: str) -> str:
     """One line that Markdown takes as it is."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+    return _LIST.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", " ".join(text.split())))

@@ -167,21 +167,20 @@ def _place(place: Path | str | None) -> str:
 
 
 def _environment(runs: Runs) -> Iterator[Block]:
-    rows: dict[str, list[str]] = {}
+    told: list[dict[str, str]] = []
     for run in runs.values():
         made, first = run.environment, run.worlds[0] if run.worlds else None
         ranks = [f"{sum(rank.role == role for rank in run.ranks)} {role}" for role in _roles(run)]
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(first.started_at)) if first else ""
-        told = {
+        told.append({
             "code": made.code + (", with changes" if made.is_modified else ""),
             "hosts": _listed(made.hosts), "ranks": ", ".join(ranks), "started": started,
             "starts": str(len(run.worlds)), **made.libraries,
-        }  # fmt: skip
-        for label, value in told.items():
-            rows.setdefault(label, [])
-            rows[label].append(value)
-    complete = tuple((label, *values) for label, values in rows.items() if len(values) == len(runs) and any(values))
-    yield Table(head=("", *(runs if len(runs) > 1 else ["as recorded"])), rows=complete, is_text=True)
+        })  # fmt: skip
+    labels = dict.fromkeys(label for one in told for label in one)
+    rows = [(label, *(one.get(label, "") for one in told)) for label in labels]
+    head = ("", *(runs if len(runs) > 1 else ["as recorded"]))
+    yield Table(head=head, rows=tuple(row for row in rows if any(row[1:])), is_text=True)
 
 
 def _roles(run: RunHistory) -> list[str]:

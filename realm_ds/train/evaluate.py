@@ -26,6 +26,7 @@ from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import Question
 from realm_ds.data.stream import ExampleStream
 from realm_ds.data.tokenizer import Tokenizer
+from realm_ds.data.words import words_of
 from realm_ds.errors import DataError
 from realm_ds.eval.retrieval import RECALL_AT, gold_hits, recall_at
 from realm_ds.index.client import IndexClient
@@ -92,7 +93,7 @@ class Evaluation:
         self._stage, self._engine, self._towers, self._client = stage, engine, towers, client
         self._turns, self._questions, self._best = turns, questions, best
         self._collator = stage.collator()
-        self._continues_word_V = word_continuations(stage.tokenizer)
+        self._continues_word_V = words_of(stage.tokenizer).continues_V
 
     def __call__(self, step: int) -> None:
         """Once `step` optimizer steps are done: measure, if it is time."""
@@ -241,11 +242,6 @@ def right_hits(candidates: Candidates, questions: QuestionBatch, *, continues_wo
             spans = find_answer_spans(tokens_T, offsets, answers, continues_word_V=continues_word_V)
             found_BK[row, spans.row_S] = True
     return found_BK
-
-
-def word_continuations(tokenizer: Tokenizer) -> np.ndarray:
-    """Bool [V]: which wordpieces go on with a word."""
-    return np.array([piece.startswith("##") for piece in tokenizer.tokens(range(tokenizer.vocab_size))])
 
 
 def held_out_sentences(stage: Stage, wanted: int) -> list[MaskedExample]:

@@ -25,7 +25,7 @@ from realm_ds.train.engine import Engine
 from realm_ds.train.evaluate import evaluation_of
 from realm_ds.train.loop import Ending, StepInfo, run_steps, seed_step
 from realm_ds.train.probes import ProbeRecorder, probes_of
-from realm_ds.train.refresh import BuildWatch, Launcher, QueryTowers
+from realm_ds.train.refresh import BuildWatch, CurrentTower, Launcher, QueryTowers
 from realm_ds.train.resume import Resumed, go_on
 from realm_ds.train.search_ahead import MicroBatch, Retrieved, SearchAhead, exclusion_of
 from realm_ds.train.service import index_client, index_launcher, index_recall, launch_if_due, leave_index
@@ -94,13 +94,15 @@ def prepare(stage: Stage, mailbox: Mailbox, *, deepspeed_json: Mapping[str, Any]
         sinks=stage.sinks, state=index,
     )  # fmt: skip
     probes = ProbeRecorder(stage, probes_of(stage), schedule=schedule, towers=towers, client=client)
-    ahead = _search_ahead(stage, towers, client, first_step=first_step, states=resumed.stream(EXAMPLES))
-    renew = None
+    tower_at = towers.at
     if settings.retrieve_with == "current":
-        renew = partial(_renew, towers, engine=engine, model=model)
+        tower_at = CurrentTower(
+            _tower_on_device(stage), schedule=schedule, copy_weights=partial(engine.copy_weights, model.query_tower)
+        ).at
+    ahead = _search_ahead(stage, tower_at, client, first_step=first_step, states=resumed.stream(EXAMPLES))
     steps = _steps(
         stage, engine, launcher=launcher, client=client, schedule=schedule, staleness=staleness, probes=probes,
-        ahead=ahead, renew=renew, first_step=first_step,
+        ahead=ahead, first_step=first_step,
     )  # fmt: skip
     evaluate = evaluation_of(
         stage, engine, model=model, towers=towers, client=client, first_step=first_step
@@ -118,17 +120,12 @@ def _steps(
     staleness: Staleness,
     probes: ProbeRecorder,
     ahead: SearchAhead,
-    renew: Callable[[int], None] | None,
     first_step: int,
 ) -> Iterator[StepInfo]:
-    """`renew`, if any, is called before the queries of each step are embedded. Collective of trainers."""
     collator, rank, timer = stage.collator(), stage.trainers.rank, stage.timer
     builds = BuildWatch(stage.corpus.count, sinks=stage.sinks)
     for step in range(first_step, stage.config.pretrain.steps):
         launch_if_due(stage, launcher, step)
-        if renew is not None:
-            with timer.phase("queries"):
-                renew(step)
         if step == first_step or schedule.adoption_at(step) is not None:
             # The version may still be being built, for minutes: who is asked to end meanwhile does not wait for it.
             with timer.phase("queries"):
@@ -167,20 +164,16 @@ def _steps(
         )
 
 
-def _renew(towers: QueryTowers, step: int, *, engine: Engine, model: RealmModel) -> None:
-    """Queries of this step are embedded with the weights as they are. Collective of trainers."""
-    towers.renew(step, engine.copy_weights(model.query_tower))
-
-
 def _search_ahead(
-    stage: Stage, towers: QueryTowers, client: IndexClient, *, first_step: int, states: Sequence[StreamState]
-) -> SearchAhead:
+    stage: Stage, tower_at: Callable[[int], tuple[int, Embedder]], client: IndexClient, *, first_step: int,
+    states: Sequence[StreamState],
+) -> SearchAhead:  # fmt: skip
     settings = stage.config.pretrain
     return SearchAhead(
         micro_batches=_micro_batches(stage, states),
         micro_batches_per_step=settings.gradient_accumulation_steps,
         collator=stage.collator(),
-        towers=towers,
+        tower_at=tower_at,
         client=client,
         timer=stage.timer,
         exclude=partial(exclusion_of, index=stage.config.index),

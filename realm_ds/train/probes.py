@@ -21,12 +21,13 @@ from realm_ds.data.masking import MaskedExample
 from realm_ds.data.question_files import load_questions
 from realm_ds.data.records import NO_UID, Passage, Question
 from realm_ds.data.tokenizer import MASK, Tokenizer
+from realm_ds.data.words import words_of
 from realm_ds.index.client import IndexClient
 from realm_ds.index.merge import Candidates, Hit
 from realm_ds.index.versions import Schedule
 from realm_ds.models.towers import Embedder, embed
 from realm_ds.train.collate import NULL_PASSAGE
-from realm_ds.train.evaluate import QuestionBatch, held_out_sentences, right_hits, word_continuations
+from realm_ds.train.evaluate import QuestionBatch, held_out_sentences, right_hits
 from realm_ds.train.refresh import QueryTowers
 from realm_ds.train.search_ahead import exclusion_of
 from realm_ds.train.stage import Stage
@@ -76,7 +77,7 @@ class ProbeRecorder:
         self._stage, self._probes = stage, probes
         self._schedule, self._towers, self._client = schedule, towers, client
         self._collator = stage.collator()
-        self._continues_word_V = word_continuations(stage.tokenizer) if probes else np.zeros(0, dtype=bool)
+        self._continues_word_V = words_of(stage.tokenizer).continues_V if probes else np.zeros(0, dtype=bool)
         self._asked: _Asked | None = None
 
     def ask(self, step: int) -> None:

@@ -171,9 +171,18 @@ class QueryTowers:
         tower.load_state_dict(query)
         self._live[version] = tower
 
-    def renew(self, step: int, query: Weights) -> None:
-        """Let younger weights ask the version that answers `step` (pretrain.retrieve_with current)."""
-        self._live[self._schedule.version_at(step)].load_state_dict(query)
+
+class CurrentTower:
+    """The query tower with the weights as they are (pretrain.retrieve_with current). For what is trained on alone: what
+    is measured goes by QueryTowers."""
+
+    def __init__(self, tower: Embedder, *, schedule: Schedule, copy_weights: Callable[[], Weights]) -> None:
+        self._tower, self._schedule, self._copy_weights = tower, schedule, copy_weights
+
+    def at(self, step: int) -> tuple[int, Embedder]:
+        """The version that answers `step`, and the tower, for the step about to be trained. Collective of trainers."""
+        self._tower.load_state_dict(self._copy_weights())
+        return self._schedule.version_at(step), self._tower
 
 
 class BuildWatch:

@@ -1,7 +1,8 @@
 """Queries sent some steps before their answers are needed, so that search and transport hide behind training.
 
 Ahead of time changes nothing: the query tower is that of the index version's own snapshot, so what is retrieved depends
-on (example, version) alone. Merging and counting is index/client.py's business.
+on (example, version) alone. Where it has the weights of the step itself (pretrain.retrieve_with current), nothing is
+sent ahead. Merging and counting is index/client.py's business.
 """
 
 from collections import deque
@@ -17,9 +18,8 @@ from realm_ds.data.redeal import StreamState
 from realm_ds.index.client import IndexClient
 from realm_ds.index.exclusion import Exclusion, ngrams_of
 from realm_ds.index.merge import Candidates
-from realm_ds.models.towers import embed
+from realm_ds.models.towers import Embedder, embed
 from realm_ds.train.collate import Collator
-from realm_ds.train.refresh import QueryTowers
 from realm_ds.train.timing import StepTimer
 
 MicroBatch = tuple[list[MaskedExample], StreamState]
@@ -53,7 +53,7 @@ class SearchAhead:
         micro_batches: Iterator[MicroBatch],
         micro_batches_per_step: int,
         collator: Collator,
-        towers: QueryTowers,
+        tower_at: Callable[[int], tuple[int, Embedder]],
         client: IndexClient,
         timer: StepTimer,
         exclude: Callable[[Sequence[MaskedExample]], Exclusion],
@@ -62,8 +62,9 @@ class SearchAhead:
         first_step: int,
         last_step: int,
     ) -> None:
+        """`tower_at` gives the version that answers a step, and the tower of its queries; it is called once a step."""
         self._micro_batches, self._per_step = micro_batches, micro_batches_per_step
-        self._collator, self._towers, self._client = collator, towers, client
+        self._collator, self._tower_at, self._client = collator, tower_at, client
         self._timer, self._exclude = timer, exclude
         self._num_hits, self._ahead, self._last_step = num_hits, ahead, last_step
         self._next_step = first_step
@@ -84,7 +85,9 @@ class SearchAhead:
     def ask(self, step: int) -> None:
         """Send what is due at `step`, unless that was done."""
         while self._next_step <= min(step + self._ahead, self._last_step):
-            self._asked.append([self._ask(self._next_step) for _ in range(self._per_step)])
+            version, tower = self._tower_at(self._next_step)
+            asked = [self._ask(self._next_step, version=version, tower=tower) for _ in range(self._per_step)]
+            self._asked.append(asked)
             self._next_step += 1
 
     def wait(self, *, unless: Callable[[], bool]) -> None:
@@ -92,10 +95,9 @@ class SearchAhead:
         for asked in self._asked[0]:
             self._client.wait(asked.request, unless=unless)
 
-    def _ask(self, step: int) -> Asked:
+    def _ask(self, step: int, *, version: int, tower: Embedder) -> Asked:
         with self._timer.phase("data"):
             examples, state = next(self._micro_batches)
-        version, tower = self._towers.at(step)
         request = self._client.submit(
             embed(tower, self._collator.masked_queries(examples)).numpy(),
             exclusion=self._exclude(examples),

@@ -1,7 +1,6 @@
 """Which models are the best, and that RUN/best holds these and no others, wherever a run is stopped."""
 
 import json
-import os
 import shutil
 import threading
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from realm_ds.comm.trainers import Trainers
 from realm_ds.comm.world import singleton
 from realm_ds.errors import CheckpointError
+from realm_ds.files import unfinished
 from realm_ds.observe.sinks import Sinks, metrics_path, read_events
 from realm_ds.sealed import check
 from realm_ds.train.best import BestModels, read_best
@@ -135,7 +135,7 @@ def test_a_stop_between_two_names_is_mended(tmp_path: Path) -> None:
     (tmp_path / "best").rename(tmp_path / "replaced-best")
     assert Run(tmp_path, first_step=4).kept() == 4
     shutil.copytree(tmp_path / "best", tmp_path / "replaced-best")
-    (tmp_path / f"best.tmp-{os.getpid()}").mkdir()
+    unfinished(tmp_path / "best").mkdir()
     run = Run(tmp_path, first_step=4)
     run.offer(5, **{UTILITY: 0.6})
     assert run.kept() == 5

@@ -1,5 +1,6 @@
 """Files are whole or not there: an older one stays, and nothing half-written is left."""
 
+import socket
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,6 +44,16 @@ def test_nobody_sees_a_file_before_it_is_whole(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_half()
     assert names(tmp_path) == []
+
+
+def test_two_hosts_write_one_file_by_processes_of_one_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with durable(tmp_path / "config") as handle:
+        handle.write(b"of the slower")
+        monkeypatch.setattr(socket, "gethostname", lambda: "another")
+        write_durably(tmp_path / "config", "of the quicker")
+        assert (tmp_path / "config").read_text() == "of the quicker"
+    assert (tmp_path / "config").read_text() == "of the slower"
+    assert names(tmp_path) == ["config"]
 
 
 def folder_with(path: Path, text: str) -> Path:

@@ -420,7 +420,7 @@ def test_a_lock_that_the_job_before_removed_is_not_held(tmp_path: Path, monkeypa
 
 
 def test_a_second_one_leaves_the_files_of_the_first_alone(tmp_path: Path) -> None:
-    written = tmp_path / "out" / "shard-00000.tar.tmp-1"
+    written = tmp_path / "out" / "shard-00000.tar.tmp-1@here"
 
     def read() -> Iterator[int]:
         written.touch()
@@ -434,7 +434,7 @@ def test_a_second_one_leaves_the_files_of_the_first_alone(tmp_path: Path) -> Non
 
 def test_only_stale_files_of_ours_are_removed(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
     stopped(tmp_path)
-    for name in ("shard-00009.tar.tmp-12", "manifest.json.tmp-3"):
+    for name in ("shard-00009.tar.tmp-12@node-1.cluster", "manifest.json.tmp-3@here"):
         (tmp_path / name).touch()
     for name in ("notes.tmp-keep", "shard-00001.tar.bak", "shard-00001.tar.tmp-mine"):
         (tmp_path / name).touch()

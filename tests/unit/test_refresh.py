@@ -115,16 +115,6 @@ def test_the_root_gets_every_version_and_a_resume_sends_the_same(
     assert all(torch.equal(value, tower.state_dict()[name]) for name, value in built.state_dict().items())
 
 
-def test_younger_weights_may_ask_the_version_that_answers(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    run.train(0, 4)
-    younger = {name: value + 1 for name, value in run.towers.at(3)[1].state_dict().items()}
-    run.towers.renew(3, younger)
-    assert run.towers.at(3)[0] == 0  # version 1 is launched, and answers from step 5 on
-    assert all(torch.equal(value, younger[name]) for name, value in run.towers.at(3)[1].state_dict().items())
-    assert not torch.equal(run.towers.at(5)[1].dense.weight, younger["dense.weight"])
-
-
 def test_other_trainers_keep_their_query_tower_alone(tmp_path: Path) -> None:
     first, other = Run(tmp_path / "first"), Run(tmp_path / "other", is_first_trainer=False)
     for run in (first, other):

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from realm_ds.cli.main import app
@@ -19,7 +22,7 @@ from realm_ds.reports.page import page
 from realm_ds.reports.plots import CURVES, draw_curves, draw_recall, draw_time_split, running_mean
 from realm_ds.reports.sections import changed_settings
 from realm_ds.reports.write import _short_names, document_of, numbers_of, report_on, write_document
-from tests.support.run_folders import config_of, hit, joined, probed, start, step_row, write_run
+from tests.support.run_folders import LIBRARIES, config_of, hit, joined, probed, start, step_row, write_run
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -171,6 +174,26 @@ def test_settings_of_other_stages_are_left_out(tmp_path: Path) -> None:
     run = read_history(write_run(tmp_path, [start()], config=config))
     assert changed_settings(run)["pretrain.steps"] == (200_000, 7)
     assert {"ict.steps", "qa.steps"}.isdisjoint(changed_settings(run))
+
+
+def test_what_one_of_two_runs_has_recorded_is_told_of_it(run: Path, tmp_path: Path) -> None:
+    events = [{**joined(), "libraries": {"torch": "2.9.0", "mpi4py": "4.1.0"}}, *pretrain_events()[1:]]
+    rows = table(document_of(run, write_run(tmp_path / "second", events)), "Environment")
+    assert ("mpi4py", "", "4.1.0") in rows
+    assert ("python", LIBRARIES["python"], "") in rows
+
+
+@given(
+    st.text("#~&*_<>|$`\\[]()!-+=.:1 a\n")
+    | st.sampled_from(["---", "1. a", "1) a", "+ a", "- ", "# a", "&amp;", "~~~"])
+)
+def test_markdown_shows_text_as_it_is(text: str) -> None:
+    said = markdown(Document(title="t", lead=text, sections=()))
+    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    blocks = [token for token in parser.parse(said) if token.type == "inline"][1:]
+    parts = [part for block in blocks for part in block.children or ()]
+    assert {part.type for part in parts} <= {"text"}
+    assert "".join(part.content for part in parts) == " ".join(text.split())
 
 
 def test_two_runs_beside_each_other(run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A sealed folder is there whole or not at all, whoever of those who write it finds the disk full."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -77,16 +78,18 @@ def test_what_has_nothing_to_do_with_the_disk_is_told_as_it_is(tmp_path: Path) -
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_and_that_of_a_running_one_is_not(tmp_path: Path) -> None:
-    final = tmp_path / "models[1]"
+    """A number that no process has here may be one of another host, which shares the folder."""
+    final, here = tmp_path / "models[1]", socket.gethostname()
     killed = subprocess.Popen(["true"])
     killed.wait()
-    left, runs, others = (tmp_path / f"{name}.tmp-{process}" for name, process in (
-        (final.name, killed.pid), (final.name, os.getppid()), ("models1", killed.pid),
+    left, runs, elsewhere, others = (tmp_path / f"{name}.tmp-{process}@{host}" for name, process, host in (
+        (final.name, killed.pid, here), (final.name, os.getppid(), here), (final.name, killed.pid, f"not-{here}"),
+        ("models1", killed.pid, here),
     ))  # fmt: skip
-    for folder in (left, runs, others):
+    for folder in (left, runs, elsewhere, others):
         (folder / "part").mkdir(parents=True)
     write(final, step=1)
-    assert sorted(tmp_path.iterdir()) == sorted([final, runs, others])
+    assert sorted(tmp_path.iterdir()) == sorted([final, runs, elsewhere, others])
 
 
 def test_a_file_with_another_text_is_whole_again(tmp_path: Path) -> None:
