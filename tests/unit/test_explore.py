@@ -19,13 +19,23 @@ from realm_ds.data.shard_writer import write_shards
 from realm_ds.data.shards import open_shards
 from realm_ds.errors import CheckpointError, DataError, IndexFault
 from realm_ds.eval.asking import Answerer
-from realm_ds.eval.looking import Looked, Read
+from realm_ds.eval.looking import Looked, Read, Said
 from realm_ds.explore.curves import charts, options
 from realm_ds.explore.examples import examples_for
 from realm_ds.explore.guard import LOOPBACK, OnlyFromHere
 from realm_ds.explore.places import Choice, find_places
 from realm_ds.explore.shelf import Shelf, open_choice
-from realm_ds.explore.showing import around_the_blank, changes, cut_at_marks, nats, percent, title_of, with_mask, worth
+from realm_ds.explore.showing import (
+    around_the_blank,
+    chance,
+    changes,
+    cut_at_marks,
+    nats,
+    percent,
+    title_of,
+    with_mask,
+    worth,
+)
 from realm_ds.index.store import version_folder
 from realm_ds.observe.answers import Source
 from realm_ds.reports.history import read_history
@@ -200,6 +210,8 @@ def test_numbers_as_people_read_them() -> None:
     ]
     assert [nats(value) for value in (None, 0.5, -1.234, -0.001)] == ["", "+0.50", "-1.23", "+0.00"]
     assert [worth(value) for value in (None, 0.0, 0.09, 0.1, -0.1)] == ["", "even", "even", "helps", "hurts"]
+    told = [chance(Said(text="", p=p, at_most=at_most)) for p, at_most in ((0.2, 0), (0, 0), (0, 0.03), (0, 1e-5))]
+    assert told == ["20.0%", "0.0%", "< 3.0%", "< 0.1%"]
     null, nameless = ranking(None, "abc").read
     assert (title_of(null), title_of(nameless)) == ("The null passage", "Passage 3")
 
