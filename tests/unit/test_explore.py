@@ -4,9 +4,10 @@ import asyncio
 import json
 import socket
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from realm_ds.eval.asking import Answerer
 from realm_ds.eval.looking import Looked, Read, Said
 from realm_ds.explore.curves import charts, options
 from realm_ds.explore.examples import examples_for
-from realm_ds.explore.guard import LOOPBACK, OnlyFromHere
+from realm_ds.explore.guard import Guard
 from realm_ds.explore.places import Choice, find_places
 from realm_ds.explore.shelf import Shelf, open_choice
 from realm_ds.explore.showing import (
@@ -269,26 +270,49 @@ def test_curves_are_those_that_were_measured(tmp_path: Path) -> None:
     json.dumps(told)
 
 
-@pytest.mark.parametrize(
-    ("host", "origin", "is_from_here"),
-    [
-        ("127.0.0.1:8642", None, True),
-        ("localhost", "http://localhost:8642", True),
-        ("[::1]:8642", None, True),
-        ("127.0.0.1:8642", "http://evil.example", False),
-        ("127.0.0.1:8642", "null", False),
-        ("evil.example:8642", None, False),
-        ("127.0.0.1.evil.example", None, False),
-        ("[", None, False),
-        ("", None, False),
-    ],
-)
-def test_other_sites_are_refused(host: str, origin: str | None, is_from_here: bool) -> None:
+def test_whatever_goes_wrong_is_told_in_place_and_what_nobody_foresaw_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nicegui = pytest.importorskip("nicegui")
+    from realm_ds.explore import frame
+
+    async def told_of(error: Exception) -> list[list[str]]:
+        def fails(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(nicegui.core, "loop", asyncio.get_running_loop())
+        monkeypatch.setattr(frame, "examples_for", fails)
+        with nicegui.Client(nicegui.ui.page("/")):
+            worked, examples = frame.element("div"), frame.element("div")
+        assert await frame.work(worked, "reading", fails) is None
+        await frame.show_examples(examples, Choice(name="", folder=Path()))
+        return [[part.text for part in place.descendants()] for place in (worked, examples)]
+
+    for error, said in (
+        (DataError("no passages"), "no passages"),
+        (OSError(2, "no such file", "qa"), "cannot use qa: no such file"),
+    ):
+        assert asyncio.run(told_of(error)) == [[said], []]
+    assert not caplog.records
+    for unforeseen in (RuntimeError("out of memory"), ValueError("half a file"), KeyError("read")):
+        worked, examples = asyncio.run(told_of(unforeseen))
+        assert worked == examples
+        assert worked[0].startswith(f"{type(unforeseen).__name__}: {unforeseen} (")
+        assert caplog.records[-1].exc_info[1] is unforeseen  # type: ignore[index]
+
+
+TOKEN, COOKIE = "a-token", "theirs={}; realm_ds_8642=a-token; x=1"
+
+
+def asked_of_guard(kind: str, query: str = "", **headers: str) -> tuple[list[str], list[dict[str, object]]]:
+    """(what was passed on, what was answered) when /compare?query is asked."""
     reached: list[str] = []
     sent: list[dict[str, object]] = []
 
-    async def page(scope: MutableMapping[str, object], receive: object, send: object) -> None:
+    async def page(scope: MutableMapping[str, object], receive: object, send: Callable[[object], Any]) -> None:
         reached.append(str(scope["type"]))
+        if kind == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
 
     async def send(message: MutableMapping[str, object]) -> None:
         sent.append(dict(message))
@@ -296,14 +320,69 @@ def test_other_sites_are_refused(host: str, origin: str | None, is_from_here: bo
     async def receive() -> dict[str, object]:
         return {}
 
-    guarded = OnlyFromHere(page, hosts=LOOPBACK)
-    headers = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin is not None else [])
-    for kind in ("http", "websocket"):
-        asyncio.run(guarded({"type": kind, "headers": headers}, receive, send))
-    assert reached == (["http", "websocket"] if is_from_here else [])
-    assert [message.get("status", message.get("code")) for message in sent] == (
-        [] if is_from_here else [403, None, 1008]
-    )
+    told = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": kind, "path": "/compare", "query_string": query.encode(), "headers": told}
+    asyncio.run(Guard(page, token=TOKEN, port=8642)(scope, receive, send))
+    return reached, sent
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "is_ours"),
+    [
+        ("127.0.0.1:8642", None, True),
+        ("localhost:9000", "http://localhost:9000", True),
+        ("Node01:8642", "http://node01:8642", True),
+        ("[::1]:8642", "http://[::1]:8642", True),
+        ("127.0.0.1:8642", "http://evil.example", False),
+        ("127.0.0.1:8642", "http://127.0.0.1:8888", False),
+        ("127.0.0.1:8642", "http://localhost:8642", False),
+        ("127.0.0.1:8642", "null", False),
+        ("127.0.0.1:8642", "http://[", False),
+        ("", "", True),
+    ],
+)
+def test_pages_of_other_sites_and_ports_are_refused(host: str, origin: str | None, is_ours: bool) -> None:
+    headers = {"host": host, "cookie": COOKIE} | ({"origin": origin} if origin is not None else {})
+    reached, sent = asked_of_guard("http", **headers)
+    assert (reached, sent[0]["status"]) == ((["http"], 200) if is_ours else ([], 403))
+    reached, sent = asked_of_guard("websocket", **headers)
+    assert (reached, [message["code"] for message in sent]) == ((["websocket"], []) if is_ours else ([], [1008]))
+
+
+@pytest.mark.parametrize(
+    "cookie", ["", "realm_ds_8642=", "realm_ds_8642=another", "realm_ds_1=a-token", "a-token", ";=é"]
+)
+def test_without_the_token_nobody_is_let_in(cookie: str) -> None:
+    for query in ("", "token=", "token=another", "q=a-token", "token=%ff"):
+        reached, sent = asked_of_guard("http", query, host="h", cookie=cookie)
+        assert (reached, sent[0]["status"]) == ([], 403)
+        assert b"open the address that `realm-ds explore` printed" in bytes(sent[1]["body"])  # type: ignore[call-overload]
+    reached, sent = asked_of_guard("websocket", "token=a-token", host="h", cookie=cookie)
+    assert (reached, sent) == ([], [{"type": "websocket.close", "code": 1008}])
+
+
+def test_the_printed_address_leaves_a_cookie_and_the_same_page_without_the_token() -> None:
+    for query, page in (("token=a-token", b"/compare"), ("q=a+b%26&token=a-token&x=", b"/compare?q=a+b%26&x=")):
+        reached, (start, _) = asked_of_guard("http", query, host="h")
+        headers = dict(start["headers"])  # type: ignore[call-overload]
+        assert (reached, start["status"], headers[b"location"]) == ([], 303, page)
+        assert headers[b"set-cookie"] == b"realm_ds_8642=a-token; HttpOnly; SameSite=Lax; Path=/"
+
+
+def test_nothing_is_shown_inside_of_another_page() -> None:
+    for cookie in (COOKIE, ""):
+        headers = dict(asked_of_guard("http", host="h", cookie=cookie)[1][0]["headers"])  # type: ignore[call-overload]
+        assert headers[b"content-security-policy"] == b"frame-ancestors 'none'"
+        assert headers[b"x-frame-options"] == b"DENY"
+
+
+def test_the_address_is_one_that_can_be_opened() -> None:
+    pytest.importorskip("nicegui")
+    from realm_ds.explore.serving import address_of
+
+    assert address_of("Node01", 80) == "http://Node01:80"
+    assert address_of("::1", 80) == "http://[::1]:80"
+    assert address_of("0.0.0.0", 80) == address_of("::", 80) == f"http://{socket.gethostname()}:80"
 
 
 def explore(*arguments: object) -> Result:
