@@ -1,4 +1,4 @@
-"""`realm-ds explore`: the pages on an address of this machine, until Ctrl-C. What they show is theirs, whom guard.py's."""
+"""`realm-ds explore`: the pages on an address of this machine, until Ctrl-C. What they show is theirs."""
 
 import secrets
 import socket
