@@ -100,10 +100,10 @@ def test_only_the_printed_address_opens_it_and_its_token_is_not_shown(
     assert refused is not None
     assert refused.status == 403
     assert "open the address that `realm-ds explore` printed" in page.locator("body").inner_text()
-    page.goto(printed)
-    page.get_by_role("button", name="Ask", exact=True).wait_for()
-    assert page.url == f"{address}/"
-    page.locator(".examples button").first.wait_for()  # Comes by web socket.
+    page.goto(f"{printed}&model=1")
+    assert page.url == f"{address}/?model=1"
+    page.locator(".examples button").first.click()
+    page.locator(".passage").first.wait_for()  # Comes by web socket.
     context.close()
 
 

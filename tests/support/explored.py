@@ -86,7 +86,7 @@ def _few_passages(made: Exports) -> Shards:
 
 @contextmanager
 def serving(*folders: Path) -> Iterator[str]:
-    """The address that `realm-ds explore` of them prints, with its token; ended by Ctrl-C, which it must obey without a word."""
+    """The address that `realm-ds explore` of them prints; ended by Ctrl-C, which it must obey without a word."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     command = [sys.executable, "-m", "realm_ds", "explore", *map(str, folders), "--port", "0"]
     with subprocess.Popen(
