@@ -18,7 +18,7 @@ def explore(
     ],
     port: Annotated[int, typer.Option(help="0: any that is free.", min=0, max=65535)] = PORT,
     host: Annotated[
-        str, typer.Option(help="Another address to listen on: whoever reaches it sees everything.")
+        str, typer.Option(help="Another address to listen on, reached over the network without encryption.")
     ] = "127.0.0.1",
     open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser here.")] = False,
 ) -> None:
@@ -27,9 +27,9 @@ def explore(
     \b
         realm-ds explore runs/demo
         realm-ds explore runs/ict runs/pretrain
-        ssh -L 8642:127.0.0.1:8642 cluster      then open http://127.0.0.1:8642 here
+        ssh -L 8642:127.0.0.1:8642 cluster      then open here the address that it prints there
 
-    Nothing leaves this machine. Ends with Ctrl-C.
+    Only the printed address, with its token, opens it. Nothing leaves this machine. Ends with Ctrl-C.
     """
     try:
         from realm_ds.explore.serving import explore as serve

@@ -6,6 +6,7 @@ Plain data and sums of it. Who looks is words.py and reading.py.
 import math
 from dataclasses import dataclass
 
+from realm_ds.config.base import AnswerBy
 from realm_ds.data.records import Passage
 from realm_ds.observe.answers import Source
 
@@ -16,7 +17,9 @@ class Said:
 
     text: str
     p: float
-    """p(y|z, x)."""
+    """p(y|z, x); of a span that of the best place where the passage says so, not their sum."""
+    at_most: float = 0.0
+    """Where p is 0, what it may be: less than the least of the best spans, which alone are looked at."""
     spans: tuple[tuple[int, int], ...] = ()
     """Where the passage's text holds it: characters, end exclusive."""
 
@@ -30,8 +33,8 @@ class Read:
     p: float
     """p(z|x): how sure the retriever is of it."""
     weight: float
-    """What p(y|z, x) counts with in p(y|x). Of a pre-trained model p(z|x); of a fine-tuned one the share of the
-    passage's spans among all spans, which the retriever's score and the reader's have made together."""
+    """What p(y|z, x) counts with in p(y|x). Of words p(z|x); of spans the share of the passage's among all, which the
+    retriever's score and the reader's have made together."""
     says: tuple[Said, ...]
     """Each of the question's answers, in their order."""
     best: tuple[Said, ...]
@@ -44,7 +47,9 @@ class Looked:
 
     question: str = ""
     answers: tuple[tuple[str, float], ...] = ()
-    """The words or spans with their p(y|x), best first."""
+    """With their p(y|x), best first: of words the sum over `read` of weight times p(y|z, x), of spans the greatest."""
+    answer_by: AnswerBy = "masked_word"
+    """What the answers are."""
     read: tuple[Read, ...] = ()
     """By p(z|x), best first."""
     problem: str = ""
@@ -63,11 +68,6 @@ class Looked:
             return None
         p, p_null = read.says[answer].p, self.null.says[answer].p
         return math.log(p) - math.log(p_null) if p > 0 and p_null > 0 else None
-
-    def share(self, read: Read, answer: int) -> float:
-        """Of all the probability of an answer, what comes through this passage: p(z|x, y)."""
-        total = sum(other.weight * other.says[answer].p for other in self.read)
-        return read.weight * read.says[answer].p / total if total > 0 else 0.0
 
 
 def source_of(passage: Passage) -> Source:

@@ -106,15 +106,15 @@ def look(
     read = []
     for place, p in zip(places, p_K.tolist(), strict=True):
         own = [span for span in spans if span.place == place]
-        same = [[span for span in own if _says(span, texts) == _says(answer, texts)] for answer in answers]
         read.append(
             Read(
                 passage=source_of(passages[place]), p=p, weight=float(np.exp(own[0].log_p_passage)) if own else 0.0,
-                says=tuple(_said(texts.text(span), like, texts) for span, like in zip(answers, same, strict=True)),
-                best=tuple(_said(texts.text(span), [span], texts) for span in _distinct(own, texts, most=most)),
+                says=tuple(_said(answer, own, texts) for answer in answers),
+                best=tuple(_said(span, [span], texts) for span in _distinct(own, texts, most=most)),
             )
         )  # fmt: skip
-    return Looked(answers=tuple((texts.text(span), float(np.exp(span.log_p))) for span in answers), read=tuple(read))
+    told = tuple((texts.text(span), float(np.exp(span.log_p))) for span in answers)
+    return Looked(answers=told, answer_by="span", read=tuple(read))
 
 
 def are_answerable(reader: Reader, questions: Sequence[Question], tokenizer: Tokenizer) -> list[bool] | None:
@@ -162,10 +162,15 @@ def _words(
     return answers
 
 
-def _said(text: str, spans: Sequence[Span], texts: SpanTexts) -> Said:
-    """What spans of one passage say, all the same, and how probable that is in it."""
-    places = sorted({characters for span in spans if (characters := texts.characters(span)) is not None})
-    return Said(text=text, p=sum(float(np.exp(span.log_p - span.log_p_passage)) for span in spans), spans=tuple(places))
+def _said(answer: Span, own: Sequence[Span], texts: SpanTexts) -> Said:
+    """Whether a passage says the same as an answer, by the spans of it that were looked at, best first."""
+    p_own = [float(np.exp(span.log_p - span.log_p_passage)) for span in own]
+    same = [number for number, span in enumerate(own) if _says(span, texts) == _says(answer, texts)]
+    places = sorted({characters for number in same if (characters := texts.characters(own[number])) is not None})
+    return Said(
+        text=texts.text(answer), p=p_own[same[0]] if same else 0.0,
+        at_most=p_own[-1] if not same and len(own) == SPANS_OF_A_PASSAGE else 0.0, spans=tuple(places),
+    )  # fmt: skip
 
 
 def _says(span: Span, texts: SpanTexts) -> str:
@@ -173,16 +178,20 @@ def _says(span: Span, texts: SpanTexts) -> str:
 
 
 def _distinct(spans: Sequence[Span], texts: SpanTexts, *, most: int) -> Iterator[Span]:
-    """The first spans that say something new: not what a better one says, and no part of it or around it."""
+    """The first spans that say something new: not what a better one says, and no part of it or around it.
+
+    What such a part says is no answer elsewhere either: its best span would not be among those returned.
+    """
     said: set[str] = set()
     taken: list[Span] = []
     for span in spans:
         if len(taken) == most:
             return
-        if any(span.place == other.place and span.start < other.stop and other.start < span.stop for other in taken):
-            continue
         text = _says(span, texts)
-        if text not in said:
-            said.add(text)
+        is_new = text not in said
+        said.add(text)
+        if is_new and not any(
+            span.place == other.place and span.start < other.stop and other.start < span.stop for other in taken
+        ):
             taken.append(span)
             yield span

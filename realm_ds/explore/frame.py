@@ -3,6 +3,7 @@
 Text is given to elements as text, never as HTML: what passages and questions say is data.
 """
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from realm_ds.errors import RealmError
 from realm_ds.eval.exported import Tell
 from realm_ds.explore.examples import examples_for
 from realm_ds.explore.places import Choice
+
+logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 FAVICON = (
@@ -147,10 +150,15 @@ async def show_examples(place: Element, choice: Choice) -> None:
     """What can be asked with one click."""
     try:
         said = await run.io_bound(examples_for, choice)
+        fault = ""
     except (RealmError, OSError):
-        said = []  # What is wrong with the model is told when it is asked.
+        said, fault = [], ""  # What is wrong with the model is told when it is asked.
+    except Exception as error:
+        said, fault = [], _told(error)
     place.clear()
     with place:
+        if fault:
+            problem(fault)
         if said:
             with element("div", "examples").props('role="group" aria-label="Examples"'):
                 for example in said:
@@ -183,13 +191,21 @@ async def work(place: Element, doing: str, job: Callable[[Tell], T]) -> T | None
     fault = ""
     try:
         return await run.io_bound(job, tell)
-    except RealmError as error:
-        fault = str(error)
-    except OSError as error:
-        fault = f"cannot use {error.filename}: {error.strerror}"
+    except Exception as error:  # Whatever it is, whoever waits must see it.
+        fault = _told(error)
     finally:
         timer.cancel()
         place.clear()
     with place:
         problem(fault)
     return None
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, in words; what nobody foresaw is also logged, with where it happened."""
+    if isinstance(error, RealmError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}"
+    logger.error("a page of the explorer failed", exc_info=error)
+    return f"{type(error).__name__}: {error} (where it happened is told where `realm-ds explore` runs)"

@@ -1,10 +1,11 @@
 """How a question that was looked at is drawn: the answer on top, and the passages with what each says and is worth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from realm_ds.eval.looking import Looked, Read, Said
+from realm_ds.eval.reading import SPANS_OF_A_PASSAGE
 from realm_ds.explore.frame import bar, element, fact, text
-from realm_ds.explore.showing import around_the_blank, cut_at_marks, nats, percent, title_of, worth
+from realm_ds.explore.showing import around_the_blank, chance, cut_at_marks, nats, percent, title_of, worth
 
 SHOWN_WORDS = 3
 """Of what a passage says by itself."""
@@ -47,10 +48,10 @@ def passage_card(looked: Looked, read: Read, place: int, chosen: int, *, moved: 
                 fact("utility", f"{nats(utility)} nats", worth(utility))
         with element("div", "bars"):
             bar("p(z|x)", read.p, percent(read.p), "retrieved")
-            if looked.null is None:
+            said, reads_spans = read.says[chosen], looked.answer_by == "span"
+            if reads_spans:
                 bar("after reading", read.weight, percent(read.weight), "weight")
-            said = read.says[chosen]
-            bar("p(y|z,x)", said.p, percent(said.p), "says")
+            bar("best span" if reads_spans else "p(y|z,x)", said.p, chance(said), "says")
         if read.passage is not None:
             _body(read.passage.text, said)
         else:
@@ -83,20 +84,21 @@ def legend(looked: Looked) -> None:
                 text("dd", meaning)
 
 
-def _meanings(looked: Looked) -> list[tuple[str, str]]:
-    retrieved = ("p(z|x)", "How sure the retriever is of the passage, before it is read: the passages sum to 1.")
-    says = ("p(y|z,x)", "How probable the chosen answer is by this passage alone.")
-    if looked.null is None:
-        return [
-            retrieved,
-            ("after reading", "The passage's share of all answer spans, once retriever and reader have spoken."),
-            says,
-        ]
-    return [
-        retrieved, says,
-        ("p(y|x)", "The answer's probability over all passages: the sum of p(z|x) p(y|z,x)."),
-        (
+def _meanings(looked: Looked) -> Iterator[tuple[str, str]]:
+    yield "p(z|x)", "How sure the retriever is of the passage, before it is read: the passages sum to 1."
+    if looked.answer_by == "span":
+        yield "after reading", "The passage's share of all spans, once retriever and reader have spoken."
+        yield (
+            "best span",
+            "p(y|z,x): of all the passage's spans, the probability of the best that says the chosen answer. Only its "
+            f"{SPANS_OF_A_PASSAGE} best are looked at: < is below the least of these.",
+        )
+        yield "p(y|x)", "The answer's probability, that of its best span: the greatest of after reading x best span."
+        return
+    yield "p(y|z,x)", "How probable the chosen answer is by this passage alone."
+    yield "p(y|x)", "The answer's probability over all passages: the sum of p(z|x) p(y|z,x)."
+    if looked.null is not None:
+        yield (
             "utility",
             "log p(y|z,x) - log p(y|null,x): how much the passage helps over no passage at all. Above 0 it helps.",
-        ),
-    ]  # fmt: skip
+        )

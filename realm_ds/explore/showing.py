@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from realm_ds.eval.looking import Looked, Read
+from realm_ds.eval.looking import Looked, Read, Said
 
 MASK = "[MASK]"
 _BLANK = re.compile(r"_{2,}")
@@ -47,6 +47,12 @@ def percent(share: float) -> str:
     if 0 < share < 0.0005:
         return "< 0.1%"
     return f"{100 * share:.1f}%"
+
+
+def chance(said: Said) -> str:
+    """p(y|z,x); what it is less than where that is all that is known."""
+    least = percent(said.at_most)
+    return percent(said.p) if said.p or not said.at_most else least if least.startswith("<") else f"< {least}"
 
 
 def nats(value: float | None) -> str:

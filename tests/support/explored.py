@@ -86,7 +86,7 @@ def _few_passages(made: Exports) -> Shards:
 
 @contextmanager
 def serving(*folders: Path) -> Iterator[str]:
-    """The address of `realm-ds explore` of them; ended by Ctrl-C, which it must obey without a word."""
+    """The address that `realm-ds explore` of them prints; ended by Ctrl-C, which it must obey without a word."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     command = [sys.executable, "-m", "realm_ds", "explore", *map(str, folders), "--port", "0"]
     with subprocess.Popen(
@@ -96,7 +96,7 @@ def serving(*folders: Path) -> Iterator[str]:
         assert server.stderr is not None
         try:
             said = server.stdout.readline()
-            address = re.search(r"http://127\.0\.0\.1:\d+", said)
+            address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", said)
             assert address is not None, said + server.stderr.read()
             yield address[0]
         finally:

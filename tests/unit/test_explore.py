@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import sys
-from collections.abc import MutableMapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +18,22 @@ from realm_ds.data.shard_writer import write_shards
 from realm_ds.data.shards import open_shards
 from realm_ds.errors import CheckpointError, DataError, IndexFault
 from realm_ds.eval.asking import Answerer
-from realm_ds.eval.looking import Looked, Read
+from realm_ds.eval.looking import Looked, Read, Said
 from realm_ds.explore.curves import charts, options
 from realm_ds.explore.examples import examples_for
-from realm_ds.explore.guard import LOOPBACK, OnlyFromHere
 from realm_ds.explore.places import Choice, find_places
 from realm_ds.explore.shelf import Shelf, open_choice
-from realm_ds.explore.showing import around_the_blank, changes, cut_at_marks, nats, percent, title_of, with_mask, worth
+from realm_ds.explore.showing import (
+    around_the_blank,
+    chance,
+    changes,
+    cut_at_marks,
+    nats,
+    percent,
+    title_of,
+    with_mask,
+    worth,
+)
 from realm_ds.index.store import version_folder
 from realm_ds.observe.answers import Source
 from realm_ds.reports.history import read_history
@@ -200,6 +208,8 @@ def test_numbers_as_people_read_them() -> None:
     ]
     assert [nats(value) for value in (None, 0.5, -1.234, -0.001)] == ["", "+0.50", "-1.23", "+0.00"]
     assert [worth(value) for value in (None, 0.0, 0.09, 0.1, -0.1)] == ["", "even", "even", "helps", "hurts"]
+    told = [chance(Said(text="", p=p, at_most=at_most)) for p, at_most in ((0.2, 0), (0, 0), (0, 0.03), (0, 1e-5))]
+    assert told == ["20.0%", "0.0%", "< 3.0%", "< 0.1%"]
     null, nameless = ranking(None, "abc").read
     assert (title_of(null), title_of(nameless)) == ("The null passage", "Passage 3")
 
@@ -257,41 +267,44 @@ def test_curves_are_those_that_were_measured(tmp_path: Path) -> None:
     json.dumps(told)
 
 
-@pytest.mark.parametrize(
-    ("host", "origin", "is_from_here"),
-    [
-        ("127.0.0.1:8642", None, True),
-        ("localhost", "http://localhost:8642", True),
-        ("[::1]:8642", None, True),
-        ("127.0.0.1:8642", "http://evil.example", False),
-        ("127.0.0.1:8642", "null", False),
-        ("evil.example:8642", None, False),
-        ("127.0.0.1.evil.example", None, False),
-        ("[", None, False),
-        ("", None, False),
-    ],
-)
-def test_other_sites_are_refused(host: str, origin: str | None, is_from_here: bool) -> None:
-    reached: list[str] = []
-    sent: list[dict[str, object]] = []
+def test_whatever_goes_wrong_is_told_in_place_and_what_nobody_foresaw_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nicegui = pytest.importorskip("nicegui")
+    from realm_ds.explore import frame
 
-    async def page(scope: MutableMapping[str, object], receive: object, send: object) -> None:
-        reached.append(str(scope["type"]))
+    async def told_of(error: Exception) -> list[list[str]]:
+        def fails(*_: object) -> None:
+            raise error
 
-    async def send(message: MutableMapping[str, object]) -> None:
-        sent.append(dict(message))
+        monkeypatch.setattr(nicegui.core, "loop", asyncio.get_running_loop())
+        monkeypatch.setattr(frame, "examples_for", fails)
+        with nicegui.Client(nicegui.ui.page("/")):
+            worked, examples = frame.element("div"), frame.element("div")
+        assert await frame.work(worked, "reading", fails) is None
+        await frame.show_examples(examples, Choice(name="", folder=Path()))
+        return [[part.text for part in place.descendants()] for place in (worked, examples)]
 
-    async def receive() -> dict[str, object]:
-        return {}
+    for error, said in (
+        (DataError("no passages"), "no passages"),
+        (OSError(2, "no such file", "qa"), "cannot use qa: no such file"),
+    ):
+        assert asyncio.run(told_of(error)) == [[said], []]
+    assert not caplog.records
+    for unforeseen in (RuntimeError("out of memory"), ValueError("half a file"), KeyError("read")):
+        worked, examples = asyncio.run(told_of(unforeseen))
+        assert worked == examples
+        assert worked[0].startswith(f"{type(unforeseen).__name__}: {unforeseen} (")
+        assert caplog.records[-1].exc_info[1] is unforeseen  # type: ignore[index]
 
-    guarded = OnlyFromHere(page, hosts=LOOPBACK)
-    headers = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin is not None else [])
-    for kind in ("http", "websocket"):
-        asyncio.run(guarded({"type": kind, "headers": headers}, receive, send))
-    assert reached == (["http", "websocket"] if is_from_here else [])
-    assert [message.get("status", message.get("code")) for message in sent] == (
-        [] if is_from_here else [403, None, 1008]
-    )
+
+def test_the_address_is_one_that_can_be_opened() -> None:
+    pytest.importorskip("nicegui")
+    from realm_ds.explore.serving import address_of
+
+    assert address_of("Node01", 80) == "http://Node01:80"
+    assert address_of("::1", 80) == "http://[::1]:80"
+    assert address_of("0.0.0.0", 80) == address_of("::", 80) == f"http://{socket.gethostname()}:80"
 
 
 def explore(*arguments: object) -> Result:

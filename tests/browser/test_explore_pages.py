@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import pytest
 
@@ -50,10 +50,16 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 @pytest.fixture(scope="module")
-def address(scene: Scene) -> Iterator[str]:
+def printed(scene: Scene) -> Iterator[str]:
+    """The address, with its token."""
     pytest.importorskip("nicegui")
-    with serving(scene.folder) as address:
-        yield address
+    with serving(scene.folder) as printed:
+        yield printed
+
+
+@pytest.fixture
+def address(printed: str) -> str:
+    return urljoin(printed, "/").removesuffix("/")
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +72,10 @@ def browser() -> "Iterator[Browser]":
 
 
 @contextmanager
-def opened(browser: "Browser", address: str, **shape: Any) -> "Iterator[Page]":
-    """A page whose every request must be to this server, and whose console must stay silent."""
+def opened(browser: "Browser", printed: str, **shape: Any) -> "Iterator[Page]":
+    """A page that is let in, whose every request must be to this server, and whose console must stay silent."""
     context = browser.new_context(**shape)
+    context.request.get(printed, max_redirects=0)  # As if the address had been opened before.
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     asked: list[str] = []
@@ -79,16 +86,33 @@ def opened(browser: "Browser", address: str, **shape: Any) -> "Iterator[Page]":
     yield page
     hosts = {urlsplit(url).netloc for url in asked if not url.startswith("data:")}
     context.close()
-    assert hosts == {urlsplit(address).netloc}
+    assert hosts == {urlsplit(printed).netloc}
     assert not faults
+
+
+def test_only_the_printed_address_opens_it_and_its_token_is_not_shown(
+    browser: "Browser", printed: str, address: str
+) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    refused = page.goto(address)
+    assert refused is not None
+    assert refused.status == 403
+    assert "open the address that `realm-ds explore` printed" in page.locator("body").inner_text()
+    page.goto(f"{printed}&model=1")
+    assert page.url == f"{address}/?model=1"
+    page.locator(".examples button").first.click()
+    page.locator(".passage").first.wait_for()  # Comes by web socket.
+    context.close()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_view_fits_and_shows_html_as_text(
-    browser: "Browser", address: str, tmp_path: Path, shape: str
+    browser: "Browser", printed: str, address: str, tmp_path: Path, shape: str
 ) -> None:  # fmt: skip
     folder = Path(os.environ.get("REALM_SCREENSHOTS", tmp_path))
-    with opened(browser, address, **SHAPES[shape]) as page:
+    with opened(browser, printed, **SHAPES[shape]) as page:
         for view, (path, shown) in VIEWS.items():
             page.goto(address + path)
             page.locator(shown).first.wait_for()
@@ -102,10 +126,10 @@ def test_every_view_fits_and_shows_html_as_text(
 
 
 def test_a_blank_is_filled_in_and_the_answer_chosen_by_keyboard_alone(
-    browser: "Browser", address: str, scene: Scene
+    browser: "Browser", printed: str, address: str, scene: Scene
 ) -> None:
     looked = RealmForCloze.from_pretrained(scene.folder / "pretrain").look(STATEMENT)
-    with opened(browser, address) as page:
+    with opened(browser, printed) as page:
         page.goto(address)
         page.locator("#model").focus()
         page.keyboard.press("ArrowUp")
@@ -129,9 +153,9 @@ def test_a_blank_is_filled_in_and_the_answer_chosen_by_keyboard_alone(
 
 
 def test_an_example_is_asked_with_one_click_and_what_cannot_be_asked_is_told_in_place(
-    browser: "Browser", address: str
+    browser: "Browser", printed: str, address: str
 ) -> None:
-    with opened(browser, address) as page:
+    with opened(browser, printed) as page:
         page.goto(f"{address}/?model=1")
         page.locator(".examples button").first.click()
         page.locator(".passage").first.wait_for()
@@ -148,9 +172,9 @@ def test_an_example_is_asked_with_one_click_and_what_cannot_be_asked_is_told_in_
 
 
 def test_a_question_is_answered_with_spans_marked_and_a_model_chosen(
-    browser: "Browser", address: str, scene: Scene
+    browser: "Browser", printed: str, address: str, scene: Scene
 ) -> None:
-    with opened(browser, address) as page:
+    with opened(browser, printed) as page:
         page.goto(address)
         page.get_by_label("Question").fill("what is the mayor of arlon called?")
         page.get_by_role("button", name="Ask", exact=True).click()
@@ -159,10 +183,12 @@ def test_a_question_is_answered_with_spans_marked_and_a_model_chosen(
         assert sorted(page.locator(".passage h3").all_inner_texts()) == sorted(scene.titles)
 
 
-def test_two_models_are_compared_and_what_moved_is_marked(browser: "Browser", address: str, scene: Scene) -> None:
+def test_two_models_are_compared_and_what_moved_is_marked(
+    browser: "Browser", printed: str, address: str, scene: Scene
+) -> None:
     looked = [RealmForCloze.from_pretrained(scene.folder / stage).look(STATEMENT) for stage in ("ict", "pretrain")]
     before, after = ([read.passage.uid if read.passage else 0 for read in of_one.read] for of_one in looked)
-    with opened(browser, address) as page:
+    with opened(browser, printed) as page:
         page.goto(f"{address}/compare")
         page.get_by_label("Statement").fill(STATEMENT)
         page.get_by_role("button", name="Compare").click()
@@ -175,8 +201,8 @@ def test_two_models_are_compared_and_what_moved_is_marked(browser: "Browser", ad
         ]
 
 
-def test_a_run_has_curves_and_what_each_version_found(browser: "Browser", address: str) -> None:
-    with opened(browser, address) as page:
+def test_a_run_has_curves_and_what_each_version_found(browser: "Browser", printed: str, address: str) -> None:
+    with opened(browser, printed) as page:
         page.goto(f"{address}/run")
         page.locator("figure canvas").first.wait_for()
         assert page.locator("figure h2").all_inner_texts() == [
@@ -186,8 +212,8 @@ def test_a_run_has_curves_and_what_each_version_found(browser: "Browser", addres
         assert page.locator(".finding.other").count() == 1
 
 
-def test_dark_and_light_are_toggled_and_kept(browser: "Browser", address: str) -> None:
-    with opened(browser, address, color_scheme="light") as page:
+def test_dark_and_light_are_toggled_and_kept(browser: "Browser", printed: str, address: str) -> None:
+    with opened(browser, printed, color_scheme="light") as page:
         page.goto(address)
         page.get_by_role("button", name="Light or dark").click()
         scheme = "getComputedStyle(document.documentElement).colorScheme"
