@@ -19,7 +19,7 @@ def ablate(
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option(metavar="ROWS", help="Some rows alone: realm,stale. Left out: as the folder has it, else all."),
+        typer.Option(metavar="ROWS", help="Some rows alone: realm,stale. Left out: those of the folder, else all."),
     ] = None,
     cell: Annotated[
         str | None,
