@@ -2,15 +2,20 @@
 here."""
 
 import errno
+import fcntl
+import logging
 import os
 import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from glob import escape
 from pathlib import Path
 from typing import BinaryIO
+
+logger = logging.getLogger(__name__)
 
 _UNFINISHED = ".tmp-"
 LEFT_OVER = rf"{re.escape(_UNFINISHED)}\d+@.+"
@@ -97,6 +102,28 @@ def _is_running(process: int) -> bool:
 
 def _set_aside(final: Path) -> Path:
     return final.with_name(SET_ASIDE + final.name)
+
+
+def is_locked_by_us(file: BinaryIO, *, writes: Path) -> bool:
+    """Take the lock of an open file, unless another process has it; closing the file, or our end, lets go of it.
+
+    Where the file system has no locks (Lustre without -o flock) we are told that it is ours, and people, once, that
+    nothing keeps two processes from writing to `writes`.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        _warn_of_no_locks(writes, error.strerror)
+    return True
+
+
+@cache
+def _warn_of_no_locks(writes: Path, why: str) -> None:
+    logger.warning(
+        "%s: its file system has no locks (%s), so make sure that no other process writes there", writes, why
+    )
 
 
 def is_disk_full(error: BaseException) -> bool:

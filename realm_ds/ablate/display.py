@@ -8,6 +8,7 @@ from realm_ds.ablate.run import Standing, facts_of
 from realm_ds.ablate.scores import read_score
 from realm_ds.ablate.variants import Cell
 from realm_ds.config.schema import RealmConfig
+from realm_ds.errors import DataError
 from realm_ds.observe.progress import Progress, clock_text
 from realm_ds.observe.sinks import metrics_path, parse_event
 
@@ -26,6 +27,7 @@ class Display:
         self._cells = {qa_name(cell): cell for cell in cells}
         self._bar = progress.stage(f"study in {out}", unit=f"of {len(parts)} parts")
         self._told: set[str] = set()
+        self._took_s: dict[str, float] = {}
 
     def __call__(self, standing: Standing) -> None:
         """Tell what is new."""
@@ -35,17 +37,24 @@ class Display:
             if failure.part not in self._told:
                 self._told.add(failure.part)
                 self._bar.say(f"{failure.part} failed: {failure.why}")
-        now = ", ".join(self._doing(name) for name in standing.working)
+        doing = [self._doing(name) for name in standing.working]
+        doing += [f"waits for {name}, which {holder} makes" for name, holder in standing.elsewhere.items()]
         left_s = self._left_s(standing)
         left = "" if left_s is None else f"about {clock_text(left_s)} left; "
-        self._bar.update(len(standing.done), now=f"{left}{now}")
+        self._bar.update(len(standing.done), now=left + ", ".join(doing))
 
     def _tell_done(self, name: str) -> None:
         if name in self._told:
             return
         self._told.add(name)
+        if (took_s := facts_of(self._out, name).get("took_s")) is not None:
+            self._took_s[name] = took_s
         cell = self._cells.get(name)
-        score = read_score(self._out, cell) if cell is not None else None
+        try:
+            score = read_score(self._out, cell) if cell is not None else None
+        except DataError as error:
+            self._bar.say(f"{name} failed: {error}")
+            return
         if score is not None:
             self._bar.say(f"{cell}: exact match {score.em:.1%}, recall@5 before fine-tuning {score.recall:.1%}")
 
@@ -56,9 +65,8 @@ class Display:
     def _left_s(self, standing: Standing) -> float | None:
         """By what parts of the same stage took, and how far those are that go on; None before anything is known."""
         known: dict[str | None, list[float]] = {}
-        for name in standing.done:
-            if (took := facts_of(self._out, name).get("took_s")) is not None:
-                known.setdefault(self._parts[name].stage, []).append(took)
+        for name, took_s in self._took_s.items():
+            known.setdefault(self._parts[name].stage, []).append(took_s)
         means = {stage: sum(found) / len(found) for stage, found in known.items()}
         if not means:
             return None

@@ -10,6 +10,7 @@ from typing import Any
 
 from realm_ds.ablate.scores import Mean, Row
 from realm_ds.errors import ConfigError
+from realm_ds.files import durable
 
 # Okabe and Ito's palette; markers differ too.
 OURS, PAPER = "#0072B2", "#E69F00"
@@ -37,7 +38,8 @@ def draw_study(path: Path, rows: Sequence[Row]) -> None:
         left.set_yticks(range(len(rows)), [row.variant.title for row in rows])
         left.invert_yaxis()
         left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
-        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+        with durable(path) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def _draw(axes: Any, means: Sequence[Mean], papers: Sequence[float | None], label: str) -> None:

@@ -5,11 +5,11 @@ also on several hosts, may work on one study: a part is locked while it is made.
 outlives its process. Scores are scores.py's business.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,21 +17,24 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from realm_ds.ablate.parts import EXPORT, Command, Part
-from realm_ds.errors import Preempted
-from realm_ds.files import write_durably
+from realm_ds.errors import ConfigError, Preempted
+from realm_ds.files import is_locked_by_us, write_durably
 from realm_ds.launch.local import without_launcher
 from realm_ds.observe.notice import Notice
 from realm_ds.tether import die_with_parent
 from realm_ds.train.manifest import saved_steps
 
 BESIDE = "parts"
-"""Folder of what is known of each part: NAME.json once it is done, NAME.log, what its commands print, NAME.lock."""
-POLL_S = 0.2
+"""Folder of what is known of each part: NAME.json once it is done, NAME.begun while data is made, NAME.log, what its
+commands print, NAME.lock, in which is who holds it."""
+POLL_S = 1.0
 _RANKS_DIE_OF = signal.SIGTERM
 """What asks a verb to end: it has its ranks save first."""
+GRACE_S = 120.0
+"""So long it may take over that, then it is killed: batch jobs are asked 180 s before they are killed as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ class _Working:
     """A part that is being made by this process."""
 
     part: Part
-    lock: IO[bytes]
+    lock: BinaryIO
     left: list[Command]
     started_at: float
     process: "subprocess.Popen[bytes] | None" = None
@@ -59,6 +62,8 @@ class Standing:
 
     waiting: list[Part]
     working: list[str] = field(default_factory=list)
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    """Parts that another process makes, and HOST:PID of that."""
     done: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -82,12 +87,13 @@ def facts_of(out: Path, name: str) -> dict[str, float]:
 
 
 def run_parts(
-    parts: Sequence[Part], *, out: Path, jobs: int, notice: Notice, on_change: Callable[[Standing], None],
+    parts: Sequence[Part], *, out: Path, jobs: int, notice: Notice, go_on: str, on_change: Callable[[Standing], None],
     as_line: Callable[[Command], list[str]] = command_line, sleep: Callable[[float], None] = time.sleep,
 ) -> list[Failure]:  # fmt: skip
     """Make all parts that are not done; returns those that could not be, and those that needed them.
 
-    `on_change` is called now and then. Raises Preempted once `notice` is given and all that runs has saved and ended.
+    `on_change` is called now and then. Raises Preempted once `notice` is given and all that runs has saved and ended,
+    telling people to `go_on` by that command line.
     """
     _forget_what_is_needed_again(out, parts)
     standing = Standing(waiting=[part for part in parts if not is_done(out, part)])
@@ -99,9 +105,10 @@ def run_parts(
     try:
         while standing.waiting or working:
             if notice.is_given:
-                raise Preempted(f"asked to end: go on with realm-ds ablate --out {out} --resume")
+                raise Preempted(f"asked to end: go on with {go_on}")
             working = [one for one in working if _goes_on(out, one, standing, as_line)]
             _drop_hopeless(standing)
+            standing.elsewhere.clear()
             for part in _ready(standing):
                 if len(working) < jobs and (started := _begin(out, part, standing)) is not None:
                     working.append(started)
@@ -119,7 +126,15 @@ def _forget_what_is_needed_again(out: Path, parts: Sequence[Part]) -> None:
     for part in parts:
         for need in () if is_done(out, part) else part.needs:
             if stages[need] is not None and not (out / need / EXPORT).is_dir():
-                _beside(out, need, "json").unlink(missing_ok=True)
+                _forget(out, part, need)
+
+
+def _forget(out: Path, part: Part, need: str) -> None:
+    """Unless another process is at one of the two, or was until now: it removes the models once `part` is done."""
+    with _lock_of(out, part.name) as of_part, _lock_of(out, need) as of_need:
+        is_ours = is_locked_by_us(of_part, writes=out) and is_locked_by_us(of_need, writes=out)
+        if is_ours and not is_done(out, part) and not (out / need / EXPORT).is_dir():
+            _beside(out, need, "json").unlink(missing_ok=True)
 
 
 def _ready(standing: Standing) -> list[Part]:
@@ -138,12 +153,9 @@ def _drop_hopeless(standing: Standing) -> None:
 
 def _begin(out: Path, part: Part, standing: Standing) -> _Working | None:
     """Start a part, unless another process is at it or has done it meanwhile."""
-    path = _beside(out, part.name, "lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.open("wb")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    lock = _lock_of(out, part.name)
+    if not is_locked_by_us(lock, writes=out):
+        standing.elsewhere[part.name] = lock.read().decode("utf-8", "replace") or "another process"
         lock.close()
         return None
     standing.waiting.remove(part)
@@ -151,12 +163,38 @@ def _begin(out: Path, part: Part, standing: Standing) -> _Working | None:
         lock.close()
         standing.done.append(part.name)
         return None
+    lock.truncate(0)
+    lock.write(f"{socket.gethostname()}:{os.getpid()}".encode())
+    lock.flush()
+    # Of a folder that somebody has removed. Else a kill from now on would leave half a part that counts as done.
+    _beside(out, part.name, "json").unlink(missing_ok=True)
     first, *others = part.commands
     if part.stage is None:
-        shutil.rmtree(out / part.name, ignore_errors=True)  # an earlier try's, which its verbs would not write over
+        _remove_earlier_try(out, part)
     elif saved_steps(out / part.name):
         first = (*first, "--resume")
     return _Working(part=part, lock=lock, left=[first, *others], started_at=time.monotonic())
+
+
+def _lock_of(out: Path, name: str) -> BinaryIO:
+    """The file to lock, with who has it so far, if anybody."""
+    path = _beside(out, name, "lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.open("a+b")
+    lock.seek(0)
+    return lock
+
+
+def _remove_earlier_try(out: Path, part: Part) -> None:
+    """Its verbs would not write over that. Raises ConfigError where the folder is not ours."""
+    folder, begun = out / part.name, _beside(out, part.name, "begun")
+    if folder.exists() and not begun.is_file():
+        raise ConfigError(
+            f"{folder} is there, but this study has not made it: move it away, and name what is in it by settings, "
+            "such as data.corpus=PATH"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    write_durably(begun, "")
 
 
 def _goes_on(
@@ -196,6 +234,7 @@ def _finish(out: Path, one: _Working) -> None:
     took = round(time.monotonic() - one.started_at, 1)
     facts = {"took_s": took, "kept_bytes": whole - removed, "removed_bytes": removed}
     write_durably(_beside(out, one.part.name, "json"), json.dumps(facts) + "\n")
+    _beside(out, one.part.name, "begun").unlink(missing_ok=True)
     _tidy(out, one.part)
 
 
@@ -207,12 +246,17 @@ def _tidy(out: Path, part: Part) -> None:
 
 
 def _end(working: Sequence[_Working], number: int) -> None:
-    """Have all that runs save and end, and wait for it."""
+    """Have all that runs save and end, and wait for it; what takes too long is killed."""
+    deadline = time.monotonic() + GRACE_S
     alive = [one.process for one in working if one.process is not None and one.process.poll() is None]
     for process in alive:
         process.send_signal(number)
     for process in alive:
-        process.wait()
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()  # its ranks die with it
+            process.wait()
 
 
 def _beside(out: Path, name: str, kind: str) -> Path:

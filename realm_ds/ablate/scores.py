@@ -4,7 +4,8 @@ Shapes: S seeds.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from realm_ds.ablate.parts import qa_name
-from realm_ds.ablate.variants import REALM, Cell, Variant
+from realm_ds.ablate.variants import REALM, VARIANTS, Cell, Variant
 from realm_ds.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 SPLIT = "dev"
 """As in the paper's Table 2: the test split is not looked at."""
@@ -67,6 +70,30 @@ def read_score(out: Path, cell: Cell) -> Score | None:
         ) from error
 
 
+def scores_in(out: Path) -> dict[Cell, Score]:
+    """Of all cells of the study that have any, whoever made them; one that is damaged is told of and left out."""
+    scores = {}
+    for cell in _cells_in(out):
+        try:
+            score = read_score(out, cell)
+        except DataError as error:
+            logger.warning("%s is left out of the table: %s", cell, error)
+            continue
+        if score is not None:
+            scores[cell] = score
+    return scores
+
+
+def _cells_in(out: Path) -> Iterator[Cell]:
+    """Those that have a folder, in the table's order."""
+    for variant in VARIANTS:
+        start = qa_name(Cell(variant=variant, seed=0)).removesuffix("0")
+        seeds = [path.name.rpartition("-")[2] for path in out.glob(f"{start}*")]
+        yield from (
+            Cell(variant=variant, seed=seed) for seed in sorted(int(text) for text in seeds if text.isdecimal())
+        )
+
+
 def mean_of(values: Sequence[float]) -> Mean:
     """Over seeds, whose number is small: by Student's t."""
     values_S = np.asarray(values, dtype=np.float64)
@@ -100,7 +127,7 @@ def _row(variant: Variant, found: Mapping[int, Score], realm: Mapping[int, Score
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown, in per cent."""
+    """Markdown, in per cent. What is of fewer seeds than the longest row, or than its own row, is marked."""
     seeds = max((row.em.seeds for row in rows), default=0)
     lines = [
         "| | exact match | to REALM | recall@5 before fine-tuning | to REALM | the paper's two |",
@@ -109,9 +136,9 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         paper = row.variant.paper
         cells = [
-            row.variant.title + ("" if row.em.seeds == seeds else f" ({row.em.seeds} of {seeds} seeds)"),
-            _text(row.em), _text(row.em_to_realm, signed=True),
-            _text(row.recall), _text(row.recall_to_realm, signed=True),
+            row.variant.title + _fewer(row.em, seeds),
+            _text(row.em), _difference(row.em_to_realm, row.em.seeds),
+            _text(row.recall), _difference(row.recall_to_realm, row.recall.seeds),
             f"{paper.em}, {paper.recall}" if paper else "",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
@@ -140,8 +167,15 @@ def as_json(rows: Sequence[Row], scores: Mapping[Cell, Score], *, costs: Mapping
     }  # fmt: skip
 
 
-def _text(mean: Mean | None, *, signed: bool = False) -> str:
-    if mean is None:
-        return ""
+def _fewer(mean: Mean, seeds: int) -> str:
+    return "" if mean.seeds == seeds else f" ({mean.seeds} of {seeds} seeds)"
+
+
+def _difference(mean: Mean | None, seeds: int) -> str:
+    """Nothing without REALM's scores to compare with."""
+    return "" if mean is None else _text(mean, signed=True) + _fewer(mean, seeds)
+
+
+def _text(mean: Mean, *, signed: bool = False) -> str:
     value = f"{100 * mean.mean:{'+' if signed else ''}.1f}"
     return value if mean.margin is None else f"{value} ± {100 * mean.margin:.1f}"

@@ -98,6 +98,24 @@ class Cell:
         return f"{self.variant.name}:{self.seed}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Rows, in the table's order, each with so many seeds."""
+
+    variants: tuple[Variant, ...] = VARIANTS
+    seeds: int = 3
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every row with every seed, row after row: the order of the tasks of a job array."""
+        return [Cell(variant=variant, seed=seed) for variant in self.variants for seed in range(self.seeds)]
+
+    def with_all_of(self, other: "Grid") -> "Grid":
+        """The rows of both, with the seeds of that which has more."""
+        variants = tuple(one for one in VARIANTS if one in self.variants or one in other.variants)
+        return Grid(variants=variants, seeds=max(self.seeds, other.seeds))
+
+
 def choose(names: str | None) -> tuple[Variant, ...]:
     """The rows of a list such as `realm,stale`, in the table's order; all without one."""
     if names is None:
@@ -106,11 +124,6 @@ def choose(names: str | None) -> tuple[Variant, ...]:
     if not wanted:
         raise ConfigError(f"--only {names!r} names no row: give some of {_all_names()}")
     return tuple(variant for variant in VARIANTS if variant.name in wanted)
-
-
-def cells_of(variants: Sequence[Variant], *, seeds: int) -> list[Cell]:
-    """Every row with every seed, row after row: the order of the tasks of a job array."""
-    return [Cell(variant=variant, seed=seed) for variant in variants for seed in range(seeds)]
 
 
 def choose_cell(text: str, cells: Sequence[Cell]) -> Cell:

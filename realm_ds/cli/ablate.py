@@ -13,9 +13,13 @@ from realm_ds.errors import ConfigError
 def ablate(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The study's folder.")] = Path("runs/ablate"),
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of every row, with seeds 0, 1, ...")] = 3,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs of every row, with seeds 0, 1, ... Left out: as the folder has it, else 3."),
+    ] = None,
     only: Annotated[
-        str | None, typer.Option(metavar="ROWS", help="Some rows alone: realm,stale. --dry-run names them all.")
+        str | None,
+        typer.Option(metavar="ROWS", help="Some rows alone: realm,stale. Left out: those of the folder, else all."),
     ] = None,
     cell: Annotated[
         str | None,
@@ -51,7 +55,7 @@ def ablate(
         realm-ds ablate                                     all of it on the Factbook, some hours on two cores
         realm-ds ablate --only realm,baseline,stale --seeds 5
         realm-ds ablate --out runs/wiki --corpus wiki.jsonl.gz --questions data/webquestions
-        realm-ds ablate --out runs/ablate --resume          after a kill, or for more seeds or rows
+        realm-ds ablate --out runs/ablate --resume          after a kill; with --seeds or --only, also these
         realm-ds ablate --out runs/ablate --cell stale:1    one cell, and what it starts from
         realm-ds ablate --out runs/ablate --table-only      how it stands
 
@@ -61,32 +65,35 @@ def ablate(
     by the verbs that --dry-run prints. What is done is not done again, and what was stopped goes on from its
     checkpoint. A part that fails is told and the others go on; exit code 1. Ends with OUT/ablate.md, .json and .svg.
     """
-    if corpus is not None and questions is None:
-        raise ConfigError(f"--corpus {corpus} needs questions that it answers: name their folder with --questions")
-    from realm_ds.ablate.study import Study, describe_plan, run_study, settings_of, write_table
-    from realm_ds.ablate.variants import cells_of, choose, choose_cell
+    from realm_ds.ablate.study import Study, asked_for, describe_plan, run_study, settings_of, widened, write_table
+    from realm_ds.ablate.variants import choose_cell
 
     folder = out.absolute()
-    has_study = (folder / "config.yaml").is_file()
-    if table_only and not has_study:
-        raise ConfigError(f"{out} holds no study: name its folder with --out")
-    if has_study and not (resume or table_only or dry_run or cell is not None):
-        raise ConfigError(f"{out} holds a study already: add --resume to go on with it, or name another --out")
-    if resume and not has_study:
-        raise ConfigError(f"{out} holds no study to resume: start it without --resume")
+    _check_folder(out, resume=resume, table_only=table_only, may_go_on=dry_run or cell is not None)
     base, data = settings_of(
         folder, source=config, overrides=overrides or [], corpus=corpus and corpus.absolute(),
         questions=questions and questions.absolute(),
     )  # fmt: skip
-    cells = cells_of(choose(only), seeds=seeds)
-    chosen = cells if cell is None else [choose_cell(cell, cells)]
-    study = Study(out=folder, base=base, cells=chosen, data=data)
+    asked = asked_for(folder, only=only, seeds=seeds)
+    chosen = cell and choose_cell(cell, asked.cells)
+    study = Study(out=folder, base=base, data=data, grid=widened(folder, asked), cell=chosen or None)
     if dry_run:
-        print(describe_plan(study))
+        print(describe_plan(study, asked))
     elif table_only:
-        print(write_table(study), end="")
+        print(write_table(folder), end="")
     else:
         failures = run_study(study, jobs=jobs)
-        print(write_table(study), end="")
+        print(write_table(folder), end="")
         if failures:
             raise SystemExit(FAILED)
+
+
+def _check_folder(out: Path, *, resume: bool, table_only: bool, may_go_on: bool) -> None:
+    """A study is gone on with where that is meant, and begun where it is not."""
+    has_study = (out / "config.yaml").is_file()
+    if table_only and not has_study:
+        raise ConfigError(f"{out} holds no study: name its folder with --out")
+    if has_study and not (resume or table_only or may_go_on):
+        raise ConfigError(f"{out} holds a study already: add --resume to go on with it, or name another --out")
+    if resume and not has_study:
+        raise ConfigError(f"{out} holds no study to resume: start it without --resume")

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from realm_ds.ablate.study import settings_of
-from realm_ds.ablate.variants import cells_of, choose
+from realm_ds.ablate.study import asked_for, settings_of
 from realm_ds.cluster.scripts import ABLATE, EVAL, EXPORT, INDEX, PREPARE, PREPARE_VERBS, STAGES, Component
 from realm_ds.comm import roles
 from realm_ds.config.base import StageName
@@ -122,17 +121,22 @@ def check_source(request: Request, *, array: str = "") -> None:
 
 def _check_cells(request: Request, array: str) -> None:
     """Each task of ablate.sbatch is a cell, by its number."""
-    seeds = _variable(request.environment, "SEEDS") or "3"
-    if not seeds.isdecimal() or int(seeds) < 1:
+    corpus, questions, only, seeds = (
+        _variable(request.environment, name) or None for name in ("CORPUS", "QUESTIONS", "ONLY", "SEEDS")
+    )  # fmt: skip
+    if seeds is not None and (not seeds.isdecimal() or int(seeds) < 1):
         raise ConfigError(f"--env SEEDS={seeds}: give a number of seeds, such as 3")
-    cells = cells_of(choose(_variable(request.environment, "ONLY") or None), seeds=int(seeds))
+    cells = asked_for(request.run, only=only, seeds=None if seeds is None else int(seeds)).cells
     last = _last_task(array)
     if last >= len(cells):
         raise ConfigError(
             f"--array={array} has a task {last}, but the study has cells 0 to {len(cells) - 1} (ONLY, SEEDS): give "
             f"--sbatch=--array=0-{len(cells) - 1}"
         )
-    settings_of(request.run, source=request.source, overrides=request.overrides, corpus=None, questions=None)
+    settings_of(
+        request.run, source=request.source, overrides=request.overrides, corpus=corpus and Path(corpus).absolute(),
+        questions=questions and Path(questions).absolute(),
+    )  # fmt: skip
 
 
 def commands_in(given: Mapping[str, str]) -> Path:

@@ -6,9 +6,7 @@
 What else a job keeps there, and what its output is, is journal.py's and answers_journal.py's.
 """
 
-import fcntl
 import json
-import logging
 import os
 import re
 import shutil
@@ -18,9 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from realm_ds.errors import ConfigError, DataError
-from realm_ds.files import write_durably
-
-logger = logging.getLogger(__name__)
+from realm_ds.files import is_locked_by_us, write_durably
 
 UNFINISHED, JOURNAL, LOCK = "unfinished", "journal.json", "lock"
 MOST_CHANGES = 5
@@ -118,15 +114,8 @@ class Unfinished:
                     return
 
     def _take(self, lock: BinaryIO) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however we end
-        except BlockingIOError as error:
-            raise ConfigError(f"{self.out}: another process writes there now; wait for it or end it") from error
-        except OSError as error:  # Lustre without -o flock
-            logger.warning(
-                "%s: its file system has no locks (%s), so make sure that no other process writes there",
-                self.out, error.strerror,
-            )  # fmt: skip
+        if not is_locked_by_us(lock, writes=self.out):
+            raise ConfigError(f"{self.out}: another process writes there now; wait for it or end it")
 
     def _is_there(self, lock: BinaryIO) -> bool:
         with self.says_what_to_do(MEND):

@@ -122,13 +122,12 @@ def test_an_array_is_each_data_set_with_each_seed(tmp_path: Path, task: str, dat
 def test_a_study_is_an_array_over_its_cells(tmp_path: Path) -> None:
     outcome = Outcome(
         tmp_path, "ablate", RUN="my study", ONLY="realm,stale", SEEDS="5", SLURM_ARRAY_TASK_ID="7",
-        SETTINGS="qa.steps=3 ict.steps=2",
+        SETTINGS="qa.steps=3 ict.steps=2", CORPUS="my wiki", QUESTIONS="wq",
     )  # fmt: skip
     assert outcome.code == 0, outcome.log
-    arguments = ["--out", str(tmp_path / "my study"), "--seeds", "5", "--cell", "7", "--jobs", "1", "--only"]
-    assert outcome.of("srun") == [
-        [*ALL, "python", "-m", "realm_ds", "ablate", *arguments, "realm,stale", "qa.steps=3", "ict.steps=2"]
-    ]
+    arguments = ["--out", str(tmp_path / "my study"), "--cell", "7", "--jobs", "1", "--only", "realm,stale"]
+    arguments += ["--seeds", "5", "--corpus", "my wiki", "--questions", "wq", "qa.steps=3", "ict.steps=2"]
+    assert outcome.of("srun") == [[*ALL, "python", "-m", "realm_ds", "ablate", *arguments]]
     assert (tmp_path / "my study/tasks/7/job").is_dir()  # each task is kept track of by itself
     alone = Outcome(tmp_path, "ablate", RUN="my study")
     assert alone.code != 0

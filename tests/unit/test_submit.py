@@ -200,6 +200,7 @@ def test_each_task_of_a_study_has_a_cell(fake: FakeSlurm, tmp_path: Path) -> Non
         ({"environment": few}, "--array=0-35 has a task 35, but the study has cells 0 to 3 .*--sbatch=--array=0-3"),
         ({"environment": {"SEEDS": "few"}}, "--env SEEDS=few: give a number of seeds, such as 3"),
         ({"environment": {"ONLY": "real"}}, "no row 'real' in the study"),
+        ({"environment": {"CORPUS": "wiki"}}, "--corpus .*wiki needs questions that it answers"),
         ({"overrides": ("pretrain.step=5",)}, "did you mean pretrain.steps"),
     ):
         with pytest.raises(ConfigError, match=says):
