@@ -29,10 +29,9 @@ from realm_ds.launch.node import run_rank
 from realm_ds.launch.offload import check_offload
 from realm_ds.launch.questions import check_questions
 from realm_ds.launch.rank import run_as_rank
+from realm_ds.launch.starts import check_starts
 from realm_ds.launch.watch import writes_on
 from realm_ds.models.hub import encoder_folder
-from realm_ds.models.names import check_encoder_start, check_start
-from realm_ds.models.sizes import check_start_sizes
 from realm_ds.observe.notice import Notice
 from realm_ds.observe.progress import Progress, follow_run
 from realm_ds.observe.trackers import check_tracker
@@ -143,16 +142,7 @@ def check_inputs(
             )
         _check_served(config, num_passages=corpus.count)
         check_questions(config.qa, tokenizer, remark=_remark)
-    if isinstance(config.model.encoder, Path) and not config.model.encoder.is_dir():
-        raise ConfigError(
-            f"model.encoder={config.model.encoder} is no folder: name one with a BERT-like transformers model, or a "
-            "model on the hub such as google-bert/bert-base-uncased"
-        )
-    if config.model.start_from is not None:
-        check_start(config.model.start_from)
-        check_start_sizes(config.model, vocabulary=tokenizer.vocab_size)
-    if config.model.encoder_from is not None:
-        check_encoder_start(config.model.encoder_from)
+    check_starts(config.model, tokenizer)
 
 
 def with_local_encoder(config: RealmConfig) -> RealmConfig:

@@ -7,6 +7,7 @@ against each other.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from realm_ds.config.schema import ModelConfig
 from realm_ds.errors import CheckpointError, ConfigError
 from realm_ds.models.hub import encoder_folder
-from realm_ds.models.names import PROJECTION_FILE, QUERY_TOWER, is_hf_realm
+from realm_ds.models.names import ENCODER, PROJECTION_FILE, QUERY_TOWER, is_hf_realm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,36 +128,45 @@ def encoder_sizes(model: ModelConfig, *, vocabulary: int, max_tokens: int) -> En
 
 
 def check_start_sizes(model: ModelConfig, *, vocabulary: int) -> None:
-    """Raise ConfigError where `model.start_from` is an export of other sizes, and CheckpointError where it is damaged.
+    """Raise ConfigError where `model.start_from` or `model.encoder_from` is an export of other sizes, and
+    CheckpointError where it is damaged.
 
     Google's REALM is not looked at: its reader does that.
     """
-    folder = model.start_from
-    if folder is None or is_hf_realm(folder):
-        return
-    tower = folder / QUERY_TOWER
+    if model.start_from is not None and not is_hf_realm(model.start_from):
+        _check_sizes(model, "start_from", model.start_from, network=QUERY_TOWER, vocabulary=vocabulary)
+    if model.encoder_from is not None:
+        _check_sizes(model, "encoder_from", model.encoder_from, network=ENCODER, vocabulary=vocabulary)
+
+
+def _check_sizes(model: ModelConfig, setting: str, folder: Path, *, network: str, vocabulary: int) -> None:
+    place = folder / network
     try:
-        said = json.loads((tower / "config.json").read_bytes())
-        with safe_open(tower / PROJECTION_FILE, framework="np") as file:
-            there = {"projection_size": file.get_slice("dense.weight").get_shape()[0]}
+        said = json.loads((place / "config.json").read_bytes())
+        there = {"projection_size": _projection_size(place)} if network == QUERY_TOWER else {}
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
-            f"{tower} cannot be read ({error}): export the run again, or copy the folder again"
+            f"{place} cannot be read ({error}): export the run again, or copy the folder again"
         ) from error
     if model.encoder is None:
         there |= {ours: said[name] for ours, name in _SETTINGS.items() if name in said}
     if wrong := [f"model.{name}={size}" for name, size in there.items() if size != getattr(model, name)]:
-        raise ConfigError(f"model.start_from={folder} is of other sizes than this run: set {' '.join(wrong)}")
+        raise ConfigError(f"model.{setting}={folder} is of other sizes than this run: set {' '.join(wrong)}")
     if model.encoder is not None:
-        _check_same_encoder(model, _told(said), vocabulary=vocabulary)
+        _check_same_encoder(model, _told(said), named=f"model.{setting}={folder}", vocabulary=vocabulary)
     elif (words := said.get("vocab_size", vocabulary)) != vocabulary:
         raise ConfigError(
-            f"model.start_from={folder} has {words} wordpieces, but data.tokenizer has {vocabulary}: name the one in "
+            f"model.{setting}={folder} has {words} wordpieces, but data.tokenizer has {vocabulary}: name the one in "
             f"{folder / 'tokenizer'}, and prepare the data with it"
         )
 
 
-def _check_same_encoder(model: ModelConfig, there: Mapping[str, int], *, vocabulary: int) -> None:
+def _projection_size(tower: Path) -> int:
+    with safe_open(tower / PROJECTION_FILE, framework="np") as file:
+        return int(file.get_slice("dense.weight").get_shape()[0])
+
+
+def _check_same_encoder(model: ModelConfig, there: Mapping[str, int], *, named: str, vocabulary: int) -> None:
     brought = encoder_sizes(model, vocabulary=vocabulary, max_tokens=0)
     pairs = {
         "layers": (there["num_hidden_layers"], brought.layers),
@@ -165,8 +175,8 @@ def _check_same_encoder(model: ModelConfig, there: Mapping[str, int], *, vocabul
     }
     if differ := [f"{name} {size} and {other}" for name, (size, other) in pairs.items() if size != other]:
         raise ConfigError(
-            f"model.start_from={model.start_from} and model.encoder={model.encoder} are of different sizes "
-            f"({', '.join(differ)}): name the encoder that the export began with"
+            f"{named} and model.encoder={model.encoder} are of different sizes ({', '.join(differ)}): name the encoder "
+            "that the export began with"
         )
 
 

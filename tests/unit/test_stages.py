@@ -166,6 +166,43 @@ def test_an_export_of_other_sizes_is_refused_with_the_settings_that_fit(tmp_path
     assert refused("ict", tmp_path, **start).startswith(f"CheckpointError: {out}/query_tower cannot be read (")
 
 
+def test_an_encoder_from_another_export_is_looked_at_as_well(tmp_path: Path) -> None:
+    tokenizer = make_data(tmp_path, num_facts=1)
+    out, start = tmp_path / "export", {"model.encoder_from": tmp_path / "export"}
+    small = tiny_config(tmp_path, **{"model.num_heads": 1, "model.hidden_size": 16, "model.projection_size": 12}).model
+    realm = build_model(small, vocab_size=tokenizer.vocab_size, max_tokens=48, seed=0)
+    write_models(realm, out, tokenizer_folder=tmp_path / "tokenizer")
+    assert refused("ict", tmp_path, **start) == (
+        f"ConfigError: model.encoder_from={out} is of other sizes than this run: set model.hidden_size=16 "
+        "model.num_heads=1"
+    )
+    fitting = {**start, "model.hidden_size": 16, "model.num_heads": 1}  # vectors may be of another width
+    check_inputs("ict", tiny_config(tmp_path, **fitting))
+    path = out / "encoder" / "config.json"
+    said = path.read_text()
+    path.write_text(json.dumps({**json.loads(said), "vocab_size": 7}))
+    assert refused("ict", tmp_path, **fitting).startswith(f"ConfigError: model.encoder_from={out} has 7 wordpieces, ")
+    path.write_text("{")
+    assert refused("ict", tmp_path, **fitting).startswith(f"CheckpointError: {out}/encoder cannot be read (")
+
+
+@pytest.mark.parametrize("setting", ["start_from", "encoder_from"])
+def test_weights_of_another_tokenizer_are_refused_though_it_has_as_many_wordpieces(
+    tmp_path: Path, setting: str
+) -> None:
+    tokenizer = make_data(tmp_path, num_facts=1)
+    out, start = tmp_path / "export", {f"model.{setting}": tmp_path / "export"}
+    realm = build_model(tiny_config(tmp_path).model, vocab_size=tokenizer.vocab_size, max_tokens=48, seed=0)
+    write_models(realm, out, tokenizer_folder=tmp_path / "tokenizer")
+    check_inputs("ict", tiny_config(tmp_path, **start))
+    path = out / "tokenizer" / "tokenizer.json"
+    path.write_text(path.read_text().replace("arlon", "nolra"))
+    assert refused("ict", tmp_path, **start) == (
+        f"ConfigError: model.{setting}={out} was trained with another tokenizer than data.tokenizer: name "
+        f"{out}/tokenizer, and prepare the data with it"
+    )
+
+
 def test_a_warm_up_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_data(tmp_path, num_facts=1)
     for warmup_steps, told in ((2, 2), (3, 3), (50, 50), (None, 100)):
