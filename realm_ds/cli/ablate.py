@@ -68,8 +68,8 @@ def ablate(
     from realm_ds.ablate.study import Study, asked_for, describe_plan, run_study, settings_of, widened, write_table
     from realm_ds.ablate.variants import choose_cell
 
-    folder = out.absolute()
-    _check_folder(out, resume=resume, table_only=table_only, may_go_on=dry_run or cell is not None)
+    folder = out.resolve()
+    _check_folder(folder, resume=resume, table_only=table_only, may_go_on=dry_run or cell is not None)
     base, data = settings_of(
         folder, source=config, overrides=overrides or [], corpus=corpus and corpus.absolute(),
         questions=questions and questions.absolute(),
@@ -90,7 +90,9 @@ def ablate(
 
 def _check_folder(out: Path, *, resume: bool, table_only: bool, may_go_on: bool) -> None:
     """A study is gone on with where that is meant, and begun where it is not."""
-    has_study = (out / "config.yaml").is_file()
+    has_study = (out / "making.json").is_file()
+    if not has_study and (out.is_file() or (out / "config.yaml").is_file()):
+        raise ConfigError(f"{out} is {'a file' if out.is_file() else 'a run'} and no study: name another --out")
     if table_only and not has_study:
         raise ConfigError(f"{out} holds no study: name its folder with --out")
     if has_study and not (resume or table_only or may_go_on):

@@ -192,15 +192,19 @@ def test_people_see_cells_failures_and_time_left(tmp_path: Path, capsys: pytest.
         (["--out", "{study}"], "holds a study already: add --resume to go on with it, or name another --out"),
         (["--out", "{empty}", "--resume"], "holds no study to resume: start it without --resume"),
         (["--out", "{empty}", "--table-only"], "holds no study: name its folder with --out"),
+        (["--out", "{run}", "--resume"], "/run is a run and no study: name another --out"),
+        (["--out", "{run}/nowhere/../"], "/run is a run and no study: name another --out"),
+        (["--out", "{run}/config.yaml", "--dry-run"], "/run/config.yaml is a file and no study: name another --out"),
         (["--out", "{empty}", "--only", "real"], "did you mean realm?"),
         (["--out", "{empty}", "--cell", "36"], "--cell 36: the study has 36 cells, 0 to 35"),
     ],
 )
 def test_misuse_is_one_line_and_code_2(tmp_path: Path, line: list[str], says: str) -> None:
     prepare_folder(study_in(tmp_path / "study"))
-    result = CliRunner().invoke(
-        app, ["ablate", *(word.format(study=tmp_path / "study", empty=tmp_path / "empty") for word in line)]
-    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("recipe: demo\n")
+    folders = {name: tmp_path / name for name in ("study", "empty", "run")}
+    result = CliRunner().invoke(app, ["ablate", *(word.format(**folders) for word in line)])
     assert result.exit_code == 2, result.output
     assert says in " ".join(result.output.split())
     assert not (tmp_path / "empty").exists()

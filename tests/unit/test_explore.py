@@ -1,7 +1,9 @@
 """What the explorer shows, without a browser: places, versions of an index, marks, changes, examples, curves, hosts."""
 
 import asyncio
+import importlib
 import json
+import re
 import socket
 import sys
 from dataclasses import replace
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from realm_ds.cli.main import app
+from realm_ds.config.base import AnswerBy
 from realm_ds.data.shard_writer import write_shards
 from realm_ds.data.shards import open_shards
 from realm_ds.errors import CheckpointError, DataError, IndexFault
@@ -267,6 +270,30 @@ def test_curves_are_those_that_were_measured(tmp_path: Path) -> None:
     json.dumps(told)
 
 
+@pytest.mark.parametrize(
+    ("answer_by", "passages", "bars", "explained"),
+    [
+        ("span", ["x"], ["p(z|x)", "after reading", "best span"], ["p(z|x)", "after reading", "best span", "p(y|x)"]),
+        ("masked_word", ["x"], ["p(z|x)", "p(y|z,x)"], ["p(z|x)", "p(y|z,x)", "p(y|x)"]),
+        ("masked_word", ["x", None], ["p(z|x)", "p(y|z,x)"], ["p(z|x)", "p(y|z,x)", "p(y|x)", "utility"]),
+    ],
+)
+def test_a_passage_has_the_numbers_that_its_model_has_and_they_are_explained(
+    answer_by: AnswerBy, passages: list[str | None], bars: list[str], explained: list[str]
+) -> None:
+    nicegui = pytest.importorskip("nicegui")
+    from realm_ds.explore.passages import legend, passage_card
+
+    read = [replace(of_one, says=(Said(text="x", p=0.5),)) for of_one in ranking(*passages).read]
+    looked = Looked(question="q", answers=(("x", 0.5),), answer_by=answer_by, read=tuple(read))
+    with nicegui.Client(nicegui.ui.page("/")) as client:
+        passage_card(looked, read[0], 1, 0)
+        legend(looked)
+    drawn = list(client.elements.values())
+    named = [bar.default_slot.children[0].text for bar in drawn if "bar" in bar.classes]
+    assert (named, [term.text for term in drawn if term.tag == "dt"]) == (bars, explained)
+
+
 def test_whatever_goes_wrong_is_told_in_place_and_what_nobody_foresaw_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -318,6 +345,21 @@ def test_an_address_that_is_taken_is_told(exports: Exports) -> None:
     assert result.exit_code == 2
     assert "cannot listen on 127.0.0.1, port" in result.stderr
     assert "give another with --port, or 0 for any that is free" in result.stderr
+
+
+def test_the_address_is_printed_and_opened_with_its_token_and_that_others_reach_it_is_told(
+    exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = pytest.importorskip("nicegui") and importlib.import_module("realm_ds.explore.serving")
+    opened: list[str] = []
+    monkeypatch.setattr(serving.webbrowser, "open", opened.append)
+    monkeypatch.setattr(serving.uvicorn.Server, "run", lambda *_, **__: None)
+    result = explore(exports.cloze, "--host", "0.0.0.0", "--port", 0, "--open")
+    assert result.exit_code == 0, result.output
+    address = re.search(r"http://(.*):\d+/\?token=[\w-]{32}(?= shows )", result.stdout)
+    assert address is not None
+    assert (opened, address[1]) == ([address[0]], socket.gethostname())
+    assert "--host 0.0.0.0 is reached over the network, where nothing is encrypted" in result.stderr
 
 
 def test_without_the_library_its_extra_is_named(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
