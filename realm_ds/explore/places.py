@@ -9,7 +9,7 @@ from realm_ds.errors import CheckpointError, DataError
 from realm_ds.eval.exported import SETTINGS_FILE, find_export
 from realm_ds.index.store import SNAPSHOT_FILE, stored_versions, version_folder
 from realm_ds.models.names import ENCODER, READER
-from realm_ds.reports.runs import STAGES
+from realm_ds.reports.runs import STAGES, runs_of_study, short_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,20 @@ class Places:
 def find_places(folders: Sequence[Path]) -> Places:
     """The exports and runs that the folders are or hold. Raises CheckpointError or DataError where there are none."""
     found = {path.resolve(): path.absolute() for folder in folders for path in _inside(folder)}
-    names = _names(list(found.values()))
+    paths = list(found.values())
+    named = [path.parent if path.name == "export" else path for path in paths]
+    names = dict(zip(paths, short_names(named), strict=True))
     choices = [choice for path, name in names.items() for choice in _choices(name, path)]
     runs = [(name, path) for path, name in names.items() if (path / RUN_CONFIG).is_file()]
     return Places(choices=tuple(choices), runs=tuple(runs))
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The folder itself, or what is inside a demo's, in the order in which that was made."""
+    """The folder itself, or what is inside a demo's or a study's, in the order in which that was made."""
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: name a run, a demo's folder or an export")
+    if runs := runs_of_study(folder):
+        return runs
     if _is_place(folder):
         return [folder]
     inside = [path for path in folder.iterdir() if path.is_dir() and _is_place(path)]
@@ -92,13 +96,6 @@ def _is_place(folder: Path) -> bool:
 
 def _has_export(folder: Path) -> bool:
     return any((place / SETTINGS_FILE).is_file() for place in (folder, folder / "export"))
-
-
-def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """The last part of each path, or all of it where that is another's too."""
-    names = {path: path.parent.name if path.name == "export" else path.name for path in paths}
-    told = list(names.values())
-    return {path: name if told.count(name) == 1 else str(path) for path, name in names.items()}
 
 
 def _choices(name: str, path: Path) -> Iterator[Choice]:

@@ -2,6 +2,7 @@
 happened in it is history.py's business."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -24,10 +25,8 @@ def runs_in(folder: Path) -> list[Path]:
     Raises ConfigError where there is none.
     """
     if (folder / STUDY).is_file():
-        inside = sorted(str(path.parent) for path in folder.glob(f"*/*/{RUN_CONFIG}"))
-        raise ConfigError(
-            f"{folder} is a study and no run: name one of its runs, {', '.join(inside) or 'once it has any'}"
-        )
+        inside = ", ".join(map(str, runs_of_study(folder)))
+        raise ConfigError(f"{folder} is a study and no run: name one of its runs, {inside or 'once it has any'}")
     if (folder / RUN_CONFIG).is_file():
         return [folder]
     runs = [folder / stage for stage in STAGES if (folder / stage / RUN_CONFIG).is_file()]
@@ -38,6 +37,23 @@ def runs_in(folder: Path) -> list[Path]:
             "that was given as --run"
         )
     return runs
+
+
+def runs_of_study(folder: Path) -> list[Path]:
+    """The runs of a study of `realm-ds ablate`, stage by stage; none where the folder is no study's."""
+    if not (folder / STUDY).is_file():
+        return []
+    return [path.parent for stage in STAGES for path in sorted((folder / stage).glob(f"*/{RUN_CONFIG}"))]
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """As few of the last parts of their places as tell them apart: legends and menus have little room."""
+    places = [folder.absolute().parts for folder in folders]
+    for count in range(1, max(map(len, places), default=0) + 1):
+        names = ["/".join(parts[-count:]) for parts in places]
+        if len(set(names)) == len(names):
+            return names
+    return ["/".join(parts) for parts in places]
 
 
 def run_in(folder: Path) -> tuple[Path, list[str]]:

@@ -13,7 +13,7 @@ from realm_ds.reports.document import PLOT_FOLDER, Document, Section, below, mar
 from realm_ds.reports.history import SPLITS, RunHistory, read_history
 from realm_ds.reports.page import page
 from realm_ds.reports.plots import Runs
-from realm_ds.reports.runs import runs_in
+from realm_ds.reports.runs import runs_in, short_names
 from realm_ds.reports.sections import changed_settings, sections_of
 
 STAGE_TITLES = {"ict": "Warm start (ICT)", "pretrain": "Pre-training", "qa": "Fine-tuning"}
@@ -94,17 +94,7 @@ def _named(folders: Sequence[Path]) -> dict[str, RunHistory]:
         raise ConfigError(f"runs of different stages have nothing to compare: {said}; name two of one stage")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError(f"{folders[0]} is named twice: name another run to compare it with")
-    return dict(zip(_short_names(folders), histories, strict=True))
-
-
-def _short_names(folders: Sequence[Path]) -> list[str]:
-    """As few of the last parts of their places as tell them apart: legends have little room."""
-    places = [folder.resolve().parts for folder in folders]
-    for count in range(1, max(map(len, places)) + 1):
-        names = ["/".join(parts[-count:]) for parts in places]
-        if len(set(names)) == len(names):
-            return names
-    raise AssertionError(f"{folders} are one folder")
+    return dict(zip(short_names(folders), histories, strict=True))
 
 
 def _folders(named: Runs) -> str:

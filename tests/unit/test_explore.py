@@ -105,7 +105,19 @@ def test_exports_and_runs_are_named_as_shortly_as_tells_them_apart(exports: Expo
     other = tmp_path / "other" / "cloze"
     other.mkdir(parents=True)
     (other / "answering.json").touch()
-    assert find_places([exports.cloze, other]).names == [str(exports.cloze), str(other)]
+    assert find_places([exports.cloze, other]).names == [f"{exports.folder.name}/cloze", "other/cloze"]
+
+
+def test_a_study_has_all_of_its_runs(exports: Exports, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "realm-seed-0").symlink_to(run)
+    (tmp_path / "qa" / "realm-seed-0").mkdir(parents=True)
+    (tmp_path / "qa" / "realm-seed-0" / "export").symlink_to(exports.qa)
+    for name in ("making.json", "config.yaml", "qa/realm-seed-0/config.yaml"):
+        (tmp_path / name).touch()
+    assert find_places([tmp_path]).names == [
+        "pretrain/realm-seed-0", "pretrain/realm-seed-0, index version 2", "qa/realm-seed-0",
+    ]  # fmt: skip
 
 
 def test_where_there_is_nothing_to_look_at_that_is_said(tmp_path: Path) -> None:

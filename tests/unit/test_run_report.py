@@ -20,8 +20,9 @@ from realm_ds.reports.document import Document, Findings, Paragraph, Section, Ta
 from realm_ds.reports.history import read_history
 from realm_ds.reports.page import page
 from realm_ds.reports.plots import CURVES, draw_curves, draw_recall, draw_time_split, running_mean
+from realm_ds.reports.runs import short_names
 from realm_ds.reports.sections import changed_settings
-from realm_ds.reports.write import _short_names, document_of, numbers_of, report_on, write_document
+from realm_ds.reports.write import document_of, numbers_of, report_on, write_document
 from tests.support.run_folders import LIBRARIES, config_of, hit, joined, probed, start, step_row, write_run
 
 pytest.importorskip("matplotlib")
@@ -318,6 +319,6 @@ def test_running_mean_by_hand() -> None:
 
 
 def test_runs_are_called_by_as_little_as_tells_them_apart(tmp_path: Path) -> None:
-    assert _short_names([tmp_path / "a" / "qa", tmp_path / "b" / "qa"]) == ["a/qa", "b/qa"]
-    assert _short_names([tmp_path / "a" / "qa", tmp_path / "a" / "words"]) == ["qa", "words"]
-    assert _short_names([tmp_path / "qa"]) == ["qa"]
+    assert short_names([tmp_path / "a" / "qa", tmp_path / "b" / "qa"]) == ["a/qa", "b/qa"]
+    assert short_names([tmp_path / "a" / "qa", tmp_path / "a" / "words"]) == ["qa", "words"]
+    assert short_names([tmp_path / "qa"]) == ["qa"]
