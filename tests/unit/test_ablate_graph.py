@@ -55,9 +55,10 @@ def test_a_row_differs_from_realm_in_what_it_is_named_for() -> None:
 
 
 def test_all_rows_are_settings_that_go_together() -> None:
-    base = base_config()
+    base, data = base_config(), ["data.corpus=c", "data.tokenizer=t"]
     for variant in VARIANTS:
-        load("ablate", ["data.corpus=c", "data.tokenizer=t", *variant.overrides(base)])
+        overrides = variant.overrides(base)
+        assert (load("ablate", [*data, *overrides]) != load("ablate", data)) == bool(overrides), variant.name
 
 
 def test_a_mix_alone_brings_realm_with_it_and_the_baseline_no_pretraining() -> None:
