@@ -7,6 +7,7 @@ from realm_ds.ablate.parts import Part, qa_name
 from realm_ds.ablate.run import Standing, facts_of
 from realm_ds.ablate.scores import read_score
 from realm_ds.ablate.variants import Cell
+from realm_ds.config.base import StageName
 from realm_ds.config.schema import RealmConfig
 from realm_ds.errors import DataError
 from realm_ds.observe.progress import Progress, clock_text
@@ -37,11 +38,11 @@ class Display:
             if failure.part not in self._told:
                 self._told.add(failure.part)
                 self._bar.say(f"{failure.part} failed: {failure.why}")
+        if standing.ending and standing.working:
+            self._bar.say(f"asked to end: waiting for {' and '.join(standing.working)} to save")
         doing = [self._doing(name) for name in standing.working]
         doing += [f"waits for {name}, which {holder} makes" for name, holder in standing.elsewhere.items()]
-        left_s = self._left_s(standing)
-        left = "" if left_s is None else f"about {clock_text(left_s)} left; "
-        self._bar.update(len(standing.done), now=left + ", ".join(doing))
+        self._bar.update(len(standing.done), now=self._left(standing) + ", ".join(doing))
 
     def _tell_done(self, name: str) -> None:
         if name in self._told:
@@ -62,20 +63,22 @@ class Display:
         step, steps = self._steps(name)
         return f"{name} {step}/{steps}" if steps else name
 
-    def _left_s(self, standing: Standing) -> float | None:
-        """By what parts of the same stage took, and how far those are that go on; None before anything is known."""
-        known: dict[str | None, list[float]] = {}
+    def _left(self, standing: Standing) -> str:
+        """By what parts of the same stage took, and how far those are that go on; '' before one of them is done."""
+        known: dict[StageName | None, list[float]] = {}
         for name, took_s in self._took_s.items():
             known.setdefault(self._parts[name].stage, []).append(took_s)
         means = {stage: sum(found) / len(found) for stage, found in known.items()}
-        if not means:
-            return None
-        usual = sum(means.values()) / len(means)  # of a stage of which nothing is done yet
-        left = sum(means.get(part.stage, usual) for part in standing.waiting)
-        for name in standing.working:
+        left_s, is_whole = 0.0, True
+        for name in (*(part.name for part in standing.waiting), *standing.working):
+            stage = self._parts[name].stage
             step, steps = self._steps(name)
-            left += means.get(self._parts[name].stage, usual) * (1 - step / steps if steps else 1.0)
-        return left / max(1, len(standing.working))
+            left_s += means.get(stage, 0.0) * (1 - step / steps if steps else 1.0)
+            is_whole &= stage in means
+        if not left_s:
+            return ""
+        # Of a stage of which nothing is done yet, nobody knows.
+        return f"{'about' if is_whole else 'more than'} {clock_text(left_s / max(1, len(standing.working)))} left; "
 
     def _steps(self, name: str) -> tuple[int, int]:
         """Steps done, and of how many, of a part that trains; 0 of 0 of another."""

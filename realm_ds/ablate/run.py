@@ -66,6 +66,8 @@ class Standing:
     """Parts that another process makes, and HOST:PID of that."""
     done: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    ending: bool = False
+    """Asked to end: what is worked on saves first."""
 
 
 def command_line(command: Command) -> list[str]:
@@ -105,6 +107,8 @@ def run_parts(
     try:
         while standing.waiting or working:
             if notice.is_given:
+                standing.ending = True
+                on_change(standing)
                 raise Preempted(f"asked to end: go on with {go_on}")
             working = [one for one in working if _goes_on(out, one, standing, as_line)]
             _drop_hopeless(standing)

@@ -151,35 +151,43 @@ def test_people_see_cells_failures_and_time_left(tmp_path: Path, capsys: pytest.
     study = study_in(tmp_path)
     names = [one.name for one in study.parts]
     scored(tmp_path, cell("realm", 0), 0.25, 0.5)
-    for name, seconds in (("data", 10), ("ict/seed-0", 100), ("ict/seed-1", 120)):
+    for name, seconds in (("data", 10), ("ict/seed-0", 100), ("pretrain/realm-seed-0", 300), ("qa/realm-seed-0", 80)):
         path = tmp_path / f"parts/{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"took_s": seconds}))
-    metrics = tmp_path / "pretrain/realm-seed-0/metrics"
+    metrics = tmp_path / "pretrain/realm-seed-1/metrics"
     metrics.mkdir(parents=True)
     steps = study.base.pretrain.steps
     (metrics / "trainer-0.jsonl").write_text(json.dumps({"event": "step", "step": steps // 2}) + '\n{"event": "st')
     clock = SimpleNamespace(now=0.0)
+    later = [one for one in study.parts if one.name.endswith("seed-1")]
+    ict, pretrain, qa = later
     with Progress(out=sys.stdout, clock=lambda: clock.now) as progress:
         display = Display(tmp_path, study.parts, cells=study.cells, base=study.base, progress=progress)
         clock.now = 100.0
+        display(Standing(waiting=later, done=["data", "ict/seed-0"], elsewhere={"ict/seed-1": "node7:12"}))
+        clock.now = 200.0
         standing = Standing(
-            waiting=[one for one in study.parts if one.name.endswith("seed-1") and one.stage != "ict"],
-            working=["pretrain/realm-seed-0"], done=["data", "ict/seed-0", "ict/seed-1", "qa/realm-seed-0"],
-            failures=[Failure(part="qa/realm-seed-1", why="exit code 1: no")],
+            waiting=[qa], working=[pretrain.name], done=[*(name for name in names if "seed-1" not in name), ict.name],
+            failures=[Failure(part="qa/stale-seed-1", why="exit code 1: no")],
         )  # fmt: skip
         display(standing)
         shutil.rmtree(tmp_path / "parts")  # what is done is looked at once
-        clock.now = 200.0
-        standing.working.clear()
-        standing.elsewhere["pretrain/realm-seed-0"] = "node7:12"
-        display(standing)
+        clock.now = 300.0
+        display(replace(standing, ending=True))
     said = capsys.readouterr().out
     assert said.count("realm:0: exact match 25.0%, recall@5 before fine-tuning 50.0%") == 1
-    assert said.count("qa/realm-seed-1 failed: exit code 1: no") == 1
-    # A warm start takes 110 s and data 10, on average 60 for what nothing is known of: 2 parts and half of a third.
-    assert f"4 of {len(names)} parts: about 2m30s left; pretrain/realm-seed-0 {steps // 2}/{steps}" in said
-    assert "2m00s left; waits for pretrain/realm-seed-0, which node7:12 makes" in said
+    assert said.count("qa/stale-seed-1 failed: exit code 1: no") == 1
+    # Nothing of the other two stages is done yet: they will take longer than the 100 s of a warm start.
+    assert f"2 of {len(names)} parts: more than 1m40s left; waits for ict/seed-1, which node7:12 makes" in said
+    assert f"asked to end: waiting for {pretrain.name} to save" in said
+    # Half of a pre-training and all of a fine-tuning.
+    assert (
+        said.count(
+            f"{len(names) - 2} of {len(names)} parts: about 3m50s left; pretrain/realm-seed-1 {steps // 2}/{steps}"
+        )
+        == 2
+    )
 
 
 @pytest.mark.parametrize(

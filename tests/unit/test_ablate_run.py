@@ -222,17 +222,20 @@ def test_what_another_process_has_removed_just_now_is_not_made_again(tmp_path: P
 def end_while_it_runs(program: str, tmp_path: Path) -> Part:
     """Asked to end as soon as the program says that it is ready."""
     ready, saved, notice = tmp_path / "ready", tmp_path / "saved", Notice()
+    ending = []
     working = Part(name="long", commands=((program, str(ready), str(saved)),), stage="qa")
 
     def ask(standing: Standing) -> None:
         if ready.exists():
             notice.name = "SIGTERM"
+        ending.append((standing.ending, tuple(standing.working)))
 
     with pytest.raises(Preempted, match="asked to end: go on with realm-ds ablate --resume"):
         run_parts(
             [working], out=tmp_path, jobs=1, notice=notice, go_on="realm-ds ablate --resume", on_change=ask,
             as_line=write_and_tell, sleep=lambda seconds: time.sleep(0.01),
         )  # fmt: skip
+    assert ending[-1] == (True, ("long",))  # people see what is waited for
     return working
 
 

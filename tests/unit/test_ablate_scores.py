@@ -40,9 +40,12 @@ def test_the_table_says_both_scores_both_differences_and_the_papers() -> None:
         cell("trivial", 1): Score(em=0.6, recall=0.1),
     }  # fmt: skip
     rows = rows_of(scores)
-    first, second = table(rows).splitlines()[2:]
+    first, second, _, reading = table(rows).splitlines()[2:]
     assert first == "| REALM | 60.0 ± 127.1 |  | 40.0 ± 0.0 |  | 38.2, 38.5 |"
     assert second == "| trivial retrieval allowed (1 of 2 seeds) | 60.0 | -10.0 | 10.0 | -30.0 |  |"
+    assert reading.endswith("± is half of a 95% interval by Student's t over 2 seeds.")
+    one_seed = table(rows_of({cell("realm"): Score(em=0.5, recall=0.4)}))
+    assert one_seed.endswith("One seed tells nothing of how sure they are: --seeds 3 gives intervals.\n")
     numbers = as_json(rows, scores, costs={cell("realm", 0): {"took_s": 5.0}})
     assert numbers["rows"][0]["paper"] == {"em": 38.2, "recall": 38.5}
     assert numbers["rows"][1]["em_to_realm"] == {"mean": pytest.approx(-0.1), "margin": None, "seeds": 1}
