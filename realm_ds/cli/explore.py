@@ -14,7 +14,8 @@ PORT = 8642
 @verb
 def explore(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="RUN_OR_EXPORT...", help="Runs, exports, or the folder of a demo.")
+        list[Path],
+        typer.Argument(metavar="RUN_OR_EXPORT...", help="Runs, exports, or the folder of a demo or a study."),
     ],
     port: Annotated[int, typer.Option(help="0: any that is free.", min=0, max=65535)] = PORT,
     host: Annotated[

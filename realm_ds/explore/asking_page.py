@@ -9,7 +9,7 @@ from nicegui import ui
 from realm_ds.eval.looking import Looked
 from realm_ds.explore.frame import chooser, element, form, frame, problem, question_field, show_examples, text, work
 from realm_ds.explore.passages import answer_on_top, legend, passage_card
-from realm_ds.explore.places import Choice, Places
+from realm_ds.explore.places import Choice, Places, chosen_of
 from realm_ds.explore.shelf import Shelf
 
 NOTHING_TO_ASK = (
@@ -22,14 +22,14 @@ def add(places: Places, shelf: Shelf) -> None:
     """Serve it at /. What the address has (?q=...&model=...) is asked at once."""
 
     @ui.page("/")
-    async def ask(q: str = "", model: int = -1) -> None:
+    async def ask(q: str = "", model: str = "") -> None:
         with frame("/"):
             text("h1", "What does it know, and from where?")
             if not places.choices:
                 problem(NOTHING_TO_ASK)
                 return
             # The last export: of a demo the fine-tuned model.
-            page = _Asking(places, shelf, chosen=places.number_of(model, otherwise=places.exports[-1]))
+            page = _Asking(places, shelf, chosen=chosen_of(len(places.choices), model, otherwise=places.exports[-1]))
             await page.draw(q)
 
 

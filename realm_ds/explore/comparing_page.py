@@ -12,7 +12,7 @@ from realm_ds.eval.exported import Tell
 from realm_ds.eval.looking import Looked, Read
 from realm_ds.explore.frame import chooser, element, form, frame, problem, question_field, show_examples, text, work
 from realm_ds.explore.passages import answer_on_top, passage_card
-from realm_ds.explore.places import Choice, Places
+from realm_ds.explore.places import Choice, Places, chosen_of
 from realm_ds.explore.shelf import Shelf
 from realm_ds.explore.showing import changes, title_of
 
@@ -27,14 +27,15 @@ def add(places: Places, shelf: Shelf) -> None:
     """Serve it at /compare. What the address has (?q=...&before=...&after=...) is asked at once."""
 
     @ui.page("/compare")
-    async def compare(q: str = "", before: int = -1, after: int = -1) -> None:
+    async def compare(q: str = "", before: str = "", after: str = "") -> None:
         with frame("/compare"):
             text("h1", "What changed?")
             if len(places.choices) < 2:
                 problem(NOTHING_TO_COMPARE)
                 return
             first, second = default_pair(places)
-            pair = (places.number_of(before, otherwise=first), places.number_of(after, otherwise=second))
+            count = len(places.choices)
+            pair = (chosen_of(count, before, otherwise=first), chosen_of(count, after, otherwise=second))
             await _Comparing(places, shelf, pair=pair).draw(q)
 
 

@@ -46,10 +46,6 @@ class Places:
     runs: tuple[tuple[str, Path], ...]
     """Folders of runs with their names."""
 
-    def number_of(self, asked_for: int, *, otherwise: int) -> int:
-        """A choice by its number, as addresses have it."""
-        return asked_for if 0 <= asked_for < len(self.choices) else otherwise
-
     @property
     def names(self) -> list[str]:
         """Of the choices."""
@@ -59,6 +55,11 @@ class Places:
     def exports(self) -> list[int]:
         """Numbers of the choices that are exports as they are."""
         return [number for number, choice in enumerate(self.choices) if choice.version is None]
+
+
+def chosen_of(count: int, asked_for: str, *, otherwise: int) -> int:
+    """One of `count` by the number that an address has, which people may have changed."""
+    return int(asked_for) if asked_for.isdecimal() and int(asked_for) < count else otherwise
 
 
 def find_places(folders: Sequence[Path]) -> Places:

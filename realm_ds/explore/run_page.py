@@ -10,7 +10,7 @@ from nicegui import ui
 
 from realm_ds.explore.curves import charts, number, options
 from realm_ds.explore.frame import bar, chooser, element, fact, frame, problem, text, work
-from realm_ds.explore.places import Places
+from realm_ds.explore.places import Places, chosen_of
 from realm_ds.explore.shelf import Shelf
 from realm_ds.explore.showing import percent
 from realm_ds.reports.history import ProbeFinding, ProbeHistory, RunHistory, read_history
@@ -24,14 +24,15 @@ def add(places: Places, shelf: Shelf) -> None:
     """Serve it at /run; ?run=... says which."""
 
     @ui.page("/run")
-    async def look(run: int = -1) -> None:
+    async def look(run: str = "") -> None:
         with frame("/run"):
             text("h1", "How did it get there?")
             if not places.runs:
                 problem(NO_RUN)
                 return
             names = [name for name, _ in places.runs]
-            chosen = run if 0 <= run < len(names) else names.index("pretrain") if "pretrain" in names else 0
+            usual = names.index("pretrain") if "pretrain" in names else 0
+            chosen = chosen_of(len(names), run, otherwise=usual)
             await _Browsing(places.runs, chosen).draw()
 
 

@@ -294,7 +294,7 @@ def _absent(history: RunHistory) -> Iterator[str]:
     if not history.steps:
         yield "No step is logged yet: the run is starting, waits for its first index, or has failed."
     elif not history.is_finished:
-        yield f"The run is at step {history.steps_done:,} of {history.num_steps:,}: all below is up to there."
+        yield f"The run has come to step {history.steps_done:,} of {history.num_steps:,}: all below is up to there."
     if not history.environment.libraries:
         yield "The run did not record the versions of its libraries."
     if history.stage == "pretrain" and not history.held_out:

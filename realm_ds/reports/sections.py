@@ -336,6 +336,8 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
 def _word(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, tuple):
+        return ", ".join(map(_word, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -24,7 +24,7 @@ from realm_ds.eval.asking import Answerer
 from realm_ds.eval.looking import Looked, Read, Said
 from realm_ds.explore.curves import charts, options
 from realm_ds.explore.examples import examples_for
-from realm_ds.explore.places import Choice, find_places
+from realm_ds.explore.places import Choice, chosen_of, find_places
 from realm_ds.explore.shelf import Shelf, open_choice
 from realm_ds.explore.showing import (
     around_the_blank,
@@ -94,8 +94,11 @@ def test_a_demo_has_its_stages_in_order_and_what_each_can_be_asked(exports: Expo
         "Statement",
         "Question",
     ]
-    assert places.number_of(3, otherwise=0) == 3
-    assert places.number_of(4, otherwise=0) == places.number_of(-1, otherwise=0) == 0
+
+
+def test_a_number_in_an_address_may_be_anything() -> None:
+    assert chosen_of(4, "3", otherwise=0) == 3
+    assert {chosen_of(4, asked_for, otherwise=1) for asked_for in ("4", "-1", "", "abc", "²")} == {1}
 
 
 def test_exports_and_runs_are_named_as_shortly_as_tells_them_apart(exports: Exports, run: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_run_that_went_on_from_a_checkpoint_counts_each_step_once(tmp_path: Pa
     assert [row["covers"] for row in history.steps] == [1, 9, 1, 4]
     assert (history.steps_done, history.num_steps, history.is_finished) == (20, 100, False)
     assert [(world.first_step, world.trainers, world.took_s) for world in history.worlds] == [(0, 2, 5.0), (15, 2, 3.0)]
-    assert "The run is at step 20 of 100: all below is up to there." in history.absent
+    assert "The run has come to step 20 of 100: all below is up to there." in history.absent
 
 
 def test_versions_by_hand(tmp_path: Path) -> None:
