@@ -35,7 +35,7 @@ CELLS = "cells.json"
 PREPARED = ("corpus", "pretrain", "tokenizer")
 """What is in OUT/data, by its names among the settings; OUT/data/qa are questions."""
 LINE_EVERY_S = 30.0
-"""Where there is no terminal: a study takes hours."""
+"""Where there is no terminal: a study takes an hour and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
