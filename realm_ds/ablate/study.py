@@ -18,7 +18,7 @@ from realm_ds.ablate.parts import DATA, Command, Part, ict_name, parts_of, pretr
 from realm_ds.ablate.run import Failure, command_line, facts_of, is_done, run_parts
 from realm_ds.ablate.scores import as_json, read_score, rows_of, scores_in, table
 from realm_ds.ablate.variants import Cell, Grid, choose
-from realm_ds.config.load import RUN_CONFIG, dump, load
+from realm_ds.config.load import RUN_CONFIG, dump, load, load_incomplete
 from realm_ds.config.schema import RealmConfig
 from realm_ds.errors import ConfigError, DataError, RealmError
 from realm_ds.files import write_durably
@@ -78,10 +78,9 @@ def settings_of(
     kept = load(path) if path.is_file() else None
     if corpus is not None and questions is None and kept is None:
         raise ConfigError(f"--corpus {corpus} needs questions that it answers: name their folder with --questions")
-    places = {f"data.{name}": getattr(kept.data, name) if kept else data / name for name in PREPARED}
-    places["qa.data"] = questions or (kept.qa.data if kept else data / "qa")
-    own = [f"{name}={place}" for name, place in places.items() if place is not None]
-    base = load(source or (path if kept else RECIPE), [*own, *overrides])
+    settings: str | Path = source or (path if kept else RECIPE)
+    places = _places_left_out(settings, overrides, kept=kept, data=data, corpus=corpus, questions=questions)
+    base = load(settings, [*(f"{name}={place}" for name, place in places.items()), *overrides])
     if kept is not None and dump(base) != dump(kept):
         raise ConfigError(
             f"{out} holds a study with other settings{_first_difference(kept, base)}: its rows could not be compared "
@@ -96,6 +95,35 @@ def settings_of(
             "go on with it, or name another --out"
         )
     return base, making
+
+
+def _places_left_out(
+    source: str | Path, overrides: Sequence[str], *, kept: RealmConfig | None, data: Path, corpus: Path | None,
+    questions: Path | None,
+) -> dict[str, Path | str]:  # fmt: skip
+    """What the study reads, by the settings that do not say so: as the folder has it, else what is made in it.
+
+    Raises ConfigError where a part of it is named, which would be mixed with another corpus's.
+    """
+    given, missing = load_incomplete(source, overrides)
+    named = [name for name in PREPARED if ("data", name) not in missing and getattr(given.data, name) is not None]
+    if named and len(named) < len(PREPARED):
+        raise ConfigError(
+            f"the settings name {_listed(named)}, and the study needs all of {_listed(PREPARED)}, of one corpus: name "
+            "all, or none to have them made"
+        )
+    if named and kept is None and corpus is not None:
+        raise ConfigError(f"--corpus {corpus} is to be prepared, and the settings name what is: leave one of them out")
+    if named and questions is None and given.qa.data is None:
+        raise ConfigError("the settings name a corpus, but no questions that it answers: set qa.data, or --questions")
+    places = {} if named else {f"data.{name}": getattr(kept.data, name) if kept else data / name for name in PREPARED}
+    if questions is not None or given.qa.data is None:
+        places["qa.data"] = questions or (kept.qa.data if kept else data / "qa")
+    return places
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"data.{name}" for name in names)
 
 
 def asked_for(out: Path, *, only: str | None, seeds: int | None) -> Grid:

@@ -47,9 +47,42 @@ def test_a_folder_keeps_its_settings_and_refuses_others(tmp_path: Path) -> None:
         study_in(tmp_path, "pretrain.steps=8")
 
 
+PLACES = ("data.corpus=/z", "data.pretrain=/x", "data.tokenizer=/t", "qa.data=/q")
+
+
 def test_what_is_named_is_not_made(tmp_path: Path) -> None:
-    places = ["data.corpus=/z", "data.pretrain=/x", "data.tokenizer=/t", "qa.data=/q"]
-    assert study_in(tmp_path, *places).data == []
+    assert study_in(tmp_path, *PLACES).data == []
+
+
+def test_a_file_of_settings_may_name_it(tmp_path: Path) -> None:
+    mine = tmp_path / "my.yaml"
+    mine.write_text("recipe: ablate\ndata: {corpus: /z, pretrain: /x, tokenizer: /t}\nqa: {data: /q}\n")
+    study = study_in(tmp_path / "study", source=str(mine))
+    assert study.data == []
+    assert (study.base.data.corpus, study.base.qa.data) == (Path("/z"), Path("/q"))
+    prepare_folder(study)
+    assert study_in(tmp_path / "study").base == study.base
+    assert study_in(tmp_path / "study", source="ablate").base == study.base  # which leaves open what is read
+    mine.write_text(mine.read_text().replace("/z", "/other"))
+    with pytest.raises(ConfigError, match=r"data\.corpus=/z there, /other here"):
+        study_in(tmp_path / "study", source=str(mine))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "corpus", "says"),
+    [
+        (PLACES[:1], None, r"name data\.corpus, and the study needs all of data\.corpus, data\.pretrain, data\.tok"),
+        (PLACES[:3], None, "name a corpus, but no questions that it answers: set qa.data, or --questions"),
+        (PLACES, Path("/wiki.jsonl"), "--corpus /wiki.jsonl is to be prepared, and the settings name what is"),
+    ],
+)
+def test_what_belongs_to_two_corpora_is_refused(
+    tmp_path: Path, overrides: tuple[str, ...], corpus: Path | None, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        settings_of(
+            tmp_path, source=None, overrides=overrides, corpus=corpus, questions=Path("/q") if corpus else None
+        )  # fmt: skip
 
 
 def test_documents_are_made_into_what_a_run_reads(tmp_path: Path) -> None:
