@@ -39,7 +39,11 @@ def ablate(
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option("--config", "-c", help="Settings of every part; they may name what is prepared. Left out: the folder's own, else recipe ablate."),
+        typer.Option(
+            "--config",
+            "-c",
+            help="Settings of every part; they may name prepared data. Left out: the folder's own, else recipe ablate.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print cells and command lines, and which are done; start nothing.")

@@ -90,7 +90,7 @@ class Slurm:
         """What the controller knows of a job, or of a task of an array such as 12_1."""
         return dict(re.findall(r"(\S+?)=(\S*)", self.run("scontrol", "show", "job", "--oneliner", str(job))))
 
-    def wait(self, job: int, *, timeout_s: float) -> dict[str, str]:
+    def wait(self, job: int | str, *, timeout_s: float) -> dict[str, str]:
         """What is known of a job once it is over."""
         self.wait_until(lambda: self.job(job)["JobState"] in OVER, f"job {job} to end", timeout_s=timeout_s)
         return self.job(job)
