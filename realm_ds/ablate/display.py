@@ -39,7 +39,7 @@ class Display:
                 self._told.add(failure.part)
                 self._bar.say(f"{failure.part} failed: {failure.why}")
         if standing.ending and standing.working:
-            self._bar.say(f"asked to end: waiting for {' and '.join(standing.working)} to save")
+            self._bar.say(f"asked to end: waiting for {' and '.join(standing.working)} to end")
         doing = [self._doing(name) for name in standing.working]
         doing += [f"waits for {name}, which {holder} makes" for name, holder in standing.elsewhere.items()]
         self._bar.update(len(standing.done), now=self._left(standing) + ", ".join(doing))

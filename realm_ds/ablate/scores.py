@@ -151,7 +151,7 @@ def _how_sure(seeds: int) -> str:
     what = f"Per cent of the {SPLIT} split's questions; differences to REALM are paired by seed"
     if seeds < 2:
         return f"{what}. One seed tells nothing of how sure they are: --seeds 3 gives intervals."
-    return f"{what}, ± is half of a 95% interval by Student's t over {seeds} seeds."
+    return f"{what}, ± is half of a 95% interval by Student's t over a row's seeds."
 
 
 def as_json(rows: Sequence[Row], scores: Mapping[Cell, Score], *, costs: Mapping[Cell, Any]) -> dict[str, Any]:

@@ -76,8 +76,6 @@ def settings_of(
     """
     path, data = out / RUN_CONFIG, out / DATA
     kept = load(path) if path.is_file() else None
-    if corpus is not None and questions is None and kept is None:
-        raise ConfigError(f"--corpus {corpus} needs questions that it answers: name their folder with --questions")
     settings: str | Path = source or (path if kept else RECIPE)
     places = _places_left_out(settings, overrides, kept=kept, data=data, corpus=corpus, questions=questions)
     base = load(settings, [*(f"{name}={place}" for name, place in places.items()), *overrides])
@@ -89,7 +87,7 @@ def settings_of(
     if kept is None or not (out / MAKING).is_file():
         return base, _making(base, data, corpus=corpus)
     making = [tuple(command) for command in json.loads((out / MAKING).read_bytes())]
-    if corpus is not None and making != _making(base, data, corpus=corpus):
+    if corpus is not None and (not making or making != _making(base, data, corpus=corpus)):
         raise ConfigError(
             f"{out} holds a study of other documents than --corpus {corpus}, see {out / MAKING}. Leave --corpus out to "
             "go on with it, or name another --out"
@@ -114,8 +112,11 @@ def _places_left_out(
         )
     if named and kept is None and corpus is not None:
         raise ConfigError(f"--corpus {corpus} is to be prepared, and the settings name what is: leave one of them out")
-    if named and questions is None and given.qa.data is None:
-        raise ConfigError("the settings name a corpus, but no questions that it answers: set qa.data, or --questions")
+    if kept is None and questions is not None and given.qa.data is not None:
+        raise ConfigError(f"--questions {questions}, and the settings name qa.data: leave one of them out")
+    if kept is None and questions is None and given.qa.data is None and (named or corpus is not None):
+        what = "the corpus that the settings name" if corpus is None else f"--corpus {corpus}"
+        raise ConfigError(f"{what} needs questions that it answers: name their folder with --questions")
     places = {} if named else {f"data.{name}": getattr(kept.data, name) if kept else data / name for name in PREPARED}
     if questions is not None or given.qa.data is None:
         places["qa.data"] = questions or (kept.qa.data if kept else data / "qa")

@@ -56,7 +56,7 @@ def ablate(
     """What each part of REALM is worth: the paper's Table 2 and rows of our own, over several seeds.
 
     \b
-        realm-ds ablate                                     all of it on the Factbook, 80 minutes on two cores
+        realm-ds ablate                                     all of it on the Factbook, about 80 minutes on two cores
         realm-ds ablate --only realm,baseline,stale --seeds 5
         realm-ds ablate --out runs/wiki --corpus wiki.jsonl.gz --questions data/webquestions
         realm-ds ablate --out runs/ablate --resume          after a kill; with --seeds or --only, also these

@@ -29,7 +29,9 @@ def add(places: Places, shelf: Shelf) -> None:
                 problem(NOTHING_TO_ASK)
                 return
             # The last export: of a demo the fine-tuned model.
-            page = _Asking(places, shelf, chosen=chosen_of(len(places.choices), model, otherwise=places.exports[-1]))
+            page = _Asking(
+                places, shelf, chosen=chosen_of(len(places.choices), asked_for=model, otherwise=places.exports[-1])
+            )
             await page.draw(q)
 
 

@@ -35,7 +35,10 @@ def add(places: Places, shelf: Shelf) -> None:
                 return
             first, second = default_pair(places)
             count = len(places.choices)
-            pair = (chosen_of(count, before, otherwise=first), chosen_of(count, after, otherwise=second))
+            pair = (
+                chosen_of(count, asked_for=before, otherwise=first),
+                chosen_of(count, asked_for=after, otherwise=second),
+            )
             await _Comparing(places, shelf, pair=pair).draw(q)
 
 

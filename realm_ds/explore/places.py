@@ -57,9 +57,9 @@ class Places:
         return [number for number, choice in enumerate(self.choices) if choice.version is None]
 
 
-def chosen_of(count: int, asked_for: str, *, otherwise: int) -> int:
+def chosen_of(count: int, *, asked_for: str, otherwise: int) -> int:
     """One of `count` by the number that an address has, which people may have changed."""
-    return int(asked_for) if asked_for.isdecimal() and int(asked_for) < count else otherwise
+    return next((number for number in range(count) if str(number) == asked_for), otherwise)
 
 
 def find_places(folders: Sequence[Path]) -> Places:

@@ -32,7 +32,7 @@ def add(places: Places, shelf: Shelf) -> None:
                 return
             names = [name for name, _ in places.runs]
             usual = names.index("pretrain") if "pretrain" in names else 0
-            chosen = chosen_of(len(names), run, otherwise=usual)
+            chosen = chosen_of(len(names), asked_for=run, otherwise=usual)
             await _Browsing(places.runs, chosen).draw()
 
 

@@ -63,6 +63,8 @@ def test_a_file_of_settings_may_name_it(tmp_path: Path) -> None:
     prepare_folder(study)
     assert study_in(tmp_path / "study").base == study.base
     assert study_in(tmp_path / "study", source="ablate").base == study.base  # which leaves open what is read
+    with pytest.raises(ConfigError, match="a study of other documents than --corpus /wiki"):
+        settings_of(tmp_path / "study", source=None, overrides=(), corpus=Path("/wiki.jsonl"), questions=None)
     mine.write_text(mine.read_text().replace("/z", "/other"))
     with pytest.raises(ConfigError, match=r"data\.corpus=/z there, /other here"):
         study_in(tmp_path / "study", source=str(mine))
@@ -72,8 +74,13 @@ def test_a_file_of_settings_may_name_it(tmp_path: Path) -> None:
     ("overrides", "corpus", "says"),
     [
         (PLACES[:1], None, r"name data\.corpus, and the study needs all of data\.corpus, data\.pretrain, data\.tok"),
-        (PLACES[:3], None, "name a corpus, but no questions that it answers: set qa.data, or --questions"),
-        (PLACES, Path("/wiki.jsonl"), "--corpus /wiki.jsonl is to be prepared, and the settings name what is"),
+        (
+            PLACES[:3],
+            None,
+            "the corpus that the settings name needs questions that it answers: name their folder with --questions",
+        ),
+        ((*PLACES[:3],), Path("/wiki.jsonl"), "--corpus /wiki.jsonl is to be prepared, and the settings name what is"),
+        (PLACES[3:], Path("/wiki.jsonl"), "--questions /q, and the settings name qa.data: leave one of them out"),
     ],
 )
 def test_what_belongs_to_two_corpora_is_refused(
@@ -213,7 +220,7 @@ def test_people_see_cells_failures_and_time_left(tmp_path: Path, capsys: pytest.
     assert said.count("qa/stale-seed-1 failed: exit code 1: no") == 1
     # Nothing of the other two stages is done yet: they will take longer than the 100 s of a warm start.
     assert f"2 of {len(names)} parts: more than 1m40s left; waits for ict/seed-1, which node7:12 makes" in said
-    assert f"asked to end: waiting for {pretrain.name} to save" in said
+    assert f"asked to end: waiting for {pretrain.name} to end" in said
     # Half of a pre-training and all of a fine-tuning.
     assert (
         said.count(
