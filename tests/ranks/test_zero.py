@@ -30,9 +30,8 @@ def test_every_shape_trains_as_plain_pytorch_does(told: dict[str, Any]) -> None:
     plain = told["cloze"]
     assert plain[-1] < plain[0]
     found = {case.removeprefix("shape "): losses for case, losses in told.items() if case.startswith("shape ")}
-    assert found.keys() == (set(packaged_names()) - zero_stages.ON_DISK) | {
-        "zero3 checkpointed", "zero3-bf16-offload in fp32",
-    }  # fmt: skip
+    names = {name for name in packaged_names() if told["knows fp16"] or "fp16" not in name}
+    assert found.keys() == (names - zero_stages.ON_DISK) | {"zero3 checkpointed", "zero3-bf16-offload in fp32"}
     for case, losses in found.items():
         assert losses == pytest.approx(plain, rel=tolerance(case)), case
     assert found["zero3 checkpointed"] == found["zero3"]
@@ -61,6 +60,8 @@ def test_numbers_that_are_none_end_the_run_by_name(told: dict[str, Any]) -> None
 
 def test_a_loss_scale_that_can_fall_no_further_ends_the_run(told: dict[str, Any]) -> None:
     """From 2**8 at step 2: one step is forgiven, then it is halved eight times."""
+    if not told["knows fp16"]:
+        pytest.skip("DeepSpeed knows no fp16 on this processor")
     for said in told["overflow zero2-fp16"]:
         assert said.startswith(
             "the gradient of step 11 overflows fp16 at the lowest loss scale, 1: use bf16 (runtime.d"

@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from deepspeed.accelerator import get_accelerator
 from torch import nn
 
 from realm_ds.comm.gather import gather_with_gradient
@@ -298,8 +299,9 @@ def main() -> None:
     engines.join(world.local_rank)
     check_symmetric(trainers.rank, trainers)
     told: dict[str, Any] = {"cloze": plain_cloze()}
+    told["knows fp16"] = bool(get_accelerator().is_fp16_supported())
     for name in packaged_names():
-        if name not in ON_DISK:
+        if name not in ON_DISK and (told["knows fp16"] or not shape(name)["fp16"]["enabled"]):
             told[f"shape {name}"] = under_shape(shape(name), trainers, resumed="-" in name)
     told["shape zero3 checkpointed"] = under_shape(shape("zero3"), trainers, checkpointed=True)
     told["shape zero3-bf16-offload in fp32"] = under_shape(
@@ -312,7 +314,8 @@ def main() -> None:
             told[f"{kind} {clip} {name}"] = in_parts(shape(name), trainers, optimizer)
     for name in ("zero0", "zero1", "zero3"):
         told[f"nan {name}"] = faults(shape(name), trainers, weight=float("nan"))
-    told["overflow zero2-fp16"] = faults(shape("zero2-fp16"), trainers, weight=1e30)
+    if told["knows fp16"]:
+        told["overflow zero2-fp16"] = faults(shape("zero2-fp16"), trainers, weight=1e30)
     if trainers.rank == 0:
         print("TOLD", json.dumps(told), flush=True)
     trainers.close()
