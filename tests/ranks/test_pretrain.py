@@ -66,7 +66,7 @@ def test_resume_is_exact(data: Path, whole_run: Path, tmp_path: Path) -> None:
     assert steps(folder) == expected
 
 
-@pytest.mark.parametrize("num_shards", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("num_shards", [1, 3])
 def test_another_number_of_index_ranks_changes_nothing(
     data: Path, whole_run: Path, tmp_path: Path, num_shards: int
 ) -> None:
