@@ -67,7 +67,7 @@ class Standing:
     done: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     ending: bool = False
-    """Asked to end: what is worked on saves first."""
+    """Asked to end: a training that is worked on saves first."""
 
 
 def command_line(command: Command) -> list[str]:

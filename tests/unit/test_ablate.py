@@ -79,7 +79,7 @@ def test_a_file_of_settings_may_name_it(tmp_path: Path) -> None:
             None,
             "the corpus that the settings name needs questions that it answers: name their folder with --questions",
         ),
-        ((*PLACES[:3],), Path("/wiki.jsonl"), "--corpus /wiki.jsonl is to be prepared, and the settings name what is"),
+        (PLACES[:3], Path("/wiki.jsonl"), "--corpus /wiki.jsonl is to be prepared, and the settings name what is"),
         (PLACES[3:], Path("/wiki.jsonl"), "--questions /q, and the settings name qa.data: leave one of them out"),
     ],
 )

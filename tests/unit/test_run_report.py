@@ -313,6 +313,11 @@ def test_sections_below_a_heading_keep_their_names_apart() -> None:
     ]  # fmt: skip
 
 
+def test_lists_among_settings_are_words(tmp_path: Path) -> None:
+    settings = table(document_of(qa_run(tmp_path / "qa", [True], "qa.answered=[dev]")), "Settings")
+    assert ("qa.answered", "dev", "dev, test") in settings
+
+
 def test_running_mean_by_hand() -> None:
     assert running_mean([1.0, 3.0, 5.0], 2) == [1.0, 2.0, 4.0]
     assert running_mean([1.0, 3.0], 1) == [1.0, 3.0]
