@@ -150,7 +150,7 @@ def _how_sure(seeds: int) -> str:
     """What the numbers are of, and how far they can be trusted."""
     what = f"Per cent of the {SPLIT} split's questions; differences to REALM are paired by seed"
     if seeds < 2:
-        return f"{what}. One seed tells nothing of how sure they are: --seeds 3 gives intervals."
+        return f"{what}. One seed tells nothing of how sure they are: --resume --seeds 3 gives intervals."
     return f"{what}, ± is half of a 95% interval by Student's t over a row's seeds."
 
 

@@ -45,7 +45,7 @@ def test_the_table_says_both_scores_both_differences_and_the_papers() -> None:
     assert second == "| trivial retrieval allowed (1 of 2 seeds) | 60.0 | -10.0 | 10.0 | -30.0 |  |"
     assert reading.endswith("± is half of a 95% interval by Student's t over a row's seeds.")
     one_seed = table(rows_of({cell("realm"): Score(em=0.5, recall=0.4)}))
-    assert one_seed.endswith("One seed tells nothing of how sure they are: --seeds 3 gives intervals.\n")
+    assert one_seed.endswith("One seed tells nothing of how sure they are: --resume --seeds 3 gives intervals.\n")
     numbers = as_json(rows, scores, costs={cell("realm", 0): {"took_s": 5.0}})
     assert numbers["rows"][0]["paper"] == {"em": 38.2, "recall": 38.5}
     assert numbers["rows"][1]["em_to_realm"] == {"mean": pytest.approx(-0.1), "margin": None, "seeds": 1}
